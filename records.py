@@ -1,0 +1,529 @@
+"""The records that the stages hand on: schema, files, manifests, datasets.
+
+A record is one `tf.train.Example` for one sequence. This room owns the name,
+dtype and shape of every feature, how record files are found, read and
+written, and the manifest beside each file that says what made it.
+
+Dimensions:
+  B: sequences in a batch
+  S: max_seq_length, tokens in a sequence
+  P: max_predictions_per_seq, slots for masked words in a sequence
+  K: truncation_factor, teacher entries stored for each slot
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from typing import (Any, Callable, Dict, Iterator, List, Mapping, NamedTuple,
+                    Optional, Sequence, Tuple, Union)
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+INPUT_IDS = "input_ids"
+INPUT_MASK = "input_mask"
+SEGMENT_IDS = "segment_ids"
+MASKED_LM_POSITIONS = "masked_lm_positions"
+MASKED_LM_IDS = "masked_lm_ids"
+MASKED_LM_WEIGHTS = "masked_lm_weights"
+NEXT_SENTENCE_LABELS = "next_sentence_labels"
+TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
+TEACHER_INDICES = "top_k_indices"
+
+# Records held back for shuffling: about 30 MB at S = 128, P = 20, K = 10.
+SHUFFLE_RECORDS = 10000
+# Files read side by side while training.
+_INTERLEAVED_FILES = 4
+_MANIFEST_SUFFIX = ".json"
+
+
+class RecordShape(NamedTuple):
+  """Lengths that all records of a run share.
+
+  Attributes:
+    max_seq_length: S.
+    max_predictions_per_seq: P.
+    truncation_factor: K, or 0 for records read without teacher labels.
+  """
+  max_seq_length: int
+  max_predictions_per_seq: int
+  truncation_factor: int = 0
+
+
+class _Feature(NamedTuple):
+  """A feature's dtype in the file, its shape, and the flags that set it."""
+  dtype: tf.DType
+  shape: Tuple[int, ...]
+  flags: Tuple[str, ...]
+
+
+def _schema(shape: RecordShape) -> Dict[str, _Feature]:
+  """Returns every feature of a record, by name, in the order of the stages."""
+  seq_length, predictions, top_k = shape
+  per_token = ((seq_length,), ("max_seq_length",))
+  per_slot = ((predictions,), ("max_predictions_per_seq",))
+  schema = {
+      INPUT_IDS: _Feature(tf.int64, *per_token),
+      INPUT_MASK: _Feature(tf.int64, *per_token),
+      SEGMENT_IDS: _Feature(tf.int64, *per_token),
+      MASKED_LM_POSITIONS: _Feature(tf.int64, *per_slot),
+      MASKED_LM_IDS: _Feature(tf.int64, *per_slot),
+      MASKED_LM_WEIGHTS: _Feature(tf.float32, *per_slot),
+      NEXT_SENTENCE_LABELS: _Feature(tf.int64, (1,), ()),
+  }
+  if top_k:
+    per_entry = ((predictions, top_k),
+                 ("max_predictions_per_seq", "truncation_factor"))
+    schema[TEACHER_PROBABILITIES] = _Feature(tf.float32, *per_entry)
+    schema[TEACHER_INDICES] = _Feature(tf.int64, *per_entry)
+  return schema
+
+
+# --- Encoding and decoding ---------------------------------------------------
+
+
+def encode(features: Mapping[str, Any], unlabelled: bytes = b"") -> bytes:
+  """Serializes features to an Example; equal features give equal bytes.
+
+  Args:
+    features: arrays or lists by feature name, of the schema's shapes.
+    unlabelled: a serialized Example that the features are added to.
+
+  Returns:
+    The serialized tf.train.Example.
+  """
+  example = tf.train.Example.FromString(unlabelled)
+  for name, values in features.items():
+    values = np.asarray(values).ravel().tolist()
+    feature = example.features.feature[name]
+    if name in (MASKED_LM_WEIGHTS, TEACHER_PROBABILITIES):
+      feature.float_list.value.extend(values)
+    else:
+      feature.int64_list.value.extend(values)
+  return example.SerializeToString(deterministic=True)
+
+
+def decode(serialized: tf.Tensor, shape: RecordShape) -> Dict[str, tf.Tensor]:
+  """Parses a batch of serialized Examples.
+
+  Args:
+    serialized: string [B].
+    shape: the lengths of the records.
+
+  Returns:
+    Tensors by feature name, [B, S], [B, P], [B, 1] and, where K > 0,
+    [B, P, K]; integers as int32, which TPUs need.
+  """
+  features = tf.io.parse_example(serialized, {
+      name: tf.io.FixedLenFeature(feature.shape, feature.dtype)
+      for name, feature in _schema(shape).items()
+  })
+  return {
+      name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+      for name, value in features.items()
+  }
+
+
+# --- Finding files -----------------------------------------------------------
+
+
+def natural_key(path: str) -> Tuple[Any, ...]:
+  """Returns a sort key that puts `wiki_2` before `wiki_10`."""
+  words = re.split(r"([0-9]+)", path)
+  return [int(word) if i % 2 else word for i, word in enumerate(words)], path
+
+
+def find_files(patterns: str, flag: str) -> List[str]:
+  """Lists the regular files that a flag's value names.
+
+  Hidden files and manifests are left out of what a pattern matches.
+
+  Args:
+    patterns: paths and globs, separated by commas.
+    flag: name of the flag, for errors.
+
+  Returns:
+    Paths, the matches of each pattern in natural order.
+
+  Raises:
+    ValueError: a path does not exist or is a folder; a pattern matches
+      nothing; a file is named twice.
+  """
+  paths = []
+  for pattern in filter(None, (word.strip() for word in patterns.split(","))):
+    matches = sorted(tf.io.gfile.glob(pattern), key=natural_key)
+    if matches != [pattern]:
+      matches = [
+          path for path in matches
+          if not os.path.basename(path).startswith(".")
+          and not path.endswith(_MANIFEST_SUFFIX)
+          and not tf.io.gfile.isdir(path)
+      ]
+    elif tf.io.gfile.isdir(pattern):
+      raise ValueError(
+          "--{}: {} is a folder; give files or a pattern such as {}".format(
+              flag, pattern, os.path.join(pattern, "*.tfrecord")))
+    if not matches:
+      raise ValueError(
+          "--{}: there is no file {}; check the path, and quote a pattern so "
+          "that the shell leaves it alone".format(flag, pattern))
+    paths.extend(matches)
+  if not paths:
+    raise ValueError("--{} is empty; give a path or a pattern".format(flag))
+  for path in paths:
+    if paths.count(path) > 1:
+      raise ValueError("--{} names {} twice".format(flag, path))
+  return paths
+
+
+# --- Manifests ---------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What made a record file; kept beside it as NAME.json.
+
+  Attributes:
+    stage: name of the script.
+    flags: value by name of the flags that shape the records.
+    fingerprints: content hash by name of the flag that names the file.
+    sources: content hash, or count of records, by name of the source file.
+    vocab_size: words in the vocabulary that the ids point into.
+    num_records: records in the file.
+    num_bytes: size of the file.
+  """
+  stage: str
+  flags: Mapping[str, Any]
+  fingerprints: Mapping[str, str]
+  sources: Mapping[str, Union[int, str]]
+  vocab_size: int
+  num_records: int = 0
+  num_bytes: int = 0
+
+  def difference(self, other: "Manifest") -> Optional[str]:
+    """Names the first way in which what made `other` is not what made this.
+
+    Counts are no part of it.
+
+    Returns:
+      "FLAG is THIS, not OTHER", or None where both say the same.
+    """
+    if self.stage != other.stage:
+      return "stage is {}, not {}".format(self.stage, other.stage)
+    for mine, theirs, name_format in (
+        (self.flags, other.flags, "--{}"),
+        (self.fingerprints, other.fingerprints, "the content of --{}"),
+        (self.sources, other.sources, "the content of {}")):
+      for name in sorted(set(mine) | set(theirs)):
+        if mine.get(name) != theirs.get(name):
+          return "{} is {}, not {}".format(
+              name_format.format(name), mine.get(name), theirs.get(name))
+    if self.vocab_size != other.vocab_size:
+      return "vocabulary size is {}, not {}".format(
+          self.vocab_size, other.vocab_size)
+    return None
+
+
+def manifest_path(path: str) -> str:
+  """Returns the path of the manifest of the record file `path`."""
+  return path + _MANIFEST_SUFFIX
+
+
+def read_manifest(path: str) -> Optional[Manifest]:
+  """Reads the manifest beside a record file.
+
+  Args:
+    path: the record file.
+
+  Returns:
+    The manifest, or None where there is none (files of 2019).
+
+  Raises:
+    ValueError: the manifest does not parse, or is of another file.
+  """
+  if not tf.io.gfile.exists(manifest_path(path)):
+    return None
+  with tf.io.gfile.GFile(manifest_path(path)) as file:
+    text = file.read()
+  try:
+    manifest = Manifest(**json.loads(text))
+  except (TypeError, ValueError) as error:
+    raise ValueError("{} is not a manifest of this project ({}); remove it if "
+                     "{} is sound".format(manifest_path(path), error, path))
+  num_bytes = tf.io.gfile.stat(path).length
+  if manifest.num_bytes != num_bytes:
+    raise ValueError(
+        "{} has {} bytes, but its manifest {} says {}: the file was changed or "
+        "cut; make it again".format(path, num_bytes, manifest_path(path),
+                                    manifest.num_bytes))
+  return manifest
+
+
+def file_fingerprint(path: str) -> str:
+  """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+  digest = hashlib.sha256()
+  with tf.io.gfile.GFile(path, "rb") as file:
+    for block in iter(lambda: file.read(1 << 20), b""):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def checkpoint_fingerprint(checkpoint: str) -> str:
+  """Returns the SHA-256 of a checkpoint's index.
+
+  The index holds a checksum of every tensor, so it stands for the data too.
+  """
+  return file_fingerprint(checkpoint + ".index")
+
+
+# --- Reading and writing -----------------------------------------------------
+
+
+class RecordWriter:
+  """Writes a record file that appears under its name only when it is whole.
+
+  The records go to a hidden file beside it. `commit` gives that file its name
+  and writes the manifest; without it, closing throws the hidden file away.
+  """
+
+  def __init__(self, path: str):
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    self._path = path
+    self._partial = partial_path(path)
+    self._writer = tf.io.TFRecordWriter(self._partial)
+    self.num_records = 0
+
+  def write(self, serialized: bytes) -> None:
+    """Appends one serialized Example."""
+    self._writer.write(serialized)
+    self.num_records += 1
+
+  def commit(self, manifest: Manifest) -> None:
+    """Gives the finished file its name.
+
+    Args:
+      manifest: what made it; the counts are filled in here.
+    """
+    self._writer.close()
+    sync(self._partial)
+    manifest = dataclasses.replace(
+        manifest, num_records=self.num_records,
+        num_bytes=os.path.getsize(self._partial))
+    # A manifest never stands beside records that it does not describe: the
+    # old records go first, and a manifest alone counts for nothing.
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(self._path)
+    write_atomically(
+        manifest_path(self._path),
+        json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+    os.replace(self._partial, self._path)
+
+  def __enter__(self) -> "RecordWriter":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self._writer.close()
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(self._partial)
+
+
+def partial_path(path: str) -> str:
+  """Returns the hidden name beside `path` that unfinished output has."""
+  folder, name = os.path.split(path)
+  return os.path.join(folder, ".{}.partial".format(name))
+
+
+def sync(path: str) -> None:
+  """Makes a file's bytes survive a power cut."""
+  with open(path, "rb") as file:
+    os.fsync(file.fileno())
+
+
+def write_atomically(path: str, text: str) -> None:
+  """Writes a small text file that is never half there."""
+  with open(partial_path(path), "w", encoding="utf-8") as file:
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(partial_path(path), path)
+
+
+def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
+  """Says whether an output is there already, made in just this way.
+
+  Args:
+    path: the record file to make.
+    wanted: what would make it.
+    overwrite: whether to make it again in any case.
+
+  Returns:
+    True where the finished file is kept, False where it is to be made.
+
+  Raises:
+    ValueError: there is a file that was made in another way.
+  """
+  if os.path.isdir(path):
+    raise ValueError("{} is a folder, not a file to write; name a file in it"
+                     .format(path))
+  if overwrite or not os.path.exists(path):
+    return False
+  found = read_manifest(path)
+  remedy = "keep it by choosing another name, or replace it with --overwrite"
+  if found is None:
+    raise ValueError("{} exists, and without a manifest nothing tells how it "
+                     "was made: {}".format(path, remedy))
+  difference = wanted.difference(found)
+  if difference:
+    raise ValueError("{} exists and was made differently: {}: {}".format(
+        path, difference, remedy))
+  logging.info("%s is finished: %d records kept.", path, found.num_records)
+  return True
+
+
+def read_records(path: str, flag: str) -> Iterator[bytes]:
+  """Yields the serialized Examples of one file, in order.
+
+  Raises:
+    ValueError: the file is cut or is no TFRecord file.
+  """
+  try:
+    yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
+  except (tf.errors.DataLossError, tf.errors.OpError) as error:
+    raise ValueError("--{}: {} is damaged or no TFRecord file ({})".format(
+        flag, path, error.message.split("\n")[0]))
+
+
+def check_records(files: Sequence[str], flag: str, shape: RecordShape,
+                  vocab_size: int) -> None:
+  """Checks that record files fit the flags and the model that reads them.
+
+  A manifest is checked where there is one, the first record always.
+
+  Args:
+    files: record files.
+    flag: name of the flag that named them, for errors.
+    shape: lengths that the flags ask for; with K > 0 the records must hold
+      teacher labels.
+    vocab_size: of the model's config.
+
+  Raises:
+    ValueError: a file is empty, damaged or does not fit.
+  """
+  for path in files:
+    manifest = read_manifest(path)
+    if manifest and manifest.vocab_size != vocab_size:
+      raise ValueError(
+          "--bert_config_file has vocab_size {}, but the records in {} were "
+          "made with a vocabulary of {}: use the config that belongs to it"
+          .format(vocab_size, path, manifest.vocab_size))
+    serialized = next(read_records(path, flag), None)
+    if serialized is None:
+      raise ValueError("--{}: {} holds no record; make it again".format(
+          flag, path))
+    _check_record(serialized, path, shape)
+
+
+def _check_record(serialized: bytes, path: str, shape: RecordShape) -> None:
+  """Raises ValueError where a record lacks a feature or has other lengths."""
+  try:
+    features = tf.train.Example.FromString(serialized).features.feature
+  except Exception as error:  # protobuf's DecodeError has no stable home.
+    raise ValueError("{} holds something else than tf.train.Example records "
+                     "({})".format(path, error))
+  lengths = {}
+  for name, feature in _schema(shape).items():
+    if name not in features:
+      if name in (TEACHER_PROBABILITIES, TEACHER_INDICES):
+        raise ValueError(
+            "{} has no teacher labels (feature {}): run "
+            "extract_teacher_labels_truncated.py on it first, or train on the "
+            "masked words alone with --hard_label_weight=1".format(path, name))
+      raise ValueError(
+          "{} has no feature {}: it was not written by "
+          "multifile_create_pretraining_data.py".format(path, name))
+    kind = "float_list" if feature.dtype == tf.float32 else "int64_list"
+    length = len(getattr(features[name], kind).value)
+    wanted = int(np.prod(feature.shape))
+    if length != wanted:
+      # K is what is left of the length once P, checked before it, is known.
+      found = length // lengths.get(MASKED_LM_IDS, 1) if (
+          len(feature.shape) > 1) else length
+      raise ValueError(
+          "--{}={} does not fit {}: its {} has {} values for {}; set --{}={} "
+          "or make the records again".format(
+              feature.flags[-1], feature.shape[-1], path, name, length, wanted,
+              feature.flags[-1], found))
+    lengths[name] = length
+
+
+# --- Datasets ----------------------------------------------------------------
+
+
+def training_input_fn(
+    files: Sequence[str], shape: RecordShape, seed: int, first_record: int = 0,
+    num_shards: int = 1, shard_index: int = 0
+) -> Callable[[Mapping[str, Any]], tf.data.Dataset]:
+  """Builds an endless, shuffled input_fn for TPUEstimator.
+
+  The order of the records follows from the seed alone. Each shard gets every
+  num_shards-th record of an epoch.
+
+  Args:
+    files: record files.
+    shape: lengths of the records.
+    seed: of the shuffling.
+    first_record: how many records of this shard to pass over.
+    num_shards: processes that share the records.
+    shard_index: this process.
+
+  Returns:
+    A function of `params`, with `params["batch_size"]` = B, that returns a
+    dataset of batches as `decode` gives them; B is static.
+  """
+  def input_fn(params):
+    dataset = tf.data.Dataset.from_tensor_slices(list(files))
+    dataset = dataset.shuffle(len(files), seed=seed)
+    dataset = dataset.interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=min(_INTERLEAVED_FILES, len(files)))
+    dataset = dataset.shard(num_shards, shard_index)
+    dataset = dataset.shuffle(SHUFFLE_RECORDS, seed=seed)
+    dataset = dataset.repeat().skip(first_record)
+    return _batches(dataset, shape, params["batch_size"], drop_remainder=True)
+
+  return input_fn
+
+
+def evaluation_input_fn(
+    files: Sequence[str], shape: RecordShape, drop_remainder: bool = False
+) -> Callable[[Mapping[str, Any]], tf.data.Dataset]:
+  """Builds an input_fn that reads each record once, in order.
+
+  Args:
+    files: record files.
+    shape: lengths of the records.
+    drop_remainder: whether to leave out a last batch that is not full, for
+      devices that need a static B.
+
+  Returns:
+    A function of `params`, as `training_input_fn` does.
+  """
+  def input_fn(params):
+    dataset = tf.data.TFRecordDataset(list(files))
+    return _batches(dataset, shape, params["batch_size"], drop_remainder)
+
+  return input_fn
+
+
+def _batches(dataset: tf.data.Dataset, shape: RecordShape, batch_size: int,
+             drop_remainder: bool) -> tf.data.Dataset:
+  """Decodes and batches serialized records, ahead of the model."""
+  dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+  dataset = dataset.map(lambda serialized: decode(serialized, shape),
+                        num_parallel_calls=tf.data.AUTOTUNE,
+                        deterministic=True)
+  return dataset.prefetch(tf.data.AUTOTUNE)
