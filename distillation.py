@@ -1,0 +1,246 @@
+"""What is stored of the teacher, and how the student learns from it.
+
+This room owns the two ends of one contract: the truncation of the teacher's
+distribution to its K most probable words, and the loss, metrics and model_fn
+of the student. It touches no files, flags and sessions.
+
+Dimensions:
+  B: sequences in a batch
+  P: masked-word slots in a sequence
+  N: slots in a batch, B * P
+  V: words in the vocabulary
+  K: teacher entries stored for each slot
+"""
+
+import dataclasses
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional
+
+import tensorflow as tf
+
+import modeling
+import optimization
+import records
+
+tf1 = tf.compat.v1
+
+# Keeps the mean over the real predictions of a batch defined without any.
+_WEIGHT_EPSILON = 1e-5
+
+
+class TeacherLabels(NamedTuple):
+  """The teacher's most probable words.
+
+  Attributes:
+    probabilities: float32 [N, K], falling.
+    indices: int32 [N, K], words of the vocabulary.
+  """
+  probabilities: tf.Tensor
+  indices: tf.Tensor
+
+
+def truncate(logits: tf.Tensor, weights: tf.Tensor,
+             truncation_factor: int) -> TeacherLabels:
+  """Keeps the K most probable words of the teacher's distribution.
+
+  The probabilities are those of the whole distribution: they sum to less than
+  1. Padded slots get probability 0 and index 0.
+
+  Args:
+    logits: float32 [N, V], the teacher's scores.
+    weights: float32 [N], 1 for a real prediction and 0 for padding.
+    truncation_factor: K.
+
+  Returns:
+    The labels.
+  """
+  probabilities, indices = tf.math.top_k(tf.nn.softmax(logits),
+                                         k=truncation_factor)
+  is_real = weights[:, tf.newaxis] > 0
+  return TeacherLabels(
+      tf.where(is_real, probabilities, tf.zeros_like(probabilities)),
+      tf.where(is_real, indices, tf.zeros_like(indices)))
+
+
+def teacher_cross_entropies(logits: tf.Tensor,
+                            labels: TeacherLabels) -> tf.Tensor:
+  """Returns the cross entropy of the stored entries, for each slot.
+
+  It is -sum_K p_teacher * log_softmax(student): soft targets (Hinton et al.
+  2015, arXiv 1503.02531) over K words, the probabilities as they are stored.
+
+  Args:
+    logits: float32 [N, V], the student's scores.
+    labels: what is stored of the teacher.
+
+  Returns:
+    float32 [N].
+  """
+  student_logits = tf.gather(logits, labels.indices, batch_dims=1)  # [N, K]
+  log_normalizers = tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
+  return -tf.reduce_sum(
+      labels.probabilities * (student_logits - log_normalizers), axis=-1)
+
+
+def weighted_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+  """Returns the mean of float32 [N] over the slots of weight 1."""
+  return (tf.reduce_sum(values * weights)
+          / (tf.reduce_sum(weights) + _WEIGHT_EPSILON))
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentOptions:
+  """Everything that the student's model_fn depends on.
+
+  Attributes:
+    config: the student's size.
+    hard_label_weight: w; the masked-word loss is (1 - w) times that against
+      the teacher plus w times the cross entropy against the masked words. At
+      1 the teacher's features are not read.
+    init_checkpoint: where variables start that it has; None starts afresh.
+    learning_rate: as for `optimization.create_train_op`.
+    num_train_steps: likewise.
+    num_warmup_steps: likewise.
+    wrap_optimizer: likewise.
+    use_tpu: whether the graph is built for a TPU.
+  """
+  config: modeling.BertConfig
+  hard_label_weight: float
+  init_checkpoint: Optional[str]
+  learning_rate: float
+  num_train_steps: int
+  num_warmup_steps: int
+  wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
+                                    tf1.train.Optimizer]] = None
+  use_tpu: bool = False
+
+
+def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
+  """Builds the student's model_fn for TPUEstimator.
+
+  Args:
+    options: what it depends on.
+
+  Returns:
+    A function of features, labels (None), mode and params that returns a
+    TPUEstimatorSpec for training or evaluation.
+  """
+  tpu = tf1.estimator.tpu
+
+  def model_fn(features, labels, mode, params):
+    assert labels is None and mode != tf.estimator.ModeKeys.PREDICT
+    is_training = mode == tf.estimator.ModeKeys.TRAIN
+    outputs = _student_outputs(
+        options, features, is_training)
+    scaffold_fn = _restore(options)
+    if is_training:
+      train_op = optimization.create_train_op(
+          outputs["loss"], options.learning_rate, options.num_train_steps,
+          options.num_warmup_steps, options.wrap_optimizer)
+      return tpu.TPUEstimatorSpec(mode=mode, loss=outputs["loss"],
+                                  train_op=train_op, scaffold_fn=scaffold_fn)
+    metric_inputs = {name: value for name, value in outputs.items()
+                     if name != "loss"}
+    return tpu.TPUEstimatorSpec(
+        mode=mode, loss=outputs["loss"], scaffold_fn=scaffold_fn,
+        eval_metrics=(evaluation_metrics, metric_inputs))
+
+  return model_fn
+
+
+def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:
+  """Averages the student's outputs over all slots and sequences.
+
+  Args:
+    **outputs: as `_student_outputs` gives them, without the loss.
+
+  Returns:
+    A value and an update operation by name of the metric.
+  """
+  weights = outputs["masked_lm_weights"]
+  mean = tf1.metrics.mean
+  return {
+      "masked_lm_accuracy": mean(outputs["masked_lm_hits"], weights),
+      "masked_lm_cross_entropy": mean(
+          outputs["masked_lm_cross_entropies"], weights),
+      "masked_lm_loss": mean(outputs["masked_lm_losses"], weights),
+      "next_sentence_accuracy": mean(outputs["next_sentence_hits"]),
+      "next_sentence_loss": mean(outputs["next_sentence_losses"]),
+  }
+
+
+def _student_outputs(options: StudentOptions,
+                     features: Mapping[str, tf.Tensor],
+                     is_training: bool) -> Dict[str, tf.Tensor]:
+  """Runs the student on a batch.
+
+  Returns:
+    By name: the loss, a scalar; for the masked words, each [N], weights, hits
+    (1 where the best word is the masked one), cross entropies and losses; for
+    the next sentence, each [B], hits and losses.
+  """
+  config = options.config
+  model = modeling.BertModel(
+      config, is_training, features[records.INPUT_IDS],
+      features[records.INPUT_MASK], features[records.SEGMENT_IDS])
+  logits = modeling.masked_lm_logits(
+      config, model, features[records.MASKED_LM_POSITIONS])
+  words = tf.reshape(features[records.MASKED_LM_IDS], [-1])
+  weights = tf.reshape(features[records.MASKED_LM_WEIGHTS], [-1])
+  word_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=words, logits=logits)
+  losses = _mix(options.hard_label_weight, word_losses, logits, features)
+
+  next_sentence = modeling.next_sentence_logits(config, model)
+  next_labels = tf.reshape(features[records.NEXT_SENTENCE_LABELS], [-1])
+  next_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=next_labels, logits=next_sentence)
+  return {
+      "loss": weighted_mean(losses, weights) + tf.reduce_mean(next_losses),
+      "masked_lm_weights": weights,
+      "masked_lm_hits": _hits(logits, words),
+      "masked_lm_cross_entropies": word_losses,
+      "masked_lm_losses": losses,
+      "next_sentence_hits": _hits(next_sentence, next_labels),
+      "next_sentence_losses": next_losses,
+  }
+
+
+def _mix(hard_label_weight: float, word_losses: tf.Tensor, logits: tf.Tensor,
+         features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+  """Returns what is trained for each slot, float32 [N]."""
+  if hard_label_weight == 1:
+    return word_losses
+  top_k = features[records.TEACHER_INDICES].shape[-1]
+  labels = TeacherLabels(
+      tf.reshape(features[records.TEACHER_PROBABILITIES], [-1, top_k]),
+      tf.reshape(features[records.TEACHER_INDICES], [-1, top_k]))
+  teacher_losses = teacher_cross_entropies(logits, labels)
+  if hard_label_weight == 0:
+    return teacher_losses
+  return ((1 - hard_label_weight) * teacher_losses
+          + hard_label_weight * word_losses)
+
+
+def _hits(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+  """Returns 1.0 where the highest of [N, V] scores is the label's, else 0.0."""
+  best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+  return tf.cast(tf.equal(best, labels), tf.float32)
+
+
+def _restore(options: StudentOptions) -> Optional[Callable[[], Any]]:
+  """Lets the variables start from the initial checkpoint.
+
+  Returns:
+    A scaffold_fn where a TPU needs the work done on its host, else None.
+  """
+  if not options.init_checkpoint:
+    return None
+  if not options.use_tpu:
+    modeling.restore(options.init_checkpoint)
+    return None
+
+  def scaffold_fn():
+    modeling.restore(options.init_checkpoint)
+    return tf1.train.Scaffold()
+
+  return scaffold_fn

@@ -1,0 +1,449 @@
+"""BERT (Devlin et al. 2018, arXiv 1810.04805): encoder, heads, checkpoints.
+
+This room owns every variable of the model, under the names of Google's
+checkpoints. It builds `tf.compat.v1` graphs that run on CPU, GPU and TPU, and
+knows nothing of labels, losses and flags.
+
+Dimensions:
+  B: sequences in a batch
+  S: tokens in a sequence
+  P: masked positions in a sequence
+  V: words in the vocabulary
+  H: hidden size
+  A: attention heads
+  D: size of one head, H / A
+"""
+
+import dataclasses
+import json
+import math
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+tf1 = tf.compat.v1
+
+_LAYER_NORM_EPSILON = 1e-12
+# Added to the attention scores of padding.
+_MASKED_SCORE = -10000.0
+_OPTIMIZER_SLOTS = ("adam_m", "adam_v")
+
+
+# --- Configuration -----------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """Size of a model; the fields of Google's `bert_config.json`.
+
+  Attributes:
+    vocab_size: V.
+    hidden_size: H.
+    num_hidden_layers: layers in the encoder.
+    num_attention_heads: A; divides H.
+    intermediate_size: width of the feed-forward layers.
+    hidden_act: activation of the feed-forward layers and the masked-LM head.
+    hidden_dropout_prob: dropout of embeddings and layer outputs in training.
+    attention_probs_dropout_prob: dropout of attention weights in training.
+    max_position_embeddings: the longest sequence that the model can read.
+    type_vocab_size: number of segments.
+    initializer_range: standard deviation of fresh weights.
+  """
+  vocab_size: int
+  hidden_size: int = 768
+  num_hidden_layers: int = 12
+  num_attention_heads: int = 12
+  intermediate_size: int = 3072
+  hidden_act: str = "gelu"
+  hidden_dropout_prob: float = 0.1
+  attention_probs_dropout_prob: float = 0.1
+  max_position_embeddings: int = 512
+  type_vocab_size: int = 16
+  initializer_range: float = 0.02
+
+  def __post_init__(self):
+    sizes = ("vocab_size", "hidden_size", "num_hidden_layers",
+             "num_attention_heads", "intermediate_size",
+             "max_position_embeddings", "type_vocab_size")
+    for field in sizes:
+      value = getattr(self, field)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError("{} is {!r}; it must be a whole number over 0".format(
+            field, value))
+    for field in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+      value = getattr(self, field)
+      if not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise ValueError("{} is {!r}; it must be from 0 to under 1".format(
+            field, value))
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(
+          "hidden_size {} is not a multiple of num_attention_heads {}".format(
+              self.hidden_size, self.num_attention_heads))
+    if self.hidden_act not in _ACTIVATIONS:
+      raise ValueError("hidden_act is {!r}; it must be one of {}".format(
+          self.hidden_act, ", ".join(sorted(_ACTIVATIONS))))
+
+  @classmethod
+  def from_json_file(cls, path: str) -> "BertConfig":
+    """Reads a config; fields that this model does not have are passed over.
+
+    Raises:
+      ValueError: the file is no JSON object, or describes no model.
+    """
+    with tf.io.gfile.GFile(path) as file:
+      try:
+        values = json.loads(file.read())
+      except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):
+        raise ValueError(
+            "--bert_config_file: there is no file {}".format(path))
+      except ValueError as error:
+        raise ValueError("--bert_config_file: {} is not JSON ({})".format(
+            path, error))
+    if not isinstance(values, dict) or "vocab_size" not in values:
+      raise ValueError("--bert_config_file: {} has no vocab_size; it must be "
+                       "a JSON object like BERT's bert_config.json".format(path))
+    names = {field.name for field in dataclasses.fields(cls)}
+    try:
+      return cls(**{
+          name: value for name, value in values.items() if name in names})
+    except ValueError as error:
+      raise ValueError("--bert_config_file: {}: {}".format(path, error))
+
+  def check_length(self, max_seq_length: int) -> None:
+    """Raises ValueError where sequences are longer than the model can read."""
+    if max_seq_length > self.max_position_embeddings:
+      raise ValueError(
+          "--max_seq_length={} is over max_position_embeddings={} of the "
+          "config; use shorter sequences or another model".format(
+              max_seq_length, self.max_position_embeddings))
+
+
+# --- The graph ---------------------------------------------------------------
+
+
+class BertModel:
+  """The encoder and pooler over one batch.
+
+  Attributes:
+    embedding_table: float32 [V, H], the word embeddings.
+    sequence_output: float32 [B, S, H], the last layer.
+    pooled_output: float32 [B, H], made of each sequence's first token.
+  """
+
+  def __init__(self, config: BertConfig, is_training: bool,
+               input_ids: tf.Tensor, input_mask: tf.Tensor,
+               token_type_ids: tf.Tensor):
+    """Builds the graph, with variables in the current scope.
+
+    Args:
+      config: size of the model.
+      is_training: whether to apply dropout.
+      input_ids: int32 [B, S], words.
+      input_mask: int32 [B, S], 1 for a token and 0 for padding.
+      token_type_ids: int32 [B, S], segments.
+    """
+    if not is_training:
+      config = dataclasses.replace(
+          config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    with tf1.variable_scope("bert"):
+      with tf1.variable_scope("embeddings"):
+        self.embedding_table = _variable(
+            "word_embeddings", [config.vocab_size, config.hidden_size],
+            _weights(config))
+        embeddings = _embed(
+            config, self.embedding_table, input_ids, token_type_ids)
+      with tf1.variable_scope("encoder"):
+        self.sequence_output = _encode(config, embeddings, input_mask)
+      with tf1.variable_scope("pooler"):
+        self.pooled_output = _dense(
+            config, self.sequence_output[:, 0], config.hidden_size,
+            activation=tf.tanh)
+
+
+def masked_lm_logits(config: BertConfig, model: BertModel,
+                     positions: tf.Tensor) -> tf.Tensor:
+  """Scores every word of the vocabulary at the masked positions.
+
+  The output weights are the word embeddings.
+
+  Args:
+    config: size of the model.
+    model: the encoded batch.
+    positions: int32 [B, P], into each sequence.
+
+  Returns:
+    float32 [B * P, V].
+  """
+  hidden = gather_positions(model.sequence_output, positions)  # [B * P, H]
+  with tf1.variable_scope("cls/predictions"):
+    with tf1.variable_scope("transform"):
+      hidden = _dense(config, hidden, config.hidden_size,
+                      activation=_ACTIVATIONS[config.hidden_act])
+      hidden = _layer_norm(hidden)
+    output_bias = _variable("output_bias", [config.vocab_size],
+                            tf1.zeros_initializer())
+    logits = tf.matmul(hidden, model.embedding_table, transpose_b=True)
+    return tf.nn.bias_add(logits, output_bias)
+
+
+def next_sentence_logits(config: BertConfig, model: BertModel) -> tf.Tensor:
+  """Scores whether the second segment follows the first.
+
+  Returns:
+    float32 [B, 2]: 0 is the next sentence, 1 a random one.
+  """
+  with tf1.variable_scope("cls/seq_relationship"):
+    weights = _variable("output_weights", [2, config.hidden_size],
+                        _weights(config))
+    bias = _variable("output_bias", [2], tf1.zeros_initializer())
+    logits = tf.matmul(model.pooled_output, weights, transpose_b=True)
+    return tf.nn.bias_add(logits, bias)
+
+
+def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+  """Picks the vectors at some positions of each sequence.
+
+  Args:
+    sequences: [B, S, H].
+    positions: int32 [B, P].
+
+  Returns:
+    [B * P, H].
+  """
+  batch_size, seq_length, width = _shape(sequences)
+  starts = tf.range(batch_size)[:, tf.newaxis] * seq_length  # [B, 1]
+  return tf.gather(tf.reshape(sequences, [-1, width]),
+                   tf.reshape(positions + starts, [-1]))
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+  """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415)."""
+  inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
+  return 0.5 * x * (1.0 + tf.tanh(inner))
+
+
+_ACTIVATIONS: Dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "gelu": gelu,
+    "relu": tf.nn.relu,
+    "tanh": tf.tanh,
+    "linear": tf.identity,
+}
+
+
+def _embed(config: BertConfig, embedding_table: tf.Tensor,
+           input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
+  """Sums word, segment and position embeddings; float32 [B, S, H]."""
+  seq_length = _shape(input_ids)[1]
+  token_type_table = _variable(
+      "token_type_embeddings", [config.type_vocab_size, config.hidden_size],
+      _weights(config))
+  position_table = _variable(
+      "position_embeddings",
+      [config.max_position_embeddings, config.hidden_size], _weights(config))
+  embeddings = _lookup(embedding_table, input_ids)
+  embeddings += _lookup(token_type_table, token_type_ids)
+  embeddings += position_table[:seq_length]
+  return _dropout(_layer_norm(embeddings), config.hidden_dropout_prob)
+
+
+def _encode(config: BertConfig, embeddings: tf.Tensor,
+            input_mask: tf.Tensor) -> tf.Tensor:
+  """Runs the layers of the encoder; float32 [B, S, H]."""
+  batch_size, seq_length, width = _shape(embeddings)
+  # The same for every head and every token that attends: [B, 1, 1, S].
+  mask_scores = _MASKED_SCORE * (
+      1.0 - tf.cast(input_mask[:, tf.newaxis, tf.newaxis, :], tf.float32))
+  # Matrices are faster than three axes in the dense layers.
+  hidden = tf.reshape(embeddings, [-1, width])  # [B * S, H]
+  for layer in range(config.num_hidden_layers):
+    with tf1.variable_scope("layer_{}".format(layer)):
+      with tf1.variable_scope("attention"):
+        with tf1.variable_scope("self"):
+          attended = _attend(config, hidden, mask_scores, batch_size,
+                             seq_length)
+        with tf1.variable_scope("output"):
+          attended = _add_and_norm(config, attended, hidden)
+      with tf1.variable_scope("intermediate"):
+        intermediate = _dense(config, attended, config.intermediate_size,
+                              activation=_ACTIVATIONS[config.hidden_act])
+      with tf1.variable_scope("output"):
+        hidden = _add_and_norm(config, intermediate, attended)
+  return tf.reshape(hidden, [batch_size, seq_length, width])
+
+
+def _attend(config: BertConfig, hidden: tf.Tensor, mask_scores: tf.Tensor,
+            batch_size, seq_length) -> tf.Tensor:
+  """Applies self-attention to [B * S, H], without the output projection."""
+  heads = config.num_attention_heads
+  head_size = config.hidden_size // heads
+
+  def project(name):
+    projected = _dense(config, hidden, config.hidden_size, name=name)
+    projected = tf.reshape(projected, [batch_size, seq_length, heads, head_size])
+    return tf.transpose(projected, [0, 2, 1, 3])  # [B, A, S, D]
+
+  query, key, value = project("query"), project("key"), project("value")
+  scores = tf.matmul(query * (1.0 / math.sqrt(head_size)), key,
+                     transpose_b=True)  # [B, A, S, S]
+  weights = tf.nn.softmax(scores + mask_scores)
+  weights = _dropout(weights, config.attention_probs_dropout_prob)
+  context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+  return tf.reshape(context, [-1, config.hidden_size])
+
+
+def _add_and_norm(config: BertConfig, update: tf.Tensor,
+                  residual: tf.Tensor) -> tf.Tensor:
+  """Projects an update to [B * S, H], adds it to the residual, normalises."""
+  update = _dense(config, update, config.hidden_size)
+  update = _dropout(update, config.hidden_dropout_prob)
+  return _layer_norm(update + residual)
+
+
+def _dense(config: BertConfig, inputs: tf.Tensor, units: int,
+           name: str = "dense",
+           activation: Optional[Callable[[tf.Tensor], tf.Tensor]] = None
+          ) -> tf.Tensor:
+  """Applies a dense layer to a matrix."""
+  with tf1.variable_scope(name):
+    kernel = _variable("kernel", [inputs.shape[-1], units], _weights(config))
+    bias = _variable("bias", [units], tf1.zeros_initializer())
+  outputs = tf.nn.bias_add(tf.matmul(inputs, kernel), bias)
+  return activation(outputs) if activation else outputs
+
+
+def _layer_norm(inputs: tf.Tensor) -> tf.Tensor:
+  """Normalises the last axis (Ba et al. 2016, arXiv 1607.06450)."""
+  with tf1.variable_scope("LayerNorm"):
+    width = [inputs.shape[-1]]
+    beta = _variable("beta", width, tf1.zeros_initializer())
+    gamma = _variable("gamma", width, tf1.ones_initializer())
+  mean = tf.reduce_mean(inputs, axis=-1, keepdims=True)
+  centred = inputs - mean
+  variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
+  return centred * (tf.math.rsqrt(variance + _LAYER_NORM_EPSILON) * gamma) + beta
+
+
+def _dropout(inputs: tf.Tensor, rate: float) -> tf.Tensor:
+  return tf.nn.dropout(inputs, rate=rate) if rate else inputs
+
+
+@tf.custom_gradient
+def _lookup(table: tf.Tensor, ids: tf.Tensor):
+  """Looks rows up, with a dense gradient.
+
+  The table of words is the output matrix too, whose gradient is dense: two
+  dense gradients add up faster than a dense and a sparse one, and all-reduce
+  as one tensor.
+
+  Args:
+    table: float32 [N, H].
+    ids: int32 [B, S].
+
+  Returns:
+    float32 [B, S, H].
+  """
+  rows = table.shape[0]
+
+  def gradient(upstream):
+    return tf.math.unsorted_segment_sum(upstream, ids, rows), None
+
+  return tf.gather(table, ids), gradient
+
+
+def _weights(config: BertConfig):
+  return tf1.truncated_normal_initializer(stddev=config.initializer_range)
+
+
+def _variable(name: str, shape: Sequence[int], initializer) -> tf.Tensor:
+  return tf.convert_to_tensor(tf1.get_variable(
+      name, shape=shape, initializer=initializer, use_resource=True))
+
+
+def _shape(tensor: tf.Tensor) -> List:
+  """Returns the lengths of the axes: numbers where static, else tensors."""
+  dynamic = tf.shape(tensor)
+  return [dynamic[axis] if length is None else length
+          for axis, length in enumerate(tensor.shape.as_list())]
+
+
+# --- Checkpoints -------------------------------------------------------------
+
+
+class CheckpointMatch(NamedTuple):
+  """Which variables of a model a checkpoint holds."""
+  restored: Tuple[str, ...]
+  fresh: Tuple[str, ...]
+
+
+def match_checkpoint(config: BertConfig, checkpoint: str,
+                     flag: str = "init_checkpoint") -> CheckpointMatch:
+  """Compares a checkpoint with the model of a config, by name and shape.
+
+  Args:
+    config: size of the model.
+    checkpoint: path of a checkpoint, without `.index`.
+    flag: name of the flag that named it, for errors.
+
+  Returns:
+    The names of the model's variables that the checkpoint has, and has not.
+
+  Raises:
+    ValueError: there is no such checkpoint, a variable has another shape in
+      it, or it has nothing of the model.
+  """
+  found = checkpoint_shapes(checkpoint, flag)
+  wanted = variable_shapes(config)
+  for name, shape in wanted.items():
+    if name in found and found[name] != shape:
+      raise ValueError(
+          "--{}: {} in {} has shape {}, but --bert_config_file makes it {}; "
+          "use the config that belongs to the checkpoint, or one of the same "
+          "widths".format(flag, name, checkpoint, found[name], shape))
+  restored = tuple(name for name in wanted if name in found)
+  if not restored:
+    raise ValueError(
+        "--{}: {} has none of the model's {} variables ({}, ...); it is no "
+        "BERT checkpoint".format(flag, checkpoint, len(wanted),
+                                 next(iter(wanted))))
+  return CheckpointMatch(
+      restored, tuple(name for name in wanted if name not in found))
+
+
+def variable_shapes(config: BertConfig) -> Dict[str, List[int]]:
+  """Returns the shape of each variable of the model with both heads."""
+  with tf.Graph().as_default():
+    tokens = tf1.placeholder(tf.int32, [None, None])
+    model = BertModel(config, False, tokens, tokens, tokens)
+    masked_lm_logits(config, model, tokens)
+    next_sentence_logits(config, model)
+    return {variable.op.name: variable.shape.as_list()
+            for variable in tf1.trainable_variables()}
+
+
+def checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
+  """Returns the shape of each variable in a checkpoint.
+
+  Raises:
+    ValueError: there is no such checkpoint, or it is damaged.
+  """
+  try:
+    shapes = dict(tf.train.list_variables(checkpoint))
+  except (tf.errors.OpError, ValueError) as error:
+    raise ValueError(
+        "--{}: {} is not a readable checkpoint ({}); give the path without "
+        "`.index` or `.data-...`, such as folder/bert_model.ckpt".format(
+            flag, checkpoint, str(error).split("\n")[0]))
+  return {name: shape for name, shape in shapes.items()
+          if name.split("/")[-1] not in _OPTIMIZER_SLOTS}
+
+
+def restore(checkpoint: str) -> None:
+  """Makes the graph's variables start as in a checkpoint, where it has them.
+
+  Args:
+    checkpoint: one that `match_checkpoint` has compared.
+  """
+  found = dict(tf.train.list_variables(checkpoint))
+  names = [variable.op.name for variable in tf1.trainable_variables()]
+  tf1.train.init_from_checkpoint(
+      checkpoint, {name: name for name in names if name in found})

@@ -1,0 +1,32 @@
+"""Trains a small BERT on a teacher's labels, on one machine.
+
+  python network_distillation_single_machine_truncated.py \
+    --bert_config_file student/bert_config.json \
+    --input_file 'data/wiki_distill_*.tfrecord' \
+    --output_dir student/run \
+    --init_checkpoint teacher/bert_model.ckpt \
+    --do_train True --do_eval True
+
+It reads records that extract_teacher_labels_truncated.py has labelled, and
+writes checkpoints and eval_results.txt to the output folder. Run again, it
+goes on from the newest checkpoint there.
+"""
+
+import os
+
+if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+
+import command_line
+import training
+
+
+def main() -> None:
+  training.run(flags.FLAGS)
+
+
+if __name__ == "__main__":
+  training.define_flags()
+  command_line.run(main, required=training.REQUIRED_FLAGS)

@@ -1,0 +1,325 @@
+"""What both trainers share: their flags, the estimator, train and evaluate.
+
+How many processes there are comes in as data (`Processes`); this room does
+not know Horovod, and does no tensor maths.
+"""
+
+import dataclasses
+import os
+import tempfile
+import time
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from absl import flags
+from absl import logging
+import tensorflow as tf
+import tqdm
+
+import distillation
+import modeling
+import records
+
+tf1 = tf.compat.v1
+
+REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
+EVALUATION_RESULTS = "eval_results.txt"
+# The seed of the order in which records are read.
+_DATA_SEED = 12345
+# Steps between two lines of the log, where no terminal shows the bar.
+_LOG_STEPS = 100
+
+
+def define_flags() -> None:
+  """Defines the flags of the trainers."""
+  flags.DEFINE_string(
+      "bert_config_file", None,
+      "Config of the student, a JSON file like BERT's bert_config.json.")
+  flags.DEFINE_string(
+      "input_file", None,
+      "Labelled records to train on and evaluate on: paths and patterns, "
+      "separated by commas.")
+  flags.DEFINE_string(
+      "output_dir", None,
+      "Folder for checkpoints and eval_results.txt; made if need be. Training "
+      "goes on from a checkpoint that is there.")
+  flags.DEFINE_string(
+      "init_checkpoint", None,
+      "Checkpoint to start from: variables that it has are taken by name, the "
+      "others start afresh. Often the teacher's.")
+  flags.DEFINE_integer(
+      "truncation_factor", 10,
+      "K, how many words of the teacher each slot of the records stores.",
+      lower_bound=1)
+  flags.DEFINE_float(
+      "hard_label_weight", 0.0,
+      "w: the masked-word loss is (1 - w) times the loss against the teacher "
+      "plus w times the cross entropy against the masked words. At 1 the "
+      "records need no teacher labels.", lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_bool("do_train", False, "Whether to train.")
+  flags.DEFINE_bool(
+      "do_eval", False,
+      "Whether to evaluate: the newest checkpoint of output_dir, else "
+      "init_checkpoint.")
+  flags.DEFINE_integer(
+      "max_seq_length", 128, "Tokens in a sequence, as in the records.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "max_predictions_per_seq", 20,
+      "Slots for masked words in a sequence, as in the records.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "train_batch_size", 32, "Sequences in a training step, per process.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "eval_batch_size", 8, "Sequences in an evaluation step.", lower_bound=1)
+  flags.DEFINE_float(
+      "learning_rate", 5e-5,
+      "Highest learning rate of AdamW; times the number of processes.",
+      lower_bound=0.0)
+  flags.DEFINE_integer(
+      "num_train_steps", 100000,
+      "Steps of training; divided by the number of processes.", lower_bound=1)
+  flags.DEFINE_integer(
+      "num_warmup_steps", 10000,
+      "Steps over which the learning rate rises; divided by the number of "
+      "processes.", lower_bound=0)
+  flags.DEFINE_integer(
+      "save_checkpoints_steps", 1000, "Steps between two checkpoints.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "iterations_per_loop", 1000, "Steps in one call of a TPU.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "max_eval_steps", 100, "Batches to evaluate on at most.", lower_bound=1)
+  flags.DEFINE_bool("use_tpu", False, "Whether to run on a TPU.")
+  flags.DEFINE_string("tpu_name", None, "Name or grpc:// address of the TPU.")
+  flags.DEFINE_string("tpu_zone", None, "Zone of the TPU.")
+  flags.DEFINE_string("gcp_project", None, "Project of the TPU.")
+  flags.DEFINE_string("master", None, "Address of a TensorFlow master.")
+  flags.DEFINE_integer("num_tpu_cores", 8, "Cores of the TPU.", lower_bound=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+  """The processes that train together, as one of them sees them.
+
+  Attributes:
+    rank: this process; 0 writes checkpoints, evaluates and reports.
+    size: how many there are.
+    local_rank: this process among those of its machine, which is the GPU it
+      uses; None leaves the choice to TensorFlow.
+    wrap_optimizer: as for `optimization.create_train_op`.
+    hooks: session hooks for training.
+    from_rank_0: takes a number and returns the one that rank 0 gave.
+  """
+  rank: int = 0
+  size: int = 1
+  local_rank: Optional[int] = None
+  wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
+                                    tf1.train.Optimizer]] = None
+  hooks: Tuple[tf1.train.SessionRunHook, ...] = ()
+  from_rank_0: Callable[[int], int] = lambda number: number
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """One call of a trainer: its flags and what was read on their account."""
+  flags: Any
+  processes: Processes
+  options: distillation.StudentOptions
+  files: List[str]
+  shape: records.RecordShape
+
+
+def run(values: Any, processes: Processes = Processes()) -> None:
+  """Trains and evaluates as the flags say.
+
+  Args:
+    values: the flags of `define_flags`, as attributes.
+    processes: those that train together.
+
+  Raises:
+    ValueError: a flag, a file or the fit between them is wrong.
+  """
+  tf1.logging.set_verbosity(tf1.logging.ERROR)
+  if processes.rank > 0:
+    logging.set_verbosity(logging.WARNING)
+  plan = _plan(values, processes)
+  if values.do_train:
+    _train(plan)
+  if values.do_eval and processes.rank == 0:
+    _evaluate(plan)
+
+
+def _plan(values: Any, processes: Processes) -> _Run:
+  """Checks the flags against each other and the files; changes nothing."""
+  if not values.do_train and not values.do_eval:
+    raise ValueError("--do_train and --do_eval are both False: nothing to do; "
+                     "set at least one of them to True")
+  config = modeling.BertConfig.from_json_file(values.bert_config_file)
+  config.check_length(values.max_seq_length)
+  shape = records.RecordShape(
+      values.max_seq_length, values.max_predictions_per_seq,
+      values.truncation_factor if values.hard_label_weight < 1 else 0)
+  files = records.find_files(values.input_file, "input_file")
+  records.check_records(files, "input_file", shape, config.vocab_size)
+  newest = tf.train.latest_checkpoint(values.output_dir)
+  if newest:
+    match = modeling.match_checkpoint(config, newest, "output_dir")
+    if match.fresh:
+      raise ValueError(
+          "--output_dir: {} has no {}: another model was trained there; "
+          "choose another folder".format(newest, match.fresh[0]))
+  elif values.init_checkpoint:
+    match = modeling.match_checkpoint(config, values.init_checkpoint)
+    logging.info("%d variables start from %s, %d afresh%s",
+                 len(match.restored), values.init_checkpoint, len(match.fresh),
+                 ": " + ", ".join(match.fresh) if match.fresh else "")
+  elif not values.do_train:
+    raise ValueError(
+        "--do_eval has nothing to evaluate: there is no checkpoint in "
+        "--output_dir={} and no --init_checkpoint".format(values.output_dir))
+  num_train_steps = max(1, values.num_train_steps // processes.size)
+  return _Run(
+      values, processes,
+      distillation.StudentOptions(
+          config=config, hard_label_weight=values.hard_label_weight,
+          init_checkpoint=values.init_checkpoint,
+          learning_rate=values.learning_rate * processes.size,
+          num_train_steps=num_train_steps,
+          num_warmup_steps=values.num_warmup_steps // processes.size,
+          wrap_optimizer=(tf1.tpu.CrossShardOptimizer if values.use_tpu
+                          else processes.wrap_optimizer),
+          use_tpu=values.use_tpu),
+      files, shape)
+
+
+def _train(plan: _Run) -> None:
+  """Trains up to the last step, from the newest checkpoint on."""
+  values, processes = plan.flags, plan.processes
+  num_steps = plan.options.num_train_steps
+  # The other processes may not see the folder of rank 0.
+  first_step = processes.from_rank_0(_newest_step(values.output_dir))
+  if first_step >= num_steps:
+    logging.info("%s holds step %d: training is finished.", values.output_dir,
+                 first_step)
+    return
+  if first_step:
+    logging.info("Training goes on behind step %d of %s.", first_step,
+                 values.output_dir)
+  input_fn = records.training_input_fn(
+      plan.files, plan.shape, seed=_DATA_SEED,
+      first_record=first_step * values.train_batch_size,
+      num_shards=processes.size, shard_index=processes.rank)
+  hooks = list(processes.hooks)
+  if processes.rank == 0:
+    os.makedirs(values.output_dir, exist_ok=True)
+    hooks.append(_ProgressHook(
+        num_steps, values.train_batch_size * processes.size))
+    estimator = _build_estimator(plan, values.output_dir)
+    estimator.train(input_fn, max_steps=num_steps, hooks=hooks)
+  else:
+    with tempfile.TemporaryDirectory() as folder:
+      estimator = _build_estimator(plan, folder)
+      estimator.train(input_fn, max_steps=num_steps, hooks=hooks)
+
+
+def _evaluate(plan: _Run) -> None:
+  """Evaluates on the records in order and writes the results."""
+  values = plan.flags
+  estimator = _build_estimator(plan, values.output_dir)
+  input_fn = records.evaluation_input_fn(
+      plan.files, plan.shape, drop_remainder=values.use_tpu)
+  results = estimator.evaluate(input_fn, steps=values.max_eval_steps)
+  os.makedirs(values.output_dir, exist_ok=True)
+  path = os.path.join(values.output_dir, EVALUATION_RESULTS)
+  text = format_results(results)
+  records.write_atomically(path, text)
+  logging.info("%s:\n%s", path, text.rstrip())
+
+
+def format_results(results: Dict[str, Any]) -> str:
+  """Returns one line `key = value` for each result, by key."""
+  return "".join("{} = {}\n".format(key, results[key])
+                 for key in sorted(results))
+
+
+def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
+  """Builds the estimator; only that of rank 0 saves checkpoints."""
+  values, processes = plan.flags, plan.processes
+  tpu = tf1.estimator.tpu
+  cluster = None
+  if values.use_tpu and values.tpu_name:
+    cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
+        values.tpu_name, zone=values.tpu_zone, project=values.gcp_project)
+  saves = processes.rank == 0
+  run_config = tpu.RunConfig(
+      cluster=cluster, master=values.master, model_dir=model_dir,
+      session_config=_session_config(processes.local_rank),
+      save_checkpoints_steps=values.save_checkpoints_steps if saves else None,
+      save_checkpoints_secs=None,
+      save_summary_steps=_LOG_STEPS if saves else None,
+      log_step_count_steps=None,
+      tpu_config=tpu.TPUConfig(
+          iterations_per_loop=values.iterations_per_loop,
+          num_shards=values.num_tpu_cores,
+          per_host_input_for_training=tpu.InputPipelineConfig.PER_HOST_V2))
+  return tpu.TPUEstimator(
+      model_fn=distillation.build_model_fn(plan.options),
+      use_tpu=values.use_tpu, config=run_config,
+      train_batch_size=values.train_batch_size,
+      eval_batch_size=values.eval_batch_size)
+
+
+def _session_config(local_rank: Optional[int]) -> tf1.ConfigProto:
+  """Returns a session's settings: one GPU for each process of a machine."""
+  config = tf1.ConfigProto()
+  config.gpu_options.allow_growth = True
+  if local_rank is not None:
+    config.gpu_options.visible_device_list = str(local_rank)
+  return config
+
+
+def _newest_step(output_dir: str) -> int:
+  """Returns the global step of the newest checkpoint; 0 without any."""
+  newest = tf.train.latest_checkpoint(output_dir)
+  if not newest:
+    return 0
+  return int(tf.train.load_variable(newest, tf1.GraphKeys.GLOBAL_STEP))
+
+
+class _ProgressHook(tf1.train.SessionRunHook):
+  """Shows step, loss and speed: a bar on a terminal, else lines in the log."""
+
+  def __init__(self, num_steps: int, sequences_per_step: int):
+    self._num_steps = num_steps
+    self._sequences_per_step = sequences_per_step
+
+  def begin(self):
+    self._fetches = [tf1.train.get_global_step(),
+                     tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]]
+
+  def after_create_session(self, session, coord):
+    step = session.run(self._fetches[0])
+    self._bar = tqdm.tqdm(total=self._num_steps, initial=step, unit=" steps",
+                          disable=None, dynamic_ncols=True)
+    self._logged_step, self._logged_time = step, time.monotonic()
+
+  def before_run(self, run_context):
+    return tf1.train.SessionRunArgs(self._fetches)
+
+  def after_run(self, run_context, run_values):
+    step, loss = run_values.results
+    self._bar.set_postfix_str("loss {:.4f}".format(loss), refresh=False)
+    self._bar.update()
+    if self._bar.disable and (step - self._logged_step >= _LOG_STEPS
+                              or step >= self._num_steps):
+      now = time.monotonic()
+      logging.info(
+          "Step %d of %d: loss %.4f, %.1f sequences/s", step, self._num_steps,
+          loss, (step - self._logged_step) * self._sequences_per_step
+          / max(now - self._logged_time, 1e-9))
+      self._logged_step, self._logged_time = step, now
+
+  def end(self, session):
+    self._bar.close()
