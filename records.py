@@ -91,7 +91,8 @@ def encode(features: Mapping[str, Any], unlabelled: bytes = b"") -> bytes:
 
   Args:
     features: arrays or lists by feature name, of the schema's shapes.
-    unlabelled: a serialized Example that the features are added to.
+    unlabelled: a serialized Example that the features are added to; one that
+      has labels already gets the new ones.
 
   Returns:
     The serialized tf.train.Example.
@@ -101,9 +102,9 @@ def encode(features: Mapping[str, Any], unlabelled: bytes = b"") -> bytes:
     values = np.asarray(values).ravel().tolist()
     feature = example.features.feature[name]
     if name in (MASKED_LM_WEIGHTS, TEACHER_PROBABILITIES):
-      feature.float_list.value.extend(values)
+      feature.float_list.value[:] = values
     else:
-      feature.int64_list.value.extend(values)
+      feature.int64_list.value[:] = values
   return example.SerializeToString(deterministic=True)
 
 
@@ -191,7 +192,8 @@ class Manifest:
     stage: name of the script.
     flags: value by name of the flags that shape the records.
     fingerprints: content hash by name of the flag that names the file.
-    sources: content hash, or count of records, by name of the source file.
+    sources: content hash, or count of records, by name of the source file, in
+      the order in which they were read.
     vocab_size: words in the vocabulary that the ids point into.
     num_records: records in the file.
     num_bytes: size of the file.
@@ -217,11 +219,14 @@ class Manifest:
     for mine, theirs, name_format in (
         (self.flags, other.flags, "--{}"),
         (self.fingerprints, other.fingerprints, "the content of --{}"),
-        (self.sources, other.sources, "the content of {}")):
+        (self.sources, other.sources, "source file {}")):
       for name in sorted(set(mine) | set(theirs)):
         if mine.get(name) != theirs.get(name):
           return "{} is {}, not {}".format(
               name_format.format(name), mine.get(name), theirs.get(name))
+    if list(self.sources) != list(other.sources):
+      return "the order of the source files is {}, not {}".format(
+          ", ".join(self.sources), ", ".join(other.sources))
     if self.vocab_size != other.vocab_size:
       return "vocabulary size is {}, not {}".format(
           self.vocab_size, other.vocab_size)
@@ -392,9 +397,21 @@ def read_records(path: str, flag: str) -> Iterator[bytes]:
   """
   try:
     yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
-  except (tf.errors.DataLossError, tf.errors.OpError) as error:
+  except tf.errors.OpError as error:
     raise ValueError("--{}: {} is damaged or no TFRecord file ({})".format(
         flag, path, error.message.split("\n")[0]))
+
+
+def count_records(path: str, flag: str) -> int:
+  """Counts the records of a file, by its manifest where there is one.
+
+  Raises:
+    ValueError: the file is damaged or no TFRecord file.
+  """
+  manifest = read_manifest(path)
+  if manifest:
+    return manifest.num_records
+  return sum(1 for _ in read_records(path, flag))
 
 
 def check_records(files: Sequence[str], flag: str, shape: RecordShape,
