@@ -14,6 +14,7 @@ the stage and exits 0, and what a user can cause ends in one line.
 This room owns the parsing of argv and the exit code. It knows no flag by name.
 """
 
+import logging as standard_logging
 import sys
 import textwrap
 import traceback
@@ -44,6 +45,8 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   """
   logging.use_absl_handler()
   flags.FLAGS.set_default("verbosity", logging.INFO)
+  # What TensorFlow warns of is its own history, not the user's doing.
+  standard_logging.getLogger("tensorflow").setLevel(standard_logging.ERROR)
   if any(word in _HELP_WORDS for word in sys.argv[1:]):
     sys.stdout.write(help_text(required))
     sys.exit(0)

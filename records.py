@@ -11,6 +11,7 @@ Dimensions:
   K: truncation_factor, teacher entries stored for each slot
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -175,9 +176,9 @@ def find_files(patterns: str, flag: str) -> List[str]:
     paths.extend(matches)
   if not paths:
     raise ValueError("--{} is empty; give a path or a pattern".format(flag))
-  for path in paths:
-    if paths.count(path) > 1:
-      raise ValueError("--{} names {} twice".format(flag, path))
+  if len(set(paths)) < len(paths):
+    raise ValueError("--{} names {} twice".format(
+        flag, collections.Counter(paths).most_common(1)[0][0]))
   return paths
 
 

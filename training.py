@@ -141,7 +141,6 @@ def run(values: Any, processes: Processes = Processes()) -> None:
   Raises:
     ValueError: a flag, a file or the fit between them is wrong.
   """
-  tf1.logging.set_verbosity(tf1.logging.ERROR)
   if processes.rank > 0:
     logging.set_verbosity(logging.WARNING)
   plan = _plan(values, processes)
@@ -296,22 +295,23 @@ class _ProgressHook(tf1.train.SessionRunHook):
     self._sequences_per_step = sequences_per_step
 
   def begin(self):
-    self._fetches = [tf1.train.get_global_step(),
-                     tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]]
+    self._step = tf1.train.get_global_step()
+    self._loss = tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]
 
   def after_create_session(self, session, coord):
-    step = session.run(self._fetches[0])
+    step = session.run(self._step)
     self._bar = tqdm.tqdm(total=self._num_steps, initial=step, unit=" steps",
                           disable=None, dynamic_ncols=True)
     self._logged_step, self._logged_time = step, time.monotonic()
 
   def before_run(self, run_context):
-    return tf1.train.SessionRunArgs(self._fetches)
+    return tf1.train.SessionRunArgs(self._loss)
 
   def after_run(self, run_context, run_values):
-    step, loss = run_values.results
+    loss = run_values.results
+    step = run_context.session.run(self._step)
     self._bar.set_postfix_str("loss {:.4f}".format(loss), refresh=False)
-    self._bar.update()
+    self._bar.update(step - self._bar.n)
     if self._bar.disable and (step - self._logged_step >= _LOG_STEPS
                               or step >= self._num_steps):
       now = time.monotonic()

@@ -1,0 +1,107 @@
+"""Tests of the edge that every script shares."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tiny
+
+# A script with every kind of flag.
+_SCRIPT = '''
+"""Says what its flags are.
+
+  python script.py --name x
+"""
+import sys
+sys.path.insert(0, {root!r})
+from absl import flags
+import command_line
+
+def main():
+  values = flags.FLAGS
+  if values.count == 3:
+    raise ValueError("--count is 3,\\n  which is\\n  unlucky")
+  if values.count == 4:
+    raise KeyboardInterrupt
+  if values.count == 5:
+    raise RuntimeError("a bug")
+  sys.stdout.write("name={{}} flag={{}} count={{}}".format(
+      values.name, values.flag, values.count))
+
+if __name__ == "__main__":
+  flags.DEFINE_string("name", None, "A name. Any name.")
+  flags.DEFINE_bool("flag", False, "A truth.")
+  flags.DEFINE_integer("count", 1, "A number.", lower_bound=1)
+  command_line.run(main, required=("name",))
+'''
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  path = tmp_path_factory.mktemp("script") / "script.py"
+  path.write_text(_SCRIPT.format(root=str(tiny.ROOT)))
+
+  def run_with(*arguments):
+    return subprocess.run(
+        [sys.executable, str(path), *arguments], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, check=False)
+
+  return run_with
+
+
+@pytest.mark.parametrize("words, wanted", [
+    (("--flag",), True), (("--flag=true",), True), (("--flag", "True"), True),
+    (("--flag", "1"), True), (("-flag", "t"), True), (("--noflag",), False),
+    (("--flag", "False"), False), (("--flag", "false"), False),
+    (("--flag=False",), False), (("--flag", "0"), False), ((), False),
+])
+def test_a_boolean_flag_means_what_it_says(run, words, wanted):
+  result = run("--name", "x", *words, "--count", "2")
+  assert result.stdout == "name=x flag={} count=2".format(wanted)
+  assert result.returncode == 0
+
+
+@pytest.mark.parametrize("words", [
+    ("stray",), ("--flag", "perhaps"), ("--noflag", "True"),
+    ("--count", "2", "2"),
+])
+def test_a_stray_word_is_an_error(run, words):
+  tiny.assert_one_line_error(run("--name=x", *words), "unexpected word",
+                             words[-1])
+
+
+@pytest.mark.parametrize("words, told", [
+    (("--name=x", "--count=0"), ("count", "0")),
+    (("--name=x", "--count=many"), ("count", "many")),
+    (("--name=x", "--unheard=1"), ("unheard",)),
+    ((), ("--name", "A name")),
+    (("--name=x", "--count=3"), ("--count is 3, which is unlucky",)),
+])
+def test_an_error_is_one_line(run, words, told):
+  tiny.assert_one_line_error(run(*words), *told)
+
+
+def test_verbosity_shows_where_an_error_came_from(run):
+  result = run("--name=x", "--count=3", "--verbosity=1")
+  assert result.returncode == 1
+  assert "Traceback" in result.stderr
+
+
+def test_a_bug_keeps_its_traceback(run):
+  assert "Traceback" in run("--name=x", "--count=5").stderr
+
+
+def test_an_interrupt_is_one_line(run):
+  result = run("--name=x", "--count=4")
+  assert result.returncode == 130
+  assert result.stderr == "script.py: interrupted\n"
+
+
+def test_help_lists_the_required_flag_first(run):
+  result = run("--help")
+  assert result.returncode == 0
+  assert result.stdout.startswith("Says what its flags are.")
+  flags = [line.split()[0] for line in result.stdout.splitlines()
+           if line.startswith("  --")]
+  assert flags == ["--name", "--flag", "--count"]

@@ -1,0 +1,165 @@
+"""Tests of the trainer under Horovod, with two real processes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import records
+import tiny
+
+_SCRIPT = "network_distillation_distributed_truncated.py"
+_BIN = os.path.dirname(sys.executable)
+_MPIRUN = ("mpirun -np 2 -H localhost:2 -bind-to none -map-by slot "
+           "-x NCCL_DEBUG=INFO -x LD_LIBRARY_PATH -x PATH -mca pml ob1 "
+           "-mca btl ^openib").split()
+_HOROVODRUN = "horovodrun -np 2 --gloo".split()
+
+# Runs the trainer, and afterwards saves what each process has seen and holds.
+_SPY = """
+import sys
+sys.path.insert(0, {root!r})
+sys.path.insert(0, {root!r} + "/tests")
+import os
+import numpy as np
+import tensorflow as tf
+import command_line, records, training
+import network_distillation_distributed_truncated as trainer
+
+class Spy(tf.compat.v1.train.SessionRunHook):
+  words = []
+  def begin(self):
+    graph = tf.compat.v1.get_default_graph()
+    self.ids = [operation.outputs[names(operation)] for operation in
+                graph.get_operations() if operation.type == "IteratorGetNext"]
+    self.variables = tf.compat.v1.global_variables()
+  def before_run(self, run_context):
+    return tf.compat.v1.train.SessionRunArgs(self.ids)
+  def after_run(self, run_context, run_values):
+    self.words += run_values.results[0][:, 0].tolist()
+  def end(self, session):
+    import horovod.tensorflow as hvd
+    np.savez({folder!r} + "/rank_%d.npz" % hvd.rank(), words=self.words,
+             **{{v.op.name: session.run(v) for v in self.variables}})
+
+def names(operation):
+  return sorted([records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS,
+                 records.MASKED_LM_POSITIONS, records.MASKED_LM_IDS,
+                 records.MASKED_LM_WEIGHTS, records.NEXT_SENTENCE_LABELS,
+                 records.TEACHER_PROBABILITIES, records.TEACHER_INDICES]
+                ).index(records.INPUT_IDS)
+
+run = training.run
+def run_and_spy(values, processes):
+  import dataclasses
+  run(values, dataclasses.replace(processes, hooks=processes.hooks + (Spy(),)))
+training.run = run_and_spy
+training.define_flags()
+command_line.run(trainer.main)
+"""
+
+
+def _launch(launcher, script, *arguments):
+  """Runs a script in two processes; returns what they said."""
+  environment = dict(
+      os.environ, PATH=_BIN + os.pathsep + os.environ["PATH"],
+      OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+  return subprocess.run(
+      [*launcher, "python", str(script), *map(str, arguments)], cwd=tiny.ROOT,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+      text=True, check=False, env=environment, timeout=300)
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  """A config and 16 labelled records, each with a first word of its own."""
+  folder = tmp_path_factory.mktemp("distributed")
+  tiny.write_config(folder / "bert_config.json")
+  tiny.write_checkpoint(folder / "bert_model.ckpt", tiny.random_variables())
+  generator = np.random.default_rng(4)
+  examples = [tiny.random_features(generator) for _ in range(16)]
+  for number, features in enumerate(examples):
+    features[records.INPUT_IDS][0] = number
+  tiny.write_records(folder / "labelled.tfrecord", examples)
+  return folder
+
+
+def _arguments(folder, output_dir):
+  return [
+      *tiny.SHAPE_FLAGS, "--truncation_factor=4", "--do_train", "True",
+      "--do_eval", "True",
+      "--bert_config_file", folder / "bert_config.json",
+      "--input_file", folder / "labelled.tfrecord",
+      "--output_dir", output_dir, "--train_batch_size=2", "--eval_batch_size=3",
+      "--learning_rate=0.01", "--num_train_steps=8", "--num_warmup_steps=2",
+      "--save_checkpoints_steps=2"]
+
+
+def test_two_processes_train_one_model(tmp_path, folder):
+  """Without a checkpoint to start from: rank 0's start reaches rank 1."""
+  script = tmp_path / "spy.py"
+  script.write_text(_SPY.format(root=str(tiny.ROOT), folder=str(tmp_path)))
+  result = _launch(_MPIRUN, script, *_arguments(folder, tmp_path / "out"))
+  assert result.returncode == 0, result.stderr
+  first, second = (np.load(tmp_path / "rank_{}.npz".format(rank))
+                   for rank in range(2))
+  assert first["global_step"] == 4  # 8 steps, divided by two processes.
+  for name in first.files:
+    if name != "words":
+      np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+  # Four steps of two records are an epoch of eight for each.
+  assert sorted([*first["words"], *second["words"]]) == list(range(16))
+  saved = tiny.read_checkpoint(tmp_path / "out" / "model.ckpt-4")
+  for name, value in saved.items():
+    np.testing.assert_array_equal(value, first[name], err_msg=name)
+  assert "model.ckpt-2.index" in os.listdir(tmp_path / "out")
+  results = (tmp_path / "out" / "eval_results.txt").read_text()
+  assert "global_step = 4\n" in results
+
+
+def test_processes_do_what_one_does_with_both_batches(tmp_path, folder):
+  """Two processes on equal records equal one process at twice the rate."""
+  generator = np.random.default_rng(4)
+  path = tiny.write_records(
+      tmp_path / "equal.tfrecord", [tiny.random_features(generator)] * 4)
+  arguments = [
+      "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]
+  both = _launch(_MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "both"),
+                 *arguments)
+  assert both.returncode == 0, both.stderr
+  single = tiny.run_script(
+      "network_distillation_single_machine_truncated.py",
+      *_arguments(folder, tmp_path / "single"), *arguments,
+      "--learning_rate=0.02", "--num_train_steps=4", "--num_warmup_steps=1")
+  assert single.returncode == 0, single.stderr
+  both, single = (tiny.read_checkpoint(tmp_path / name / "model.ckpt-4")
+                  for name in ("both", "single"))
+  assert set(both) == set(single)
+  for name, value in both.items():
+    np.testing.assert_allclose(value, single[name], atol=1e-5, err_msg=name)
+
+
+def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
+  arguments = _arguments(folder, tmp_path / "out")
+  result = _launch(_HOROVODRUN, _SCRIPT, *arguments)
+  assert result.returncode == 0, result.stdout + result.stderr
+  log = result.stdout + result.stderr
+  assert log.count("global_step = 4") == 1
+  events = [name for name in os.listdir(tmp_path / "out")
+            if name.startswith("events")]
+  assert len(events) == 1
+  # Finished training is not begun again, by neither process.
+  again = _launch(_HOROVODRUN, _SCRIPT, *arguments)
+  assert again.returncode == 0, again.stdout + again.stderr
+  assert (again.stdout + again.stderr).count("training is finished") == 1
+
+
+def test_bad_input_ends_all_processes(tmp_path, folder):
+  result = _launch(_MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "out"),
+                   "--input_file=none.tfrecord")
+  assert result.returncode == 1
+  assert "--input_file: there is no file none.tfrecord" in result.stderr
+  assert "Traceback" not in result.stderr
+  assert not (tmp_path / "out").exists()

@@ -1,0 +1,249 @@
+"""Tests of the model and its checkpoints."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+import records
+import reference_bert
+import tiny
+
+tf1 = tf.compat.v1
+
+
+def _scores(config, variables, features):
+  """Runs the project's model; returns masked-word and next-sentence scores."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tensors = {name: tf.constant(np.asarray(values), tf.int32)
+               for name, values in features.items()
+               if np.asarray(values).dtype.kind == "i"}
+    model = modeling.BertModel(
+        config, False, tensors[records.INPUT_IDS], tensors[records.INPUT_MASK],
+        tensors[records.SEGMENT_IDS])
+    outputs = (
+        modeling.masked_lm_logits(
+            config, model, tensors[records.MASKED_LM_POSITIONS]),
+        modeling.next_sentence_logits(config, model))
+    for variable in tf1.trainable_variables():
+      variable.load(variables[variable.op.name], session)
+    return session.run(outputs)
+
+
+@pytest.mark.parametrize("num_hidden_layers, heads", [(1, 2), (3, 4), (2, 1)])
+def test_scores_equal_the_formulas(num_hidden_layers, heads):
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers,
+      num_attention_heads=heads)
+  variables = tiny.random_variables(config)
+  generator = np.random.default_rng(1)
+  features = reference_bert.batch(
+      [tiny.random_features(generator) for _ in range(5)])
+  masked, following = _scores(config, variables, features)
+  wanted_masked, wanted_following = reference_bert.forward(
+      {name: np.float64(value) for name, value in variables.items()},
+      features, config)
+  np.testing.assert_allclose(
+      masked, np.reshape(wanted_masked, masked.shape), atol=1e-5)
+  np.testing.assert_allclose(following, wanted_following, atol=1e-5)
+
+
+def test_padding_changes_nothing():
+  variables = tiny.random_variables()
+  features = reference_bert.batch(
+      [tiny.random_features(np.random.default_rng(3))])
+  padding = 1 - features[records.INPUT_MASK]
+  assert int(tf.reduce_sum(padding)) > 0
+  before = _scores(tiny.CONFIG, variables, features)
+  features[records.INPUT_IDS] += 7 * padding
+  after = _scores(tiny.CONFIG, variables, features)
+  np.testing.assert_allclose(before[0], after[0], atol=1e-6)
+
+
+def test_gelu_is_the_tanh_form():
+  # 0.5 x (1 + tanh(0.7978845608 (x + 0.044715 x^3))), by hand. The form with
+  # the error function gives 0.8413447 at 1.
+  np.testing.assert_allclose(
+      modeling.gelu(tf.constant([-1.0, 0.0, 1.0, 3.0])),
+      [-0.1588080, 0.0, 0.8411920, 2.9963627], atol=1e-6)
+
+
+def test_gather_positions_picks_from_each_sequence():
+  sequences = tf.reshape(tf.range(24.0), [2, 4, 3])
+  picked = modeling.gather_positions(sequences, tf.constant([[0, 3], [2, 2]]))
+  np.testing.assert_array_equal(
+      picked, [[0, 1, 2], [9, 10, 11], [18, 19, 20], [18, 19, 20]])
+
+
+def test_variables_have_the_names_and_shapes_of_google():
+  wanted = {
+      "bert/embeddings/word_embeddings": [29, 8],
+      "bert/embeddings/token_type_embeddings": [2, 8],
+      "bert/embeddings/position_embeddings": [16, 8],
+      "bert/embeddings/LayerNorm/beta": [8],
+      "bert/embeddings/LayerNorm/gamma": [8],
+      "bert/pooler/dense/kernel": [8, 8],
+      "bert/pooler/dense/bias": [8],
+      "cls/predictions/transform/dense/kernel": [8, 8],
+      "cls/predictions/transform/dense/bias": [8],
+      "cls/predictions/transform/LayerNorm/beta": [8],
+      "cls/predictions/transform/LayerNorm/gamma": [8],
+      "cls/predictions/output_bias": [29],
+      "cls/seq_relationship/output_weights": [2, 8],
+      "cls/seq_relationship/output_bias": [2],
+  }
+  for layer in range(2):
+    scope = "bert/encoder/layer_{}/".format(layer)
+    for name in ("query", "key", "value"):
+      wanted[scope + "attention/self/" + name + "/kernel"] = [8, 8]
+      wanted[scope + "attention/self/" + name + "/bias"] = [8]
+    for output, width in (("attention/output", 8), ("output", 12)):
+      wanted[scope + output + "/dense/kernel"] = [width, 8]
+      wanted[scope + output + "/dense/bias"] = [8]
+      wanted[scope + output + "/LayerNorm/beta"] = [8]
+      wanted[scope + output + "/LayerNorm/gamma"] = [8]
+    wanted[scope + "intermediate/dense/kernel"] = [8, 12]
+    wanted[scope + "intermediate/dense/bias"] = [12]
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  assert modeling.variable_shapes(config) == wanted
+
+
+def test_fresh_weights_are_truncated_normal():
+  config = dataclasses.replace(
+      tiny.CONFIG, vocab_size=5000, initializer_range=0.02)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.zeros([1, 4], tf.int32)
+    table = modeling.BertModel(
+        config, False, tokens, tokens, tokens).embedding_table
+    session.run(tf1.global_variables_initializer())
+    values = session.run(table)
+  assert np.abs(values).max() <= 0.04
+  # A normal distribution cut at two deviations keeps 0.88 of the deviation.
+  assert values.std() == pytest.approx(0.88 * 0.02, rel=0.02)
+
+
+def test_dropout_is_for_training():
+  config = dataclasses.replace(tiny.CONFIG, hidden_dropout_prob=0.5,
+                               attention_probs_dropout_prob=0.5)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.ones([1, 4], tf.int32)
+    outputs = []
+    for is_training in (True, False):
+      with tf1.variable_scope("", reuse=tf1.AUTO_REUSE):
+        outputs.append(modeling.BertModel(
+            config, is_training, tokens, tokens, tokens).sequence_output)
+    session.run(tf1.global_variables_initializer())
+    training, evaluation = zip(*(session.run(outputs) for _ in range(2)))
+  assert not np.allclose(training[0], training[1])
+  np.testing.assert_array_equal(evaluation[0], evaluation[1])
+
+
+def test_the_gradient_of_the_word_embeddings_is_dense():
+  variables = tiny.random_variables()
+  with tf.Graph().as_default():
+    tokens = tf.constant([[3, 3, 5]])
+    model = modeling.BertModel(tiny.CONFIG, False, tokens, tokens * 0 + 1,
+                               tokens * 0)
+    gradients = tf.gradients(
+        tf.reduce_sum(model.sequence_output[..., 0]), tf1.trainable_variables())
+    assert not any(isinstance(gradient, tf.IndexedSlices)
+                   for gradient in gradients[:1])
+    with tf1.Session() as session:
+      for variable in tf1.trainable_variables():
+        variable.load(variables[variable.op.name], session)
+      of_words = session.run(gradients[0])
+  assert np.flatnonzero(np.abs(of_words).sum(axis=1)).tolist() == [3, 5]
+
+
+# --- Configuration -----------------------------------------------------------
+
+
+def test_a_config_survives_its_file(tmp_path):
+  path = tiny.write_config(tmp_path / "bert_config.json", directionality="bidi")
+  assert modeling.BertConfig.from_json_file(str(path)) == tiny.CONFIG
+
+
+@pytest.mark.parametrize("text, told", [
+    ("{", "not JSON"), ("[1]", "no vocab_size"), ("{}", "no vocab_size"),
+    ('{"vocab_size": "many"}', "vocab_size is 'many'"),
+    ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}',
+     "hidden_size 10.*num_attention_heads 3"),
+    ('{"vocab_size": 9, "hidden_act": "swish"}', "hidden_act is 'swish'"),
+    ('{"vocab_size": 9, "hidden_dropout_prob": 1.5}', "hidden_dropout_prob"),
+])
+def test_a_config_that_is_none_is_an_error(tmp_path, text, told):
+  path = tmp_path / "bert_config.json"
+  path.write_text(text)
+  with pytest.raises(ValueError, match="--bert_config_file.*" + told):
+    modeling.BertConfig.from_json_file(str(path))
+
+
+def test_a_config_that_is_missing_is_an_error(tmp_path):
+  for path in (tmp_path / "none.json", tmp_path):
+    with pytest.raises(ValueError, match="--bert_config_file.*no file"):
+      modeling.BertConfig.from_json_file(str(path))
+
+
+def test_sequences_are_no_longer_than_the_positions():
+  tiny.CONFIG.check_length(16)
+  with pytest.raises(ValueError, match="--max_seq_length=17.*16"):
+    tiny.CONFIG.check_length(17)
+
+
+# --- Checkpoints -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_hidden_layers, num_fresh", [(1, 0), (3, 16)])
+def test_a_model_starts_from_a_checkpoint_of_other_depth(
+    tmp_path, num_hidden_layers, num_fresh):
+  saved_config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  saved = tiny.random_variables(saved_config)
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", dict(
+      saved, **{"global_step": np.int64(7),
+                "cls/predictions/output_bias/adam_m": np.ones(29, "f")})))
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
+  match = modeling.match_checkpoint(config, path)
+  assert len(match.fresh) == num_fresh
+  assert all("layer_2" in name for name in match.fresh)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.zeros([1, 4], tf.int32)
+    modeling.BertModel(config, False, tokens, tokens, tokens)
+    modeling.restore(path)
+    session.run(tf1.global_variables_initializer())
+    for variable in tf1.trainable_variables():
+      if variable.op.name in saved:
+        np.testing.assert_array_equal(
+            session.run(variable), saved[variable.op.name])
+      else:
+        assert "layer_2" in variable.op.name
+
+
+def test_a_checkpoint_of_another_width_is_refused(tmp_path):
+  path = str(tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables()))
+  config = dataclasses.replace(tiny.CONFIG, hidden_size=4)
+  with pytest.raises(
+      ValueError, match=r"--init_checkpoint.*\[29, 8\].*\[29, 4\]"):
+    modeling.match_checkpoint(config, path)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+  path = str(tiny.write_checkpoint(
+      tmp_path / "other.ckpt", {"weights": np.zeros(3, "f")}))
+  with pytest.raises(ValueError, match="none of the model's 30 variables"):
+    modeling.match_checkpoint(tiny.CONFIG, path)
+  with pytest.raises(ValueError, match="--init_checkpoint.*not a readable"):
+    modeling.match_checkpoint(tiny.CONFIG, str(tmp_path / "none.ckpt"))
+
+
+def test_the_real_teacher_matches_its_config(shared):
+  folder = shared / "data/teacher"
+  config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
+  match = modeling.match_checkpoint(config, str(folder / "bert_model.ckpt"))
+  assert len(match.restored) == 110 and not match.fresh
+  assert math.prod(modeling.variable_shapes(config)[
+      "bert/embeddings/word_embeddings"]) == 30522 * 384

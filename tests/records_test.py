@@ -1,0 +1,242 @@
+"""Tests of the record schema, files, manifests and datasets."""
+
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import records
+import tiny
+
+_MANIFEST = records.Manifest(
+    stage="a_stage", flags={"dupe_factor": 10}, fingerprints={"vocab_file": "f"},
+    sources={"a.txt": "1", "b.txt": "2"}, vocab_size=29)
+
+
+@pytest.fixture(name="features")
+def _features():
+  return tiny.random_features(np.random.default_rng(0))
+
+
+def test_decode_undoes_encode(features):
+  decoded = records.decode(tf.constant([records.encode(features)]), tiny.SHAPE)
+  assert set(decoded) == set(features)
+  for name, values in features.items():
+    np.testing.assert_allclose(decoded[name][0], values, rtol=1e-6)
+  assert decoded[records.INPUT_IDS].dtype == tf.int32
+  assert decoded[records.TEACHER_PROBABILITIES].shape == (1, 3, 4)
+
+
+def test_encode_gives_the_types_of_the_2019_records(features):
+  example = tf.train.Example.FromString(records.encode(features))
+  kinds = {name: feature.WhichOneof("kind")
+           for name, feature in example.features.feature.items()}
+  floats = {"masked_lm_weights", "truncated_masked_lm_probs"}
+  assert kinds == {name: "float_list" if name in floats else "int64_list"
+                   for name in features}
+
+
+def test_labels_are_added_and_replaced(features):
+  labels = {name: features.pop(name) for name in (
+      records.TEACHER_PROBABILITIES, records.TEACHER_INDICES)}
+  plain = records.encode(features)
+  labelled = records.encode(labels, unlabelled=plain)
+  assert labelled == records.encode(dict(features, **labels))
+  assert records.encode(labels, unlabelled=labelled) == labelled
+
+
+def test_2019_records_are_readable_by_name(shared):
+  path = str(shared / "golden/teacher_labels/expected.tfrecord")
+  shape = records.RecordShape(128, 20, 10)
+  records.check_records([path], "input_file", shape, 30522)
+  serialized = list(records.read_records(path, "input_file"))
+  assert len(serialized) == records.count_records(path, "input_file") == 64
+  decoded = records.decode(tf.constant(serialized), shape)
+  assert int(decoded[records.INPUT_IDS][0, 0]) == 101  # [CLS]
+
+
+def test_files_come_in_natural_order_without_hidden_ones(tmp_path):
+  for name in ("a_10.tfrecord", "a_2.tfrecord", "a_1.tfrecord", ".a_3.tfrecord",
+               "a_2.tfrecord.json", "b_0.tfrecord"):
+    (tmp_path / name).write_text("x")
+  (tmp_path / "a_4.tfrecord").mkdir()
+  found = records.find_files(
+      "{0}/b*,{0}/a_*".format(tmp_path), "input_file")
+  assert [os.path.basename(path) for path in found] == [
+      "b_0.tfrecord", "a_1.tfrecord", "a_2.tfrecord", "a_10.tfrecord"]
+
+
+@pytest.mark.parametrize("patterns, told", [
+    ("{}/none.tfrecord", "no file"), ("{}/none*", "no file"), ("{}", "folder"),
+    (" , ", "empty"), ("{0}/a,{0}/*", "twice"),
+])
+def test_a_name_without_a_file_is_an_error(tmp_path, patterns, told):
+  (tmp_path / "a").write_text("x")
+  with pytest.raises(ValueError, match="--input_file.*" + told):
+    records.find_files(patterns.format(tmp_path), "input_file")
+
+
+def test_a_record_file_appears_whole_or_not_at_all(tmp_path):
+  path = str(tmp_path / "new_folder" / "a.tfrecord")
+  with pytest.raises(RuntimeError):
+    with records.RecordWriter(path) as writer:
+      writer.write(b"one")
+      raise RuntimeError
+  assert os.listdir(os.path.dirname(path)) == []
+  with records.RecordWriter(path) as writer:
+    writer.write(b"one")
+    writer.write(b"two")
+    assert not os.path.exists(path)
+    writer.commit(_MANIFEST)
+  assert list(records.read_records(path, "input_file")) == [b"one", b"two"]
+  assert records.read_manifest(path) == dataclasses.replace(
+      _MANIFEST, num_records=2, num_bytes=os.path.getsize(path))
+  assert sorted(os.listdir(os.path.dirname(path))) == [
+      "a.tfrecord", "a.tfrecord.json"]
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"stage": "other"}, "stage"),
+    ({"flags": {"dupe_factor": 5}}, "--dupe_factor is 5, not 10"),
+    ({"flags": {"dupe_factor": 10, "new": 1}}, "--new is 1, not None"),
+    ({"fingerprints": {"vocab_file": "g"}}, "content of --vocab_file is g"),
+    ({"sources": {"a.txt": "1"}}, "source file b.txt is None, not 2"),
+    ({"sources": {"b.txt": "2", "a.txt": "1"}}, "order of the source files"),
+    ({"vocab_size": 30}, "vocabulary size is 30, not 29"),
+])
+def test_a_finished_file_is_kept_only_if_made_the_same_way(
+    tmp_path, changes, told):
+  path = str(tmp_path / "a.tfrecord")
+  assert not records.is_finished(path, _MANIFEST, overwrite=False)
+  with records.RecordWriter(path) as writer:
+    writer.commit(_MANIFEST)
+  assert records.is_finished(path, _MANIFEST, overwrite=False)
+  assert not records.is_finished(path, _MANIFEST, overwrite=True)
+  other = dataclasses.replace(_MANIFEST, **changes)
+  with pytest.raises(ValueError, match=told):
+    records.is_finished(path, other, overwrite=False)
+  assert not records.is_finished(path, other, overwrite=True)
+
+
+def test_a_file_without_a_manifest_is_not_overwritten(tmp_path):
+  path = tmp_path / "a.tfrecord"
+  path.write_text("precious")
+  with pytest.raises(ValueError, match="without a manifest"):
+    records.is_finished(str(path), _MANIFEST, overwrite=False)
+  assert path.read_text() == "precious"
+
+
+def test_a_manifest_that_is_not_of_its_file_is_an_error(tmp_path):
+  path = str(tmp_path / "a.tfrecord")
+  with records.RecordWriter(path) as writer:
+    writer.write(b"one")
+    writer.commit(_MANIFEST)
+  with open(path, "ab") as file:
+    file.write(b"more")
+  with pytest.raises(ValueError, match="was changed or cut"):
+    records.read_manifest(path)
+  with open(records.manifest_path(path), "w") as file:
+    json.dump({"stage": "x"}, file)
+  with pytest.raises(ValueError, match="not a manifest"):
+    records.read_manifest(path)
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"max_seq_length": 12}, "--max_seq_length=12.*set --max_seq_length=10"),
+    ({"max_predictions_per_seq": 2},
+     "--max_predictions_per_seq=2.*set --max_predictions_per_seq=3"),
+    ({"truncation_factor": 3}, "--truncation_factor=3.*set "
+                               "--truncation_factor=4"),
+])
+def test_records_of_other_lengths_are_refused(
+    tmp_path, features, changes, told):
+  path = str(tiny.write_records(tmp_path / "a.tfrecord", [features]))
+  records.check_records([path], "input_file", tiny.SHAPE, 29)
+  with pytest.raises(ValueError, match=told):
+    records.check_records([path], "input_file",
+                          tiny.SHAPE._replace(**changes), 29)
+
+
+def test_records_without_labels_serve_only_hard_labels(tmp_path, features):
+  del features[records.TEACHER_PROBABILITIES]
+  path = str(tiny.write_records(tmp_path / "a.tfrecord", [features]))
+  records.check_records([path], "input_file",
+                        tiny.SHAPE._replace(truncation_factor=0), 29)
+  with pytest.raises(ValueError, match="no teacher labels"):
+    records.check_records([path], "input_file", tiny.SHAPE, 29)
+
+
+@pytest.mark.parametrize("content, told", [
+    (b"", "holds no record"), (b"text, not records", "no TFRecord file"),
+])
+def test_files_that_are_no_records_are_refused(tmp_path, content, told):
+  path = tmp_path / "a.tfrecord"
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match="--input_file.*a.tfrecord.*" + told):
+    records.check_records([str(path)], "input_file", tiny.SHAPE, 29)
+
+
+def test_records_of_another_vocabulary_are_refused(tmp_path, features):
+  path = str(tmp_path / "a.tfrecord")
+  with records.RecordWriter(path) as writer:
+    writer.write(records.encode(features))
+    writer.commit(_MANIFEST)
+  records.check_records([path], "input_file", tiny.SHAPE, 29)
+  with pytest.raises(ValueError, match="vocab_size 31.*vocabulary of 29"):
+    records.check_records([path], "input_file", tiny.SHAPE, 31)
+
+
+def _numbered_files(folder, counts):
+  """Writes files whose records carry the numbers 0, 1, ... as first word."""
+  generator = np.random.default_rng(0)
+  number, paths = 0, []
+  for i, count in enumerate(counts):
+    examples = []
+    for _ in range(count):
+      features = tiny.random_features(generator)
+      features[records.INPUT_IDS][0] = number
+      number += 1
+      examples.append(features)
+    paths.append(str(tiny.write_records(
+        folder / "n_{}.tfrecord".format(i), examples)))
+  return paths
+
+
+def _numbers(dataset, count):
+  return [int(number) for batch in dataset.take(count)
+          for number in batch[records.INPUT_IDS][:, 0]]
+
+
+def test_evaluation_reads_each_record_once_in_order(tmp_path):
+  paths = _numbered_files(tmp_path, (5, 6))
+  dataset = records.evaluation_input_fn(paths, tiny.SHAPE)({"batch_size": 4})
+  assert _numbers(dataset, -1) == list(range(11))
+
+
+def test_an_epoch_of_all_shards_holds_each_record_once(tmp_path):
+  paths = _numbered_files(tmp_path, (9, 3, 8))
+  shards = [
+      _numbers(records.training_input_fn(
+          paths, tiny.SHAPE, seed=1, num_shards=2, shard_index=i)(
+              {"batch_size": 5}), 4)
+      for i in range(2)
+  ]
+  for epoch in (slice(0, 10), slice(10, 20)):
+    assert sorted(shards[0][epoch] + shards[1][epoch]) == list(range(20))
+  assert shards[0][:10] != shards[0][10:]
+
+
+def test_the_seed_alone_sets_the_order_of_training(tmp_path):
+  paths = _numbered_files(tmp_path, (9, 3, 8))
+
+  def numbers(**arguments):
+    return _numbers(records.training_input_fn(
+        paths, tiny.SHAPE, **arguments)({"batch_size": 1}), 30)
+
+  whole = numbers(seed=1)
+  assert whole == numbers(seed=1)
+  assert whole != numbers(seed=2)
+  assert whole[7:] == numbers(seed=1, first_record=7)[:23]

@@ -1,0 +1,107 @@
+"""A BERT of one layer, its records, and scripts as subprocesses."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+import modeling
+import records
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = modeling.BertConfig(
+    vocab_size=29, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+    intermediate_size=12, hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0, max_position_embeddings=16,
+    type_vocab_size=2)
+SHAPE = records.RecordShape(
+    max_seq_length=10, max_predictions_per_seq=3, truncation_factor=4)
+SHAPE_FLAGS = ("--max_seq_length=10", "--max_predictions_per_seq=3")
+
+
+def run_script(name, *arguments, cwd=ROOT):
+  """Runs a script of the top folder to its end; returns what it said."""
+  return subprocess.run(
+      [sys.executable, str(ROOT / name), *map(str, arguments)], cwd=cwd,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+
+
+def assert_one_line_error(result, *words):
+  """Checks that a script ended as it must where a user erred."""
+  lines = result.stderr.strip().splitlines()
+  assert result.returncode == 1, result.stderr
+  assert len(lines) == 1, result.stderr
+  for word in words:
+    assert str(word) in lines[0]
+
+
+def write_config(path, config=CONFIG, **changes):
+  """Writes a config as Google does; returns its path."""
+  values = dict(vars(config), **changes)
+  path.write_text(json.dumps(values))
+  return path
+
+
+def random_variables(config=CONFIG, seed=0):
+  """Returns random arrays by the names of the model's variables."""
+  generator = np.random.default_rng(seed)
+  return {
+      name: generator.normal(scale=0.3, size=shape).astype(np.float32)
+      for name, shape in modeling.variable_shapes(config).items()
+  }
+
+
+def write_checkpoint(path, variables):
+  """Writes arrays as a checkpoint; returns its path."""
+  tf1 = tf.compat.v1
+  with tf.Graph().as_default(), tf1.Session() as session:
+    made = [tf1.get_variable(name, initializer=value, use_resource=True)
+            for name, value in variables.items()]
+    session.run(tf1.global_variables_initializer())
+    tf1.train.Saver(made).save(session, str(path), write_meta_graph=False,
+                               write_state=False)
+  return path
+
+
+def read_checkpoint(path):
+  """Returns the arrays of a checkpoint by name."""
+  reader = tf.train.load_checkpoint(str(path))
+  return {name: reader.get_tensor(name)
+          for name in reader.get_variable_to_shape_map()}
+
+
+def random_features(generator, config=CONFIG, shape=SHAPE):
+  """Returns the features of one record, with labels and padding."""
+  length, slots, top_k = shape
+  num_tokens = int(generator.integers(5, length + 1))
+  num_slots = int(generator.integers(1, slots + 1))
+  is_token = np.arange(length) < num_tokens
+  is_slot = np.arange(slots) < num_slots
+  words = generator.integers(0, config.vocab_size, size=(2, length))
+  entries = np.stack([generator.permutation(config.vocab_size)[:top_k]
+                      for _ in range(slots)])
+  probabilities = -np.sort(-generator.dirichlet(
+      np.ones(top_k + 1), size=slots)[:, :top_k])
+  return {
+      records.INPUT_IDS: words[0] * is_token,
+      records.INPUT_MASK: is_token.astype(int),
+      records.SEGMENT_IDS: (np.arange(length) > num_tokens // 2) * is_token,
+      records.MASKED_LM_POSITIONS: np.sort(
+          generator.permutation(num_tokens)[:slots]) * is_slot,
+      records.MASKED_LM_IDS: words[1, :slots] * is_slot,
+      records.MASKED_LM_WEIGHTS: is_slot.astype(np.float32),
+      records.NEXT_SENTENCE_LABELS: generator.integers(0, 2, size=1),
+      records.TEACHER_PROBABILITIES: probabilities * is_slot[:, np.newaxis],
+      records.TEACHER_INDICES: entries * is_slot[:, np.newaxis],
+  }
+
+
+def write_records(path, examples):
+  """Writes features as a file without a manifest; returns its path."""
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for features in examples:
+      writer.write(records.encode(features))
+  return path

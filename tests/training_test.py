@@ -1,0 +1,267 @@
+"""Tests of the single-machine trainer, as a script."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+import records
+import reference_bert
+import tiny
+import training
+
+_SCRIPT = "network_distillation_single_machine_truncated.py"
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  """A config, a checkpoint and 21 labelled records of one model."""
+  folder = tmp_path_factory.mktemp("trainer")
+  tiny.write_config(folder / "bert_config.json")
+  tiny.write_checkpoint(folder / "bert_model.ckpt", tiny.random_variables())
+  generator = np.random.default_rng(5)
+  tiny.write_records(folder / "labelled.tfrecord", [
+      tiny.random_features(generator) for _ in range(21)])
+  return folder
+
+
+def _arguments(folder, output_dir, *more, **changes):
+  values = dict({
+      "bert_config_file": folder / "bert_config.json",
+      "input_file": folder / "labelled.tfrecord",
+      "output_dir": output_dir,
+      "init_checkpoint": folder / "bert_model.ckpt",
+      "truncation_factor": 4,
+  }, **changes)
+  return [*tiny.SHAPE_FLAGS, *more] + [
+      "--{}={}".format(name, value) for name, value in values.items()
+      if value is not None]
+
+
+def _results(output_dir):
+  """Reads eval_results.txt."""
+  lines = (output_dir / training.EVALUATION_RESULTS).read_text().splitlines()
+  return {key: float(value)
+          for key, value in (line.split(" = ") for line in lines)}
+
+
+def test_help_lists_the_flags_with_their_defaults():
+  wanted = {
+      "bert_config_file": "required", "input_file": "required",
+      "output_dir": "required", "init_checkpoint": "none",
+      "truncation_factor": "10", "do_train": "False", "do_eval": "False",
+      "max_seq_length": "128", "max_predictions_per_seq": "20",
+      "train_batch_size": "32", "eval_batch_size": "8",
+      "learning_rate": "5e-05", "num_train_steps": "100000",
+      "num_warmup_steps": "10000", "save_checkpoints_steps": "1000",
+      "iterations_per_loop": "1000", "max_eval_steps": "100",
+      "use_tpu": "False", "tpu_name": "none", "tpu_zone": "none",
+      "gcp_project": "none", "master": "none", "num_tpu_cores": "8",
+      "hard_label_weight": "0.0",
+  }
+  result = tiny.run_script(_SCRIPT, "--help")
+  assert result.returncode == 0
+  shown = dict(
+      line.strip(" -)").replace("default: ", "").split(" (")
+      for line in result.stdout.splitlines() if line.startswith("  --"))
+  assert {name: shown.get(name) for name in wanted} == wanted
+
+
+def test_training_equals_the_formulas(tmp_path, folder):
+  """Ten steps on a batch of one repeated record, with and without words."""
+  features = tiny.random_features(np.random.default_rng(8))
+  batch = reference_bert.batch([features] * 4)
+  for weight in (0.0, 0.25):
+    output_dir = tmp_path / str(weight)
+    tiny.write_records(tmp_path / "one.tfrecord", [features])
+    result = tiny.run_script(_SCRIPT, *_arguments(
+        folder, output_dir, "--do_train", "True", "--do_eval", "True",
+        input_file=tmp_path / "one.tfrecord", train_batch_size=4,
+        learning_rate=0.01, num_train_steps=10, num_warmup_steps=3,
+        hard_label_weight=weight))
+    assert result.returncode == 0, result.stderr
+    trained = tiny.read_checkpoint(output_dir / "model.ckpt-10")
+    wanted = reference_bert.train(
+        tiny.random_variables(), batch, tiny.CONFIG, 0.01, 10, 3, 10, weight)
+    assert set(trained) == set(wanted) | {"global_step"}
+    for name, value in wanted.items():
+      np.testing.assert_allclose(trained[name], value, atol=1e-5, err_msg=name)
+    moved = np.abs(trained["bert/embeddings/word_embeddings"]
+                   - tiny.random_variables()["bert/embeddings/word_embeddings"])
+    assert moved.max() > 0.005
+    loss = reference_bert.loss(
+        {name: wanted[name] for name in tiny.random_variables()}, batch,
+        tiny.CONFIG, weight)
+    assert _results(output_dir)["loss"] == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_a_checkpoint_holds_the_variables_and_their_slots(tmp_path, folder):
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  tiny.write_config(tmp_path / "bert_config.json", config)
+  result = tiny.run_script(_SCRIPT, *_arguments(
+      folder, tmp_path / "out", "--do_train",
+      bert_config_file=tmp_path / "bert_config.json", train_batch_size=2,
+      num_train_steps=1, num_warmup_steps=0))
+  assert result.returncode == 0, result.stderr
+  assert "16 afresh" in result.stderr
+  wanted = modeling.variable_shapes(config)
+  for name, shape in list(wanted.items()):
+    wanted[name + "/adam_m"] = wanted[name + "/adam_v"] = shape
+  wanted["global_step"] = []
+  assert dict(tf.train.list_variables(
+      str(tmp_path / "out" / "model.ckpt-1"))) == wanted
+
+
+def test_evaluation_averages_as_stated(tmp_path, folder):
+  """Means over slots, sequences and batches, the last batch a smaller one."""
+  arguments = _arguments(folder, tmp_path / "out", "--do_eval", "true",
+                         "--do_train", "False", eval_batch_size=8)
+  result = tiny.run_script(_SCRIPT, *arguments)
+  assert result.returncode == 0, result.stderr
+  generator = np.random.default_rng(5)
+  examples = [tiny.random_features(generator) for _ in range(21)]
+  variables = {name: np.float64(value)
+               for name, value in tiny.random_variables().items()}
+  batch = reference_bert.batch(examples)
+  scores, next_scores = reference_bert.forward(variables, batch, tiny.CONFIG)
+  is_slot = batch[records.MASKED_LM_WEIGHTS].numpy() > 0
+  log_probabilities = tf.nn.log_softmax(scores).numpy()[is_slot]
+  words = batch[records.MASKED_LM_IDS].numpy()[is_slot]
+  next_labels = batch[records.NEXT_SENTENCE_LABELS].numpy()[:, 0]
+  results = _results(tmp_path / "out")
+  assert results.pop("global_step") == 0
+  assert results == pytest.approx({
+      "loss": np.mean([
+          float(reference_bert.loss(
+              variables, reference_bert.batch(examples[start:start + 8]),
+              tiny.CONFIG)) for start in (0, 8, 16)]),
+      "masked_lm_accuracy": np.mean(log_probabilities.argmax(-1) == words),
+      "masked_lm_cross_entropy": -np.mean(
+          log_probabilities[np.arange(len(words)), words]),
+      "masked_lm_loss": -np.mean(np.sum(
+          np.take_along_axis(
+              log_probabilities,
+              batch[records.TEACHER_INDICES].numpy()[is_slot], -1)
+          * batch[records.TEACHER_PROBABILITIES].numpy()[is_slot], -1)),
+      "next_sentence_accuracy": np.mean(
+          next_scores.numpy().argmax(-1) == next_labels),
+      "next_sentence_loss": -np.mean(tf.nn.log_softmax(next_scores).numpy()[
+          np.arange(21), next_labels]),
+  }, abs=1e-5)
+  # At most max_eval_steps batches: two of one record each.
+  tiny.run_script(_SCRIPT, *_arguments(
+      folder, tmp_path / "out", "--do_eval", eval_batch_size=1,
+      max_eval_steps=2))
+  assert _results(tmp_path / "out")["next_sentence_accuracy"] == np.mean(
+      next_scores.numpy().argmax(-1)[:2] == next_labels[:2])
+
+
+def test_the_golden_evaluation(tmp_path, shared):
+  teacher = shared / "data/teacher"
+  result = tiny.run_script(
+      _SCRIPT, "--do_eval=True", "--max_eval_steps=8",
+      "--bert_config_file", teacher / "bert_config.json",
+      "--init_checkpoint", teacher / "bert_model.ckpt", "--input_file",
+      shared / "golden/teacher_labels/expected.tfrecord",
+      "--output_dir", tmp_path)
+  assert result.returncode == 0, result.stderr
+  lines = (shared / "golden/eval/expected_eval_results.txt").read_text()
+  for key, value in (line.split(" = ") for line in lines.splitlines()):
+    assert _results(tmp_path)[key] == pytest.approx(float(value), abs=1e-4)
+
+
+def test_hard_labels_alone_need_no_teacher(tmp_path, folder):
+  generator = np.random.default_rng(0)
+  examples = [tiny.random_features(generator) for _ in range(4)]
+  for features in examples:
+    del features[records.TEACHER_PROBABILITIES]
+    del features[records.TEACHER_INDICES]
+  path = tiny.write_records(tmp_path / "unlabelled.tfrecord", examples)
+  arguments = _arguments(
+      folder, tmp_path / "out", "--do_train", "--do_eval", input_file=path,
+      train_batch_size=2, num_train_steps=2, num_warmup_steps=0,
+      hard_label_weight=1)
+  result = tiny.run_script(_SCRIPT, *arguments)
+  assert result.returncode == 0, result.stderr
+  results = _results(tmp_path / "out")
+  assert results["masked_lm_loss"] == results["masked_lm_cross_entropy"]
+
+
+def test_training_goes_on_where_it_stopped(tmp_path, folder):
+  def train(output_dir, num_steps, **changes):
+    result = tiny.run_script(_SCRIPT, *_arguments(
+        folder, output_dir, "--do_train", train_batch_size=2,
+        num_train_steps=num_steps, num_warmup_steps=0, learning_rate=1e-3,
+        save_checkpoints_steps=3, **changes))
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+  train(tmp_path / "whole", 6)
+  train(tmp_path / "parts", 6)
+  # As a kill between the steps 3 and 6 leaves it.
+  for path in (tmp_path / "parts").glob("model.ckpt-6*"):
+    path.unlink()
+  (tmp_path / "parts" / "checkpoint").write_text(
+      'model_checkpoint_path: "model.ckpt-3"\n')
+  assert "behind step 3" in train(tmp_path / "parts", 6)
+  whole, parts = (tiny.read_checkpoint(tmp_path / name / "model.ckpt-6")
+                  for name in ("whole", "parts"))
+  assert set(whole) == set(parts)
+  for name, value in whole.items():
+    np.testing.assert_allclose(value, parts[name], atol=1e-6, err_msg=name)
+  before = sorted(os.listdir(tmp_path / "parts"))
+  assert "training is finished" in train(tmp_path / "parts", 6)
+  assert sorted(os.listdir(tmp_path / "parts")) == before
+
+
+def test_bad_input_is_one_line(tmp_path, folder):
+  result = tiny.run_script(_SCRIPT, *_arguments(folder, tmp_path / "out"))
+  tiny.assert_one_line_error(result, "--do_train", "--do_eval")
+  assert not (tmp_path / "out").exists()
+
+
+class _Flags:
+  """Flags as attributes, with the defaults of a run on the tiny model."""
+
+  def __init__(self, folder, output_dir, **changes):
+    vars(self).update({
+        "bert_config_file": str(folder / "bert_config.json"),
+        "input_file": str(folder / "labelled.tfrecord"),
+        "output_dir": str(output_dir),
+        "init_checkpoint": str(folder / "bert_model.ckpt"),
+        "max_seq_length": 10, "max_predictions_per_seq": 3,
+        "truncation_factor": 4, "hard_label_weight": 0.0, "do_train": True,
+        "do_eval": True, "learning_rate": 1e-3, "num_train_steps": 2,
+        "num_warmup_steps": 0, "train_batch_size": 2, "use_tpu": False})
+    vars(self).update(changes)
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"bert_config_file": "none.json"}, "--bert_config_file.*none.json"),
+    ({"input_file": "none.tfrecord"}, "--input_file.*none.tfrecord"),
+    ({"truncation_factor": 5}, "--truncation_factor=5.*=4"),
+    ({"max_seq_length": 12}, "--max_seq_length=12.*=10"),
+    ({"max_seq_length": 17}, "--max_seq_length=17.*max_position_embeddings"),
+    ({"max_predictions_per_seq": 4}, "--max_predictions_per_seq=4.*=3"),
+    ({"init_checkpoint": "none.ckpt"}, "--init_checkpoint.*none.ckpt"),
+    ({"init_checkpoint": None, "do_train": False}, "--do_eval.*nothing"),
+])
+def test_bad_input_is_found_before_anything_is_written(
+    tmp_path, folder, changes, told):
+  with pytest.raises(ValueError, match=told):
+    training.run(_Flags(folder, tmp_path / "out", **changes))
+  assert not (tmp_path / "out").exists()
+
+
+def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
+  tiny.write_checkpoint(tmp_path / "model.ckpt-5", dict(
+      tiny.random_variables(), global_step=np.int64(5)))
+  (tmp_path / "checkpoint").write_text(
+      'model_checkpoint_path: "model.ckpt-5"\n')
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  path = tiny.write_config(tmp_path / "bert_config.json", config)
+  with pytest.raises(ValueError, match="--output_dir.*layer_1"):
+    training.run(_Flags(folder, tmp_path, bert_config_file=str(path)))
