@@ -22,6 +22,7 @@ import functools
 import hashlib
 import os
 import random
+import re
 import signal
 import tempfile
 import time
@@ -54,8 +55,16 @@ _MASK_RATE = 0.8
 _KEEP_RATE = 0.5
 # Stands for a masked word that stays.
 _KEPT = -1
+# Memory of a worker, by measurement on English text with some room: 75 MB and
+# 1.2 bytes for each byte of its file.
+_WORKER_BYTES = 150 << 20
+_BYTES_PER_INPUT_BYTE = 2
 # What share of [UNK] makes one doubt the vocabulary.
 _SUSPICIOUS_UNKNOWN = 0.05
+_ONE_DOCUMENT = (
+    "%s has one document only, so its random next sentences come from that "
+    "same document: use a smaller --split_number, or put blank lines between "
+    "documents.")
 
 
 class Settings(NamedTuple):
@@ -523,11 +532,12 @@ class _Reporter:
     self._num_bytes = num_bytes
     self._report = report
     self._last_time = time.monotonic()
+    self._done = 0.0
     self._work = 0.0
     self._sequences = 0
 
-  def read(self, num_bytes: int) -> None:
-    self._add(self._reading * num_bytes / self._num_bytes)
+  def read(self, num_characters: int) -> None:
+    self._add(self._reading * num_characters / self._num_bytes)
 
   def drawn(self, share: float) -> None:
     self._add(self._drawing * share)
@@ -536,16 +546,22 @@ class _Reporter:
     self._sequences += sequences
     self._add(self._writing * share)
 
-  def flush(self) -> None:
+  def finish(self) -> None:
+    """Reports what is left, bytes that make no character included."""
+    self._work += self._num_bytes - self._done
+    self._flush()
+
+  def _add(self, work: float) -> None:
+    self._done += work
+    self._work += work
+    if time.monotonic() - self._last_time > _REPORT_SECONDS:
+      self._flush()
+
+  def _flush(self) -> None:
     self._report(Progress(self._work, self._sequences))
     self._last_time = time.monotonic()
     self._work = 0.0
     self._sequences = 0
-
-  def _add(self, work: float) -> None:
-    self._work += work
-    if time.monotonic() - self._last_time > _REPORT_SECONDS:
-      self.flush()
 
 
 @functools.lru_cache(maxsize=1)
@@ -574,7 +590,7 @@ def check_file(path: str, report: workers.Report) -> Source:
   for text in text_blocks(path, digest):
     has_text = has_text or not text.isspace() and bool(text)
     reporter.read(len(text))
-  reporter.flush()
+  reporter.finish()
   if not has_text:
     raise ValueError(
         "--input_dir: {} holds no text; remove it, or split the text again"
@@ -604,6 +620,16 @@ def create_file(task: Task, report: workers.Report) -> Counts:
   if digest.hexdigest() != task.source.fingerprint:
     raise ValueError("--input_dir: {} was changed while this ran; start again"
                      .format(path))
+  try:
+    return _write_records(task, corpus, vocab, reporter)
+  except OSError as error:  # A full disk names no file.
+    raise OSError(error.errno, error.strerror, task.output_path) from error
+
+
+def _write_records(task: Task, corpus: Corpus, vocab: Mapping[str, int],
+                   reporter: _Reporter) -> Counts:
+  """Draws and writes the records of a corpus."""
+  settings = task.settings
   rng = random.Random(task.seed)
   sampler = Sampler(corpus, vocab, settings, rng)
   num_sequences = num_tokens = 0
@@ -631,7 +657,7 @@ def create_file(task: Task, report: workers.Report) -> Counts:
         writer.write(serialized)
       reporter.written(len(block), len(block) / num_sequences)
     writer.commit(task.manifest)
-  reporter.flush()
+  reporter.finish()
   return Counts(
       documents=sampler.num_documents, sequences=num_sequences,
       words=len(corpus.ids),
@@ -690,12 +716,15 @@ def create(input_dir: str, output_dir: str, output_base_name: str,
   vocab = tokenization.load_vocab(vocab_file)
   with open(vocab_file, "rb") as file:
     vocab_fingerprint = hashlib.sha256(file.read()).hexdigest()
+  if os.path.basename(output_base_name) != output_base_name:
+    raise ValueError("--output_base_name={} is a path; give a name, and the "
+                     "folder with --output_dir".format(output_base_name))
   paths = input_files(input_dir)
   if os.path.realpath(input_dir) == os.path.realpath(output_dir):
     raise ValueError("--output_dir={} is --input_dir too; records there would "
                      "be input next time: choose another folder".format(
                          output_dir))
-  num_workers = min(num_workers or os.cpu_count() or 1, len(paths))
+  num_workers = workers_that_fit(paths, num_workers, workers.available_memory())
   sources = _check(paths, num_workers)
   tasks = []
   for i, source in enumerate(sources):
@@ -712,18 +741,58 @@ def create(input_dir: str, output_dir: str, output_base_name: str,
     if not record_files.is_finished(task.output_path, manifest, overwrite):
       tasks.append(task)
   os.makedirs(output_dir, exist_ok=True)
+  _warn_of_older_outputs(output_dir, output_base_name, len(paths))
   counts = _create_files(tasks, num_workers)
   _log_counts(counts, settings)
+
+
+def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
+                     available: Optional[int]) -> int:
+  """Says how many workers to start.
+
+  Args:
+    paths: input files.
+    num_workers: what the user asks for, or None.
+    available: bytes of memory, or None where that is not known.
+
+  Returns:
+    num_workers; by default as many as there are cores and as fit into memory;
+    never more than files.
+
+  Raises:
+    ValueError: the files are too large for the memory.
+  """
+  sizes = sorted(map(os.path.getsize, paths), reverse=True)
+
+  def need(count: int) -> int:
+    return sum(_WORKER_BYTES + _BYTES_PER_INPUT_BYTE * size
+               for size in sizes[:count])
+
+  count = min(num_workers or os.cpu_count() or 1, len(paths))
+  if available is None:
+    return count
+  while num_workers is None and count > 1 and need(count) > available:
+    count -= 1
+  if need(count) > available:
+    room = max(available // count - _WORKER_BYTES, _WORKER_BYTES)
+    raise ValueError(
+        "--input_dir: the largest file has {:,} MB, and --num_workers={} needs "
+        "about {:,} MB of memory for such files where {:,} MB are available: "
+        "split the text again with --split_number={} or more{}".format(
+            sizes[0] >> 20, count, need(count) >> 20, available >> 20,
+            -(-sum(sizes) * _BYTES_PER_INPUT_BYTE // room),
+            ", or lower --num_workers" if count > 1 else ""))
+  return count
 
 
 def _check(paths: Sequence[str], num_workers: int) -> List[Source]:
   """Checks all input files, in parallel."""
   sources = {}
   with _bar("Checking", sum(map(os.path.getsize, paths))) as bar:
-    for index, source in workers.run(
-        check_file, paths, num_workers,
-        lambda progress: bar.update(progress.work)):
-      sources[index] = source
+    checked = workers.run(check_file, paths, num_workers,
+                          lambda progress: bar.update(progress.work))
+    with contextlib.closing(checked):
+      sources.update(checked)
   return [sources[i] for i in range(len(paths))]
 
 
@@ -741,20 +810,31 @@ def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
       bar.update(progress.work)
 
     try:
-      for index, file_counts in workers.run(
-          create_file, tasks, num_workers, show):
-        counts.append(file_counts)
-        if file_counts.documents == 1:
-          logging.warning(
-              "%s has one document only: its \"random\" next sentences come "
-              "from that same document. Use a smaller --split_number, or put "
-              "blank lines between documents.", tasks[index].source.path)
+      created = workers.run(create_file, tasks, num_workers, show)
+      with contextlib.closing(created):
+        for index, file_counts in created:
+          counts.append(file_counts)
+          if file_counts.documents == 1:
+            logging.warning(_ONE_DOCUMENT, tasks[index].source.path)
     finally:
       # What stopped workers have left.
       for task in tasks:
         with contextlib.suppress(FileNotFoundError):
           os.remove(record_files.partial_path(task.output_path))
   return counts
+
+
+def _warn_of_older_outputs(output_dir: str, output_base_name: str,
+                           num_files: int) -> None:
+  """Warns of outputs that belong to more input files than there are."""
+  pattern = re.compile(re.escape(output_base_name) + r"_([0-9]+)\.tfrecord")
+  for name in sorted(os.listdir(output_dir), key=record_files.natural_key):
+    match = pattern.fullmatch(name)
+    if match and int(match.group(1)) >= num_files:
+      logging.warning(
+          "%s is not of this run, which has %d input files: remove it unless "
+          "it belongs to the training data.", os.path.join(output_dir, name),
+          num_files)
 
 
 def _bar(title: str, num_bytes: int) -> tqdm.tqdm:

@@ -35,8 +35,8 @@ TEACHER_INDICES = "top_k_indices"
 FLOAT_FEATURES = (MASKED_LM_WEIGHTS, TEACHER_PROBABILITIES)
 
 MANIFEST_SUFFIX = ".json"
-# Records that are framed and written at once.
-_BUFFERED_RECORDS = 1000
+# Records that are framed and written at once: few enough for a core's cache.
+_BUFFERED_RECORDS = 256
 
 
 
