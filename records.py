@@ -1,8 +1,8 @@
-"""The records that the stages hand on: schema, files, manifests, datasets.
+"""The records that the stages hand on: schema, files, datasets.
 
-A record is one `tf.train.Example` for one sequence. This room owns the name,
-dtype and shape of every feature, how record files are found, read and
-written, and the manifest beside each file that says what made it.
+A record is one `tf.train.Example` for one sequence. This room owns the dtype
+and shape of every feature and how record files are found and read. What works
+without TensorFlow is in record_files.py, and is offered here too.
 
 Dimensions:
   B: sequences in a batch
@@ -12,12 +12,8 @@ Dimensions:
 """
 
 import collections
-import contextlib
-import dataclasses
 import hashlib
-import json
 import os
-import re
 from typing import (Any, Callable, Dict, Iterator, List, Mapping, NamedTuple,
                     Optional, Sequence, Tuple, Union)
 
@@ -25,21 +21,19 @@ from absl import logging
 import numpy as np
 import tensorflow as tf
 
-INPUT_IDS = "input_ids"
-INPUT_MASK = "input_mask"
-SEGMENT_IDS = "segment_ids"
-MASKED_LM_POSITIONS = "masked_lm_positions"
-MASKED_LM_IDS = "masked_lm_ids"
-MASKED_LM_WEIGHTS = "masked_lm_weights"
-NEXT_SENTENCE_LABELS = "next_sentence_labels"
-TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
-TEACHER_INDICES = "top_k_indices"
+# pylint: disable=unused-import
+from record_files import (
+    INPUT_IDS, INPUT_MASK, MANIFEST_SUFFIX, MASKED_LM_IDS, MASKED_LM_POSITIONS,
+    FLOAT_FEATURES, MASKED_LM_WEIGHTS, Manifest, NEXT_SENTENCE_LABELS,
+    RecordWriter, SEGMENT_IDS, TEACHER_INDICES, TEACHER_PROBABILITIES,
+    is_finished, manifest_path, natural_key, parse_manifest, partial_path,
+    write_atomically)
+# pylint: enable=unused-import
 
 # Records held back for shuffling: about 30 MB at S = 128, P = 20, K = 10.
 SHUFFLE_RECORDS = 10000
 # Files read side by side while training.
 _INTERLEAVED_FILES = 4
-_MANIFEST_SUFFIX = ".json"
 
 
 class RecordShape(NamedTuple):
@@ -102,7 +96,7 @@ def encode(features: Mapping[str, Any], unlabelled: bytes = b"") -> bytes:
   for name, values in features.items():
     values = np.asarray(values).ravel().tolist()
     feature = example.features.feature[name]
-    if name in (MASKED_LM_WEIGHTS, TEACHER_PROBABILITIES):
+    if name in FLOAT_FEATURES:
       feature.float_list.value[:] = values
     else:
       feature.int64_list.value[:] = values
@@ -133,12 +127,6 @@ def decode(serialized: tf.Tensor, shape: RecordShape) -> Dict[str, tf.Tensor]:
 # --- Finding files -----------------------------------------------------------
 
 
-def natural_key(path: str) -> Tuple[Any, ...]:
-  """Returns a sort key that puts `wiki_2` before `wiki_10`."""
-  words = re.split(r"([0-9]+)", path)
-  return [int(word) if i % 2 else word for i, word in enumerate(words)], path
-
-
 def find_files(patterns: str, flag: str) -> List[str]:
   """Lists the regular files that a flag's value names.
 
@@ -162,7 +150,7 @@ def find_files(patterns: str, flag: str) -> List[str]:
       matches = [
           path for path in matches
           if not os.path.basename(path).startswith(".")
-          and not path.endswith(_MANIFEST_SUFFIX)
+          and not path.endswith(MANIFEST_SUFFIX)
           and not tf.io.gfile.isdir(path)
       ]
     elif tf.io.gfile.isdir(pattern):
@@ -182,65 +170,11 @@ def find_files(patterns: str, flag: str) -> List[str]:
   return paths
 
 
-# --- Manifests ---------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Manifest:
-  """What made a record file; kept beside it as NAME.json.
-
-  Attributes:
-    stage: name of the script.
-    flags: value by name of the flags that shape the records.
-    fingerprints: content hash by name of the flag that names the file.
-    sources: content hash, or count of records, by name of the source file, in
-      the order in which they were read.
-    vocab_size: words in the vocabulary that the ids point into.
-    num_records: records in the file.
-    num_bytes: size of the file.
-  """
-  stage: str
-  flags: Mapping[str, Any]
-  fingerprints: Mapping[str, str]
-  sources: Mapping[str, Union[int, str]]
-  vocab_size: int
-  num_records: int = 0
-  num_bytes: int = 0
-
-  def difference(self, other: "Manifest") -> Optional[str]:
-    """Names the first way in which what made `other` is not what made this.
-
-    Counts are no part of it.
-
-    Returns:
-      "FLAG is THIS, not OTHER", or None where both say the same.
-    """
-    if self.stage != other.stage:
-      return "stage is {}, not {}".format(self.stage, other.stage)
-    for mine, theirs, name_format in (
-        (self.flags, other.flags, "--{}"),
-        (self.fingerprints, other.fingerprints, "the content of --{}"),
-        (self.sources, other.sources, "source file {}")):
-      for name in sorted(set(mine) | set(theirs)):
-        if mine.get(name) != theirs.get(name):
-          return "{} is {}, not {}".format(
-              name_format.format(name), mine.get(name), theirs.get(name))
-    if list(self.sources) != list(other.sources):
-      return "the order of the source files is {}, not {}".format(
-          ", ".join(self.sources), ", ".join(other.sources))
-    if self.vocab_size != other.vocab_size:
-      return "vocabulary size is {}, not {}".format(
-          self.vocab_size, other.vocab_size)
-    return None
-
-
-def manifest_path(path: str) -> str:
-  """Returns the path of the manifest of the record file `path`."""
-  return path + _MANIFEST_SUFFIX
+# --- Manifests and fingerprints ----------------------------------------------
 
 
 def read_manifest(path: str) -> Optional[Manifest]:
-  """Reads the manifest beside a record file.
+  """Reads the manifest beside a record file, local or remote.
 
   Args:
     path: the record file.
@@ -255,18 +189,7 @@ def read_manifest(path: str) -> Optional[Manifest]:
     return None
   with tf.io.gfile.GFile(manifest_path(path)) as file:
     text = file.read()
-  try:
-    manifest = Manifest(**json.loads(text))
-  except (TypeError, ValueError) as error:
-    raise ValueError("{} is not a manifest of this project ({}); remove it if "
-                     "{} is sound".format(manifest_path(path), error, path))
-  num_bytes = tf.io.gfile.stat(path).length
-  if manifest.num_bytes != num_bytes:
-    raise ValueError(
-        "{} has {} bytes, but its manifest {} says {}: the file was changed or "
-        "cut; make it again".format(path, num_bytes, manifest_path(path),
-                                    manifest.num_bytes))
-  return manifest
+  return parse_manifest(path, text, tf.io.gfile.stat(path).length)
 
 
 def file_fingerprint(path: str) -> str:
@@ -286,108 +209,7 @@ def checkpoint_fingerprint(checkpoint: str) -> str:
   return file_fingerprint(checkpoint + ".index")
 
 
-# --- Reading and writing -----------------------------------------------------
-
-
-class RecordWriter:
-  """Writes a record file that appears under its name only when it is whole.
-
-  The records go to a hidden file beside it. `commit` gives that file its name
-  and writes the manifest; without it, closing throws the hidden file away.
-  """
-
-  def __init__(self, path: str):
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    self._path = path
-    self._partial = partial_path(path)
-    self._writer = tf.io.TFRecordWriter(self._partial)
-    self.num_records = 0
-
-  def write(self, serialized: bytes) -> None:
-    """Appends one serialized Example."""
-    self._writer.write(serialized)
-    self.num_records += 1
-
-  def commit(self, manifest: Manifest) -> None:
-    """Gives the finished file its name.
-
-    Args:
-      manifest: what made it; the counts are filled in here.
-    """
-    self._writer.close()
-    sync(self._partial)
-    manifest = dataclasses.replace(
-        manifest, num_records=self.num_records,
-        num_bytes=os.path.getsize(self._partial))
-    # A manifest never stands beside records that it does not describe: the
-    # old records go first, and a manifest alone counts for nothing.
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(self._path)
-    write_atomically(
-        manifest_path(self._path),
-        json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
-    os.replace(self._partial, self._path)
-
-  def __enter__(self) -> "RecordWriter":
-    return self
-
-  def __exit__(self, *unused_exception) -> None:
-    self._writer.close()
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(self._partial)
-
-
-def partial_path(path: str) -> str:
-  """Returns the hidden name beside `path` that unfinished output has."""
-  folder, name = os.path.split(path)
-  return os.path.join(folder, ".{}.partial".format(name))
-
-
-def sync(path: str) -> None:
-  """Makes a file's bytes survive a power cut."""
-  with open(path, "rb") as file:
-    os.fsync(file.fileno())
-
-
-def write_atomically(path: str, text: str) -> None:
-  """Writes a small text file that is never half there."""
-  with open(partial_path(path), "w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(partial_path(path), path)
-
-
-def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
-  """Says whether an output is there already, made in just this way.
-
-  Args:
-    path: the record file to make.
-    wanted: what would make it.
-    overwrite: whether to make it again in any case.
-
-  Returns:
-    True where the finished file is kept, False where it is to be made.
-
-  Raises:
-    ValueError: there is a file that was made in another way.
-  """
-  if os.path.isdir(path):
-    raise ValueError("{} is a folder, not a file to write; name a file in it"
-                     .format(path))
-  if overwrite or not os.path.exists(path):
-    return False
-  found = read_manifest(path)
-  remedy = "keep it by choosing another name, or replace it with --overwrite"
-  if found is None:
-    raise ValueError("{} exists, and without a manifest nothing tells how it "
-                     "was made: {}".format(path, remedy))
-  difference = wanted.difference(found)
-  if difference:
-    raise ValueError("{} exists and was made differently: {}: {}".format(
-        path, difference, remedy))
-  logging.info("%s is finished: %d records kept.", path, found.num_records)
-  return True
+# --- Reading -----------------------------------------------------------------
 
 
 def read_records(path: str, flag: str) -> Iterator[bytes]:

@@ -1,0 +1,156 @@
+"""Tests of the splitting of texts."""
+
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+
+import pytest
+
+import split_text
+
+_SCRIPT = str(pathlib.Path(split_text.__file__).resolve())
+
+
+def _documents(text):
+  """Splits a text at its blank lines, line by line."""
+  documents = [[]]
+  for line in text.decode().split("\n"):
+    if line.strip():
+      documents[-1].append(line)
+    else:
+      documents.append([])
+  return [document for document in documents if document]
+
+
+def _random_text(rng, num_documents):
+  blanks = ("\n", "\n\n\n", " \n", "\r\n", "\t \n\n")
+  text = rng.choice(("", "\n\n", " \n"))
+  for _ in range(num_documents):
+    for _ in range(rng.choice((1, 1, 3, 20))):
+      text += rng.choice(("", "  ")) + "x\u00e9" * rng.randrange(1, 30)
+      text += rng.choice(("\n", "\r\n"))
+    text += rng.choice(blanks)
+  return (text + rng.choice(("", "\n", "no line end"))).encode()
+
+
+def _parts(folder, name="a"):
+  return [folder.joinpath("{}_{}.txt".format(name, i)).read_bytes()
+          for i in range(len(list(folder.iterdir())))]
+
+
+@pytest.mark.parametrize("search_bytes", [1, 7, 1 << 16])
+def test_parts_are_whole_documents_of_nearly_equal_size(
+    tmp_path, monkeypatch, search_bytes):
+  monkeypatch.setattr(split_text, "_SEARCH_BYTES", search_bytes)
+  rng = random.Random(search_bytes)
+  for case in range(60):
+    text = _random_text(rng, rng.randrange(1, 30))
+    source = tmp_path / "text.txt"
+    source.write_bytes(text)
+    documents = _documents(text)
+    num_parts = rng.randint(1, len(documents))
+    folder = tmp_path / str(case)
+    split_text.split(str(source), num_parts, str(folder), "a")
+    parts = _parts(folder)
+    assert len(parts) == num_parts
+    assert b"".join(parts) == text
+    assert [d for part in parts for d in _documents(part)] == documents
+    assert all(_documents(part) for part in parts)
+
+
+def test_parts_of_many_documents_differ_by_one_document_at_most(tmp_path):
+  source = tmp_path / "text.txt"
+  rng = random.Random(0)
+  source.write_text("".join(
+      "s\n" * rng.randrange(1, 500) + "\n" for _ in range(2000)))
+  split_text.split(str(source), 7, str(tmp_path / "out"), "a")
+  sizes = [len(part) for part in _parts(tmp_path / "out")]
+  assert max(sizes) - min(sizes) <= 1000
+
+
+@pytest.mark.parametrize("sizes", [(9000, 3, 3, 3), (3, 3, 3, 9000),
+                                   (3, 9000, 3, 3)])
+def test_one_large_document_leaves_no_part_empty(tmp_path, sizes):
+  source = tmp_path / "text.txt"
+  source.write_text("\n\n".join("x" * size for size in sizes))
+  split_text.split(str(source), 4, str(tmp_path / "out"), "a")
+  assert [len(part.strip()) for part in _parts(tmp_path / "out")] == list(sizes)
+
+
+def test_an_underscore_is_not_doubled(tmp_path):
+  (tmp_path / "text.txt").write_text("one\n\ntwo\n")
+  split_text.split(str(tmp_path / "text.txt"), 2, str(tmp_path / "out"), "a_")
+  assert sorted(os.listdir(tmp_path / "out")) == ["a_0.txt", "a_1.txt"]
+
+
+@pytest.mark.parametrize("text, flags, told", [
+    ("one\n\ntwo\n", {"split_number": "3"}, "--split_number=3 .*2 documents"),
+    ("one\ntwo\n", {"split_number": "2"}, "--split_number=2 .*1 documents"),
+    ("", {}, "--read_file.*no text"),
+    (" \n\n", {}, "--read_file.*no text"),
+    ("one\n", {"split_number": "0"}, "split_number"),
+    ("one\n", {"read_file": "none.txt"}, "--read_file.*none.txt"),
+    ("one\n", {"name_base": "a/b"}, "--name_base=a/b"),
+    ("one\n", {"folder": None}, "missing --folder"),
+])
+def test_bad_input_ends_in_one_line(tmp_path, text, flags, told):
+  (tmp_path / "text.txt").write_text(text)
+  result = _run(tmp_path, **flags)
+  assert result.returncode == 1
+  assert result.stderr.count("\n") == 1
+  assert re.search(told, result.stderr), result.stderr
+  assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_larger_split_are_an_error(tmp_path):
+  (tmp_path / "text.txt").write_text("one\n\ntwo\n\nthree\n")
+  assert _run(tmp_path, split_number="3").returncode == 0
+  assert _run(tmp_path, split_number="3").returncode == 0
+  result = _run(tmp_path, split_number="2")
+  assert result.returncode == 1
+  assert "a_2.txt" in result.stderr and "a_1.txt" not in result.stderr
+  assert (tmp_path / "out/a_1.txt").read_text() == "two\n\n"
+
+
+def test_the_text_is_not_overwritten_by_its_part(tmp_path):
+  (tmp_path / "out").mkdir()
+  text = tmp_path / "out/a_1.txt"
+  text.write_text("one\n\ntwo\n")
+  result = _run(tmp_path, read_file=str(text))
+  assert result.returncode == 1 and "overwritten" in result.stderr
+  assert text.read_text() == "one\n\ntwo\n"
+
+
+def test_an_error_leaves_nothing_half_written(tmp_path, monkeypatch):
+  (tmp_path / "text.txt").write_text("one\n\ntwo\n")
+
+  def fail(*unused_paths):
+    raise OSError("no room")
+
+  monkeypatch.setattr(split_text.os, "replace", fail)
+  with pytest.raises(OSError, match="no room"):
+    split_text.split(str(tmp_path / "text.txt"), 2, str(tmp_path / "out"), "a")
+  assert os.listdir(tmp_path / "out") == []
+
+
+def test_it_does_without_tensorflow():
+  subprocess.run(
+      [sys.executable, "-c", "import sys, split_text; assert not "
+       "{'tensorflow', 'numpy'} & set(sys.modules)"],
+      cwd=os.path.dirname(_SCRIPT), check=True)
+
+
+def _run(where, **changes):
+  """Runs the script on where/text.txt; a flag that is None is left out."""
+  flags = dict(read_file="text.txt", split_number="2", folder="out",
+               name_base="a")
+  flags.update(changes)
+  command = [sys.executable, _SCRIPT]
+  for name, value in flags.items():
+    if value is not None:
+      command += ["--" + name, value]
+  return subprocess.run(command, cwd=where, capture_output=True, text=True,
+                        check=False)
