@@ -529,7 +529,7 @@ class _Reporter:
               _WRITING_SHARE * dupe_factor)
     self._reading, self._drawing, self._writing = (
         num_bytes * share / sum(shares) for share in shares)
-    self._num_bytes = num_bytes
+    self._num_bytes = num_bytes or 1
     self._report = report
     self._last_time = time.monotonic()
     self._done = 0.0
