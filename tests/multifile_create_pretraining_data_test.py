@@ -422,6 +422,18 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, vocab_file):
   assert os.listdir(tmp_path / "out") == []
 
 
+def test_a_file_that_changes_meanwhile_is_an_error(
+    tmp_path, vocab_file, monkeypatch):
+  _input(tmp_path, "a cat\n\na dog\n")
+  source = stage.check_file(str(tmp_path / "in/t_0.txt"), lambda report: None)
+  _input(tmp_path, "a cat\n\na mat\n")
+  monkeypatch.setattr(stage, "check_file", lambda *arguments: source)
+  with pytest.raises(ValueError, match="t_0.txt was changed"):
+    _in_process(tmp_path, vocab_file, stage.Settings(
+        **reference.Settings()._asdict()))
+  assert not list(tmp_path.glob("*direct*"))
+
+
 def test_one_document_is_told_but_made(tmp_path, vocab_file):
   _input(tmp_path, _random_text(random.Random(0), 1, max_sentences=40))
   result = _run(tmp_path)
