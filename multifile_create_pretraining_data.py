@@ -290,6 +290,7 @@ class Sampler:
     self._getrandbits = rng.getrandbits
     self._mask_id = vocab[tokenization.MASK_TOKEN]
     self._replacements = list(vocab.values())
+    self._positions = list(range(settings.max_seq_length))
     self._continues_word = None
     if settings.do_whole_word_mask:
       is_continuation = np.zeros(max(vocab.values()) + 1, bool)
@@ -364,9 +365,7 @@ class Sampler:
           first, first_length, second, second_length)
       padding = [0] * (settings.max_predictions_per_seq - len(positions))
       rows.extend([first, first_length, second, second_length, is_random_next,
-                   len(positions)])
-      rows.extend(positions + padding)
-      rows.extend(new_ids + padding)
+                   len(positions), *positions, *padding, *new_ids, *padding])
     return rows
 
   def _random_second(self, index: int, target: int) -> Tuple[int, int]:
@@ -390,8 +389,8 @@ class Sampler:
     num_masked = min(
         settings.max_predictions_per_seq,
         max(1, round((num_tokens + _NUM_SPECIAL) * settings.masked_lm_prob)))
-    positions = list(range(1, num_tokens + 2))
-    del positions[first_length]  # [SEP]
+    positions = (self._positions[1:first_length + 1]
+                 + self._positions[first_length + 2:num_tokens + 2])
     if self._continues_word is None:
       shuffle(positions, self._getrandbits, num_masked)
       del positions[num_masked:]
@@ -400,10 +399,11 @@ class Sampler:
           self._continues_word[first:first + first_length]
           + self._continues_word[second:second + second_length])
       positions = self._whole_words(positions, continues_word, num_masked)
+    mask_id = self._mask_id
     new_ids = []
     for _ in positions:
       if rand() < _MASK_RATE:
-        new_ids.append(self._mask_id)
+        new_ids.append(mask_id)
       elif rand() < _KEEP_RATE:
         new_ids.append(_KEPT)
       else:
@@ -529,7 +529,7 @@ class _Reporter:
               _WRITING_SHARE * dupe_factor)
     self._reading, self._drawing, self._writing = (
         num_bytes * share / sum(shares) for share in shares)
-    self._num_bytes = num_bytes
+    self._num_bytes = num_bytes or 1
     self._report = report
     self._last_time = time.monotonic()
     self._done = 0.0
@@ -806,7 +806,7 @@ def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
       nonlocal num_sequences
       num_sequences += progress.sequences
       bar.set_postfix_str("{}/{} files, {:,} sequences".format(
-          len(counts), len(tasks), num_sequences), refresh=False)
+          len(counts), len(tasks), num_sequences))
       bar.update(progress.work)
 
     try:
@@ -814,6 +814,7 @@ def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
       with contextlib.closing(created):
         for index, file_counts in created:
           counts.append(file_counts)
+          show(Progress(0.0, 0))
           if file_counts.documents == 1:
             logging.warning(_ONE_DOCUMENT, tasks[index].source.path)
     finally:

@@ -7,18 +7,18 @@ splits each word into the longest pieces that the vocabulary has.
 Neither step looks beyond the space around a word, so what a word gives is
 kept: where words repeat, text costs one dictionary look-up a word.
 
-Inside this room a sequence of ids is a string: the character chr(i) stands for
-id i. Nothing in the standard library joins many short sequences of integers as
-fast as `str.join`, nor keeps them as small.
+Inside this room a sequence of ids is a bytes object of int32: nothing in the
+standard library joins many short sequences of integers as fast as `bytes.join`,
+and few things keep them as small.
 
 This room needs the standard library alone.
 """
 
 import array
 import re
-import sys
+import struct
 import unicodedata
-from typing import Dict, Iterable, List, Mapping, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
 
 UNKNOWN_TOKEN = "[UNK]"
 CLASS_TOKEN = "[CLS]"
@@ -33,8 +33,7 @@ _MAX_WORD_LENGTH = 200
 # Words whose ids are kept, and how long they may be: at most about 50 MB.
 _MAX_CACHED_WORDS = 1 << 18
 _MAX_CACHED_LENGTH = 64
-# How an id string is spelt as 32-bit integers.
-_INT32_CODEC = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
+_INT32 = struct.Struct("=i")
 # The words and marks of ASCII text without control characters.
 _ASCII_TOKENS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
 # Code points that BERT sets apart one by one, as Chinese and Japanese have no
@@ -66,10 +65,6 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
       raise ValueError(
           "--vocab_file: {} is not UTF-8 text ({}); give a BERT vocab.txt with "
           "one token a line".format(vocab_file, error))
-  if len(vocab) > sys.maxunicode:
-    raise ValueError("--vocab_file: {} has {} lines, which is more than {}; "
-                     "give a BERT vocab.txt".format(
-                         vocab_file, len(vocab), sys.maxunicode))
   missing = [token for token in SPECIAL_TOKENS if token not in vocab]
   if missing:
     raise ValueError(
@@ -161,7 +156,7 @@ class WordpieceTokenizer:
     Args:
       vocab: ids by token.
     """
-    self._first = {token: chr(index) for token, index in vocab.items()}
+    self._first = {token: _INT32.pack(index) for token, index in vocab.items()}
     self._next = {
         token[len(CONTINUATION_PREFIX):]: ids
         for token, ids in self._first.items()
@@ -171,30 +166,30 @@ class WordpieceTokenizer:
     self._max_first = max(map(len, self._first))
     self._max_next = max(map(len, self._next), default=0)
 
-  def encode(self, word: str) -> str:
-    """Returns the id string of a word's pieces, or that of [UNK]."""
-    # The loops are spelt out: with a cold cache this is where time goes.
-    if word in self._first:
-      return self._first[word]
-    length = len(word)
-    if length > _MAX_WORD_LENGTH:
+  def plain_words(self) -> Iterator[Tuple[str, bytes]]:
+    """Yields the words of ASCII letters and digits that are one token."""
+    return ((token, ids) for token, ids in self._first.items()
+            if token.isalnum() and token.isascii())
+
+  def encode(self, word: str) -> bytes:
+    """Returns the ids of a word's pieces, or the one of [UNK]."""
+    if len(word) > _MAX_WORD_LENGTH:
       return self._unknown
-    pieces = self._first
-    end = max(1, min(length - 1, self._max_first))
-    while word[:end] not in pieces:
-      end -= 1
-      if end <= 0:
+    piece = word[:self._max_first]
+    while piece not in self._first:
+      piece = piece[:-1]
+      if not piece:
         return self._unknown
-    ids = pieces[word[:end]]
-    pieces = self._next
-    while end < length:
-      start = end
-      end = min(length, start + self._max_next)
-      while word[start:end] not in pieces:
-        end -= 1
-        if end <= start:
+    ids = self._first[piece]
+    rest = word[len(piece):]
+    while rest:
+      piece = rest[:self._max_next]
+      while piece not in self._next:
+        piece = piece[:-1]
+        if not piece:
           return self._unknown
-      ids += pieces[word[start:end]]
+      ids += self._next[piece]
+      rest = rest[len(piece):]
     return ids
 
 
@@ -211,10 +206,11 @@ class FullTokenizer:
     self._vocab = vocab
     self._tokens = {index: token for token, index in vocab.items()}
     self._cache = _WordCache(vocab, do_lower_case)
+    self._encode = self._encoder()
 
   def encode(self, text: str) -> List[int]:
     """Returns the ids of the tokens of `text`."""
-    return list(map(ord, self._encode(text)))
+    return array.array("i", self._encode(text)).tolist()
 
   def encode_lines(self, lines: Iterable[str]
                   ) -> Tuple["array.array[int]", "array.array[int]"]:
@@ -226,12 +222,16 @@ class FullTokenizer:
     Returns:
       The ids of all lines, int32, and the number of ids of each line, int32.
     """
-    encoded = [self._encode(line) for line in lines]
-    lengths = array.array("i", map(len, encoded))
-    ids = array.array("i")
-    # An id may be a surrogate, which is no character of its own.
-    ids.frombytes("".join(encoded).encode(_INT32_CODEC, "surrogatepass"))
-    return ids, lengths
+    encoded = list(map(self._encode, lines))
+    lengths = [len(ids) // _INT32.size for ids in encoded]
+    return (array.array("i", b"".join(encoded)), array.array("i", lengths))
+
+  def _encoder(self) -> Callable[[str], bytes]:
+    """Returns the function that turns a line into ids."""
+    # A closure finds these faster than a method; this runs once a line.
+    join = b"".join
+    ids_of_word = self._cache.__getitem__
+    return lambda text: join(map(ids_of_word, text.split(" ")))
 
   def tokenize(self, text: str) -> List[str]:
     """Returns the tokens of `text`."""
@@ -245,12 +245,8 @@ class FullTokenizer:
     """Returns the id of each token."""
     return [self._vocab[token] for token in tokens]
 
-  def _encode(self, text: str) -> str:
-    return "".join(map(self._cache.__getitem__, text.split(" ")))
-
-
 class _WordCache(dict):
-  """Id strings by word, as spaces cut words out; computed once for each.
+  """Ids by word, as spaces cut words out; computed once for each.
 
   When it is full it starts afresh: the common words are back at once.
   """
@@ -260,25 +256,24 @@ class _WordCache(dict):
     self._do_lower_case = do_lower_case
     self._basic = BasicTokenizer(do_lower_case)
     self._wordpiece = WordpieceTokenizer(vocab)
+    self.update(
+        (word, ids) for word, ids in self._wordpiece.plain_words()
+        if not (do_lower_case and word != word.lower()))
 
-  def __missing__(self, word: str) -> str:
-    ids = self._encode(word)
+  def __missing__(self, word: str) -> bytes:
+    encode = self._wordpiece.encode
+    if word.isalnum() and word.isascii():
+      ids = encode(word.lower() if self._do_lower_case else word)
+    elif word.isascii() and word.isprintable():
+      tokens = _ASCII_TOKENS.findall(
+          word.lower() if self._do_lower_case else word)
+      # The parts of "don't" are words that come again.
+      ids = b"".join(map(
+          self.__getitem__ if len(tokens) > 1 else encode, tokens))
+    else:
+      ids = b"".join(map(encode, self._basic.tokenize(word)))
     if len(self) >= _MAX_CACHED_WORDS:
       self.clear()
     if len(word) <= _MAX_CACHED_LENGTH:
       self[word] = ids
     return ids
-
-  def _encode(self, word: str) -> str:
-    if word.isascii() and word.isprintable():
-      if self._do_lower_case:
-        word = word.lower()
-      if word.isalnum():
-        return self._wordpiece.encode(word)
-      tokens = _ASCII_TOKENS.findall(word)
-      if len(tokens) > 1:
-        # The parts of "don't" are words that come again.
-        return "".join(map(self.__getitem__, tokens))
-    else:
-      tokens = self._basic.tokenize(word)
-    return "".join(map(self._wordpiece.encode, tokens))

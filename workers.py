@@ -10,12 +10,11 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
-import os
 import re
 import signal
-import threading
 import traceback
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import (Any, Callable, Iterator, NamedTuple, Optional, Sequence,
+                    Tuple)
 
 Report = Callable[[Any], None]
 
@@ -106,9 +105,6 @@ def _start(function: Callable[[Any, Report], Any]):
 def _work(connection: multiprocessing.connection.Connection,
           function: Callable[[Any, Report], Any]) -> None:
   """Does tasks until the parent ends this process."""
-  # A parent that was killed cannot stop its workers.
-  threading.Thread(target=_exit_with_parent, daemon=True).start()
-
   def report(value: Any) -> None:
     connection.send(_Message(report=value))
 
@@ -127,12 +123,7 @@ def _work(connection: multiprocessing.connection.Connection,
         message = _Message(error=RuntimeError(traceback.format_exc()))
       connection.send(message)
   except (EOFError, ConnectionError):
-    pass  # The parent is gone.
-
-
-def _exit_with_parent() -> None:
-  multiprocessing.parent_process().join()
-  os._exit(1)
+    pass  # The parent was killed, and could not stop this process.
 
 
 def _death(exit_code: int) -> str:

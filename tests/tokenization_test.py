@@ -136,7 +136,6 @@ def test_a_full_cache_changes_nothing(vocab, monkeypatch):
 
 
 def test_large_vocabularies_keep_their_ids():
-  # Ids of surrogates and beyond 16 bits are strings inside the tokenizer.
   vocab = {"[UNK]": 0}
   vocab.update(("w{}".format(i), i) for i in range(1, 0x12000))
   tokenizer = tokenization.FullTokenizer(vocab)
