@@ -1,8 +1,6 @@
 """Tests of the trainer under Horovod, with two real processes."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,10 +9,6 @@ import records
 import tiny
 
 _SCRIPT = "network_distillation_distributed_truncated.py"
-_BIN = os.path.dirname(sys.executable)
-_MPIRUN = ("mpirun -np 2 -H localhost:2 -bind-to none -map-by slot "
-           "-x NCCL_DEBUG=INFO -x LD_LIBRARY_PATH -x PATH -mca pml ob1 "
-           "-mca btl ^openib").split()
 _HOROVODRUN = "horovodrun -np 2 --gloo".split()
 
 # Runs the trainer, and afterwards saves what each process has seen and holds.
@@ -61,17 +55,6 @@ command_line.run(trainer.main)
 """
 
 
-def _launch(launcher, script, *arguments):
-  """Runs a script in two processes; returns what they said."""
-  environment = dict(
-      os.environ, PATH=_BIN + os.pathsep + os.environ["PATH"],
-      OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-  return subprocess.run(
-      [*launcher, "python", str(script), *map(str, arguments)], cwd=tiny.ROOT,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-      text=True, check=False, env=environment, timeout=300)
-
-
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
   """A config and 16 labelled records, each with a first word of its own."""
@@ -101,7 +84,7 @@ def test_two_processes_train_one_model(tmp_path, folder):
   """Without a checkpoint to start from: rank 0's start reaches rank 1."""
   script = tmp_path / "spy.py"
   script.write_text(_SPY.format(root=str(tiny.ROOT), folder=str(tmp_path)))
-  result = _launch(_MPIRUN, script, *_arguments(folder, tmp_path / "out"))
+  result = tiny.launch(tiny.MPIRUN, script, *_arguments(folder, tmp_path / "out"))
   assert result.returncode == 0, result.stderr
   first, second = (np.load(tmp_path / "rank_{}.npz".format(rank))
                    for rank in range(2))
@@ -126,7 +109,7 @@ def test_processes_do_what_one_does_with_both_batches(tmp_path, folder):
       tmp_path / "equal.tfrecord", [tiny.random_features(generator)] * 4)
   arguments = [
       "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]
-  both = _launch(_MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "both"),
+  both = tiny.launch(tiny.MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "both"),
                  *arguments)
   assert both.returncode == 0, both.stderr
   single = tiny.run_script(
@@ -143,7 +126,7 @@ def test_processes_do_what_one_does_with_both_batches(tmp_path, folder):
 
 def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
   arguments = _arguments(folder, tmp_path / "out")
-  result = _launch(_HOROVODRUN, _SCRIPT, *arguments)
+  result = tiny.launch(_HOROVODRUN, _SCRIPT, *arguments)
   assert result.returncode == 0, result.stdout + result.stderr
   log = result.stdout + result.stderr
   assert log.count("global_step = 4") == 1
@@ -151,13 +134,13 @@ def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
             if name.startswith("events")]
   assert len(events) == 1
   # Finished training is not begun again, by neither process.
-  again = _launch(_HOROVODRUN, _SCRIPT, *arguments)
+  again = tiny.launch(_HOROVODRUN, _SCRIPT, *arguments)
   assert again.returncode == 0, again.stdout + again.stderr
   assert (again.stdout + again.stderr).count("training is finished") == 1
 
 
 def test_bad_input_ends_all_processes(tmp_path, folder):
-  result = _launch(_MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "out"),
+  result = tiny.launch(tiny.MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "out"),
                    "--input_file=none.tfrecord")
   assert result.returncode == 1
   assert "--input_file: there is no file none.tfrecord" in result.stderr

@@ -1,6 +1,12 @@
 """Tests of the extraction of teacher labels, as a script."""
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -29,7 +35,7 @@ def _folder(tmp_path_factory):
   return folder
 
 
-def _run(folder, output_file, *more, **changes):
+def _arguments(folder, output_file, *more, **changes):
   values = dict({
       "bert_config_file": folder / "bert_config.json",
       "input_file": folder / "masked_*.tfrecord",
@@ -37,8 +43,12 @@ def _run(folder, output_file, *more, **changes):
       "init_checkpoint": folder / "bert_model.ckpt",
       "truncation_factor": 4,
   }, **changes)
-  return tiny.run_script(_SCRIPT, *tiny.SHAPE_FLAGS, *more, *(
-      "--{}={}".format(name, value) for name, value in values.items()))
+  return [*tiny.SHAPE_FLAGS, *more, *(
+      "--{}={}".format(name, value) for name, value in values.items())]
+
+
+def _run(*arguments, **changes):
+  return tiny.run_script(_SCRIPT, *_arguments(*arguments, **changes))
 
 
 def _decode(paths, shape=tiny.SHAPE):
@@ -56,7 +66,10 @@ def test_help_lists_the_flags_with_their_defaults():
                "truncation_factor (default: 10)",
                "max_seq_length (default: 128)",
                "max_predictions_per_seq (default: 20)",
-               "batch_size (default: 32)", "overwrite (default: False)"):
+               "batch_size (default: 32)", "overwrite (default: False)",
+               "precision (default: fp32)", "use_xla (default: False)",
+               "temperature (default: 1.0)", "tail_samples (default: 0)",
+               "random_seed (default: 12345)"):
     assert "  --" + line in result.stdout
 
 
@@ -145,6 +158,7 @@ def test_the_golden_labels(tmp_path, shared):
     ({"init_checkpoint": "none.ckpt"}, ("--init_checkpoint", "none.ckpt")),
     ({"truncation_factor": 30}, ("--truncation_factor=30", "29")),
     ({"max_seq_length": 9}, ("--max_seq_length=9", "=10")),
+    ({"tail_samples": 4}, ("--tail_samples=4", "--truncation_factor=4")),
 ])
 def test_bad_input_is_one_line(tmp_path, folder, changes, told):
   result = _run(folder, tmp_path / "out" / "labelled.tfrecord", **changes)
@@ -174,3 +188,130 @@ def test_a_damaged_record_ends_the_run_without_output(tmp_path, folder):
                 input_file=tmp_path / "masked.tfrecord")
   tiny.assert_one_line_error(result, "--input_file", "damaged")
   assert not (tmp_path / "out").exists()
+
+
+def test_the_draws_depend_on_seed_and_record_alone(tmp_path, folder):
+  """Not on batches, nor on which file a record is in."""
+  shape = tiny.SHAPE._replace(truncation_factor=6)
+  outputs = []
+  for name, changes in (
+      ("one", {"batch_size": 3}), ("two", {"batch_size": 1}),
+      ("three", {"random_seed": 1})):
+    path = tmp_path / name
+    result = _run(folder, path, tail_samples=4, truncation_factor=6,
+                  temperature=2, **changes)
+    assert result.returncode == 0, result.stderr
+    outputs.append(_decode([path], shape))
+  is_slot = outputs[0][records.MASKED_LM_WEIGHTS] > 0
+  np.testing.assert_allclose(
+      outputs[0][records.TEACHER_PROBABILITIES][is_slot].sum(axis=-1), 1,
+      rtol=1e-5)
+  indices = [output[records.TEACHER_INDICES] for output in outputs]
+  np.testing.assert_array_equal(indices[0], indices[1])
+  np.testing.assert_array_equal(indices[0][..., :2], indices[2][..., :2])
+  assert (indices[0] != indices[2]).any()
+
+
+@pytest.fixture(name="long_run", scope="module")
+def _long_run(tmp_path_factory, folder):
+  """Arguments of a run of 60 windows, and what it gives."""
+  long_folder = tmp_path_factory.mktemp("long")
+  generator = np.random.default_rng(6)
+  tiny.write_records(long_folder / "masked.tfrecord", [
+      tiny.random_features(generator) for _ in range(970)])
+  changes = {"input_file": long_folder / "masked.tfrecord", "batch_size": 1}
+  result = _run(folder, long_folder / "whole.tfrecord", **changes)
+  assert result.returncode == 0, result.stderr
+  return changes, (long_folder / "whole.tfrecord").read_bytes()
+
+
+def _stop_midway(arguments, partial, signal_number, windows):
+  """Starts a run and stops it some windows later; returns what it said."""
+  process = subprocess.Popen(
+      [sys.executable, str(tiny.ROOT / _SCRIPT), *arguments],
+      stderr=subprocess.PIPE, text=True)
+  start = partial.stat().st_size if partial.exists() else 0
+  while process.poll() is None and (
+      not partial.exists() or partial.stat().st_size < start + 3000 * windows):
+    time.sleep(0.001)
+  process.send_signal(signal_number)
+  return process.communicate()[1], process.returncode
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, folder, long_run):
+  changes, whole = long_run
+  output = tmp_path / "labelled.tfrecord"
+  partial = tmp_path / ".labelled.tfrecord.partial"
+  arguments = _arguments(folder, output, **changes)
+  moments = random.Random(0)
+  for _ in range(3):
+    _stop_midway(arguments, partial, signal.SIGKILL, moments.uniform(2, 8))
+    assert not output.exists() and partial.exists()
+  said, code = _stop_midway(arguments, partial, signal.SIGTERM, 2)
+  assert code == 130
+  assert said.splitlines()[-1].endswith(
+      "interrupted; what is labelled is kept: the same command goes on from "
+      "here")
+  tiny.assert_one_line_error(
+      _run(folder, output, "--temperature=2", **changes),
+      "--temperature is 2.0, not 1.0", "--overwrite")
+  result = _run(folder, output, **changes)
+  assert "Going on behind record" in result.stderr
+  assert output.read_bytes() == whole
+  assert sorted(os.listdir(tmp_path)) == [
+      "labelled.tfrecord", "labelled.tfrecord.json"]
+
+
+def test_what_is_behind_the_last_window_is_written_again(
+    tmp_path, folder, long_run):
+  """A kill may leave records that the progress does not count, or half one."""
+  changes, whole = long_run
+  output = tmp_path / "labelled.tfrecord"
+  partial = tmp_path / ".labelled.tfrecord.partial"
+  arguments = _arguments(folder, output, **changes)
+  _stop_midway(arguments, partial, signal.SIGKILL, 3)
+  with open(partial, "ab") as file:
+    file.write(b"half a record")
+  assert _run(folder, output, **changes).returncode == 0
+  assert output.read_bytes() == whole
+
+
+def test_processes_label_shares_in_order(tmp_path, folder, long_run):
+  changes, whole = long_run
+  arguments = _arguments(folder, tmp_path / "labelled.tfrecord", **changes)
+  parts = ["labelled-00000-of-00002.tfrecord",
+           "labelled-00001-of-00002.tfrecord"]
+  # Only the first part is there, as if the other process had died.
+  result = tiny.launch(tiny.MPIRUN, _SCRIPT, *arguments)
+  assert result.returncode == 0, result.stderr
+  (tmp_path / parts[1]).unlink()
+  kept = (tmp_path / parts[0]).stat().st_mtime_ns
+  result = tiny.launch(tiny.MPIRUN, _SCRIPT, *arguments)
+  assert result.returncode == 0, result.stderr
+  assert (tmp_path / parts[0]).stat().st_mtime_ns == kept
+  (tmp_path / "whole.tfrecord").write_bytes(whole)
+  found = _decode([tmp_path / part for part in parts])
+  wanted = _decode([tmp_path / "whole.tfrecord"])
+  for name, values in wanted.items():
+    np.testing.assert_allclose(found[name], values, atol=1e-6)
+
+
+def test_a_process_that_dies_ends_the_job(tmp_path, folder, long_run):
+  changes, _ = long_run
+  script = tmp_path / "dies.py"
+  script.write_text(
+      "import os, runpy, sys\n"
+      "if os.environ['OMPI_COMM_WORLD_RANK'] == '1':\n"
+      "  import horovod.tensorflow as hvd\n"
+      "  hvd.init()\n"
+      "  os.kill(os.getpid(), 9)\n"
+      "sys.path.insert(0, {0!r})\n"
+      "sys.argv[0] = {0!r} + '/{1}'\n"
+      "runpy.run_path(sys.argv[0], run_name='__main__')\n".format(
+          str(tiny.ROOT), _SCRIPT))
+  start = time.monotonic()
+  result = tiny.launch(
+      tiny.MPIRUN, script,
+      *_arguments(folder, tmp_path / "labelled.tfrecord", **changes))
+  assert result.returncode != 0
+  assert time.monotonic() - start < 60

@@ -63,6 +63,29 @@ def test_padding_changes_nothing():
   np.testing.assert_allclose(before[0], after[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("num_hidden_layers", [1, 2])
+def test_the_narrow_last_layer_gives_the_same_scores(num_hidden_layers):
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
+  variables = tiny.random_variables(config)
+  generator = np.random.default_rng(2)
+  features = reference_bert.batch(
+      [tiny.random_features(generator) for _ in range(6)])
+  is_real = features[records.MASKED_LM_WEIGHTS].numpy() > 0
+  assert 0 < is_real.mean() < 1
+  wanted, _ = _scores(config, variables, features)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    inputs = [tf.constant(features[name].numpy(), tf.int32) for name in (
+        records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS,
+        records.MASKED_LM_POSITIONS)]
+    logits = modeling.real_masked_lm_logits(config, *inputs,
+                                            tf.constant(is_real))
+    for variable in tf1.trainable_variables():
+      variable.load(variables[variable.op.name], session)
+    found = session.run(logits)
+  np.testing.assert_allclose(found, wanted[is_real.ravel()], atol=1e-5)
+
+
 def test_gelu_is_the_tanh_form():
   # 0.5 x (1 + tanh(0.7978845608 (x + 0.044715 x^3))), by hand. The form with
   # the error function gives 0.8413447 at 1.

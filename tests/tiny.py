@@ -1,6 +1,7 @@
 """A BERT of one layer, its records, and scripts as subprocesses."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -20,6 +21,10 @@ CONFIG = modeling.BertConfig(
 SHAPE = records.RecordShape(
     max_seq_length=10, max_predictions_per_seq=3, truncation_factor=4)
 SHAPE_FLAGS = ("--max_seq_length=10", "--max_predictions_per_seq=3")
+# As the README has it.
+MPIRUN = ("mpirun -np 2 -H localhost:2 -bind-to none -map-by slot "
+           "-x NCCL_DEBUG=INFO -x LD_LIBRARY_PATH -x PATH -mca pml ob1 "
+           "-mca btl ^openib").split()
 
 
 def run_script(name, *arguments, cwd=ROOT):
@@ -27,6 +32,18 @@ def run_script(name, *arguments, cwd=ROOT):
   return subprocess.run(
       [sys.executable, str(ROOT / name), *map(str, arguments)], cwd=cwd,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+
+
+def launch(launcher, script, *arguments):
+  """Runs a script in two processes; returns what they said."""
+  path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+  environment = dict(
+      os.environ, PATH=path,
+      OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+  return subprocess.run(
+      [*launcher, "python", str(script), *map(str, arguments)], cwd=ROOT,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+      text=True, check=False, env=environment, timeout=300)
 
 
 def assert_one_line_error(result, *words):
