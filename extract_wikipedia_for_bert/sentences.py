@@ -1,0 +1,122 @@
+"""Splits a paragraph into sentences.
+
+The library sentencex finds the boundaries; the rules here are ours, for what
+it leaves together (inside quotation marks, after a whole sentence in
+parentheses) and for what it takes apart (abbreviations, numbers of lists).
+"""
+
+import re
+from typing import List
+
+import sentencex
+
+# sentencex never splits inside quotation marks: it looks at the text without
+# them. ’ is the apostrophe too; the boundaries are the same without it.
+_QUOTATION_MARKS = "\"“”„‟«»‹›‘’‚‛「」『』《》"
+_QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
+_CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
+# The marks that end a sentence in the scripts of Wikipedia's languages.
+TERMINAL_MARKS = ".!?…。！？．｡؟۔।॥։።።៕"
+_ENDS_SENTENCE = re.compile(
+    "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS) + r"\s]*$")
+# Never the end of a sentence, whatever follows.
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
+    r"(?:[Vv]ol|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Cmdr|Comdr"
+    r"|Brig|Rev|Hon|Msgr|Fr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl"
+    r"|e\.g|i\.e)\.$")
+# The end of a sentence unless a number follows: "No. 5", "lbs. 20".
+_ABBREVIATION_BEFORE_NUMBER = re.compile(
+    r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
+    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|op|Op|lbs?|sq|est|[ivxl]+"
+    r"|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?|[Oo]ct|[Nn]ov"
+    r"|[Dd]ec)\.$")
+_LIST_NUMBER = re.compile(r"^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]$")
+_WHOLE_PARENTHESIS = re.compile(
+    r"^\([^()]*[" + TERMINAL_MARKS + r"][" + _QUOTATION_MARKS + r"]*\)\s+(?=\S)")
+
+
+def split(paragraph: str, language: str = "en") -> List[str]:
+  """Splits a paragraph into sentences.
+
+  Args:
+    paragraph: text without line breaks.
+    language: a language code; for one that sentencex does not know it uses a
+      related language or English.
+
+  Returns:
+    The sentences, stripped. Joined by single spaces they are the paragraph,
+    save for the space between them.
+  """
+  pieces: List[str] = []
+  for piece in _pieces(paragraph, language):
+    if pieces and _belongs_together(pieces[-1], piece):
+      pieces[-1] += piece
+    else:
+      pieces.append(piece)
+  sentences = []
+  for piece in pieces:
+    sentences.extend(_split_after_parenthesis(piece.strip()))
+  return [sentence for sentence in sentences if sentence]
+
+
+def is_ended(sentence: str) -> bool:
+  """Says whether a sentence ends in a terminal mark (and closing marks)."""
+  return _ENDS_SENTENCE.search(sentence) is not None
+
+
+def _pieces(paragraph: str, language: str) -> List[str]:
+  """Returns the pieces between sentencex's boundaries, spaces included."""
+  bare, kept = _without_quotation_marks(paragraph)
+  pieces = []
+  start = 0
+  position = 0
+  for segment in sentencex.segment(language, bare):
+    words = segment.strip()
+    if not words:
+      continue
+    # Older versions of sentencex strip the segments: look each one up.
+    position = bare.index(words, position) + len(words)
+    end = (kept[position - 1] if kept is not None else position - 1) + 1
+    # Closing marks that were left out of `bare` stay on the left.
+    while end < len(paragraph) and paragraph[end] in _QUOTATION_MARKS:
+      end += 1
+    while end < len(paragraph) and paragraph[end].isspace():
+      end += 1
+    if end > start:
+      pieces.append(paragraph[start:end])
+      start = end
+  if start < len(paragraph):
+    pieces.append(paragraph[start:])
+  return pieces
+
+
+def _without_quotation_marks(paragraph: str):
+  """Returns the text without quotation marks, and each character's place.
+
+  The places are None where they are the same.
+  """
+  if _QUOTATION_MARK.search(paragraph) is None:
+    return paragraph, None
+  kept = [place for place, character in enumerate(paragraph)
+          if character not in _QUOTATION_MARKS]
+  return _QUOTATION_MARK.sub("", paragraph), kept
+
+
+def _belongs_together(left: str, right: str) -> bool:
+  left = left.rstrip()
+  head = right.lstrip(_QUOTATION_MARKS + "([ ")[:1]
+  return (head.islower()
+          or not is_ended(left)
+          or _ABBREVIATION.search(left) is not None
+          or (head.isdigit()
+              and _ABBREVIATION_BEFORE_NUMBER.search(left) is not None)
+          or _LIST_NUMBER.match(left) is not None)
+
+
+def _split_after_parenthesis(sentence: str) -> List[str]:
+  """Splits "(It was so.) It is." behind the parenthesis."""
+  match = _WHOLE_PARENTHESIS.match(sentence)
+  if match is None or sentence[match.end()].islower():
+    return [sentence]
+  return [sentence[:match.end()].rstrip(), sentence[match.end():]]
