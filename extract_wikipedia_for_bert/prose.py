@@ -115,22 +115,34 @@ def lines(paragraphs: Iterable[Paragraph], options: Options) -> List[str]:
   """
   kept = []
   for paragraph in paragraphs:
-    text = tidy(paragraph.text)
-    if not is_prose(text, paragraph.is_list_item):
-      continue
     kept.extend(
-        sentence for sentence in sentences.split(text, options.language)
+        sentence for sentence in prose_sentences(paragraph, options.language)
         if is_kept(sentence, options.min_words))
   return kept if len(kept) >= options.min_sentences else []
 
 
-def is_prose(text: str, is_list_item: bool) -> bool:
-  """Says whether a paragraph reads as prose: long enough, and ended."""
-  if is_list_item:
-    return (sentences.is_ended(text)
-            and count_words(text) >= _MIN_LIST_ITEM_WORDS)
-  return ((sentences.is_ended(text) or text.endswith((":", "：")))
-          and count_words(text) >= _MIN_PARAGRAPH_WORDS)
+def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
+  """Returns the sentences of a paragraph; none where it is no prose.
+
+  What reads as prose is long enough and ends in a terminal mark, a paragraph
+  possibly in a colon. A last sentence without that goes by itself.
+
+  Args:
+    paragraph: plain text.
+    language: the language code for the sentence splitter.
+  """
+  text = tidy(paragraph.text)
+  min_words = (_MIN_LIST_ITEM_WORDS if paragraph.is_list_item
+               else _MIN_PARAGRAPH_WORDS)
+  if count_words(text) < min_words:
+    return []
+  split = sentences.split(text, language)
+  if split and not sentences.is_ended(split[-1]) and (
+      paragraph.is_list_item or not split[-1].endswith((":", "："))):
+    split.pop()
+  if sum(map(count_words, split)) < min_words:
+    return []
+  return split
 
 
 def is_kept(sentence: str, min_words: int) -> bool:

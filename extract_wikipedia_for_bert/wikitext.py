@@ -149,7 +149,7 @@ def paragraphs(text: str, prefixes: LinkPrefixes) -> Iterator[Paragraph]:
   text = drop_links(text, prefixes)
   text = resolve_block_templates(text)
   for block in blocks(_MAGIC_WORD.sub("", text)):
-    plain = _plain_text(block.text)
+    plain = plain_text(block.text)
     for part in _PARAGRAPH_BREAK.split(plain):
       part = " ".join(part.split())
       if part:
@@ -358,7 +358,7 @@ def resolve_block_templates(text: str) -> str:
     position = end
     name = templates.normalize_name(_TEMPLATE_NAME.match(call)[1])
     if templates.renderer(name.partition(":")[0]) is not None:
-      pieces.append(_plain_text(call))
+      pieces.append(plain_text(call))
   pieces.append(text[position:])
   return "".join(pieces)
 
@@ -390,8 +390,12 @@ def blocks(text: str) -> Iterator[Paragraph]:
     yield Paragraph("\n".join(lines), False)
 
 
-def _plain_text(block: str) -> str:
-  """Renders a block: links to labels, templates to words, entities."""
+def plain_text(block: str) -> str:
+  """Renders a block: links to labels, templates to words, entities.
+
+  Args:
+    block: wikitext without what spans blocks.
+  """
   block = _without_quotes(block)
   if "[" in block or "{{" in block:
     if len(block) > _MAX_BLOCK:
