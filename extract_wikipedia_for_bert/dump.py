@@ -136,7 +136,7 @@ class DumpReader:
     self._check_root(chunk)
     parser = etree.XMLPullParser(
         events=("end",), tag=("{*}siteinfo", "{*}revision", "{*}page"),
-        huge_tree=True)
+        huge_tree=True, resolve_entities=False)
     text = None
     while chunk:
       # lxml hands over what was whole before the place where it fails.

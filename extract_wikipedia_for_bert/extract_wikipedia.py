@@ -51,7 +51,7 @@ class Selection:
 class Batch(NamedTuple):
   """Work for one process: titles and wikitexts, and how to clean them."""
   pages: Sequence[Tuple[str, str]]
-  prefixes: wikitext.LinkPrefixes
+  wiki: wikitext.Wiki
   keep_disambiguation: bool
   options: prose.Options
 
@@ -135,7 +135,7 @@ def _batches(reader: dump.DumpReader, selection: Selection,
   size = 0
 
   def batch() -> Batch:
-    return Batch(tuple(pages), wikitext.LinkPrefixes.of(reader.site),
+    return Batch(tuple(pages), wikitext.Wiki.of(reader.site),
                  selection.keep_disambiguation,
                  dataclasses.replace(options, language=reader.site.language))
 
@@ -165,7 +165,7 @@ def clean(batch: Batch) -> List[List[str]]:
       continue
     try:
       lines = prose.lines(
-          wikitext.paragraphs(text, batch.prefixes), batch.options)
+          wikitext.paragraphs(text, batch.wiki), batch.options)
     except Exception:
       logging.error("while cleaning the page %r:", title)
       raise

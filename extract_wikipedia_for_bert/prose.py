@@ -42,6 +42,8 @@ TIDY_RULES = (
     TidyRule("invisible", re.compile("[" + _INVISIBLE + "]"), ""),
     # "five\u00a0 miles" -> "five miles"
     TidyRule("spaces", re.compile(r"\s+"), " "),
+    # "and . . . so" -> "and ... so"
+    TidyRule("spaced ellipsis", re.compile(r"\.(?:\s\.){2,}"), "..."),
     # "''Albedo''" -> "Albedo"
     TidyRule("leftover quotes", re.compile(r"'{2,}"), ""),
     # "Achilles (; , a hero)" -> "Achilles (a hero)"

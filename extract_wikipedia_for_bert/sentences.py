@@ -13,25 +13,37 @@ import sentencex
 # sentencex never splits inside quotation marks: it looks at the text without
 # them. ’ is the apostrophe too; the boundaries are the same without it.
 _QUOTATION_MARKS = "\"“”„‟«»‹›‘’‚‛「」『』《》"
+_ENGLISH = ("en", "simple")
 _QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
 _CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
 # The marks that end a sentence in the scripts of Wikipedia's languages.
 TERMINAL_MARKS = ".!?…。！？．｡؟۔।॥։።።៕"
 _ENDS_SENTENCE = re.compile(
     "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS) + r"\s]*$")
-# Never the end of a sentence, whatever follows.
+_WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
+# Never the end of a sentence, whatever follows: "Vol. One", "spp. Homo".
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
-    r"(?:[Vv]ol|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Cmdr|Comdr"
-    r"|Brig|Rev|Hon|Msgr|Fr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl"
-    r"|e\.g|i\.e)\.$")
-# The end of a sentence unless a number follows: "No. 5", "lbs. 20".
+    _WORD_START +
+    r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr|Brig"
+    r"|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g|i\.e)"
+    r"\.$")
+# No end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
-    r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
-    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|op|Op|lbs?|sq|est|[ivxl]+"
+    _WORD_START +
+    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir|[ivxl]+"
     r"|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?|[Oo]ct|[Nn]ov"
     r"|[Dd]ec)\.$")
-_LIST_NUMBER = re.compile(r"^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]$")
+# A list's number alone, or one in a row: "one; 2.", "one, and 2."
+_LIST_NUMBER = re.compile(
+    r"(?:^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]"
+    r"|[;:,](?: and| or)? \(?\d{1,2}\.)$")
+# What no sentence starts with: "= 'feminine'", "; then".
+_CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
+# sentencex takes these for abbreviations; before a capital letter they end an
+# English sentence more often than not: "a work of art. Hirst said".
+_ENGLISH_LAST_WORD = re.compile(
+    r"\b(?:art|etc|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*(?P<space>\s+)"
+    r"(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
 _WHOLE_PARENTHESIS = re.compile(
     r"^\([^()]*[" + TERMINAL_MARKS + r"][" + _QUOTATION_MARKS + r"]*\)\s+(?=\S)")
 
@@ -56,7 +68,9 @@ def split(paragraph: str, language: str = "en") -> List[str]:
       pieces.append(piece)
   sentences = []
   for piece in pieces:
-    sentences.extend(_split_after_parenthesis(piece.strip()))
+    for part in _split_after_parenthesis(piece.strip()):
+      sentences.extend(_split_after_last_word(part)
+                       if language in _ENGLISH else [part])
   return [sentence for sentence in sentences if sentence]
 
 
@@ -104,14 +118,17 @@ def _without_quotation_marks(paragraph: str):
 
 
 def _belongs_together(left: str, right: str) -> bool:
+  if right[0] == "-" and not left[-1].isspace():  # "reflection-vs.-angle curve"
+    return True
   left = left.rstrip()
   head = right.lstrip(_QUOTATION_MARKS + "([ ")[:1]
   return (head.islower()
+          or _CONTINUES.match(right) is not None
           or not is_ended(left)
           or _ABBREVIATION.search(left) is not None
           or (head.isdigit()
               and _ABBREVIATION_BEFORE_NUMBER.search(left) is not None)
-          or _LIST_NUMBER.match(left) is not None)
+          or _LIST_NUMBER.search(left) is not None)
 
 
 def _split_after_parenthesis(sentence: str) -> List[str]:
@@ -120,3 +137,13 @@ def _split_after_parenthesis(sentence: str) -> List[str]:
   if match is None or sentence[match.end()].islower():
     return [sentence]
   return [sentence[:match.end()].rstrip(), sentence[match.end():]]
+
+
+def _split_after_last_word(sentence: str) -> List[str]:
+  """Splits "It is art. He is an artist." behind "art."."""
+  parts = []
+  start = 0
+  for match in _ENGLISH_LAST_WORD.finditer(sentence):
+    parts.append(sentence[start:match.start("space")])
+    start = match.end()
+  return parts + [sentence[start:]]

@@ -3,10 +3,10 @@
 A dump holds the calls of templates, not what they expand to. Most may go:
 boxes, notes, coordinates, pronunciations. Those that stand for words may not,
 or the sentence gets a hole ("an average of of rainfall"). `RENDERERS` names
-those; whatever is not in it, and not in `UNKNOWABLE`, is left out.
+those; whatever is not in it is left out.
 
 Each renderer takes the call's arguments, already plain text: a dict from "1",
-"2", ... and the named ones to stripped strings.
+"2", ... and the named ones to stripped strings. Its docstring is its example.
 """
 
 import re
@@ -215,12 +215,7 @@ def _first(arguments: Arguments) -> str:
 
 def _second(arguments: Arguments) -> str:
   """{{lang|de|Wort}} -> Wort."""
-  return arguments.get("2") or arguments.get("text", "")
-
-
-def _third(arguments: Arguments) -> str:
-  """{{script|Cyrs|..|Text}}, {{sortname|..}} and the like: the third."""
-  return arguments.get("3", "")
+  return arguments.get("2", "") or arguments.get("text", "")
 
 
 def _last(arguments: Arguments) -> str:
@@ -263,7 +258,7 @@ def _with_unit(text: str, value: str, code: str, arguments: Arguments,
   adjective = arguments.get("adj", "")
   if arguments.get("abbr") in ("on", "in", "comma"):
     abbreviate = True
-  is_adjective = adjective in ("on", "mid", "1") or arguments.get("adj") == "y"
+  is_adjective = adjective in ("on", "mid", "1", "y")
   if abbreviate or symbol == singular:
     unit, joint = symbol, " "
   elif is_adjective:
@@ -282,7 +277,7 @@ def _convert_abbreviated(arguments: Arguments) -> str:
   return _convert(arguments, abbreviate=True)
 
 
-def _language(code: str) -> Callable[[Arguments], str]:
+def _named_language(code: str) -> Callable[[Arguments], str]:
   """{{lang-de|Wort}} -> German: Wort."""
   language = _LANGUAGES.get(code) or _LANGUAGES.get(code.split("-")[0])
 
@@ -433,19 +428,23 @@ def _lower(arguments: Arguments) -> str:
   return _first(arguments).lower()
 
 
-def _in_parentheses(prefix: str) -> Callable[[Arguments], str]:
-  """{{see below|Table 1}} -> (see Table 1)."""
+def _capitalized(arguments: Arguments) -> str:
+  """{{ucfirst:text}} -> Text."""
+  text = _first(arguments)
+  return text[:1].upper() + text[1:]
 
-  def render(arguments: Arguments) -> str:
-    return "({})".format((prefix + _first(arguments)).strip())
-  return render
+
+def _see(arguments: Arguments) -> str:
+  """{{see below|Table 1}} -> (see Table 1)."""
+  return "(see {})".format(_first(arguments))
 
 
 def _around(left: str, right: str) -> Callable[[Arguments], str]:
   """{{angbr|a}} -> ⟨a⟩; {{US$|5}} -> US$5."""
 
   def render(arguments: Arguments) -> str:
-    return left + _first(arguments) + right
+    inside = _first(arguments)
+    return left + inside + right if inside else UNKNOWN_WORDS
   return render
 
 
@@ -476,11 +475,6 @@ def _bible_verse(arguments: Arguments) -> str:
   return " ".join(value for value in values[:place + 1] if value)
 
 
-def _bible_reference(arguments: Arguments) -> str:
-  """{{bibleref2|Mark|1:2–3|ESV}} -> Mark 1:2–3."""
-  return _bible_verse(arguments)
-
-
 def _flag(arguments: Arguments) -> str:
   """{{flag|France}} -> France."""
   return arguments.get("name") or _first(arguments)
@@ -497,11 +491,6 @@ def _rail_gauge(arguments: Arguments) -> str:
   if match is None:
     return UNKNOWN_WORDS
   return "{} {}".format(_number(match[1]), match[2])
-
-
-def _patent(arguments: Arguments) -> str:
-  """{{US patent|123456}} -> U.S. Patent 123,456."""
-  return "U.S. Patent " + _number(_first(arguments))
 
 
 def _ordinal(arguments: Arguments) -> str:
@@ -532,140 +521,135 @@ def _height(arguments: Arguments) -> str:
   return " ".join(parts) or UNKNOWN_WORDS
 
 
-def _marriage(arguments: Arguments) -> str:
-  """{{marriage|Ada Berg|1900|1910}} -> Ada Berg."""
-  return _first(arguments)
-
-
 def _nuclide(arguments: Arguments) -> str:
   """{{nuclide|uranium|235}} -> uranium-235."""
   return "-".join(positional(arguments)[:2])
 
 
-RENDERERS: Dict[str, Callable[[Arguments], str]] = {}
+def _japanese_first(arguments: Arguments) -> str:
+  """{{nihongo3|rising sun|朝日|Asahi}} -> Asahi (朝日, rising sun)."""
+  english, japanese, romanized = (positional(arguments) + ["", "", ""])[:3]
+  return _nihongo({"1": romanized, "2": japanese, "3": english})
 
 
-def _add(renderer: Callable[[Arguments], str], names: str) -> None:
-  """Adds a renderer under names, which commas separate."""
-  RENDERERS.update((name.strip(), renderer) for name in names.split(","))
+# Which renderer serves which templates; names in lower case.
+_TABLE = (
+    (_first,
+     "nowrap, nobr, nobreak, nobold, noitalic, small, smaller, big, larger, "
+     "large, center, em, strong, smallcaps, sc, sub, unicode, math, mvar, var, "
+     "abbr, tooltip, abbrlink, abbrv, not a typo, as written, typo, "
+     "proper name, visible anchor, vanchor, clarify span, "
+     "citation needed span, iast, arabdin, polytonic, hebrew, nastaliq, "
+     "script/arabic, script/hebrew, script/nastaliq, keypress, key press, key, "
+     "code, tt, mono, kbd, samp, xt, underline, strikethrough, nq, longitem, "
+     "font, serif, sans-serif, highlight, annotated link, nihongo2, marriage"),
+    (_second,
+     "lang, wikt-lang, rtl-lang, native name, font color, color, script"),
+    (_last, "transl, transliteration, translit, tlit, resize"),
+    (_joined, "chem, chem2, gaps, linktext"),
+    (_convert, "convert, conv"),
+    (_convert_abbreviated, "cvt"),
+    (_nihongo, "nihongo, nihongo krt"),
+    (_japanese_first, "nihongo3"),
+    (_as_of, "as of, asof"),
+    (_date,
+     "birth date, birth date and age, death date, death date and age, "
+     "start date, start date and age, end date, date, film date"),
+    (_old_style_date, "oldstyledate, old style date"),
+    (_value, "val"),
+    (_fraction, "frac, sfrac, fraction, tfrac, fract"),
+    (_circa, "circa, c., ca."),
+    (_floruit, "floruit, fl."),
+    (_reign, "reign, r."),
+    (_quotation,
+     "quote, quotation, blockquote, block quote, cquote, bquote, rquote, "
+     "verse translation, poemquote, poem quote, pull quote"),
+    (_interlanguage_link,
+     "ill, interlanguage link, interlanguage link multi, link-interwiki, "
+     "red link"),
+    (_any_ship, "ship"),
+    (_ship_class, "sclass, sclass-, sclass2, sclass2-"),
+    (_format_number, "formatnum, number, nts"),
+    (_upper, "uc, upper, uppercase"),
+    (_lower, "lc, lower, lowercase"),
+    (_capitalized, "ucfirst"),
+    (_see, "see below, see above"),
+    (_around("⟨", "⟩"), "angbr, angbr ipa, angle bracket, grapheme"),
+    (_around("[", "]"), "bracket"),
+    (_around("US$", ""), "us$, usd"),
+    (_around("A$", ""), "a$, aud"),
+    (_around("C$", ""), "c$, cad"),
+    (_around("£", ""), "£, gbp"),
+    (_around("€", ""), "€, euro, eur"),
+    (_around("¥", ""), "¥, jpy, cny"),
+    (_around("₹", ""), "inr, indian rupee"),
+    (_around("√", ""), "radic, sqrt"),
+    (_around("'", "'"), "gloss, single quotes"),
+    (_around("lit. '", "'"), "lit, literal translation, literally"),
+    (_music, "music"),
+    (_section_link, "section link, slink"),
+    (_bible_verse,
+     "bibleverse, bibleverse-nb, bibleref, bibleref2, bibleref2-nb"),
+    (_flag, "flag, flagcountry, flagu"),
+    (_sic, "sic"),
+    (_rail_gauge, "railgauge, rail gauge, track gauge"),
+    (_around("U.S. Patent ", ""), "us patent"),
+    (_ordinal, "ordinal"),
+    (_exponent, "e, esp"),
+    (_superscript, "sup"),
+    (_height, "height"),
+    (_nuclide, "nuclide, simplenuclide, simplenuclide2"),
+    (_constant(" – "), "snd, snds, spnd, spaced ndash, spaced en dash, dash"),
+    (_constant("–"), "ndash, en dash, endash, nbnd"),
+    (_constant("—"), "mdash, em dash, emdash, mdashb"),
+    (_constant(" "),
+     "nbsp, spaces, space, thin space, thinsp, hair space, hairsp, pad, br, "
+     "break"),
+    (_constant("'s"), "'s"),
+    (_constant("'"), "', apostrophe"),
+    (_constant("'\""), "'\""),
+    (_constant("' \""), "' \""),
+    (_constant("\"'"), "\"'"),
+    (_constant("\" '"), "\" '"),
+    (_constant("-\""), "-\""),
+    (_constant("="), "="),
+    (_constant("·"), "·, dot, middot"),
+    (_constant("•"), "•, bullet"),
+    (_constant("ʻ"), "okina"),
+    (_constant("π"), "pi"),
+    (_constant("−"), "minus"),
+    (_constant("×"), "times"),
+    (_constant("°"), "degree, deg"),
+    (_constant("H"), "hydrogen"),
+    # Words that the dump does not tell.
+    (_constant(UNKNOWN_WORDS),
+     "age, age in years, age in years and days, inflation, format price, "
+     "formatprice, currentyear, currentmonthname, currentday, "
+     "numberofarticles, #expr, #time, #invoke, #property, wikidata, carbon, "
+     "su, physics particle, subatomic particle, dentalformula, eqm, "
+     "un population, population, pop density, pagename, overline"),
+) + tuple((_ship(prefix), prefix.lower()) for prefix in (
+    "USS", "HMS", "HMAS", "HMCS", "HMNZS", "SS", "RMS", "MV", "MS", "SMS",
+    "USCGC", "USNS", "INS", "HNoMS", "ORP", "USAT", "PS", "HMHS", "GTS", "TSS"))
+
+RENDERERS: Dict[str, Callable[[Arguments], str]] = {
+    name: renderer for renderer, names in _TABLE for name in names.split(", ")}
+# The language of the names of units, months and languages here.
+_OWN_LANGUAGES = ("en", "simple")
+_LANGUAGE_PREFIX = "lang-"
 
 
-_add(_first, "nowrap, nobr, nobreak, nobold, noitalic, small, smaller, big, "
-     "bigger, large, larger, center, em, strong, smallcaps, sc, sm, sub, "
-     "unicode, math, mvar, var, abbr, tooltip, abbrlink, abbrv, "
-     "not a typo, as written, typo, proper name, visible anchor, vanchor, "
-     "clarify span, citation needed span, cn span, okina text, iast, arabdin, "
-     "polytonic, greek, hebrew, nastaliq, script/arabic, script/hebrew, "
-     "script/greek, gothic, keypress, key press, key, code, tt, mono, xt, "
-     "text, plain text, underline, strike, italic, bold, nq, native name text, "
-     "hlist item, longitem, flatlist, pslink, lcfirst, ucfirst, "
-     "rquote text, kbd, samp, var serif, serif, sans-serif, monospace, "
-     "noruby, color text, highlight, pre2, as is, thinsp text, ipalink, "
-     "script/cuneiform, script/coptic, script/nastaliq, wikt-lang text, "
-     "annotated link, no wrap, lower, nobots text")
-_add(_second, "lang, wikt-lang, rtl-lang, ltr-lang, native name, resize, font, "
-     "color, fontcolor, font color, script, rtl script, wiktlang, wt, "
-     "large text, bigmath, abbreviation text")
-_add(_last, "transl, transliteration, translit, tlit")
-_add(_joined, "chem, chem2, gaps, linktext, bracket, ")
-_add(_convert, "convert, conv")
-_add(_convert_abbreviated, "cvt")
-_add(_nihongo, "nihongo, nihongo2, nihongo3, nihongo krt")
-_add(_as_of, "as of, asof, as-of")
-_add(_date, "birth date, birth date and age, death date, death date and age, "
-     "start date, start date and age, end date, date, dob, film date, "
-     "release date, birth-date, death-date")
-_add(_old_style_date, "oldstyledate, old style date, oldstyledatedy")
-_add(_value, "val")
-_add(_fraction, "frac, sfrac, fraction, tfrac, fract")
-_add(_circa, "circa, c., ca., approx")
-_add(_floruit, "floruit, fl., fl")
-_add(_reign, "reign, reigned, r.")
-_add(_quotation, "quote, quotation, blockquote, cquote, bquote, quoteblock, "
-     "verse translation, poemquote, poem quote, rquote, centered pull quote, "
-     "pull quote, block quote, long quote")
-_add(_interlanguage_link, "ill, interlanguage link, interlanguage link multi, "
-     "link-interwiki, ill-wd, red link, iw")
-_add(_any_ship, "ship")
-_add(_ship_class, "sclass, sclass-, sclass2, sclass2-")
-_add(_format_number, "formatnum, number, nts, commas")
-_add(_upper, "uc, upper, uppercase")
-_add(_lower, "lc, lowercase")
-_add(_in_parentheses("see "), "see below, see above")
-_add(_around("⟨", "⟩"), "angbr, angbr ipa, angle bracket, angle brackets, "
-     "grapheme, langle")
-_add(_around("US$", ""), "us$, usd")
-_add(_around("A$", ""), "a$, aud")
-_add(_around("C$", ""), "cad")
-_add(_around("£", ""), "£, gbp, pound sterling")
-_add(_around("€", ""), "€, euro, eur")
-_add(_around("¥", ""), "¥, jpy, cny")
-_add(_around("₹", ""), "inr, indian rupee, indian rupees")
-_add(_around("₽", ""), "rub")
-_add(_around("√", ""), "radic, sqrt")
-_add(_around("'", "'"), "gloss, single quotes")
-_add(_around("lit. '", "'"), "lit, literal translation, literally")
-_add(_music, "music")
-_add(_section_link, "section link, section-link, slink")
-_add(_bible_verse, "bibleverse, bibleverse-nb, bibleref, bibleref2")
-_add(_flag, "flag, flagcountry, flagu, flagathlete, flagteam")
-_add(_sic, "sic")
-_add(_rail_gauge, "railgauge, rail gauge, track gauge")
-_add(_patent, "us patent")
-_add(_ordinal, "ordinal")
-_add(_exponent, "e, esp")
-_add(_superscript, "sup")
-_add(_height, "height")
-_add(_marriage, "marriage")
-_add(_nuclide, "nuclide, simplenuclide, simplenuclide2")
-_add(_constant(" – "), "snd, snds, spnd, spaced ndash, spaced en dash, dash, "
-     "spaced en dash space")
-_add(_constant("–"), "ndash, en dash, endash, nbnd")
-_add(_constant("—"), "mdash, em dash, mdashb, emdash, mdb, spaced mdash")
-_add(_constant(" "), "nbsp, spaces, space, thin space, thinsp, tsp, hsp, "
-     "hair space, nnbsp, sp, pad, br, break, crlf")
-_add(_constant("'s"), "'s")
-_add(_constant("'"), "', apostrophe")
-_add(_constant("'\""), "'\"")
-_add(_constant("' \""), "' \"")
-_add(_constant("\"'"), "\"'")
-_add(_constant("\" '"), "\" '")
-_add(_constant("-\""), "-\"")
-_add(_constant("="), "=")
-_add(_constant("·"), "·, dot, middot")
-_add(_constant("•"), "•, bullet")
-_add(_constant("ʻ"), "okina, ‘okina, hamza")
-_add(_constant("π"), "pi")
-_add(_constant("−"), "minus, -")
-_add(_constant("×"), "times, x")
-_add(_constant("°"), "degree, deg")
-_add(_constant("H"), "hydrogen")
-for _prefix in ("USS", "HMS", "HMAS", "HMCS", "HMNZS", "SS", "RMS", "MV", "MS",
-                "SMS", "USCGC", "USNS", "INS", "HNoMS", "ORP", "USAT", "USAV",
-                "PS", "MT", "HMHS", "GTS", "TSS"):
-  _add(_ship(_prefix), _prefix.lower())
-
-# Words that the dump does not tell: the sentence around them is dropped.
-UNKNOWABLE = frozenset("""
-age, age in years, age in years and days, inflation, format price, formatprice,
-currentyear, currentmonthname, currentday, numberofarticles, #expr, #time,
-#invoke, #property, wikidata, carbon, su, physics particle, dentalformula,
-eqm, un population, population, pagename, subatomic particle, overline,
-pop density, metadata population
-""".replace("\n", " ").strip().split(", "))
-del _prefix
-
-
-def renderer(name: str) -> Optional[Callable[[Arguments], str]]:
+def find(name: str, language: str) -> Optional[Callable[[Arguments], str]]:
   """Returns what renders a template, or None where nothing is to be shown.
 
   Args:
     name: the template's name, as `normalize_name` returns it.
+    language: the wiki's language code.
   """
-  if name in RENDERERS:
-    return RENDERERS[name]
-  if name in UNKNOWABLE:
-    return _constant(UNKNOWN_WORDS)
-  if name.startswith("lang-"):
-    return _language(name[len("lang-"):])
-  return None
+  is_own_language = language in _OWN_LANGUAGES
+  if name.startswith(_LANGUAGE_PREFIX):
+    code = name[len(_LANGUAGE_PREFIX):]
+    return _named_language(code) if is_own_language else _first
+  render = RENDERERS.get(name)
+  return _convert_abbreviated if (
+      render is _convert and not is_own_language) else render

@@ -99,18 +99,21 @@ _DISAMBIGUATION_TITLE = re.compile(
 
 
 @dataclasses.dataclass(frozen=True)
-class LinkPrefixes:
-  """The names that make a link more than a link, in lower case.
+class Wiki:
+  """What there is to know of a wiki to read its wikitext.
 
   Attributes:
-    dropped: links that are not text: files, with captions, and categories.
+    language: its language code.
+    dropped_links: prefixes of links that are not text, in lower case: files,
+      with captions, and categories.
   """
-  dropped: FrozenSet[str]
+  language: str = "en"
+  dropped_links: FrozenSet[str] = frozenset()
 
   @classmethod
-  def of(cls, site: Site) -> "LinkPrefixes":
-    """Returns the prefixes of a wiki."""
-    return cls(site.media_prefixes | site.category_prefixes)
+  def of(cls, site: Site) -> "Wiki":
+    """Returns what a dump says of its wiki."""
+    return cls(site.language, site.media_prefixes | site.category_prefixes)
 
 
 class Paragraph(NamedTuple):
@@ -130,12 +133,12 @@ def is_disambiguation(title: str, text: str) -> bool:
           or _DISAMBIGUATION.search(text) is not None)
 
 
-def paragraphs(text: str, prefixes: LinkPrefixes) -> Iterator[Paragraph]:
+def paragraphs(text: str, wiki: Wiki) -> Iterator[Paragraph]:
   """Yields the paragraphs of a page in order.
 
   Args:
     text: the page's wikitext.
-    prefixes: the links that are not text.
+    wiki: the wiki it is from.
 
   Yields:
     Paragraphs as plain text; markup that nobody closed may remain. Where words
@@ -146,10 +149,10 @@ def paragraphs(text: str, prefixes: LinkPrefixes) -> Iterator[Paragraph]:
   text = resolve_tags(text)
   text = drop_sections(text)
   text = drop_tables(text)
-  text = drop_links(text, prefixes)
-  text = resolve_block_templates(text)
+  text = drop_links(text, wiki.dropped_links)
+  text = resolve_block_templates(text, wiki.language)
   for block in blocks(_MAGIC_WORD.sub("", text)):
-    plain = plain_text(block.text)
+    plain = plain_text(block.text, wiki.language)
     for part in _PARAGRAPH_BREAK.split(plain):
       part = " ".join(part.split())
       if part:
@@ -305,12 +308,12 @@ def _balanced(text: str, brackets: "re.Pattern[str]") -> List[Tuple[int, int]]:
   return spans
 
 
-def drop_links(text: str, prefixes: LinkPrefixes) -> str:
+def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
   """Drops links that are no text: files with captions, categories, languages.
 
   Args:
     text: wikitext.
-    prefixes: the names of files and categories.
+    prefixes: the names of files and categories, in lower case.
 
   Returns:
     Wikitext with the other links as they were.
@@ -321,7 +324,7 @@ def drop_links(text: str, prefixes: LinkPrefixes) -> str:
     if prefix is None:
       continue
     name = prefix[1].lower().replace("_", " ")
-    if name in prefixes.dropped or _LANGUAGE_PREFIX.match(prefix[1]):
+    if name in prefixes or _LANGUAGE_PREFIX.match(prefix[1]):
       dropped.append((start, end))
   return _without(text, dropped)
 
@@ -336,13 +339,14 @@ def _without(text: str, spans: List[Tuple[int, int]]) -> str:
   return "".join(pieces)
 
 
-def resolve_block_templates(text: str) -> str:
+def resolve_block_templates(text: str, language: str) -> str:
   """Resolves the templates that span lines or fill a line by themselves.
 
   Those of running text stay, for the parser of the block around them.
 
   Args:
     text: wikitext.
+    language: the wiki's language code.
 
   Returns:
     Wikitext in which each remaining template lies within a line.
@@ -357,8 +361,8 @@ def resolve_block_templates(text: str) -> str:
     pieces.append(text[position:start])
     position = end
     name = templates.normalize_name(_TEMPLATE_NAME.match(call)[1])
-    if templates.renderer(name.partition(":")[0]) is not None:
-      pieces.append(plain_text(call))
+    if templates.find(name.partition(":")[0], language) is not None:
+      pieces.append(plain_text(call, language))
   pieces.append(text[position:])
   return "".join(pieces)
 
@@ -390,19 +394,20 @@ def blocks(text: str) -> Iterator[Paragraph]:
     yield Paragraph("\n".join(lines), False)
 
 
-def plain_text(block: str) -> str:
+def plain_text(block: str, language: str) -> str:
   """Renders a block: links to labels, templates to words, entities.
 
   Args:
     block: wikitext without what spans blocks.
+    language: the wiki's language code.
   """
   block = _without_quotes(block)
   if "[" in block or "{{" in block:
     if len(block) > _MAX_BLOCK:
-      block = "\n".join(_parsed(line) for line in block.split("\n")
+      block = "\n".join(_parsed(line, language) for line in block.split("\n")
                         if len(line) <= _MAX_BLOCK)
     else:
-      block = _parsed(block)
+      block = _parsed(block, language)
   if "://" in block:
     block = _URL.sub(templates.UNKNOWN_WORDS, block)
   return html.unescape(block) if "&" in block else block
@@ -418,60 +423,61 @@ def _without_quotes(block: str) -> str:
       lambda run: "'" * {4: 1}.get(len(run[0]), max(0, len(run[0]) - 5)), block)
 
 
-def _parsed(block: str) -> str:
+def _parsed(block: str, language: str) -> str:
   try:
     code = wikicode_parser.Parser().parse(block, skip_style_tags=True)
   except wikicode_parser.ParserError:
     # The library's own failure, on one block of junk: not worth a long run.
     return ""
-  return _rendered(code)
+  return _rendered(code, language)
 
 
-def _rendered(code: Wikicode) -> str:
+def _rendered(code: Wikicode, language: str) -> str:
   pieces = []
   for node in code.nodes:
     kind = type(node)
     if kind is nodes.Text:
       pieces.append(node.value)
     elif kind is nodes.Wikilink:
-      pieces.append(_label(node))
+      pieces.append(_label(node, language))
     elif kind is nodes.Template:
-      pieces.append(_rendered_template(node))
+      pieces.append(_rendered_template(node, language))
     elif kind is nodes.ExternalLink:
       if node.title is not None:
-        pieces.append(_rendered(node.title))
+        pieces.append(_rendered(node.title, language))
       elif not node.brackets:
         pieces.append(templates.UNKNOWN_WORDS)
     elif kind is nodes.Tag:
       if node.contents is not None:
-        pieces.append(_rendered(node.contents))
+        pieces.append(_rendered(node.contents, language))
     elif kind is nodes.HTMLEntity:
       pieces.append(str(node))
     elif kind is nodes.Heading:
-      pieces.append(_rendered(node.title))
+      pieces.append(_rendered(node.title, language))
   return "".join(pieces)
 
 
-def _label(link: nodes.Wikilink) -> str:
+def _label(link: nodes.Wikilink, language: str) -> str:
   """[[a|b]] -> b, [[a]] -> a, [[:de:a]] -> de:a, [[a (b)|]] -> a."""
   if link.text is not None:
-    label = _rendered(link.text)
+    label = _rendered(link.text, language)
     if label.strip():
       return label
-    return re.sub(r"\s*\([^()]*\)$|,.*$", "", _rendered(link.title))
-  return _rendered(link.title).lstrip(":")
+    return re.sub(r"\s*\([^()]*\)$|,.*$", "", _rendered(link.title, language))
+  return _rendered(link.title, language).lstrip(":")
 
 
-def _rendered_template(template: nodes.Template) -> str:
+def _rendered_template(template: nodes.Template, language: str) -> str:
   # {{formatnum:1234}}: a parser function has its first argument in its name.
   name, colon, first = str(template.name).partition(":")
   name = templates.normalize_name(name)
-  render = templates.renderer(name)
+  render = templates.find(name, language)
   if render is None:
     return ""
   arguments = {}
   if colon:
     arguments["1"] = first.strip()
   for parameter in template.params:
-    arguments[str(parameter.name).strip()] = _rendered(parameter.value).strip()
+    arguments[str(parameter.name).strip()] = _rendered(
+        parameter.value, language).strip()
   return render(arguments)
