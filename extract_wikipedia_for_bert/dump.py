@@ -94,14 +94,18 @@ class DumpReader:
       path: the file.
 
     Raises:
-      OSError: the file is not there or may not be read.
-      DumpError: the file is empty or packed in a way that is not read here.
+      DumpError: the file is not there, may not be read, is empty or packed in
+        a way that is not read here.
     """
     self.site = Site()
     self.pages_read = 0
     self._path = path
     self._last_title: Optional[str] = None
-    self._raw = open(path, "rb", buffering=0)
+    try:
+      self._raw = open(path, "rb", buffering=0)
+    except OSError as failure:
+      raise DumpError("--dump_file {}: {}; give the path of a dump".format(
+          path, failure.strerror))
     try:
       self.size = os.fstat(self._raw.fileno()).st_size
       self._stream = self._unpack()

@@ -9,6 +9,7 @@ with --json; extract_wikipedia.py reads the dump itself and cleans it better.
 """
 
 import bz2
+import html
 import json
 import os
 import re
@@ -122,7 +123,8 @@ def _article(line: bytes, path: str, number: int) -> Dict[str, str]:
   return article
 
 
-def paragraphs(article: Dict[str, str]) -> Iterator[wikitext.Paragraph]:
+def paragraphs(article: Dict[str, str],
+               language: str) -> Iterator[wikitext.Paragraph]:
   """Yields the paragraphs of an article, without its title.
 
   Versions of WikiExtractor before 3.1 put the title into the first line of the
@@ -130,15 +132,18 @@ def paragraphs(article: Dict[str, str]) -> Iterator[wikitext.Paragraph]:
 
   Args:
     article: an object with "text" and perhaps "title".
+    language: the language code of the text.
   """
-  lines = [line.strip() for line in article["text"].split("\n")]
+  # Some versions escape the tags that they leave behind.
+  text = wikitext.resolve_tags(html.unescape(article["text"]))
+  lines = [line.strip() for line in text.split("\n")]
   title = str(article.get("title") or "").strip()
   first = next((number for number, line in enumerate(lines) if line), None)
   if title and first is not None and lines[first] == title:
     del lines[:first + 1]
   for line in lines:
     if line:
-      yield wikitext.Paragraph(wikitext.plain_text(line), False)
+      yield wikitext.Paragraph(wikitext.plain_text(line, language), False)
 
 
 def main() -> None:
@@ -157,7 +162,7 @@ def main() -> None:
       for path in paths:
         for article in read_articles(path, progress):
           read += 1
-          lines = prose.lines(paragraphs(article), options)
+          lines = prose.lines(paragraphs(article, options.language), options)
           if lines:
             writer.write(lines)
     if not writer.articles:

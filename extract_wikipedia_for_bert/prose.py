@@ -36,7 +36,8 @@ class TidyRule(NamedTuple):
   replacement: str
 
 
-_INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u202a-\u202e"
+# Not the joiners U+200C and U+200D: Persian and Hindi are spelled with them.
+_INVISIBLE = "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a-\u202e"
 TIDY_RULES = (
     # "soft\u00adhyphen" -> "softhyphen"
     TidyRule("invisible", re.compile("[" + _INVISIBLE + "]"), ""),
@@ -48,11 +49,11 @@ TIDY_RULES = (
     TidyRule("leftover quotes", re.compile(r"'{2,}"), ""),
     # "Achilles (; , a hero)" -> "Achilles (a hero)"
     TidyRule("separator after parenthesis",
-             re.compile(r"([(\[])\s*(?:[,;:/]\s*|(?:or|and)\s+[,;)]\s*)+"),
-             r"\1"),
+             re.compile(r"(?<=[(\[])(?:\s*(?:[,;:]|(?:/|or|and)\s*(?=[,;)/])))+"
+                        r"\s*"), ""),
     # "Achilles (a hero, ; )" -> "Achilles (a hero)"
     TidyRule("separator before parenthesis",
-             re.compile(r"(?:\s*[,;:])+\s*([)\]])"), r"\1"),
+             re.compile(r"(?<![\s,;:])[\s,;:]*[,;:]\s*(?=[)\]])"), ""),
     # "Albedo () or" -> "Albedo or"
     TidyRule("empty parentheses", re.compile(r"\s*(?:\(\s*\)|\[\s*\])"), ""),
     # "( a hero )" -> "(a hero)"

@@ -42,7 +42,7 @@ _CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
 # sentencex takes these for abbreviations; before a capital letter they end an
 # English sentence more often than not: "a work of art. Hirst said".
 _ENGLISH_LAST_WORD = re.compile(
-    r"\b(?:art|etc|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*(?P<space>\s+)"
+    r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*(?P<space>\s+)"
     r"(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
 _WHOLE_PARENTHESIS = re.compile(
     r"^\([^()]*[" + TERMINAL_MARKS + r"][" + _QUOTATION_MARKS + r"]*\)\s+(?=\S)")
