@@ -49,8 +49,9 @@ TIDY_RULES = (
     TidyRule("leftover quotes", re.compile(r"'{2,}"), ""),
     # "Achilles (; , a hero)" -> "Achilles (a hero)"
     TidyRule("separator after parenthesis",
-             re.compile(r"(?<=[(\[])(?:\s*(?:[,;:]|(?:/|or|and)\s*(?=[,;)/])))+"
-                        r"\s*"), ""),
+             re.compile(
+                 r"(?<=[(\[])(?:\s*(?:[,;:]|(?:/|or\b|and\b)"
+                 r"\s*(?=[,;)/]|or\b|and\b)))+\s*"), ""),
     # "Achilles (a hero, ; )" -> "Achilles (a hero)"
     TidyRule("separator before parenthesis",
              re.compile(r"(?<![\s,;:])[\s,;:]*[,;:]\s*(?=[)\]])"), ""),
@@ -75,7 +76,7 @@ LEFTOVER_MARKUP = {
     "brackets": r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}",
     "pipe": r"\|",
     "image size": r"\b\d+px\b",
-    "tag": r"</?[A-Za-z][A-Za-z0-9]*(?:\s[^<>]*)?/?>",
+    "tag": r"</?[A-Za-z][A-Za-z0-9]*(?:\s[^<>]*)?/?>|<ref\b",
     "entity": r"&(?:[a-zA-Z]{2,8}|#\d+|#x[0-9a-fA-F]+);",
     "heading": r"==",
     "list mark": r"^[*#:;]",

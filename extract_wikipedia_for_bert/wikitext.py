@@ -80,7 +80,6 @@ _LINK_PREFIX = re.compile(r"\[\[\s*([^\[\]|:{}\n]*?)\s*:")
 # [[de:Titel]] and [[zh-min-nan:Titel]] link the page in another language.
 _LANGUAGE_PREFIX = re.compile(
     r"(?:[a-z]{2,3}|[a-z]{2,3}-[a-z]{2,7}(?:-[a-z]+)?|simple|tokipona)$")
-_TEMPLATE_NAME = re.compile(r"\{\{\s*([^|{}\n]*?)\s*(?:[|\n]|\}\}|$)")
 _QUOTES = re.compile(r"'{2,}")
 _POSSESSIVE = re.compile(r"(?<=[^'\s])'''(?=s\b)")
 _MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{3,}__")
@@ -88,7 +87,8 @@ _URL = re.compile(r"(?:https?|ftp)://[^\s<>\[\]{}|\"]*[^\s<>\[\]{}|\".,;:!?)']")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 
 _DISAMBIGUATION = re.compile(
-    r"__DISAMBIG__|\{\{\s*(?:disambig[^|{}]*|disamb|dab|hndis[^|{}]*"
+    r"__DISAMBIG__|\{\{\s*(?:disambig(?:uation)?(?:[ _-](?!needed)[^|{}]*)?"
+    r"|disamb|dab|hndis[^|{}]*"
     r"|human name disambiguation|geodis|place name disambiguation|numberdis"
     r"|begriffsklärung|homonymie|desambiguación|desambiguação|disambigua"
     r"|неоднозначность|пояснение|многозначност|dp|ujednoznacznienie)"
@@ -335,6 +335,9 @@ def _without(text: str, spans: List[Tuple[int, int]]) -> str:
   for start, end in _outermost(spans):
     pieces.append(text[position:start])
     position = end
+    # What filled a line leaves no blank one, which would break a paragraph.
+    if text[start - 1:start] in ("", "\n") and text[end:end + 1] == "\n":
+      position += 1
   pieces.append(text[position:])
   return "".join(pieces)
 
@@ -360,8 +363,8 @@ def resolve_block_templates(text: str, language: str) -> str:
       continue
     pieces.append(text[position:start])
     position = end
-    name = templates.normalize_name(_TEMPLATE_NAME.match(call)[1])
-    if templates.find(name.partition(":")[0], language) is not None:
+    name, _ = _split_function(call[2:-2].partition("|")[0], language)
+    if templates.find(name, language) is not None:
       pieces.append(plain_text(call, language))
   pieces.append(text[position:])
   return "".join(pieces)
@@ -468,16 +471,26 @@ def _label(link: nodes.Wikilink, language: str) -> str:
 
 
 def _rendered_template(template: nodes.Template, language: str) -> str:
-  # {{formatnum:1234}}: a parser function has its first argument in its name.
-  name, colon, first = str(template.name).partition(":")
-  name = templates.normalize_name(name)
+  name, first = _split_function(str(template.name), language)
   render = templates.find(name, language)
   if render is None:
     return ""
   arguments = {}
-  if colon:
-    arguments["1"] = first.strip()
+  if first is not None:
+    arguments["1"] = first
   for parameter in template.params:
     arguments[str(parameter.name).strip()] = _rendered(
         parameter.value, language).strip()
   return render(arguments)
+
+
+def _split_function(name: str, language: str) -> Tuple[str, Optional[str]]:
+  """Returns a template's name, and its first argument where that is in it.
+
+  {{formatnum:1234}}: a parser function has its first argument in its name.
+  """
+  whole = templates.normalize_name(name)
+  function, colon, argument = name.partition(":")
+  if not colon or templates.find(whole, language) is not None:
+    return whole, None
+  return templates.normalize_name(function), argument.strip()
