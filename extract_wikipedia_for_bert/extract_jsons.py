@@ -137,7 +137,7 @@ def paragraphs(article: Dict[str, str],
   # Some versions escape the tags that they leave behind.
   text = wikitext.resolve_tags(html.unescape(article["text"]))
   lines = [line.strip() for line in text.split("\n")]
-  title = str(article.get("title") or "").strip()
+  title = html.unescape(str(article.get("title") or "")).strip()
   first = next((number for number, line in enumerate(lines) if line), None)
   if title and first is not None and lines[first] == title:
     del lines[:first + 1]

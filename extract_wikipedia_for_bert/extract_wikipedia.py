@@ -105,20 +105,15 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
     ValueError: the dump is damaged, is none or has no article.
   """
   with dump.DumpReader(dump_file) as reader:
-    results = ordered_pool.ordered_map(
-        clean, _batches(reader, selection, options), num_workers)
-    with tqdm.tqdm(total=reader.size, unit="B", unit_scale=True,
-                   disable=not sys.stderr.isatty()) as progress:
-      try:
-        for articles in results:
-          for lines in articles:
-            writer.write(lines)
-            if writer.articles == selection.max_articles:
-              return reader
-          progress.update(reader.position() - progress.n)
-      finally:
-        results.close()
-      progress.update(reader.position() - progress.n)
+    with ordered_pool.OrderedPool(clean, num_workers) as pool, tqdm.tqdm(
+        total=reader.size, unit="B", unit_scale=True,
+        disable=not sys.stderr.isatty()) as progress:
+      for articles in pool.map(_batches(reader, selection, options)):
+        for lines in articles:
+          writer.write(lines)
+          if writer.articles == selection.max_articles:
+            return reader
+        progress.update(reader.position() - progress.n)
     if not writer.articles:
       raise reader.error(
           "no article with {} sentences among its {} pages".format(
@@ -167,7 +162,7 @@ def clean(batch: Batch) -> List[List[str]]:
       lines = prose.lines(
           wikitext.paragraphs(text, batch.wiki), batch.options)
     except Exception:
-      logging.error("while cleaning the page %r:", title)
+      logging.exception("while cleaning the page %r", title)
       raise
     if lines:
       articles.append(lines)

@@ -6,7 +6,7 @@ parentheses) and for what it takes apart (abbreviations, numbers of lists).
 """
 
 import re
-from typing import List
+from typing import Iterator, List
 
 import sentencex
 
@@ -20,6 +20,10 @@ _CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
 TERMINAL_MARKS = ".!?…。！？．｡؟۔।॥։።።៕"
 _ENDS_SENTENCE = re.compile(
     "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS) + r"\s]*$")
+# Older versions of sentencex are quadratic: they see so much at a time.
+_WINDOW = 5000
+# What tells whether a piece is a sentence is near its end.
+_TAIL = 80
 _WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
 # Never the end of a sentence, whatever follows: "Vol. One", "spp. Homo".
 _ABBREVIATION = re.compile(
@@ -62,7 +66,7 @@ def split(paragraph: str, language: str = "en") -> List[str]:
   """
   pieces: List[str] = []
   for piece in _pieces(paragraph, language):
-    if pieces and _belongs_together(pieces[-1], piece):
+    if pieces and _belongs_together(pieces[-1][-_TAIL:], piece):
       pieces[-1] += piece
     else:
       pieces.append(piece)
@@ -76,11 +80,22 @@ def split(paragraph: str, language: str = "en") -> List[str]:
 
 def is_ended(sentence: str) -> bool:
   """Says whether a sentence ends in a terminal mark (and closing marks)."""
-  return _ENDS_SENTENCE.search(sentence) is not None
+  return _ENDS_SENTENCE.search(sentence[-_TAIL:]) is not None
 
 
-def _pieces(paragraph: str, language: str) -> List[str]:
-  """Returns the pieces between sentencex's boundaries, spaces included."""
+def _pieces(paragraph: str, language: str) -> Iterator[str]:
+  """Yields the pieces between sentencex's boundaries, spaces included."""
+  start = 0
+  while start < len(paragraph):
+    window = paragraph[start:start + _WINDOW]
+    start += len(window)
+    pieces = _pieces_of_window(window, language)
+    if start < len(paragraph) and len(pieces) > 1:
+      start -= len(pieces.pop())  # It may go on behind the window.
+    yield from pieces
+
+
+def _pieces_of_window(paragraph: str, language: str) -> List[str]:
   bare, kept = _without_quotation_marks(paragraph)
   pieces = []
   start = 0

@@ -25,14 +25,14 @@ def article(title, text):
 # Before version 3.1 the text begins with the title, since then it does not.
 ADA = article("Ada", "Ada\n\nAda is a name. \"It is old. It is short.\"\n\n"
               "History.\nNobody knows &lt;ref&gt;x&lt;/ref&gt;it\u00a0well.\n")
-ZOE = article("Zoë", "Zoë is a name too.\nIt is short.\n")
+ZOE = article("Zoë", "Zoë is a name too.\nIt is a short one.\n")
 EMPTY = article("Adam", "")
 ONLY_TITLE = article("Eve", "Eve\n\n")
 # A first line that only begins with the title is text.
 BEE = article("Bee", "Bee is a name.\nBee\nIt is the shortest one.")
 
 ADA_TEXT = 'Ada is a name.\n"It is old.\nIt is short."\nNobody knows it well.\n'
-ZOE_TEXT = "Zoë is a name too.\nIt is short.\n"
+ZOE_TEXT = "Zoë is a name too.\nIt is a short one.\n"
 BEE_TEXT = "Bee is a name.\nIt is the shortest one.\n"
 
 
@@ -73,14 +73,14 @@ def test_walks_in_natural_order_and_reads_bz2(tmp_path):
   assert result.stderr == ""
   assert written.read_text("utf-8") == "\n".join([ADA_TEXT, ZOE_TEXT, BEE_TEXT])
   assert result.stdout == (
-      "{}: 3 articles, 8 sentences, 31 words from 5 in 3 files\n".format(
+      "{}: 3 articles, 8 sentences, 33 words from 5 in 3 files\n".format(
           written))
   assert sorted(os.listdir(tmp_path)) == ["in", "out.txt"]
 
 
 @pytest.mark.parametrize("flags, expected", [
     (["--min_words", "4"], "\n".join([
-        "Ada is a name.\nNobody knows it well.\n", BEE_TEXT])),
+        "Ada is a name.\nNobody knows it well.\n", ZOE_TEXT, BEE_TEXT])),
     (["--min_sentences", "3"], ADA_TEXT),
     (["--min_sentences", "1"], "\n".join([ADA_TEXT, ZOE_TEXT, BEE_TEXT])),
 ])

@@ -410,18 +410,24 @@ def test_pool_reads_little_ahead():
 
   for workers in (1, 2):
     drawn.clear()
-    results = ordered_pool.ordered_map(str, items(), workers)
-    for number in range(200):
-      assert next(results) == str(number)
-      assert len(drawn) <= number + 1 + 4 * workers + 1
-    assert list(results) == []
+    with ordered_pool.OrderedPool(str, workers) as pool:
+      results = pool.map(items())
+      for number in range(200):
+        assert next(results) == str(number)
+        assert len(drawn) <= number + 1 + 4 * workers + 1
+      assert list(results) == []
 
 
 def test_pool_passes_errors_on():
   for workers in (1, 2):
-    results = ordered_pool.ordered_map(int, iter(["1", "2", "x"]), workers)
-    with pytest.raises(ValueError):
-      list(results)
+    with ordered_pool.OrderedPool(int, workers) as pool:
+      with pytest.raises(ValueError):
+        list(pool.map(iter(["1", "2", "x"])))
+
+
+def test_pool_ends_with_work_left():
+  with ordered_pool.OrderedPool(str, 2) as pool:
+    assert next(pool.map(iter(range(100)))) == "0"
 
 
 def test_importing_defines_no_flag():

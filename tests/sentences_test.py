@@ -113,6 +113,12 @@ def test_loses_no_character():
         " ", "")
 
 
+def test_splits_long_paragraphs():
+  expected = ["This is sentence {} of them.".format(n) for n in range(2000)]
+  assert sentences.split(" ".join(expected)) == expected
+  assert sentences.split("a" * 20000) == ["a" * 20000]
+
+
 def test_splits_nothing_from_nothing():
   assert sentences.split("") == []
   assert sentences.split(" ") == []
