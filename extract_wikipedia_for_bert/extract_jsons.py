@@ -40,11 +40,11 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "language", "en", "The language code of the text, to split sentences.")
   flags.DEFINE_integer(
-      "min_words", 3, "Leave out sentences of fewer words.")
+      "min_words", 3, "Leave out sentences of fewer words.", lower_bound=1)
   flags.DEFINE_integer(
       "min_sentences", 2,
       "Leave out articles of fewer sentences: next-sentence prediction needs "
-      "two.")
+      "two.", lower_bound=1)
   flags.DEFINE_boolean(
       "overwrite", False, "Whether to replace an output file that exists.")
 
@@ -147,18 +147,15 @@ def paragraphs(article: Dict[str, str],
 
 
 def main() -> None:
-  """Checks the flags and writes the articles."""
-  for name in ("min_words", "min_sentences"):
-    if FLAGS[name].value < 1:
-      raise ValueError("--{} {}: must be at least 1".format(
-          name, FLAGS[name].value))
+  """Turns the flags into plain arguments and writes the articles."""
+  output.stop_cleanly()
   options = prose.Options(FLAGS.language, FLAGS.min_words, FLAGS.min_sentences)
   paths = find_files(FLAGS.folder)
   read = 0
   with output.ArticleWriter(FLAGS.write_file, "write_file",
                             FLAGS.overwrite) as writer:
     with tqdm.tqdm(total=sum(map(os.path.getsize, paths)), unit="B",
-                   unit_scale=True, disable=not sys.stderr.isatty()) as progress:
+                   unit_scale=True, disable=None) as progress:
       for path in paths:
         for article in read_articles(path, progress):
           read += 1

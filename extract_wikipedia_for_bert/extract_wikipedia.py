@@ -67,7 +67,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "num_workers", 0,
       "Number of processes that clean text, beside the one that reads; 1 does "
-      "all in one process, 0 is as many as there are processors.")
+      "all in one process, 0 is as many as there are processors.",
+      lower_bound=0)
   flags.DEFINE_list(
       "namespaces", ["0"],
       "Numbers of the namespaces to read, separated by commas. 0 holds the "
@@ -76,13 +77,14 @@ def define_flags() -> None:
       "keep_disambiguation", False,
       "Whether to keep disambiguation pages.")
   flags.DEFINE_integer(
-      "min_words", 3, "Leave out sentences of fewer words.")
+      "min_words", 3, "Leave out sentences of fewer words.", lower_bound=1)
   flags.DEFINE_integer(
       "min_sentences", 2,
       "Leave out articles of fewer sentences: next-sentence prediction needs "
-      "two.")
+      "two.", lower_bound=1)
   flags.DEFINE_integer(
-      "max_articles", 0, "Stop after this many articles; 0 is all of them.")
+      "max_articles", 0, "Stop after this many articles; 0 is all of them.",
+      lower_bound=0)
   flags.DEFINE_boolean(
       "overwrite", False, "Whether to replace an output file that exists.")
 
@@ -107,7 +109,7 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
   with dump.DumpReader(dump_file) as reader:
     with ordered_pool.OrderedPool(clean, num_workers) as pool, tqdm.tqdm(
         total=reader.size, unit="B", unit_scale=True,
-        disable=not sys.stderr.isatty()) as progress:
+        disable=None) as progress:
       for articles in pool.map(_batches(reader, selection, options)):
         for lines in articles:
           writer.write(lines)
@@ -180,17 +182,9 @@ def _namespace_numbers(words: Sequence[str]) -> FrozenSet[int]:
   return numbers
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-  if value < least:
-    raise ValueError("--{} {}: must be at least {}".format(name, value, least))
-
-
 def main() -> None:
   """Checks the flags and runs the extraction."""
-  _check_at_least("num_workers", FLAGS.num_workers, 0)
-  _check_at_least("min_words", FLAGS.min_words, 1)
-  _check_at_least("min_sentences", FLAGS.min_sentences, 1)
-  _check_at_least("max_articles", FLAGS.max_articles, 0)
+  output.stop_cleanly()
   selection = Selection(_namespace_numbers(FLAGS.namespaces),
                         FLAGS.keep_disambiguation, FLAGS.max_articles)
   options = prose.Options(min_words=FLAGS.min_words,

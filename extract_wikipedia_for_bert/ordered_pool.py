@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 # Items that are read ahead, by worker: enough for none of them to wait while
 # a slow item holds up the order.
 _AHEAD = 4
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class OrderedPool(Generic[Item, Result]):
@@ -45,15 +46,13 @@ class OrderedPool(Generic[Item, Result]):
 
   def __enter__(self) -> "OrderedPool":
     if self._num_workers > 1:
-      for _ in range(self._num_workers):
-        here, there = multiprocessing.Pipe()
-        worker = multiprocessing.Process(
-            target=_work, args=(self._function, there), daemon=True)
-        worker.start()
-        # With this end open in the worker alone, its death closes the pipe.
-        there.close()
-        self._processes.append(worker)
-        self._idle.put(here)
+      # Workers inherit the mask: no signal reaches one that is not set up.
+      mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+      try:
+        for _ in range(self._num_workers):
+          self._start()
+      finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return self
 
   def __exit__(self, *unused_exception) -> None:
@@ -61,6 +60,16 @@ class OrderedPool(Generic[Item, Result]):
       worker.terminate()
     for worker in self._processes:
       worker.join()
+
+  def _start(self) -> None:
+    here, there = multiprocessing.Pipe()
+    worker = multiprocessing.Process(
+        target=_work, args=(self._function, there), daemon=True)
+    worker.start()
+    # With this end open in the worker alone, its death closes the pipe.
+    there.close()
+    self._processes.append(worker)
+    self._idle.put(here)
 
   def map(self, items: Iterable[Item]) -> Iterator[Result]:
     """Yields function(item) for each item, in the order of the items.
@@ -111,6 +120,8 @@ def _work(function: Callable[[Item], Result],
   """Does the items that come through a pipe; runs in a worker."""
   # Ctrl-C is for the parent, which then ends the workers.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
   threading.Thread(target=_end_with_parent, daemon=True).start()
   while True:
     item = pipe.recv()

@@ -2,7 +2,16 @@
 
 import fcntl
 import os
+import signal
 from typing import List, Optional, TextIO
+
+
+def stop_cleanly() -> None:
+  """Makes `kill` end this process as Ctrl-C does, with nothing left behind."""
+
+  def stop(unused_signal, unused_frame):
+    raise KeyboardInterrupt
+  signal.signal(signal.SIGTERM, stop)
 
 
 class ArticleWriter:
@@ -45,7 +54,7 @@ class ArticleWriter:
       raise ValueError("--{} {}: there is no folder {}; make it first".format(
           flag, path, folder))
     self._folder = folder or "."
-    self._hidden_path = os.path.join(folder, "." + name + ".incomplete")
+    self._hidden_path = os.path.join(folder, ".{}.partial".format(name))
     self._file: Optional[TextIO] = open(
         self._hidden_path, "a", encoding="utf-8", newline="\n")
     try:

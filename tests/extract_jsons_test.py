@@ -128,7 +128,7 @@ def test_wrong_flags(tmp_path):
   assert_one_line(run(tmp_path / "in", tmp_path / "no" / "out"),
                   "--write_file", "no folder")
   assert_one_line(run(tmp_path / "in", written, "--min_words", "0"),
-                  "--min_words 0")
+                  "--min_words=0")
   written.write_text("mine")
   assert_one_line(run(tmp_path / "in", written), "exists already")
   assert written.read_text() == "mine"
