@@ -17,9 +17,10 @@ _ENGLISH = ("en", "simple")
 _QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
 _CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
 # The marks that end a sentence in the scripts of Wikipedia's languages.
-TERMINAL_MARKS = ".!?…。！？．｡؟۔।॥։።።៕"
+TERMINAL_MARKS = ".!?…‼⁇⁈⁉‽。！？．｡؟۔।॥།።။។៕"
 _ENDS_SENTENCE = re.compile(
-    "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS) + r"\s]*$")
+    "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS)
+    + r"\s]*(?:\[\d+\])*$")
 # Older versions of sentencex are quadratic: they see so much at a time.
 _WINDOW = 5000
 # What tells whether a piece is a sentence is near its end.

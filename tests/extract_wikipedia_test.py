@@ -59,7 +59,7 @@ SMALL_DUMP = dump_of(
     page("Ada", "'''Ada''' is a [[name]]. It is a short one.\n\n"
          "[[File:Ada.jpg|thumb|Here she is. It is her.]]\n"
          "She said \"I am here. I stay.\"\n\n== Notes ==\nNothing here is kept."),
-    page("Adah", "#REDIRECT [[Ada]]"),
+    page("Adah", "#REDIRECT [[Ada]]\n\nIt is a name. It is not kept."),
     page("Adam", "Adam is a name. It is old.",
          extra='<redirect title="Ada" />'),
     page("Ada (disambiguation)", "Ada is a town here. Ada is a river too."),
@@ -362,7 +362,10 @@ def start(large_dump, written):
 def wait_for_end(pids):
   deadline = time.monotonic() + 20
   while any(Path("/proc/{}".format(pid)).exists() for pid in pids):
-    assert time.monotonic() < deadline, "workers outlive the run"
+    if time.monotonic() > deadline:
+      for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+      pytest.fail("workers outlive the run")
     time.sleep(.05)
 
 
@@ -371,7 +374,9 @@ def test_killed_run_leaves_nothing_and_runs_again(tmp_path, large_dump):
   process = start(large_dump, written)
   workers = children(process)
   process.kill()
-  process.communicate()
+  process.wait()
+  process.stdout.close()
+  process.stderr.close()
   assert not written.exists()
   wait_for_end(workers)
   result = run("--dump_file", large_dump, "--output_file", written)
@@ -384,7 +389,10 @@ def test_killed_worker_is_an_error(tmp_path, large_dump):
   process = start(large_dump, tmp_path / "out.txt")
   workers = children(process)
   os.kill(workers[0], signal.SIGKILL)
-  _, stderr = process.communicate(timeout=60)
+  try:
+    _, stderr = process.communicate(timeout=30)
+  finally:
+    process.kill()
   assert process.returncode == 1
   assert stderr.count("\n") == 1 and "worker process died" in stderr, stderr
   assert os.listdir(tmp_path) == []

@@ -58,6 +58,7 @@ There are three: 1. Lincoln; 2. Washington; and 3. Roosevelt.
 II. The second war began.|It ended.
 Yahoo! is a company.|It is old.
 E. coli is a bacterium.|It lives.
+It is long.[1]|It is old.[2][3]|It ends.
 The file is named a.out by default.|It runs.
 Visit example.com today.|It is free.
 He waited ... and left.|Nobody came.
@@ -87,6 +88,7 @@ OTHER_LANGUAGES = [
     ("fr", "C'est « ainsi ».|Il est parti.|Elle reste !"),
     ("zh", "这是一个句子。|这是另一个！|对吗？"),
     ("hi", "यह एक वाक्य है।|यह दूसरा है।"),
+    ("my", "က၊ ခ။|ဂ။"),  # The first mark is a comma.
     ("xx", "No language has this code.|It works."),
 ]
 
@@ -117,6 +119,10 @@ def test_splits_long_paragraphs():
   expected = ["This is sentence {} of them.".format(n) for n in range(2000)]
   assert sentences.split(" ".join(expected)) == expected
   assert sentences.split("a" * 20000) == ["a" * 20000]
+  # Wherever a long paragraph is cut to be looked at, 3.5 stays a number.
+  for padding in range(2, 32):
+    expected = ["It is " + "a" * padding + "."] + ["It was 3.5 of 9.75 in all."] * 300
+    assert sentences.split(" ".join(expected)) == expected
 
 
 def test_splits_nothing_from_nothing():
