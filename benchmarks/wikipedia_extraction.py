@@ -186,10 +186,12 @@ def measure(dump_file: str, metrics: str, reference: str, copies: int,
       two_workers_times_one=round(
           median(1, "wall_seconds") / median(2, "wall_seconds"), 2),
       parent_megabytes_small_dump=round(small.parent_megabytes, 1),
-      parent_megabytes={n: round(max(run.parent_megabytes for run in runs[n]), 1)
-                        for n in runs},
-      worker_megabytes={n: round(max(run.worker_megabytes for run in runs[n]), 1)
-                        for n in runs},
+      parent_megabytes={
+          n: round(max(run.parent_megabytes for run in runs[n]), 1)
+          for n in runs},
+      worker_megabytes={
+          n: round(max(run.worker_megabytes for run in runs[n]), 1)
+          for n in runs},
       identical_output=len({run.fingerprint for run in every}) == 1)
   return figures
 

@@ -58,15 +58,16 @@ TIDY_RULES = (
     # "Albedo () or" -> "Albedo or"
     TidyRule("empty parentheses", re.compile(r"\s*(?:\(\s*\)|\[\s*\])"), ""),
     # "( a hero )" -> "(a hero)"
-    TidyRule("space inside parentheses", re.compile(r"(?<=[(\[])\s+|\s+(?=[)\]])"),
-             ""),
+    TidyRule("space inside parentheses",
+             re.compile(r"(?<=[(\[])\s+|\s+(?=[)\]])"), ""),
     # "one , two ." -> "one, two."
     TidyRule("space before punctuation",
              re.compile(r"\s+(?=[,.;:!?](?:\s|$|[)\]\"”]))"), ""),
     # "one, , two" -> "one, two"
     TidyRule("repeated separator", re.compile(r"([,;])(?:\s*[,;])+"), r"\1"),
     # "one, . Two" -> "one. Two"
-    TidyRule("separator before stop", re.compile(r"[,;:]\s*(?=\.(?:\s|$))"), ""),
+    TidyRule("separator before stop",
+             re.compile(r"[,;:]\s*(?=\.(?:\s|$))"), ""),
     # "  one  two " -> "one two"
     TidyRule("spaces left", re.compile(r"\s{2,}"), " "),
 )
@@ -85,8 +86,8 @@ LEFTOVER_MARKUP = {
     "address": r"(?:https?|ftp)://|\bwww\.",
     "unknown words": templates.UNKNOWN_WORDS,
     # A bibliographic note, not a sentence.
-    "identifier": r"\bISBN[ :\u00a0-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}|\bRetrieved "
-                  r"(?:on )?\d",
+    "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
+                  r"|\bRetrieved (?:on )?\d",
 }
 _LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
 # Scripts without spaces between words: each character counts as a word, as

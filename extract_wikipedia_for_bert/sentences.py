@@ -29,15 +29,15 @@ _WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
 # Never the end of a sentence, whatever follows: "Vol. One", "spp. Homo".
 _ABBREVIATION = re.compile(
     _WORD_START +
-    r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr|Brig"
-    r"|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g|i\.e)"
-    r"\.$")
+    r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr"
+    r"|Brig|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g"
+    r"|i\.e)\.$")
 # No end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
     _WORD_START +
-    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir|[ivxl]+"
-    r"|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?|[Oo]ct|[Nn]ov"
-    r"|[Dd]ec)\.$")
+    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir"
+    r"|[ivxl]+|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?"
+    r"|[Oo]ct|[Nn]ov|[Dd]ec)\.$")
 # A list's number alone, or one in a row: "one; 2.", "one, and 2."
 _LIST_NUMBER = re.compile(
     r"(?:^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]"
@@ -47,10 +47,11 @@ _CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
 # sentencex takes these for abbreviations; before a capital letter they end an
 # English sentence more often than not: "a work of art. Hirst said".
 _ENGLISH_LAST_WORD = re.compile(
-    r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*(?P<space>\s+)"
-    r"(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
+    r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*"
+    r"(?P<space>\s+)(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
 _WHOLE_PARENTHESIS = re.compile(
-    r"^\([^()]*[" + TERMINAL_MARKS + r"][" + _QUOTATION_MARKS + r"]*\)\s+(?=\S)")
+    r"^\([^()]*[" + TERMINAL_MARKS + r"][" + _QUOTATION_MARKS
+    + r"]*\)\s+(?=\S)")
 
 
 def split(paragraph: str, language: str = "en") -> List[str]:

@@ -98,8 +98,8 @@ ft/s|ft/s|foot per second|feet per second
 ft/min|ft/min|foot per minute|feet per minute
 m3/s|m3/s|cubic metre per second|cubic metres per second
 cuft/s ft3/s|cu ft/s|cubic foot per second|cubic feet per second
-/km2 PD/km2|/km2|inhabitant per square kilometre|inhabitants per square kilometre
-/sqmi PD/sqmi /mi2|/sq mi|inhabitant per square mile|inhabitants per square mile
+/km2 PD/km2|/km2|person per square kilometre|people per square kilometre
+/sqmi PD/sqmi /mi2|/sq mi|person per square mile|people per square mile
 g/cm3|g/cm3|gram per cubic centimetre|grams per cubic centimetre
 kg/m3|kg/m3|kilogram per cubic metre|kilograms per cubic metre
 mpgus mpg|mpg|mile per gallon|miles per gallon

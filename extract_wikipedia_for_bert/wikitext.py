@@ -205,7 +205,7 @@ def resolve_tags(text: str) -> str:
         position = ends[closing]
     elif name == "sup":
       # 10<sup>6</sup> is no 106; km<sup>2</sup> reads well as km2.
-      if (closing is not None and tag.start() and text[tag.start() - 1].isdigit()
+      if (closing is not None and text[max(0, tag.start() - 1)].isdigit()
           and _INTEGER.fullmatch(text[position:closing].strip())):
         pieces.append("^")
     elif name not in _INLINE_TAGS:
@@ -358,9 +358,9 @@ def resolve_block_templates(text: str, language: str) -> str:
   position = 0
   for start, end in _outermost(_balanced(text, _BRACES)):
     call = text[start:end]
-    starts_line = text[text.rfind("\n", 0, start) + 1:start].strip(" *:#;") == ""
-    if "\n" not in call and not starts_line:
-      continue
+    before = text[text.rfind("\n", 0, start) + 1:start]
+    if "\n" not in call and before.strip(" *:#;"):
+      continue  # Within a line.
     pieces.append(text[position:start])
     position = end
     name, _ = _split_function(call[2:-2].partition("|")[0], language)

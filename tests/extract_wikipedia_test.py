@@ -51,14 +51,15 @@ def page(title, text, namespace=0, extra=""):
 
 
 def dump_of(*pages, siteinfo=SITEINFO, language=' xml:lang="en"'):
-  return ('<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/"{}>\n{}\n'
-          "{}</mediawiki>\n").format(language, siteinfo, "".join(pages))
+  return ('<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/"{}>\n'
+          "{}\n{}</mediawiki>\n").format(language, siteinfo, "".join(pages))
 
 
 SMALL_DUMP = dump_of(
     page("Ada", "'''Ada''' is a [[name]]. It is a short one.\n\n"
          "[[File:Ada.jpg|thumb|Here she is. It is her.]]\n"
-         "She said \"I am here. I stay.\"\n\n== Notes ==\nNothing here is kept."),
+         "She said \"I am here. I stay.\"\n\n"
+         "== Notes ==\nNothing here is kept."),
     page("Adah", "#REDIRECT [[Ada]]\n\nIt is a name. It is not kept."),
     page("Adam", "Adam is a name. It is old.",
          extra='<redirect title="Ada" />'),

@@ -121,7 +121,8 @@ def test_splits_long_paragraphs():
   assert sentences.split("a" * 20000) == ["a" * 20000]
   # Wherever a long paragraph is cut to be looked at, 3.5 stays a number.
   for padding in range(2, 32):
-    expected = ["It is " + "a" * padding + "."] + ["It was 3.5 of 9.75 in all."] * 300
+    expected = (["It is " + "a" * padding + "."]
+                + ["It was 3.5 of 9.75 in all."] * 300)
     assert sentences.split(" ".join(expected)) == expected
 
 

@@ -57,8 +57,10 @@ MARKUP = {
     "reference that nobody closed": ("A<ref> b.", ["A b."]),
     "references in capitals": ("A<REF>b</Ref> c.", ["A c."]),
     "gallery": ("A.\n<gallery>\nFile:b.jpg|c.\n</gallery>\nD.", ["A.", "D."]),
-    "source code": ("A.\n<source lang='c'>\nint b;\n</source>\nC.", ["A.", "C."]),
-    "table of tags": ("A.\n<table><tr><td>b.</td></tr></table>\nC.", ["A.", "C."]),
+    "source code": ("A.\n<source lang='c'>\nint b;\n</source>\nC.",
+                    ["A.", "C."]),
+    "table of tags": ("A.\n<table><tr><td>b.</td></tr></table>\nC.",
+                      ["A.", "C."]),
     "plain formula": ("Let <math>n = 3</math> be.", ["Let n = 3 be."]),
     "formula": (r"Let <math>\frac{1}{2}</math> be.",
                 ["Let " + UNKNOWN + " be."]),
@@ -135,7 +137,7 @@ TEMPLATES = """
 {{convert|13|km|mi|sp=us}} => 13 kilometers
 {{convert|5|ft|10|in|m}} => 5 feet 10 inches
 {{convert|20|C|F}} => 20 °C
-{{convert|55|/km2|/sqmi}} => 55 inhabitants per square kilometre
+{{convert|55|/km2|/sqmi}} => 55 people per square kilometre
 {{convert|5|parrots}} => 5 parrots
 {{convert|-40|F}} => -40 °F
 {{convert|5}} => 5
@@ -358,7 +360,8 @@ def test_keeps_what_reads_as_prose(text, is_list_item, expected):
 
 
 def test_drops_short_sentences_and_articles():
-  paragraphs = [wikitext.Paragraph("It is a long one. No it. Yes it is.", False)]
+  paragraphs = [
+      wikitext.Paragraph("It is a long one. No it. Yes it is.", False)]
   assert prose.lines(paragraphs, prose.Options()) == [
       "It is a long one.", "Yes it is."]
   assert prose.lines(paragraphs, prose.Options(min_words=2)) == [
