@@ -39,9 +39,14 @@ _POLL_SECONDS = .02
 
 
 class Run(NamedTuple):
-  """What one run of the script took and gave."""
+  """What one run of the script took and gave.
+
+  `other_cores` is how many cores other work took meanwhile: with more than a
+  tenth of one, times say little of the script.
+  """
   wall_seconds: float
   cpu_seconds: float
+  other_cores: float
   parent_megabytes: float
   worker_megabytes: float
   fingerprint: str
@@ -96,6 +101,15 @@ def peak_megabytes(pid: int) -> float:
   return 0.
 
 
+def busy_seconds() -> float:
+  """Returns the time that all cores together have not been idle."""
+  with open("/proc/stat", encoding="ascii") as file:
+    user, nice, system, _, _, interrupt, soft_interrupt = map(
+        int, file.readline().split()[1:8])
+  return (user + nice + system + interrupt + soft_interrupt) / os.sysconf(
+      "SC_CLK_TCK")
+
+
 def children(pid: int) -> List[int]:
   """Returns the processes that a process has started."""
   try:
@@ -116,7 +130,7 @@ def extract(dump_file: str, written: Path, num_workers: int) -> Run:
   Raises:
     ValueError: the script failed.
   """
-  start = time.monotonic()
+  start, busy = time.monotonic(), busy_seconds()
   process = subprocess.Popen(
       [sys.executable, str(_SCRIPT), "--dump_file", dump_file, "--output_file",
        str(written), "--overwrite", "--num_workers", str(num_workers)],
@@ -131,9 +145,11 @@ def extract(dump_file: str, written: Path, num_workers: int) -> Run:
       break
     time.sleep(_POLL_SECONDS)
   wall = time.monotonic() - start
+  cpu = usage.ru_utime + usage.ru_stime
+  other_cores = max(0., busy_seconds() - busy - cpu) / wall
   if status:
     raise ValueError("the script failed on --dump_file {}".format(dump_file))
-  return Run(wall, usage.ru_utime + usage.ru_stime, parent, worker,
+  return Run(wall, cpu, other_cores, parent, worker,
              hashlib.sha256(written.read_bytes()).hexdigest())
 
 
@@ -180,6 +196,8 @@ def measure(dump_file: str, metrics: str, reference: str, copies: int,
       wall_seconds={n: [round(run.wall_seconds, 2) for run in runs[n]]
                     for n in runs},
       cpu_seconds={n: [round(run.cpu_seconds, 2) for run in runs[n]]
+                   for n in runs},
+      other_cores={n: [round(run.other_cores, 2) for run in runs[n]]
                    for n in runs},
       megabytes_per_core_second={
           n: round(megabytes / median(n, "cpu_seconds"), 2) for n in runs},

@@ -31,6 +31,7 @@ _CANONICAL_NAMESPACES = {
     "portal talk": 101, "draft": 118, "draft talk": 119, "module": 828,
     "module talk": 829,
 }
+_INTEGER = re.compile(r"\s*-?\d{1,9}\s*$")
 _REDIRECT = re.compile(r"\s*#\s*redirect\b", re.IGNORECASE)
 
 
@@ -218,7 +219,7 @@ class DumpReader:
   def _page(self, element: etree._Element, text: str) -> Page:
     title = element.findtext("{*}title") or ""
     namespace = element.findtext("{*}ns")
-    if namespace is None:
+    if namespace is None or not _INTEGER.match(namespace):
       prefix = title.partition(":")[0].strip().lower().replace("_", " ")
       number = self.site.namespaces.get(prefix, _ARTICLE_NAMESPACE)
     else:
@@ -251,7 +252,8 @@ def _wikitext(revision: etree._Element) -> str:
 def _site(siteinfo: etree._Element) -> Site:
   names = dict(_CANONICAL_NAMESPACES)
   for namespace in siteinfo.iterfind("{*}namespaces/{*}namespace"):
-    if namespace.text:
-      names[namespace.text.lower()] = int(namespace.get("key"))
+    key = namespace.get("key") or ""
+    if namespace.text and _INTEGER.match(key):
+      names[namespace.text.lower()] = int(key)
   root = siteinfo.getparent()
   return Site(root.get(_XML_LANG) or Site().language, names)

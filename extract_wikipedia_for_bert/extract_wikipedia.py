@@ -163,9 +163,13 @@ def clean(batch: Batch) -> List[List[str]]:
     try:
       lines = prose.lines(
           wikitext.paragraphs(text, batch.wiki), batch.options)
-    except Exception:
-      logging.exception("while cleaning the page %r", title)
+    except MemoryError:
       raise
+    except Exception as error:  # pylint: disable=broad-except
+      # A bug, but no reason to lose the work of a day.
+      logging.error("skipped the page %r, which failed: %r", title, error,
+                    exc_info=logging.level_debug())
+      continue
     if lines:
       articles.append(lines)
   return articles

@@ -127,6 +127,8 @@ def _work(function: Callable[[Item], Result],
     item = pipe.recv()
     try:
       answer = True, function(item)
+    except MemoryError:
+      os._exit(1)  # The parent takes it for what it is.
     except Exception as error:  # pylint: disable=broad-except
       answer = False, error  # The parent raises it.
     pipe.send(answer)

@@ -178,8 +178,8 @@ _LANGUAGES = dict(
     for entry in _LANGUAGE_TABLE.replace("\n", " ").strip().split(", "))
 
 _NUMBER = re.compile(r"^[-−+]?[\d.,]+(?:[/+]+\d+)*$")
-_LONG_INTEGER = re.compile(r"^([-−+]?)(\d{4,})(\.\d+)?$")
-_TRAILING_PARENTHESIS = re.compile(r"\s*\([^()]*\)$")
+_LONG_INTEGER = re.compile(r"^([-−+]?)(\d{4,15})(\.\d+)?$")
+_SMALL_INTEGER = re.compile(r"^\d{1,15}$")
 _RAIL_GAUGE = re.compile(r"^([\d.]+)\s*(mm|m|in|ft)$")
 
 
@@ -313,7 +313,7 @@ def _as_of(arguments: Arguments) -> str:
 def _day_month_year(values: List[str], order: str) -> str:
   """Writes [year, month, day] as far as it is given."""
   year, month, day = (values + ["", "", ""])[:3]
-  if month.isdigit() and 1 <= int(month) <= 12:
+  if _SMALL_INTEGER.match(month) and 1 <= int(month) <= 12:
     month = _MONTHS[int(month) - 1]
   day = day.lstrip("0")
   if day and order.lower() in ("us", "mdy"):
@@ -496,7 +496,7 @@ def _rail_gauge(arguments: Arguments) -> str:
 def _ordinal(arguments: Arguments) -> str:
   """{{ordinal|22}} -> 22nd."""
   text = _first(arguments)
-  if not text.isdigit():
+  if not _SMALL_INTEGER.match(text):
     return text
   number = int(text)
   suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")

@@ -82,6 +82,8 @@ _LANGUAGE_PREFIX = re.compile(
     r"(?:[a-z]{2,3}|[a-z]{2,3}-[a-z]{2,7}(?:-[a-z]+)?|simple|tokipona)$")
 _QUOTES = re.compile(r"'{2,}")
 _POSSESSIVE = re.compile(r"(?<=[^'\s])'''(?=s\b)")
+# What [[Ada (name)|]] and [[Ada, Ohio|]] leave out of their label.
+_PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 _MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{3,}__")
 _URL = re.compile(r"(?:https?|ftp)://[^\s<>\[\]{}|\"]*[^\s<>\[\]{}|\".,;:!?)']")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
@@ -466,7 +468,7 @@ def _label(link: nodes.Wikilink, language: str) -> str:
     label = _rendered(link.text, language)
     if label.strip():
       return label
-    return re.sub(r"\s*\([^()]*\)$|,.*$", "", _rendered(link.title, language))
+    return _PIPE_TRICK.sub("", _rendered(link.title, language))
   return _rendered(link.title, language).lstrip(":")
 
 

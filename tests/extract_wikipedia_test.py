@@ -21,8 +21,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import dump
+from extract_wikipedia_for_bert import extract_wikipedia
 from extract_wikipedia_for_bert import ordered_pool
 from extract_wikipedia_for_bert import output
+from extract_wikipedia_for_bert import prose
+from extract_wikipedia_for_bert import wikitext
 
 SCRIPT = ROOT / "extract_wikipedia_for_bert" / "extract_wikipedia.py"
 SITEINFO = """<siteinfo><sitename>Wikipedia</sitename><namespaces>
@@ -64,6 +67,7 @@ SMALL_DUMP = dump_of(
     page("Adam", "Adam is a name. It is old.",
          extra='<redirect title="Ada" />'),
     page("Ada (disambiguation)", "Ada is a town here. Ada is a river too."),
+    page("Code", "", extra="<ns>none</ns>"),
     page("Wikipedia:Ada", "This is the project. It is not an article.", 4),
     page("Stub", "This is all there is."),
     page("Zoë", "Zoë is a name too.\n* Its first bearer was a saint there.\n"
@@ -132,7 +136,7 @@ def test_small_dump(tmp_path):
   assert result.returncode == 0
   assert result.stderr == ""
   assert result.stdout == (
-      "{}: 2 articles, 5 sentences, 26 words from 7 pages\n".format(
+      "{}: 2 articles, 5 sentences, 26 words from 8 pages\n".format(
           tmp_path / "out.txt"))
 
 
@@ -438,6 +442,31 @@ def test_pool_passes_errors_on():
     with ordered_pool.OrderedPool(int, workers) as pool:
       with pytest.raises(ValueError):
         list(pool.map(iter(["1", "2", "x"])))
+
+
+def give_up(item):
+  raise MemoryError(item)
+
+
+def test_worker_without_memory_is_an_error():
+  with ordered_pool.OrderedPool(give_up, 2) as pool:
+    with pytest.raises(OSError, match="out of memory"):
+      list(pool.map(iter(range(9))))
+
+
+def test_page_that_fails_is_skipped(monkeypatch):
+  whole = wikitext.paragraphs
+
+  def fail_on_ada(text, wiki):
+    if "Ada" in text:
+      raise KeyError("a bug")
+    return whole(text, wiki)
+  monkeypatch.setattr(wikitext, "paragraphs", fail_on_ada)
+  batch = extract_wikipedia.Batch(
+      (("Ada", "Ada is a name. It is old."),
+       ("Zoë", "Zoë is a name. It is new.")), wikitext.Wiki(), False,
+      prose.Options())
+  assert extract_wikipedia.clean(batch) == [["Zoë is a name.", "It is new."]]
 
 
 def test_pool_ends_with_work_left():

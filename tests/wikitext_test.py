@@ -267,7 +267,8 @@ def test_names_in_english_are_for_english_wikis():
 @pytest.mark.parametrize("name", sorted(templates.RENDERERS))
 def test_no_renderer_fails_on_odd_arguments(name):
   for arguments in ("", "|", "||", "|a", "|a|b|c|d|e", "|1=|2=", "|x=y",
-                    "|0|0|0", "|-|-|-", "|{{PAGENAME}}|[[a]]"):
+                    "|0|0|0", "|-|-|-", "|²|²|²", "|9|" + "9" * 5000,
+                    "|" + "9" * 5000, "|{{PAGENAME}}|[[a]]"):
     wikitext.plain_text("{{" + name + arguments + "}}", "en")
 
 
