@@ -1,0 +1,156 @@
+"""Turns paragraphs into the lines of the output: tidy sentences of prose.
+
+Each rule is a row of a table, with an example beside it.
+"""
+
+import dataclasses
+import re
+from typing import Iterable, List, NamedTuple
+
+from extract_wikipedia_for_bert import sentences
+from extract_wikipedia_for_bert import templates
+from extract_wikipedia_for_bert.wikitext import Paragraph
+
+_MIN_PARAGRAPH_WORDS = 4
+_MIN_LIST_ITEM_WORDS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is kept.
+
+  Attributes:
+    language: the language code for the sentence splitter.
+    min_words: shorter sentences go.
+    min_sentences: articles with fewer sentences go.
+  """
+  language: str = "en"
+  min_words: int = 3
+  min_sentences: int = 2
+
+
+class TidyRule(NamedTuple):
+  """A replacement that mends what the removal of markup left behind."""
+  name: str
+  pattern: "re.Pattern[str]"
+  replacement: str
+
+
+# Not the joiners U+200C and U+200D: Persian and Hindi are spelled with them.
+_INVISIBLE = "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a-\u202e"
+TIDY_RULES = (
+    # "soft\u00adhyphen" -> "softhyphen"
+    TidyRule("invisible", re.compile("[" + _INVISIBLE + "]"), ""),
+    # "five\u00a0 miles" -> "five miles"
+    TidyRule("spaces", re.compile(r"\s+"), " "),
+    # "and . . . so" -> "and ... so"
+    TidyRule("spaced ellipsis", re.compile(r"\.(?:\s\.){2,}"), "..."),
+    # "''Albedo''" -> "Albedo"
+    TidyRule("leftover quotes", re.compile(r"'{2,}"), ""),
+    # "Achilles (; , a hero)" -> "Achilles (a hero)"
+    TidyRule("separator after parenthesis",
+             re.compile(
+                 r"(?<=[(\[])(?:\s*(?:[,;:]|(?:/|or\b|and\b)"
+                 r"\s*(?=[,;)/]|or\b|and\b)))+\s*"), ""),
+    # "Achilles (a hero, ; )" -> "Achilles (a hero)"
+    TidyRule("separator before parenthesis",
+             re.compile(r"(?<![\s,;:])[\s,;:]*[,;:]\s*(?=[)\]])"), ""),
+    # "Albedo () or" -> "Albedo or"
+    TidyRule("empty parentheses", re.compile(r"\s*(?:\(\s*\)|\[\s*\])"), ""),
+    # "( a hero )" -> "(a hero)"
+    TidyRule("space inside parentheses",
+             re.compile(r"(?<=[(\[])\s+|\s+(?=[)\]])"), ""),
+    # "one , two ." -> "one, two."
+    TidyRule("space before punctuation",
+             re.compile(r"\s+(?=[,.;:!?](?:\s|$|[)\]\"”]))"), ""),
+    # "one, , two" -> "one, two"
+    TidyRule("repeated separator", re.compile(r"([,;])(?:\s*[,;])+"), r"\1"),
+    # "one, . Two" -> "one. Two"
+    TidyRule("separator before stop",
+             re.compile(r"[,;:]\s*(?=\.(?:\s|$))"), ""),
+    # "  one  two " -> "one two"
+    TidyRule("spaces left", re.compile(r"\s{2,}"), " "),
+)
+
+# A sentence in which any of these remains is dropped.
+LEFTOVER_MARKUP = {
+    "brackets": r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}",
+    "pipe": r"\|",
+    "image size": r"\b\d+px\b",
+    "tag": r"</?[A-Za-z][A-Za-z0-9]*(?:\s[^<>]*)?/?>|<ref\b",
+    "entity": r"&(?:[a-zA-Z]{2,8}|#\d+|#x[0-9a-fA-F]+);",
+    "heading": r"==",
+    "list mark": r"^[*#:;]",
+    "magic word": r"__[A-Z]+__",
+    "latex": r"\\[a-zA-Z]{2,}|\\displaystyle",
+    "address": r"(?:https?|ftp)://|\bwww\.",
+    "unknown words": templates.UNKNOWN_WORDS,
+    # A bibliographic note, not a sentence.
+    "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
+                  r"|\bRetrieved (?:on )?\d",
+}
+_LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
+# Scripts without spaces between words: each character counts as a word, as
+# BERT's own tokenizer has it.
+_UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
+                       "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+
+
+def tidy(text: str) -> str:
+  """Applies `TIDY_RULES` to a paragraph."""
+  for rule in TIDY_RULES:
+    text = rule.pattern.sub(rule.replacement, text)
+  return text.strip()
+
+
+def count_words(text: str) -> int:
+  """Counts words by spaces, or by characters in scripts without spaces."""
+  words = len(text.split())
+  if text.isascii():
+    return words
+  return max(words, len(_UNSPACED.findall(text)))
+
+
+def lines(paragraphs: Iterable[Paragraph], options: Options) -> List[str]:
+  """Returns the sentences of an article; none where they are too few.
+
+  Args:
+    paragraphs: the article's paragraphs as plain text.
+    options: what is kept.
+  """
+  kept = []
+  for paragraph in paragraphs:
+    kept.extend(
+        sentence for sentence in prose_sentences(paragraph, options.language)
+        if is_kept(sentence, options.min_words))
+  return kept if len(kept) >= options.min_sentences else []
+
+
+def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
+  """Returns the sentences of a paragraph; none where it is no prose.
+
+  What reads as prose is long enough and ends in a terminal mark, a paragraph
+  possibly in a colon. A last sentence without that goes by itself.
+
+  Args:
+    paragraph: plain text.
+    language: the language code for the sentence splitter.
+  """
+  text = tidy(paragraph.text)
+  min_words = (_MIN_LIST_ITEM_WORDS if paragraph.is_list_item
+               else _MIN_PARAGRAPH_WORDS)
+  if count_words(text) < min_words:
+    return []
+  split = sentences.split(text, language)
+  if split and not sentences.is_ended(split[-1]) and (
+      paragraph.is_list_item or not split[-1].endswith((":", "："))):
+    split.pop()
+  if sum(map(count_words, split)) < min_words:
+    return []
+  return split
+
+
+def is_kept(sentence: str, min_words: int) -> bool:
+  """Says whether a sentence is long enough and shows no markup."""
+  return (count_words(sentence) >= min_words
+          and _LEFTOVER_MARKUP.search(sentence) is None)

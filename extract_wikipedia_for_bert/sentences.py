@@ -1,0 +1,166 @@
+"""Splits a paragraph into sentences.
+
+The library sentencex finds the boundaries; the rules here are ours, for what
+it leaves together (inside quotation marks, after a whole sentence in
+parentheses) and for what it takes apart (abbreviations, numbers of lists).
+"""
+
+import re
+from typing import Iterator, List
+
+import sentencex
+
+# sentencex never splits inside quotation marks: it looks at the text without
+# them. ’ is the apostrophe too; the boundaries are the same without it.
+_QUOTATION_MARKS = "\"“”„‟«»‹›‘’‚‛「」『』《》"
+_ENGLISH = ("en", "simple")
+_QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
+_CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
+# The marks that end a sentence in the scripts of Wikipedia's languages.
+TERMINAL_MARKS = ".!?…‼⁇⁈⁉‽。！？．｡؟۔।॥།።။។៕"
+_ENDS_SENTENCE = re.compile(
+    "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS)
+    + r"\s]*(?:\[\d+\])*$")
+# Older versions of sentencex are quadratic: they see so much at a time.
+_WINDOW = 5000
+# What tells whether a piece is a sentence is near its end.
+_TAIL = 80
+_WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
+# Never the end of a sentence, whatever follows: "Vol. One", "spp. Homo".
+_ABBREVIATION = re.compile(
+    _WORD_START +
+    r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr"
+    r"|Brig|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g"
+    r"|i\.e)\.$")
+# No end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
+_ABBREVIATION_BEFORE_NUMBER = re.compile(
+    _WORD_START +
+    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir"
+    r"|[ivxl]+|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?"
+    r"|[Oo]ct|[Nn]ov|[Dd]ec)\.$")
+# A list's number alone, or one in a row: "one; 2.", "one, and 2."
+_LIST_NUMBER = re.compile(
+    r"(?:^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]"
+    r"|[;:,](?: and| or)? \(?\d{1,2}\.)$")
+# What no sentence starts with: "= 'feminine'", "; then".
+_CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
+# sentencex takes these for abbreviations; before a capital letter they end an
+# English sentence more often than not: "a work of art. Hirst said".
+_ENGLISH_LAST_WORD = re.compile(
+    r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*"
+    r"(?P<space>\s+)(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
+_WHOLE_PARENTHESIS = re.compile(
+    r"^\([^()]*[" + TERMINAL_MARKS + r"][" + _QUOTATION_MARKS
+    + r"]*\)\s+(?=\S)")
+
+
+def split(paragraph: str, language: str = "en") -> List[str]:
+  """Splits a paragraph into sentences.
+
+  Args:
+    paragraph: text without line breaks.
+    language: a language code; for one that sentencex does not know it uses a
+      related language or English.
+
+  Returns:
+    The sentences, stripped. Joined by single spaces they are the paragraph,
+    save for the space between them.
+  """
+  pieces: List[str] = []
+  for piece in _pieces(paragraph, language):
+    if pieces and _belongs_together(pieces[-1][-_TAIL:], piece):
+      pieces[-1] += piece
+    else:
+      pieces.append(piece)
+  sentences = []
+  for piece in pieces:
+    for part in _split_after_parenthesis(piece.strip()):
+      sentences.extend(_split_after_last_word(part)
+                       if language in _ENGLISH else [part])
+  return [sentence for sentence in sentences if sentence]
+
+
+def is_ended(sentence: str) -> bool:
+  """Says whether a sentence ends in a terminal mark (and closing marks)."""
+  return _ENDS_SENTENCE.search(sentence[-_TAIL:]) is not None
+
+
+def _pieces(paragraph: str, language: str) -> Iterator[str]:
+  """Yields the pieces between sentencex's boundaries, spaces included."""
+  start = 0
+  while start < len(paragraph):
+    window = paragraph[start:start + _WINDOW]
+    start += len(window)
+    pieces = _pieces_of_window(window, language)
+    if start < len(paragraph) and len(pieces) > 1:
+      start -= len(pieces.pop())  # It may go on behind the window.
+    yield from pieces
+
+
+def _pieces_of_window(paragraph: str, language: str) -> List[str]:
+  bare, kept = _without_quotation_marks(paragraph)
+  pieces = []
+  start = 0
+  position = 0
+  for segment in sentencex.segment(language, bare):
+    words = segment.strip()
+    if not words:
+      continue
+    # Older versions of sentencex strip the segments: look each one up.
+    position = bare.index(words, position) + len(words)
+    end = (kept[position - 1] if kept is not None else position - 1) + 1
+    # Closing marks that were left out of `bare` stay on the left.
+    while end < len(paragraph) and paragraph[end] in _QUOTATION_MARKS:
+      end += 1
+    while end < len(paragraph) and paragraph[end].isspace():
+      end += 1
+    if end > start:
+      pieces.append(paragraph[start:end])
+      start = end
+  if start < len(paragraph):
+    pieces.append(paragraph[start:])
+  return pieces
+
+
+def _without_quotation_marks(paragraph: str):
+  """Returns the text without quotation marks, and each character's place.
+
+  The places are None where they are the same.
+  """
+  if _QUOTATION_MARK.search(paragraph) is None:
+    return paragraph, None
+  kept = [place for place, character in enumerate(paragraph)
+          if character not in _QUOTATION_MARKS]
+  return _QUOTATION_MARK.sub("", paragraph), kept
+
+
+def _belongs_together(left: str, right: str) -> bool:
+  if right[0] == "-" and not left[-1].isspace():  # "reflection-vs.-angle curve"
+    return True
+  left = left.rstrip()
+  head = right.lstrip(_QUOTATION_MARKS + "([ ")[:1]
+  return (head.islower()
+          or _CONTINUES.match(right) is not None
+          or not is_ended(left)
+          or _ABBREVIATION.search(left) is not None
+          or (head.isdigit()
+              and _ABBREVIATION_BEFORE_NUMBER.search(left) is not None)
+          or _LIST_NUMBER.search(left) is not None)
+
+
+def _split_after_parenthesis(sentence: str) -> List[str]:
+  """Splits "(It was so.) It is." behind the parenthesis."""
+  match = _WHOLE_PARENTHESIS.match(sentence)
+  if match is None or sentence[match.end()].islower():
+    return [sentence]
+  return [sentence[:match.end()].rstrip(), sentence[match.end():]]
+
+
+def _split_after_last_word(sentence: str) -> List[str]:
+  """Splits "It is art. He is an artist." behind "art."."""
+  parts = []
+  start = 0
+  for match in _ENGLISH_LAST_WORD.finditer(sentence):
+    parts.append(sentence[start:match.start("space")])
+    start = match.end()
+  return parts + [sentence[start:]]

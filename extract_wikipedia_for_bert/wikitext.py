@@ -1,0 +1,498 @@
+"""Turns the wikitext of a page into paragraphs of plain text.
+
+The work goes from the large to the small, and every step is linear in the
+page: tags and comments, sections, tables, what spans lines (boxes, files),
+lines into blocks. Then mwparserfromhell parses each block by itself, for the
+links and templates inside, so that junk in one place costs that place alone.
+"""
+
+import bisect
+import collections
+import dataclasses
+import html
+import re
+from typing import Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+
+from mwparserfromhell import nodes
+from mwparserfromhell import parser as wikicode_parser
+from mwparserfromhell.wikicode import Wikicode
+
+from extract_wikipedia_for_bert import templates
+from extract_wikipedia_for_bert.dump import Site
+
+# The parser is quadratic on junk such as unclosed links. Paragraphs of prose
+# are far shorter; a longer block is parsed by lines, a longer line dropped.
+_MAX_BLOCK = 20000
+
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)\b([^<>]*)>")
+# Tags that go with all they enclose.
+_DROPPED_TAGS = frozenset("""
+    ref references gallery source syntaxhighlight timeline score hiero table
+    imagemap inputbox categorytree graph mapframe maplink includeonly pre
+    templatestyles indicator section ruby rt rp chess style script
+    """.split())
+_FORMULA_TAGS = frozenset(["math", "chem", "ce"])
+_BLOCK_TAGS = frozenset("""
+    p div center blockquote ul ol li dl dt dd hr h1 h2 h3 h4 h5 h6 poem td th tr
+    caption tbody thead tfoot
+    """.split())
+# Tags that go and leave what they enclose where it is.
+_INLINE_TAGS = frozenset("""
+    abbr b bdi bdo big cite code data del dfn em font i ins kbd mark noinclude
+    nowiki onlyinclude q rb s samp small span strike strong sub sup time tt u
+    var wbr langconvert noindex nobr
+    """.split())
+# A formula that reads as text: "x", "n = 3", "2.5 < x".
+_PLAIN_FORMULA = re.compile(r"[A-Za-z0-9 .,=+\-−<>/()!%]{1,20}")
+_INTEGER = re.compile(r"[-−+]?\d+")
+
+_HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*={1,6}[ \t]*$", re.MULTILINE)
+# Sections without prose, by their heading in lower case. "Literature" is not
+# among them: articles on countries have prose there.
+_DROPPED_SECTIONS = frozenset([
+    "references", "external links", "external link", "see also",
+    "further reading", "notes", "bibliography", "footnotes", "citations",
+    "notes and references", "references and notes", "sources",
+    "notes and citations", "references and sources", "sources and references",
+    "footnotes and references", "works cited", "references and footnotes",
+    "select bibliography", "selected bibliography", "endnotes",
+    "external references", "links", "cited references", "general references",
+    "references and further reading", "further reading and external links",
+    # The same in some of the other large wikis.
+    "einzelnachweise", "weblinks", "siehe auch", "literatur", "anmerkungen",
+    "références", "notes et références", "liens externes", "voir aussi",
+    "bibliographie", "annexes", "referencias", "enlaces externos",
+    "véase también", "bibliografía", "note", "collegamenti esterni",
+    "voci correlate", "bibliografia", "referências", "ligações externas",
+    "ver também", "referenties", "externe links", "zie ook", "bronnen",
+    "примечания", "ссылки", "см. также", "литература", "източници",
+    "външни препратки", "вижте също", "бележки", "przypisy",
+    "linki zewnętrzne", "zobacz też", "källor", "externa länkar", "se även",
+])
+
+_MARKED_LINE = re.compile(r"^[*#:;]+\s*")
+# Rows of a table whose start a template wrote.
+_TABLE_LINE = ("|", "!", "{|")
+_BRACES = re.compile(r"\{\{|\}\}")
+_LINK_BRACKETS = re.compile(r"\[\[|\]\]")
+_LINK_PREFIX = re.compile(r"\[\[\s*([^\[\]|:{}\n]*?)\s*:")
+# [[de:Titel]] and [[zh-min-nan:Titel]] link the page in another language.
+_LANGUAGE_PREFIX = re.compile(
+    r"(?:[a-z]{2,3}|[a-z]{2,3}-[a-z]{2,7}(?:-[a-z]+)?|simple|tokipona)$")
+_QUOTES = re.compile(r"'{2,}")
+_POSSESSIVE = re.compile(r"(?<=[^'\s])'''(?=s\b)")
+# What [[Ada (name)|]] and [[Ada, Ohio|]] leave out of their label.
+_PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
+_MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{3,}__")
+_URL = re.compile(r"(?:https?|ftp)://[^\s<>\[\]{}|\"]*[^\s<>\[\]{}|\".,;:!?)']")
+_PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
+
+_DISAMBIGUATION = re.compile(
+    r"__DISAMBIG__|\{\{\s*(?:disambig(?:uation)?(?:[ _-](?!needed)[^|{}]*)?"
+    r"|disamb|dab|hndis[^|{}]*"
+    r"|human name disambiguation|geodis|place name disambiguation|numberdis"
+    r"|begriffsklärung|homonymie|desambiguación|desambiguação|disambigua"
+    r"|неоднозначность|пояснение|многозначност|dp|ujednoznacznienie)"
+    r"\s*(?:\||\}\})", re.IGNORECASE)
+_DISAMBIGUATION_TITLE = re.compile(
+    r"\((?:disambiguation|begriffsklärung|homonymie|desambiguación"
+    r"|desambiguação|disambigua|значения|пояснение)\)$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiki:
+  """What there is to know of a wiki to read its wikitext.
+
+  Attributes:
+    language: its language code.
+    dropped_links: prefixes of links that are not text, in lower case: files,
+      with captions, and categories.
+  """
+  language: str = "en"
+  dropped_links: FrozenSet[str] = frozenset()
+
+  @classmethod
+  def of(cls, site: Site) -> "Wiki":
+    """Returns what a dump says of its wiki."""
+    return cls(site.language, site.media_prefixes | site.category_prefixes)
+
+
+class Paragraph(NamedTuple):
+  """A block of plain text, possibly an item of a list."""
+  text: str
+  is_list_item: bool
+
+
+def is_disambiguation(title: str, text: str) -> bool:
+  """Says whether a page only tells the meanings of a name apart.
+
+  Args:
+    title: the page's title; alone it finds about half of them.
+    text: the page's wikitext.
+  """
+  return (_DISAMBIGUATION_TITLE.search(title) is not None
+          or _DISAMBIGUATION.search(text) is not None)
+
+
+def paragraphs(text: str, wiki: Wiki) -> Iterator[Paragraph]:
+  """Yields the paragraphs of a page in order.
+
+  Args:
+    text: the page's wikitext.
+    wiki: the wiki it is from.
+
+  Yields:
+    Paragraphs as plain text; markup that nobody closed may remain. Where words
+    could not be told, `templates.UNKNOWN_WORDS` stands for them.
+  """
+  text = text.replace(templates.UNKNOWN_WORDS, "").replace("\r", "")
+  text = _COMMENT.sub("", text)
+  text = resolve_tags(text)
+  text = drop_sections(text)
+  text = drop_tables(text)
+  text = drop_links(text, wiki.dropped_links)
+  text = resolve_block_templates(text, wiki.language)
+  for block in blocks(_MAGIC_WORD.sub("", text)):
+    plain = plain_text(block.text, wiki.language)
+    for part in _PARAGRAPH_BREAK.split(plain):
+      part = " ".join(part.split())
+      if part:
+        yield Paragraph(part, block.is_list_item)
+
+
+def resolve_tags(text: str) -> str:
+  """Resolves the tags of a page, in one pass.
+
+  `a<ref>b</ref> c<br>d` becomes `a c\\nd`. Short plain formulas stay, others
+  become `templates.UNKNOWN_WORDS`.
+
+  Args:
+    text: wikitext without comments.
+
+  Returns:
+    Wikitext with no tags but those that nobody knows.
+  """
+  tags = list(_TAG.finditer(text))
+  closings: Dict[str, List[int]] = collections.defaultdict(list)
+  for tag in tags:
+    if tag[1]:
+      closings[tag[2].lower()].append(tag.start())
+  ends = {tag.start(): tag.end() for tag in tags}
+  pieces = []
+  position = 0
+  for tag in tags:
+    if tag.start() < position:  # Inside what has gone already.
+      continue
+    pieces.append(text[position:tag.start()])
+    position = tag.end()
+    name = tag[2].lower()
+    closing = None
+    if not tag[1] and not tag[3].rstrip().endswith("/"):
+      closing = _first_after(closings[name], position)
+    if name in _BLOCK_TAGS:
+      pieces.append("\n\n")
+    elif name == "br":
+      pieces.append("\n")
+    elif name in _DROPPED_TAGS:
+      if closing is not None:
+        position = ends[closing]
+    elif name in _FORMULA_TAGS:
+      if closing is not None:
+        pieces.append(_formula(text[position:closing]))
+        position = ends[closing]
+    elif name == "nowiki":
+      if closing is not None:
+        pieces.append(_escaped(text[position:closing]))
+        position = ends[closing]
+    elif name == "sup":
+      # 10<sup>6</sup> is no 106; km<sup>2</sup> reads well as km2.
+      if (closing is not None and text[max(0, tag.start() - 1)].isdigit()
+          and _INTEGER.fullmatch(text[position:closing].strip())):
+        pieces.append("^")
+    elif name not in _INLINE_TAGS:
+      pieces.append(tag[0])
+  pieces.append(text[position:])
+  return "".join(pieces)
+
+
+def _first_after(places: List[int], position: int) -> Optional[int]:
+  index = bisect.bisect_left(places, position)
+  return places[index] if index < len(places) else None
+
+
+def _formula(text: str) -> str:
+  text = html.unescape(text).strip()
+  return text if _PLAIN_FORMULA.fullmatch(text) else templates.UNKNOWN_WORDS
+
+
+def _escaped(text: str) -> str:
+  """Keeps what is meant literally from being read as markup."""
+  return "".join(
+      character if character.isalnum() or character.isspace()
+      or character == "&" else "&#{};".format(ord(character))
+      for character in text)
+
+
+def drop_sections(text: str) -> str:
+  """Drops the sections that hold no prose, with their subsections.
+
+  Args:
+    text: wikitext.
+
+  Returns:
+    Wikitext without the sections that `_DROPPED_SECTIONS` names.
+  """
+  kept = []
+  position = 0
+  dropped_level = 0  # The heading's level while a section is being dropped.
+  for heading in _HEADING.finditer(text):
+    level = len(heading[1])
+    if dropped_level and level > dropped_level:
+      continue
+    if not dropped_level:
+      kept.append(text[position:heading.start()])
+    position = heading.start()
+    title = heading[2].strip(" \t'=:").lower()
+    dropped_level = level if title in _DROPPED_SECTIONS else 0
+  if not dropped_level:
+    kept.append(text[position:])
+  return "".join(kept)
+
+
+def drop_tables(text: str) -> str:
+  """Drops tables, line by line, nested ones too.
+
+  Of a table that nobody closed only the lines that look like one go.
+
+  Args:
+    text: wikitext.
+
+  Returns:
+    Wikitext without `{|` ... `|}`.
+  """
+  if "{|" not in text:
+    return text
+  lines = text.split("\n")
+  opened: List[int] = []
+  spans: List[Tuple[int, int]] = []
+  for number, line in enumerate(lines):
+    line = line.lstrip(" \t:*#")
+    if line.startswith("{|"):
+      opened.append(number)
+    elif line.startswith("|}") and not line.startswith("|}}") and opened:
+      spans.append((opened.pop(), number))
+  for first, last in _outermost(spans):
+    # What follows the end of a table in its line is text.
+    lines[last] = lines[last].partition("|}")[2]
+    lines[first:last] = [""] * (last - first)
+  return "\n".join(lines)
+
+
+def _outermost(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
+  """Returns the spans that lie in no other one, in order."""
+  outermost: List[Tuple[int, int]] = []
+  for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
+    if not outermost or start > outermost[-1][1]:
+      outermost.append((start, end))
+  return outermost
+
+
+def _balanced(text: str, brackets: "re.Pattern[str]") -> List[Tuple[int, int]]:
+  """Returns the spans of pairs of double brackets, without the unclosed."""
+  opened: List[int] = []
+  spans = []
+  for bracket in brackets.finditer(text):
+    if bracket[0] in ("{{", "[["):
+      opened.append(bracket.start())
+    elif opened:
+      spans.append((opened.pop(), bracket.end()))
+  return spans
+
+
+def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
+  """Drops links that are no text: files with captions, categories, languages.
+
+  Args:
+    text: wikitext.
+    prefixes: the names of files and categories, in lower case.
+
+  Returns:
+    Wikitext with the other links as they were.
+  """
+  dropped = []
+  for start, end in _balanced(text, _LINK_BRACKETS):
+    prefix = _LINK_PREFIX.match(text, start, end)
+    if prefix is None:
+      continue
+    name = prefix[1].lower().replace("_", " ")
+    if name in prefixes or _LANGUAGE_PREFIX.match(prefix[1]):
+      dropped.append((start, end))
+  return _without(text, dropped)
+
+
+def _without(text: str, spans: List[Tuple[int, int]]) -> str:
+  pieces = []
+  position = 0
+  for start, end in _outermost(spans):
+    pieces.append(text[position:start])
+    position = end
+    # What filled a line leaves no blank one, which would break a paragraph.
+    if text[start - 1:start] in ("", "\n") and text[end:end + 1] == "\n":
+      position += 1
+  pieces.append(text[position:])
+  return "".join(pieces)
+
+
+def resolve_block_templates(text: str, language: str) -> str:
+  """Resolves the templates that span lines or fill a line by themselves.
+
+  Those of running text stay, for the parser of the block around them.
+
+  Args:
+    text: wikitext.
+    language: the wiki's language code.
+
+  Returns:
+    Wikitext in which each remaining template lies within a line.
+  """
+  pieces = []
+  position = 0
+  for start, end in _outermost(_balanced(text, _BRACES)):
+    call = text[start:end]
+    before = text[text.rfind("\n", 0, start) + 1:start]
+    if "\n" not in call and before.strip(" *:#;"):
+      continue  # Within a line.
+    pieces.append(text[position:start])
+    position = end
+    name, _ = _split_function(call[2:-2].partition("|")[0], language)
+    if templates.find(name, language) is not None:
+      pieces.append(plain_text(call, language))
+  pieces.append(text[position:])
+  return "".join(pieces)
+
+
+def blocks(text: str) -> Iterator[Paragraph]:
+  """Yields the blocks that the lines of a page make: paragraphs, list items.
+
+  Single line breaks join; headings, blank lines and list marks break.
+
+  Args:
+    text: wikitext without tables and boxes.
+  """
+  lines: List[str] = []
+  for line in text.split("\n"):
+    line = line.strip()
+    marks = _MARKED_LINE.match(line)
+    is_text = bool(line) and not (
+        marks or line.startswith(_TABLE_LINE) or line.startswith("----")
+        or (line[0] == "=" and _HEADING.match(line)))
+    if is_text:
+      lines.append(line)
+      continue
+    if lines:
+      yield Paragraph("\n".join(lines), False)
+      lines = []
+    if marks:
+      yield Paragraph(line[marks.end():], True)
+  if lines:
+    yield Paragraph("\n".join(lines), False)
+
+
+def plain_text(block: str, language: str) -> str:
+  """Renders a block: links to labels, templates to words, entities.
+
+  Args:
+    block: wikitext without what spans blocks.
+    language: the wiki's language code.
+  """
+  block = _without_quotes(block)
+  if "[" in block or "{{" in block:
+    if len(block) > _MAX_BLOCK:
+      block = "\n".join(_parsed(line, language) for line in block.split("\n")
+                        if len(line) <= _MAX_BLOCK)
+    else:
+      block = _parsed(block, language)
+  if "://" in block:
+    block = _URL.sub(templates.UNKNOWN_WORDS, block)
+  return html.unescape(block) if "&" in block else block
+
+
+def _without_quotes(block: str) -> str:
+  """Removes the quotes of bold and italic type, not the apostrophe by them."""
+  if "''" not in block:
+    return block
+  block = _POSSESSIVE.sub("'", block)
+  # Four quotes are an apostrophe and bold type; more than five, likewise.
+  return _QUOTES.sub(
+      lambda run: "'" * {4: 1}.get(len(run[0]), max(0, len(run[0]) - 5)), block)
+
+
+def _parsed(block: str, language: str) -> str:
+  try:
+    code = wikicode_parser.Parser().parse(block, skip_style_tags=True)
+  except wikicode_parser.ParserError:
+    # The library's own failure, on one block of junk: not worth a long run.
+    return ""
+  return _rendered(code, language)
+
+
+def _rendered(code: Wikicode, language: str) -> str:
+  pieces = []
+  for node in code.nodes:
+    kind = type(node)
+    if kind is nodes.Text:
+      pieces.append(node.value)
+    elif kind is nodes.Wikilink:
+      pieces.append(_label(node, language))
+    elif kind is nodes.Template:
+      pieces.append(_rendered_template(node, language))
+    elif kind is nodes.ExternalLink:
+      if node.title is not None:
+        pieces.append(_rendered(node.title, language))
+      elif not node.brackets:
+        pieces.append(templates.UNKNOWN_WORDS)
+    elif kind is nodes.Tag:
+      if node.contents is not None:
+        pieces.append(_rendered(node.contents, language))
+    elif kind is nodes.HTMLEntity:
+      pieces.append(str(node))
+    elif kind is nodes.Heading:
+      pieces.append(_rendered(node.title, language))
+  return "".join(pieces)
+
+
+def _label(link: nodes.Wikilink, language: str) -> str:
+  """[[a|b]] -> b, [[a]] -> a, [[:de:a]] -> de:a, [[a (b)|]] -> a."""
+  if link.text is not None:
+    label = _rendered(link.text, language)
+    if label.strip():
+      return label
+    return _PIPE_TRICK.sub("", _rendered(link.title, language))
+  return _rendered(link.title, language).lstrip(":")
+
+
+def _rendered_template(template: nodes.Template, language: str) -> str:
+  name, first = _split_function(str(template.name), language)
+  render = templates.find(name, language)
+  if render is None:
+    return ""
+  arguments = {}
+  if first is not None:
+    arguments["1"] = first
+  for parameter in template.params:
+    arguments[str(parameter.name).strip()] = _rendered(
+        parameter.value, language).strip()
+  return render(arguments)
+
+
+def _split_function(name: str, language: str) -> Tuple[str, Optional[str]]:
+  """Returns a template's name, and its first argument where that is in it.
+
+  {{formatnum:1234}}: a parser function has its first argument in its name.
+  """
+  whole = templates.normalize_name(name)
+  function, colon, argument = name.partition(":")
+  if not colon or templates.find(whole, language) is not None:
+    return whole, None
+  return templates.normalize_name(function), argument.strip()

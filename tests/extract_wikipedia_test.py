@@ -1,0 +1,541 @@
+"""Tests of the extraction from a dump: reading, writing, and what goes wrong.
+
+The tests on real dumps read the folder ../shared beside the repository, or the
+one that the environment variable SHARED_DIR names.
+"""
+
+import bz2
+import gzip
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from xml.sax.saxutils import escape
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+# pylint: disable=wrong-import-position
+from extract_wikipedia_for_bert import dump
+from extract_wikipedia_for_bert import extract_wikipedia
+from extract_wikipedia_for_bert import ordered_pool
+from extract_wikipedia_for_bert import output
+from extract_wikipedia_for_bert import prose
+from extract_wikipedia_for_bert import wikitext
+
+SCRIPT = ROOT / "extract_wikipedia_for_bert" / "extract_wikipedia.py"
+SITEINFO = """<siteinfo><sitename>Wikipedia</sitename><namespaces>
+<namespace key="0" /><namespace key="4">Wikipedia</namespace>
+<namespace key="6">File</namespace></namespaces></siteinfo>"""
+
+
+def shared(*parts):
+  """Returns a path in the shared folder; skips the test without it."""
+  folder = Path(os.environ.get("SHARED_DIR") or ROOT.parent / "shared")
+  path = folder.joinpath(*parts)
+  if not path.exists():
+    pytest.skip("there is no {}".format(path))
+  return path
+
+
+def english_excerpt():
+  return next(shared("data", "wikipedia").glob("enwiki-latest-*.bz2"))
+
+
+def page(title, text, namespace=0, extra=""):
+  number = "" if namespace is None else "<ns>{}</ns>".format(namespace)
+  return ("<page><title>{}</title>{}<id>1</id>{}<revision><id>2</id><text "
+          'xml:space="preserve">{}</text></revision></page>\n').format(
+              escape(title), number, extra, escape(text))
+
+
+def dump_of(*pages, siteinfo=SITEINFO, language=' xml:lang="en"'):
+  return ('<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.11/"{}>\n'
+          "{}\n{}</mediawiki>\n").format(language, siteinfo, "".join(pages))
+
+
+SMALL_DUMP = dump_of(
+    page("Ada", "'''Ada''' is a [[name]]. It is a short one.\n\n"
+         "[[File:Ada.jpg|thumb|Here she is. It is her.]]\n"
+         "She said \"I am here. I stay.\"\n\n"
+         "== Notes ==\nNothing here is kept."),
+    page("Adah", "#REDIRECT [[Ada]]\n\nIt is a name. It is not kept."),
+    page("Adam", "Adam is a name. It is old.",
+         extra='<redirect title="Ada" />'),
+    page("Ada (disambiguation)", "Ada is a town here. Ada is a river too."),
+    page("Code", "", extra="<ns>none</ns>"),
+    page("Wikipedia:Ada", "This is the project. It is not an article.", 4),
+    page("Stub", "This is all there is."),
+    page("Zoë", "Zoë is a name too.\n* Its first bearer was a saint there.\n"
+         "* short item."))
+ADA = ["Ada is a name.", "It is a short one.", 'She said "I am here.',
+       'I stay."']
+ZOE = ["Zoë is a name too.", "Its first bearer was a saint there."]
+
+
+def text_of(*articles):
+  return "\n".join("".join(line + "\n" for line in lines) for lines in articles)
+
+
+# "I stay." has two words.
+SMALL_TEXT = text_of(ADA[:3], ZOE)
+
+
+def run(*flags, **settings):
+  return subprocess.run(
+      [sys.executable, str(SCRIPT), *map(str, flags)], timeout=100,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8",
+      **settings)
+
+
+def extract(folder, content, *flags, name="dump.xml"):
+  """Runs the script on a dump; returns the run and the output's text."""
+  path = folder / name
+  path.write_bytes(content if isinstance(content, bytes)
+                   else content.encode("utf-8"))
+  written = folder / "out.txt"
+  result = run("--dump_file", path, "--output_file", written, *flags)
+  assert sorted(os.listdir(folder)) == sorted(
+      [name] + (["out.txt"] if written.exists() else []))
+  return result, (written.read_text("utf-8") if written.exists() else None)
+
+
+def assert_one_line(result, *words):
+  """Checks that a run ended in one line on stderr that holds the words."""
+  assert result.returncode == 1
+  assert result.stdout == ""
+  assert result.stderr.count("\n") == 1, result.stderr
+  assert result.stderr.startswith("extract_wikipedia.py: error: ")
+  for word in words:
+    assert word in result.stderr
+
+
+@pytest.fixture(name="large_dump", scope="module")
+def _large_dump(tmp_path_factory):
+  """A dump of several batches, in articles of one paragraph."""
+  path = tmp_path_factory.mktemp("large") / "large.xml"
+  with path.open("w", encoding="utf-8") as file:
+    file.write(dump_of().replace("</mediawiki>\n", ""))
+    for number in range(1500):
+      file.write(page("Page {}".format(number),
+                      "Article {0} is [[number|{0}]] of {{{{nowrap|them}}}}. "
+                      .format(number)
+                      + "It tells of ''this'' and of [[that]] at length. "
+                      * (10 + number % 40)))
+    file.write("</mediawiki>\n")
+  return path
+
+
+def test_small_dump(tmp_path):
+  result, text = extract(tmp_path, SMALL_DUMP)
+  assert text == SMALL_TEXT
+  assert result.returncode == 0
+  assert result.stderr == ""
+  assert result.stdout == (
+      "{}: 2 articles, 5 sentences, 26 words from 8 pages\n".format(
+          tmp_path / "out.txt"))
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.bz2", bz2.compress(SMALL_DUMP.encode())),
+    ("multistream.bz2", b"".join(
+        bz2.compress(line) for line in SMALL_DUMP.encode().splitlines(True))),
+    ("padded.bz2", bz2.compress(SMALL_DUMP.encode()) + bytes(1000)),
+    ("a.gz", gzip.compress(SMALL_DUMP.encode())),
+    ("misnamed.xml", bz2.compress(SMALL_DUMP.encode())),
+    ("utf16.bz2", bz2.compress(
+        ('<?xml version="1.0" encoding="UTF-16"?>' + SMALL_DUMP).encode(
+            "utf-16"))),
+])
+def test_packed_and_encoded(tmp_path, name, content):
+  _, text = extract(tmp_path, content, name=name)
+  assert text == SMALL_TEXT
+
+
+def test_without_siteinfo_namespaces_and_language(tmp_path):
+  content = dump_of(
+      page("Ada", "Ada is a name. It is old.", None),
+      page("Talk:Ada", "This is a talk. It is long.", None),
+      page("Ada: a life", "This is a film. It is long.", None),
+      siteinfo="", language="")
+  _, text = extract(tmp_path, content)
+  assert text == text_of(["Ada is a name.", "It is old."],
+                         ["This is a film.", "It is long."])
+
+
+@pytest.mark.parametrize("flags, articles", [
+    (["--min_words", "2"], [ADA, ZOE]),
+    (["--min_words=5"], [ADA[1:3], ZOE]),
+    (["--min_sentences", "3"], [ADA[:3]]),
+    (["--min_sentences", "1"], [ADA[:3], ["This is all there is."], ZOE]),
+    (["--max_articles", "1"], [ADA[:3]]),
+    (["--keep_disambiguation", "True"],
+     [ADA[:3], ["Ada is a town here.", "Ada is a river too."], ZOE]),
+    (["--keep_disambiguation", "False"], [ADA[:3], ZOE]),
+    (["--namespaces", "4"],
+     [["This is the project.", "It is not an article."]]),
+    (["--namespaces", "0,4"],
+     [ADA[:3], ["This is the project.", "It is not an article."], ZOE]),
+    (["--num_workers", "2"], [ADA[:3], ZOE]),
+])
+def test_flags(tmp_path, flags, articles):
+  _, text = extract(tmp_path, SMALL_DUMP, *flags)
+  assert text == text_of(*articles)
+
+
+def test_newest_revision_counts(tmp_path):
+  content = SMALL_DUMP.replace(
+      "<revision>", "<revision><text>It is old. It is gone.</text></revision>"
+      "<revision>")
+  _, text = extract(tmp_path, content)
+  assert text == SMALL_TEXT
+
+
+def test_pages_of_other_models_go(tmp_path):
+  code = page("Code", "This is code. It is not text.").replace(
+      "<text", "<model>javascript</model><text")
+  _, text = extract(tmp_path, SMALL_DUMP.replace("<page>", code + "<page>", 1))
+  assert text == SMALL_TEXT
+
+
+def test_output_is_the_same_for_any_number_of_workers(tmp_path, large_dump):
+  texts = set()
+  for workers in (1, 2, 4):
+    path = tmp_path / str(workers)
+    result = run("--dump_file", large_dump, "--output_file", path,
+                 "--num_workers", workers)
+    assert result.returncode == 0, result.stderr
+    texts.add(path.read_bytes())
+  text, = texts
+  articles = text.decode().split("\n\n")
+  assert len(articles) == 1500
+  assert [article.split(" ", 2)[1] for article in articles] == [
+      str(number) for number in range(1500)]
+  assert articles[7] == "\n".join(
+      ["Article 7 is 7 of them."]
+      + ["It tells of this and of that at length."] * 17)
+
+
+def test_help_lists_the_flags():
+  result = run("--help")
+  assert result.returncode == 0
+  for flag in ("dump_file", "output_file", "num_workers", "namespaces",
+               "keep_disambiguation", "min_words", "min_sentences",
+               "max_articles", "overwrite"):
+    assert "--" + flag + " " in result.stdout
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], ["--dump_file", "--output_file"]),
+    (["--num_workers", "-1"], ["--num_workers=-1"]),
+    (["--num_workers", "two"], ["num_workers"]),
+    (["--min_words", "0"], ["--min_words=0"]),
+    (["--min_sentences", "0"], ["--min_sentences=0"]),
+    (["--max_articles", "-1"], ["--max_articles=-1"]),
+    (["--namespaces", "Talk"], ["--namespaces Talk"]),
+    (["--namespaces", ""], ["--namespaces"]),
+    (["stray"], ["'stray'"]),
+])
+def test_wrong_flags(tmp_path, flags, words):
+  if flags:
+    flags = ["--dump_file", tmp_path / "a", "--output_file", tmp_path / "b",
+             *flags]
+  assert_one_line(run(*flags), *words)
+
+
+BZ2_DUMP = bz2.compress(SMALL_DUMP.encode())
+GZIP_DUMP = gzip.compress(SMALL_DUMP.encode())
+XML_DUMP = SMALL_DUMP.encode()
+BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", ["the file is empty"]),
+    (b"BZ", ["not a MediaWiki dump"]),
+    (bz2.compress(b""), ["not a MediaWiki dump"]),
+    (b"hello", ["not a MediaWiki dump"]),
+    (b"<html><body>404</body></html>", ["<html>", "expected <mediawiki>"]),
+    (b"7z\xbc\xaf\x27\x1c" + bytes(50), ["unpack it first"]),
+    (BZ2_DUMP[:-9], ["cut short", "byte {0} of {0}".format(len(BZ2_DUMP) - 9)]),
+    (BZ2_DUMP[:40], ["cut short", "byte 40 of 40", "no page was read whole"]),
+    (BZ2_DUMP[:99] + b"?????" + BZ2_DUMP[104:], ["corrupt"]),
+    (GZIP_DUMP[:-9], ["cut short"]),
+    (XML_DUMP[:-5], ["cut short", "'Zoë'", "byte {0} of {0}".format(
+        len(XML_DUMP) - 5)]),
+    (XML_DUMP[:XML_DUMP.index(b"Zo")], ["cut short", "'Stub'"]),
+    (BROKEN_IN_ZOE, ["broken", "'Stub'"]),
+    (bz2.compress(XML_DUMP[:-13]) + b"junk", ["cut short", "'Zoë'"]),
+    (dump_of().encode(), ["no article", "0 pages"]),
+    (dump_of(page("Stub", "One.")).encode(), ["no article", "'Stub'"]),
+])
+def test_damaged_dumps(tmp_path, content, words):
+  result, text = extract(tmp_path, content, "--num_workers", "1")
+  assert_one_line(result, "--dump_file " + str(tmp_path), *words)
+  assert text is None
+
+
+def test_every_truncation_is_an_error(tmp_path):
+  path = tmp_path / "dump"
+  for whole in (BZ2_DUMP, GZIP_DUMP, XML_DUMP.rstrip()):
+    for size in range(0, len(whole), 7):
+      path.write_bytes(whole[:size])
+      with pytest.raises(dump.DumpError):
+        with dump.DumpReader(str(path)) as reader:
+          for _ in reader:
+            pass
+
+
+def test_no_corruption_ends_in_a_traceback(tmp_path):
+  path = tmp_path / "dump"
+  for whole in (BZ2_DUMP, GZIP_DUMP):
+    for place in range(0, len(whole), 7):
+      path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xff])
+                       + whole[place + 1:])
+      try:
+        with dump.DumpReader(str(path)) as reader:
+          for _ in reader:
+            pass
+      except dump.DumpError:
+        pass
+
+
+def test_missing_files(tmp_path):
+  written = tmp_path / "out.txt"
+  assert_one_line(run("--dump_file", tmp_path / "no", "--output_file", written),
+                  "--dump_file", "No such file")
+  assert_one_line(run("--dump_file", tmp_path, "--output_file", written),
+                  "--dump_file", "directory")
+  assert_one_line(
+      run("--dump_file", tmp_path, "--output_file", tmp_path / "no" / "out"),
+      "--output_file", "no folder")
+  assert_one_line(run("--dump_file", tmp_path, "--output_file", tmp_path),
+                  "--output_file", "a folder")
+  assert os.listdir(tmp_path) == []
+
+
+def test_existing_output_is_kept_unless_told(tmp_path):
+  (tmp_path / "out.txt").write_text("mine")
+  result, text = extract(tmp_path, SMALL_DUMP)
+  assert_one_line(result, "--output_file", "exists already", "--overwrite")
+  assert text == "mine"
+  # What fails leaves it as it was.
+  result, text = extract(tmp_path, BROKEN_IN_ZOE, "--overwrite")
+  assert_one_line(result, "broken")
+  assert text == "mine"
+  result, text = extract(tmp_path, SMALL_DUMP, "--overwrite")
+  assert result.returncode == 0
+  assert text == SMALL_TEXT
+
+
+def test_two_runs_do_not_write_the_same_file(tmp_path):
+  written = tmp_path / "out.txt"
+  with output.ArticleWriter(str(written), "output_file"):
+    (tmp_path / "dump.xml").write_text(SMALL_DUMP, "utf-8")
+    assert_one_line(
+        run("--dump_file", tmp_path / "dump.xml", "--output_file", written),
+        "another run")
+  assert not written.exists()
+
+
+def children(process):
+  """Returns the ids of the processes that a process started."""
+  path = Path("/proc/{0}/task/{0}/children".format(process.pid))
+  if not path.exists():
+    pytest.skip("needs /proc to find the workers")
+  return [int(word) for word in path.read_text().split()]
+
+
+def start(large_dump, written):
+  """Starts a run with two workers; returns it when a part is written."""
+  process = subprocess.Popen(
+      [sys.executable, str(SCRIPT), "--dump_file", str(large_dump),
+       "--output_file", str(written), "--num_workers", "2"],
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+  deadline = time.monotonic() + 30
+  hidden = written.with_name(".{}.partial".format(written.name))
+  while not (hidden.exists() and hidden.stat().st_size):
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(.01)
+  assert len(children(process)) == 2
+  return process
+
+
+def wait_for_end(pids):
+  deadline = time.monotonic() + 20
+  while any(Path("/proc/{}".format(pid)).exists() for pid in pids):
+    if time.monotonic() > deadline:
+      for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+      pytest.fail("workers outlive the run")
+    time.sleep(.05)
+
+
+def test_killed_run_leaves_nothing_and_runs_again(tmp_path, large_dump):
+  written = tmp_path / "out.txt"
+  process = start(large_dump, written)
+  workers = children(process)
+  process.kill()
+  process.wait()
+  process.stdout.close()
+  process.stderr.close()
+  assert not written.exists()
+  wait_for_end(workers)
+  result = run("--dump_file", large_dump, "--output_file", written)
+  assert result.returncode == 0, result.stderr
+  assert written.read_text("utf-8").count("\n\n") == 1499
+  assert os.listdir(tmp_path) == ["out.txt"]
+
+
+def test_killed_worker_is_an_error(tmp_path, large_dump):
+  process = start(large_dump, tmp_path / "out.txt")
+  workers = children(process)
+  os.kill(workers[0], signal.SIGKILL)
+  try:
+    _, stderr = process.communicate(timeout=30)
+  finally:
+    process.kill()
+  assert process.returncode == 1
+  assert stderr.count("\n") == 1 and "worker process died" in stderr, stderr
+  assert os.listdir(tmp_path) == []
+  wait_for_end(workers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_nothing(tmp_path, large_dump, number):
+  process = start(large_dump, tmp_path / "out.txt")
+  workers = children(process)
+  os.kill(process.pid, number)
+  if number == signal.SIGINT:  # A terminal tells the workers too.
+    for pid in workers:
+      os.kill(pid, number)
+  _, stderr = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert stderr == "extract_wikipedia.py: interrupted\n"
+  assert os.listdir(tmp_path) == []
+  wait_for_end(workers)
+
+
+def test_pool_reads_little_ahead():
+  drawn = []
+
+  def items():
+    for number in range(200):
+      drawn.append(number)
+      yield number
+
+  for workers in (1, 2):
+    drawn.clear()
+    with ordered_pool.OrderedPool(str, workers) as pool:
+      results = pool.map(items())
+      for number in range(200):
+        assert next(results) == str(number)
+        assert len(drawn) <= number + 1 + 4 * workers + 1
+      assert list(results) == []
+
+
+def test_pool_passes_errors_on():
+  for workers in (1, 2):
+    with ordered_pool.OrderedPool(int, workers) as pool:
+      with pytest.raises(ValueError):
+        list(pool.map(iter(["1", "2", "x"])))
+
+
+def give_up(item):
+  raise MemoryError(item)
+
+
+def test_worker_without_memory_is_an_error():
+  with ordered_pool.OrderedPool(give_up, 2) as pool:
+    with pytest.raises(OSError, match="out of memory"):
+      list(pool.map(iter(range(9))))
+
+
+def test_page_that_fails_is_skipped(monkeypatch):
+  whole = wikitext.paragraphs
+
+  def fail_on_ada(text, wiki):
+    if "Ada" in text:
+      raise KeyError("a bug")
+    return whole(text, wiki)
+  monkeypatch.setattr(wikitext, "paragraphs", fail_on_ada)
+  batch = extract_wikipedia.Batch(
+      (("Ada", "Ada is a name. It is old."),
+       ("Zoë", "Zoë is a name. It is new.")), wikitext.Wiki(), False,
+      prose.Options())
+  assert extract_wikipedia.clean(batch) == [["Zoë is a name.", "It is new."]]
+
+
+def test_pool_ends_with_work_left():
+  with ordered_pool.OrderedPool(str, 2) as pool:
+    assert next(pool.map(iter(range(100)))) == "0"
+
+
+def test_importing_defines_no_flag():
+  code = ("import sys; sys.path.insert(0, {!r})\n"
+          "from absl import flags\n"
+          "from extract_wikipedia_for_bert import extract_wikipedia\n"
+          "from extract_wikipedia_for_bert import extract_jsons\n"
+          "for name in ('dump_file', 'folder', 'min_words', 'overwrite'):\n"
+          "  assert name not in flags.FLAGS").format(str(ROOT))
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_quality_of_english_excerpt(tmp_path):
+  excerpt = english_excerpt()
+  written = tmp_path / "out.txt"
+  result = run("--dump_file", excerpt, "--output_file", written,
+               "--num_workers", "2")
+  assert result.returncode == 0, result.stderr
+  figures = json.loads(subprocess.run(
+      [sys.executable, str(shared("wiki_metrics.py")), "--reference",
+       str(shared("golden", "wikipedia", "prose_reference.txt.gz")),
+       str(written)], stdout=subprocess.PIPE, check=True).stdout)
+  assert figures["markup"] <= 10
+  assert figures["broken"] <= 5
+  assert figures["short"] <= 100
+  assert figures["open"] <= 120
+  assert figures["recall"] >= .97
+  assert figures["words"] >= 420000
+  # 106 articles: 8 disambiguation pages, and a list without a sentence.
+  assert figures["articles"] == 97
+  with dump.DumpReader(str(excerpt)) as reader:
+    pages = list(reader)
+  assert len(pages) == 206
+  assert sum(page.is_redirect for page in pages) == 100
+  assert [page.namespace for page in pages if page.namespace] == [4]
+  assert reader.site.language == "en"
+
+
+def test_cut_english_excerpt(tmp_path):
+  cut = english_excerpt().read_bytes()[:900000]
+  result, text = extract(tmp_path, cut, "--num_workers", 2, name="cut.xml.bz2")
+  assert_one_line(result, "cut.xml.bz2", "byte 900000 of 900000",
+                  "the last page read whole is")
+  assert text is None
+
+
+def test_dump_without_siteinfo(tmp_path):
+  path = shared("data", "wikipedia", "enwiki-table-markup.xml.bz2")
+  result, text = extract(tmp_path, path.read_bytes())
+  assert result.returncode == 0
+  articles = text.split("\n\n")
+  assert len(articles) == 5
+  assert articles[0].startswith(
+      "The constructive vote of no confidence (in German: konstruktives "
+      "Misstrauensvotum, in Spanish: moción de censura constructiva) is a "
+      "variation on the motion of no confidence which allows a parliament")
+  assert not any(mark in text for mark in ("{|", "|}", "||", "[[", "{{"))
+
+
+def test_bulgarian_dump_in_utf_16(tmp_path):
+  path = shared("data", "wikipedia",
+                "bgwiki-latest-pages-articles-shortened.xml.bz2")
+  result, text = extract(tmp_path, path.read_bytes())
+  assert result.returncode == 0
+  assert text.split("\n\n")[1:] == []  # The two others are of namespace 4.
+  assert text.startswith("Григорианският календар (понякога наричан и ")
+  assert "thumb" not in text and "Файл:" not in text
