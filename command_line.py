@@ -15,6 +15,7 @@ This room owns the parsing of argv and the exit code. It knows no flag by name.
 """
 
 import logging as standard_logging
+import signal
 import sys
 import textwrap
 import traceback
@@ -36,7 +37,7 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   """Parses sys.argv, calls `main` and exits the process.
 
   The exit code is 0 when `main` returns, 1 after an error and 130 after
-  Ctrl-C. A ValueError or OSError counts as something that the user can mend:
+  Ctrl-C or SIGTERM, which both raise KeyboardInterrupt in `main`. A ValueError or OSError counts as something that the user can mend:
   its message is printed as one line; `--verbosity=1` adds the traceback.
 
   Args:
@@ -50,6 +51,7 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   if any(word in _HELP_WORDS for word in sys.argv[1:]):
     sys.stdout.write(help_text(required))
     sys.exit(0)
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     parse(sys.argv, required)
     main()

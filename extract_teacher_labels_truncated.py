@@ -9,7 +9,14 @@
 
 The output holds the records of the input, in order, each with the teacher's
 truncation_factor most probable words for every masked word and their
-probabilities.
+probabilities. A run that was stopped goes on where it was when the same
+command is given again.
+
+On many GPUs each process labels a share of the records on its own:
+
+  mpirun -np 2 -H localhost:2 python extract_teacher_labels_truncated.py ...
+
+gives data/wiki_distill_0-00000-of-00002.tfrecord and so on.
 """
 
 import os
@@ -17,7 +24,10 @@ import os
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from typing import Iterator, List, Tuple
+from concurrent import futures
+import re
+import time
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from absl import flags
 from absl import logging
@@ -36,6 +46,22 @@ FLAGS = flags.FLAGS
 _STAGE = "extract_teacher_labels_truncated"
 _REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_file",
                    "init_checkpoint")
+# Flags that shape the labels.
+_LABEL_FLAGS = ("max_seq_length", "max_predictions_per_seq",
+                "truncation_factor", "temperature", "tail_samples",
+                "precision", "random_seed")
+# Batches among which sequences are sorted by length; progress is kept by
+# windows of so many batches.
+_WINDOW_BATCHES = 16
+# On GPUs lengths are multiples of this: odd sizes are slow there, and XLA
+# compiles every size anew.
+_GPU_LENGTH_MULTIPLE = 16
+# What a teacher should find of the masked words; BERT-Base finds over 50%.
+_SUSPICIOUS_ACCURACY = 0.2
+# Environment variables in which mpirun and horovodrun tell the world's size.
+_LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE")
+# Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
+_REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
 
 
 def define_flags() -> None:
@@ -53,8 +79,8 @@ def define_flags() -> None:
       "Checkpoint of the teacher, without `.index`; must hold every variable.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
-      "K, how many of the teacher's most probable words to store for each "
-      "masked word.", lower_bound=1)
+      "K, how many words of the teacher to store for each masked word.",
+      lower_bound=1)
   flags.DEFINE_integer(
       "max_seq_length", 128, "Tokens in a sequence, as in the records.",
       lower_bound=1)
@@ -65,79 +91,382 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "batch_size", 32, "Sequences that the teacher reads at once.",
       lower_bound=1)
+  flags.DEFINE_float(
+      "temperature", 1.0,
+      "T: the probabilities are those of softmax(z / T). The trainers want "
+      "the same.", lower_bound=1e-3)
+  flags.DEFINE_integer(
+      "tail_samples", 0,
+      "M: of the K stored words, K - M are the most probable ones and M are "
+      "drawn from all others, so that the student's loss is unbiased.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "random_seed", 12345, "Seed of the draws.", lower_bound=0)
+  flags.DEFINE_enum(
+      "precision", "fp32", ["fp32", "bf16", "fp16"],
+      "Arithmetic of the teacher: bf16 is for CPUs that have it, fp16 for "
+      "GPUs. The probabilities are computed in float32 in any case.")
+  flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA, on a GPU.")
   flags.DEFINE_bool(
       "overwrite", False,
-      "Whether to replace an output that was made in another way.")
+      "Whether to replace an output that was made or begun in another way.")
 
 
-def label(config: modeling.BertConfig, checkpoint: str, files: List[str],
-          shape: records.RecordShape, truncation_factor: int, batch_size: int
-         ) -> Iterator[Tuple[bytes, np.ndarray, np.ndarray]]:
-  """Runs the teacher over records.
+# --- The teacher -------------------------------------------------------------
+
+
+class LabelOptions(NamedTuple):
+  """What is computed for each masked word, and how.
+
+  Attributes:
+    truncation_factor: K.
+    temperature: T.
+    tail_samples: M.
+    random_seed: of the draws.
+    precision: fp32, bf16 or fp16.
+    use_xla: whether to compile.
+    batch_size: sequences that are read at once.
+  """
+  truncation_factor: int
+  temperature: float = 1.0
+  tail_samples: int = 0
+  random_seed: int = 0
+  precision: str = "fp32"
+  use_xla: bool = False
+  batch_size: int = 32
+
+
+class Teacher:
+  """A frozen teacher in a session of its own.
+
+  Attributes:
+    seconds: spent in computing so far.
+  """
+
+  def __init__(self, config: modeling.BertConfig, checkpoint: str,
+               options: LabelOptions, gpu: Optional[int] = None):
+    """Builds and restores the teacher.
+
+    Args:
+      config: its size.
+      checkpoint: its variables.
+      options: what to compute.
+      gpu: which GPU to use; None leaves the choice to TensorFlow.
+    """
+    self.seconds = 0.0
+    self._options = options
+    self._has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    session_config = _session_config(options, self._has_gpu, gpu)
+    with tf.Graph().as_default() as graph:
+      inputs, outputs = _teacher_graph(config, options)
+      modeling.restore(checkpoint)
+      # Constants are converted once, variables at every step.
+      with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        graph_def = tf1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), [output.op.name
+                                            for output in outputs])
+    with tf.Graph().as_default() as graph:
+      names = [tensor.name for tensor in (*inputs.values(), *outputs)]
+      tensors = tf.import_graph_def(graph_def, return_elements=names, name="")
+      self._inputs = dict(zip(inputs, tensors))
+      self._outputs = tensors[len(inputs):]
+      self._session = tf1.Session(graph=graph, config=session_config)
+
+  def label(self, features: Dict[str, np.ndarray], first_record: int
+           ) -> Tuple[np.ndarray, np.ndarray]:
+    """Labels the sequences of a window, in batches of similar length.
+
+    Args:
+      features: [N, S] and [N, P] arrays by feature name.
+      first_record: index of the first sequence among all records.
+
+    Returns:
+      Probabilities float32 [N, P, K] and indices int32 [N, P, K].
+    """
+    options = self._options
+    num_records, num_slots = features[records.MASKED_LM_IDS].shape
+    is_real = features[records.MASKED_LM_WEIGHTS] > 0
+    shape = (num_records, num_slots, options.truncation_factor)
+    probabilities, indices = np.zeros(shape, "f"), np.zeros(shape, np.int32)
+    draws = np.stack([_draws(options, first_record + i, num_slots)
+                      for i in range(num_records)])
+    lengths = features[records.INPUT_MASK].sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, num_records, options.batch_size):
+      rows = order[start:start + options.batch_size]
+      slots = is_real[rows]
+      if not slots.any():
+        continue
+      batch = self._trim(features, rows, int(lengths[rows].max()))
+      # XLA compiles for each number of slots, so it gets all of them.
+      wanted = np.ones_like(slots) if options.use_xla else slots
+      batch["is_wanted"] = wanted
+      if options.tail_samples:
+        batch["draws"] = draws[rows][wanted]
+      begin = time.perf_counter()
+      found = self._session.run(self._outputs, {
+          self._inputs[name]: values for name, values in batch.items()})
+      self.seconds += time.perf_counter() - begin
+      places = rows[np.nonzero(slots)[0]], np.nonzero(slots)[1]
+      probabilities[places], indices[places] = (
+          values[slots[wanted]] for values in found)
+    return probabilities, indices
+
+  def _trim(self, features: Dict[str, np.ndarray], rows: np.ndarray,
+            length: int) -> Dict[str, np.ndarray]:
+    """Returns the inputs of some sequences, without needless padding."""
+    if self._has_gpu:
+      length += -length % _GPU_LENGTH_MULTIPLE
+    batch = {name: features[name][rows][:, :length] for name in (
+        records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS)}
+    batch[records.MASKED_LM_POSITIONS] = (
+        features[records.MASKED_LM_POSITIONS][rows])
+    return batch
+
+
+def _teacher_graph(config: modeling.BertConfig, options: LabelOptions):
+  """Builds the teacher's graph.
+
+  Returns:
+    Placeholders by name, and the labels of the wanted slots.
+  """
+  inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
+            for name in (records.INPUT_IDS, records.INPUT_MASK,
+                         records.SEGMENT_IDS, records.MASKED_LM_POSITIONS)}
+  inputs["is_wanted"] = tf1.placeholder(tf.bool, [None, None])
+  if options.tail_samples:
+    inputs["draws"] = tf1.placeholder(tf.float32, [None, options.tail_samples])
+  logits = modeling.real_masked_lm_logits(
+      config, inputs[records.INPUT_IDS], inputs[records.INPUT_MASK],
+      inputs[records.SEGMENT_IDS], inputs[records.MASKED_LM_POSITIONS],
+      inputs["is_wanted"])
+  labels = distillation.truncate(
+      logits, options.truncation_factor, options.temperature,
+      inputs["draws"] if options.tail_samples else None)
+  return inputs, list(labels)
+
+
+def _draws(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
+  """Draws the uniform numbers of one record, float32 [P, M]."""
+  if not options.tail_samples:
+    return np.empty((num_slots, 0), "f")
+  generator = np.random.default_rng([options.random_seed, record])
+  # Of 23 bits, so that no product with a mass is rounded up to that mass.
+  draws = generator.integers(0, 1 << 23, (num_slots, options.tail_samples))
+  return (draws / (1 << 23)).astype("f")
+
+
+def _session_config(options: LabelOptions, has_gpu: bool, gpu: Optional[int]
+                   ) -> tf1.ConfigProto:
+  """Returns a session's settings; warns of those that the device lacks."""
+  config = tf1.ConfigProto()
+  config.gpu_options.allow_growth = True
+  if gpu is not None:
+    config.gpu_options.visible_device_list = str(gpu)
+  rewrite = config.graph_options.rewrite_options
+  if options.precision == "bf16" and not has_gpu and _cpu_has_bf16():
+    rewrite.auto_mixed_precision_onednn_bfloat16 = rewrite.ON
+    os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
+  elif options.precision == "fp16" and has_gpu:
+    rewrite.auto_mixed_precision = rewrite.ON
+  elif options.precision != "fp32":
+    logging.warning(
+        "--precision=%s: %s; the teacher runs at fp32.", options.precision,
+        "TensorFlow rewrites graphs to fp16 on a GPU" if has_gpu else
+        "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
+  if options.use_xla:
+    if has_gpu:
+      config.graph_options.optimizer_options.global_jit_level = (
+          tf1.OptimizerOptions.ON_1)
+    else:
+      logging.warning("--use_xla: there is no GPU; nothing is compiled.")
+  return config
+
+
+def _cpu_has_bf16() -> bool:
+  try:
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+      return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None
+  except OSError:
+    return False
+
+
+# --- Records in, records out -------------------------------------------------
+
+
+class Share(NamedTuple):
+  """The records that one process labels: from `first` to before `last`."""
+  first: int
+  last: int
+
+
+def windows(files: List[str], shape: records.RecordShape, share: Share,
+            size: int) -> Iterator[Tuple[int, List[bytes],
+                                         Dict[str, np.ndarray]]]:
+  """Reads records in windows, ahead of their use.
 
   Args:
-    config: the teacher's size.
-    checkpoint: the teacher's variables.
     files: record files.
     shape: lengths of the records, without labels.
-    truncation_factor: K.
-    batch_size: sequences that the teacher reads at once.
+    share: which records.
+    size: records in a window.
 
   Yields:
-    For each record in order: the serialized record, probabilities float32
-    [P, K] and indices int32 [P, K].
+    The index of the first record, the serialized records, and their features.
 
   Raises:
     ValueError: a file is damaged.
   """
-  with tf.Graph().as_default():
-    dataset = tf.data.TFRecordDataset(files).batch(batch_size)
-    dataset = dataset.map(
-        lambda serialized: (serialized, records.decode(serialized, shape)),
-        num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-    serialized, features = tf1.data.make_one_shot_iterator(dataset).get_next()
-    model = modeling.BertModel(
-        config, False, features[records.INPUT_IDS],
-        features[records.INPUT_MASK], features[records.SEGMENT_IDS])
-    logits = modeling.masked_lm_logits(
-        config, model, features[records.MASKED_LM_POSITIONS])
-    labels = distillation.truncate(
-        logits, tf.reshape(features[records.MASKED_LM_WEIGHTS], [-1]),
-        truncation_factor)
-    per_slot = [-1, shape.max_predictions_per_seq, truncation_factor]
-    fetches = (serialized, tf.reshape(labels.probabilities, per_slot),
-               tf.reshape(labels.indices, per_slot))
-    modeling.restore(checkpoint)
-    session_config = tf1.ConfigProto()
-    session_config.gpu_options.allow_growth = True
-    with tf1.Session(config=session_config) as session:
-      session.run(tf1.global_variables_initializer())
-      while True:
-        try:
-          batch = session.run(fetches)
-        except tf.errors.OutOfRangeError:
-          return
-        except tf.errors.DataLossError as error:
-          raise ValueError("--input_file: a record is damaged ({})".format(
-              error.message))
-        yield from zip(*batch)
+  dataset = tf.data.TFRecordDataset(files).skip(share.first)
+  dataset = dataset.take(share.last - share.first).batch(size)
+  dataset = dataset.map(
+      lambda serialized: (serialized, records.decode(serialized, shape)))
+  first = share.first
+  try:
+    for serialized, features in dataset.prefetch(2).as_numpy_iterator():
+      yield first, serialized, features
+      first += len(serialized)
+  except tf.errors.DataLossError as error:
+    raise ValueError("--input_file: a record is damaged ({}); make the records "
+                     "again".format(error.message.split("\n")[0]))
+
+
+class Report:
+  """What is said of the labels at the end."""
+
+  def __init__(self, num_head: int):
+    """Counts nothing yet.
+
+    Args:
+      num_head: how many of the stored entries are the most probable words.
+    """
+    self._num_head = num_head
+    self._masses = []
+    self._hits = 0
+    self._start = time.perf_counter()
+
+  def add(self, features: Dict[str, np.ndarray], probabilities: np.ndarray,
+          indices: np.ndarray) -> None:
+    """Counts the labels of a window."""
+    is_real = features[records.MASKED_LM_WEIGHTS] > 0
+    self._masses.append(
+        probabilities[is_real, :self._num_head].sum(axis=-1))
+    self._hits += int((indices[is_real, 0]
+                       == features[records.MASKED_LM_IDS][is_real]).sum())
+
+  def log(self, teacher: Teacher, num_records: int, path: str) -> None:
+    """Logs mass, accuracy, speed and size; warns of an unlikely teacher."""
+    masses = np.concatenate(self._masses)
+    if not len(masses):
+      return
+    accuracy = self._hits / len(masses)
+    seconds = time.perf_counter() - self._start
+    logging.info(
+        "%d sequences at %.1f a second, %.0f%% of the time in the teacher. The "
+        "%d most probable words hold %.1f%% of the mass, and over %.1f%% for "
+        "95%% of the masked words. The teacher finds %.1f%% of them. A "
+        "sequence takes %.0f bytes.", num_records, num_records / seconds,
+        100 * teacher.seconds / seconds, self._num_head, 100 * masses.mean(),
+        100 * np.quantile(masses, 0.05), 100 * accuracy,
+        os.path.getsize(path) / records.count_records(path, "output_file"))
+    if accuracy < _SUSPICIOUS_ACCURACY:
+      logging.warning(
+          "The teacher finds only %.1f%% of the masked words: are the records "
+          "of its vocabulary and case, and is --init_checkpoint a pre-trained "
+          "one?", 100 * accuracy)
+
+
+def label_file(teacher: Teacher, options: LabelOptions, files: List[str],
+               shape: records.RecordShape, share: Share, output_file: str,
+               manifest: records.Manifest, overwrite: bool) -> None:
+  """Labels a share of the records, from where an earlier run stopped.
+
+  Args:
+    teacher: labels them.
+    options: of the teacher.
+    files: record files.
+    shape: lengths of the records, without labels.
+    share: which records.
+    output_file: labelled records to write.
+    manifest: what makes them.
+    overwrite: whether to start afresh.
+
+  Raises:
+    ValueError: the output was begun in another way, or a file is damaged.
+  """
+  progress = None
+  if not overwrite:
+    progress = records.read_progress(output_file, manifest)
+  done = progress.num_records if progress else 0
+  if done:
+    logging.info("Going on behind record %d of %s.", done, output_file)
+  report = Report(options.truncation_factor - options.tail_samples)
+  size = options.batch_size * _WINDOW_BATCHES
+  with records.RecordWriter(output_file, progress) as writer, \
+      futures.ThreadPoolExecutor(1) as background, \
+      tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
+                unit=" sequences") as bar:
+
+    def write(serialized, probabilities, indices):
+      for record in zip(serialized, probabilities, indices):
+        writer.write(records.encode({
+            records.TEACHER_PROBABILITIES: record[1],
+            records.TEACHER_INDICES: record[2]}, unlabelled=record[0]))
+      writer.save_progress(manifest)
+
+    written = None
+    for first, serialized, features in windows(
+        files, shape, share._replace(first=share.first + done), size):
+      probabilities, indices = teacher.label(features, first)
+      report.add(features, probabilities, indices)
+      # One window is written while the next one is labelled.
+      if written:
+        written.result()
+      written = background.submit(write, serialized, probabilities, indices)
+      bar.update(len(serialized))
+    if written:
+      written.result()
+    if writer.num_records != share.last - share.first:
+      raise ValueError("--input_file holds other records than before; do not "
+                       "change it during a run, and start again")
+    writer.commit(manifest)
+  report.log(teacher, writer.num_records - done, output_file)
+
+
+def part_path(path: str, rank: int, size: int) -> str:
+  """Returns the name of one process's part; names sort by their records."""
+  stem, extension = os.path.splitext(path)
+  return "{}-{:05d}-of-{:05d}{}".format(stem, rank, size, extension)
+
+
+# --- The run -----------------------------------------------------------------
 
 
 def main() -> None:
+  rank, size, gpu = 0, 1, None
+  if any(int(os.environ.get(name, 1)) > 1 for name in _LAUNCHER_SIZES):
+    import horovod.tensorflow as hvd  # pylint: disable=import-outside-toplevel
+    hvd.init()
+    rank, size = hvd.rank(), hvd.size()
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+      gpu = hvd.local_rank()
+      tf.config.set_visible_devices(gpus[gpu], "GPU")
+  options = LabelOptions(*(FLAGS[name].value for name in LabelOptions._fields))
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   config.check_length(FLAGS.max_seq_length)
-  if FLAGS.truncation_factor > config.vocab_size:
-    raise ValueError(
-        "--truncation_factor={} is over the vocab_size {} of the teacher; "
-        "there are not so many words".format(
-            FLAGS.truncation_factor, config.vocab_size))
+  _check_options(options, config)
   shape = records.RecordShape(FLAGS.max_seq_length,
                               FLAGS.max_predictions_per_seq)
   files = records.find_files(FLAGS.input_file, "input_file")
-  if any(os.path.realpath(path) == os.path.realpath(FLAGS.output_file)
+  output_file = FLAGS.output_file
+  if size > 1:
+    output_file = part_path(output_file, rank, size)
+  if any(os.path.realpath(path) == os.path.realpath(output_file)
          for path in files):
     raise ValueError("--output_file={} is one of the input files; choose "
-                     "another name".format(FLAGS.output_file))
+                     "another name".format(output_file))
   records.check_records(files, "input_file", shape, config.vocab_size)
   match = modeling.match_checkpoint(config, FLAGS.init_checkpoint)
   if match.fresh:
@@ -147,9 +476,7 @@ def main() -> None:
         "pre-trained checkpoint with its masked-LM head".format(
             FLAGS.init_checkpoint, len(match.fresh), match.fresh[0]))
   manifest = records.Manifest(
-      stage=_STAGE,
-      flags={name: FLAGS[name].value for name in (
-          "max_seq_length", "max_predictions_per_seq", "truncation_factor")},
+      stage=_STAGE, flags={name: FLAGS[name].value for name in _LABEL_FLAGS},
       fingerprints={
           "bert_config_file": records.file_fingerprint(FLAGS.bert_config_file),
           "init_checkpoint": records.checkpoint_fingerprint(
@@ -157,19 +484,30 @@ def main() -> None:
       sources={os.path.basename(path): records.count_records(
           path, "input_file") for path in files},
       vocab_size=config.vocab_size)
-  if records.is_finished(FLAGS.output_file, manifest, FLAGS.overwrite):
+  if records.is_finished(output_file, manifest, FLAGS.overwrite):
     return
-  with records.RecordWriter(FLAGS.output_file) as writer:
-    labelled = label(config, FLAGS.init_checkpoint, files, shape,
-                     FLAGS.truncation_factor, FLAGS.batch_size)
-    for serialized, probabilities, indices in tqdm.tqdm(
-        labelled, total=sum(manifest.sources.values()), unit=" sequences", disable=None):
-      writer.write(records.encode({
-          records.TEACHER_PROBABILITIES: probabilities,
-          records.TEACHER_INDICES: indices}, unlabelled=serialized))
-    writer.commit(manifest)
-  logging.info("%s: %d records labelled.", FLAGS.output_file,
-               writer.num_records)
+  total = sum(manifest.sources.values())
+  share = Share(total * rank // size, total * (rank + 1) // size)
+  try:
+    label_file(Teacher(config, FLAGS.init_checkpoint, options, gpu), options,
+               files, shape, share, output_file, manifest, FLAGS.overwrite)
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(
+        "what is labelled is kept: the same command goes on from here")
+
+
+def _check_options(options: LabelOptions, config: modeling.BertConfig) -> None:
+  """Raises ValueError where flags do not fit each other or the teacher."""
+  if options.truncation_factor > config.vocab_size:
+    raise ValueError(
+        "--truncation_factor={} is over the vocab_size {} of the teacher; "
+        "there are not so many words".format(
+            options.truncation_factor, config.vocab_size))
+  if options.tail_samples >= options.truncation_factor:
+    raise ValueError(
+        "--tail_samples={} must be less than --truncation_factor={}: the most "
+        "probable words are stored too".format(
+            options.tail_samples, options.truncation_factor))
 
 
 if __name__ == "__main__":

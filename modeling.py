@@ -143,17 +143,16 @@ class BertModel:
       token_type_ids: int32 [B, S], segments.
     """
     if not is_training:
-      config = dataclasses.replace(
-          config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+      config = _without_dropout(config)
+    batch_size, seq_length = _shape(input_ids)
     with tf1.variable_scope("bert"):
       with tf1.variable_scope("embeddings"):
-        self.embedding_table = _variable(
-            "word_embeddings", [config.vocab_size, config.hidden_size],
-            _weights(config))
-        embeddings = _embed(
-            config, self.embedding_table, input_ids, token_type_ids)
+        self.embedding_table, embeddings = _embed(
+            config, input_ids, token_type_ids)
       with tf1.variable_scope("encoder"):
-        self.sequence_output = _encode(config, embeddings, input_mask)
+        self.sequence_output = tf.reshape(
+            _encode(config, embeddings, input_mask),
+            [batch_size, seq_length, config.hidden_size])
       with tf1.variable_scope("pooler"):
         self.pooled_output = _dense(
             config, self.sequence_output[:, 0], config.hidden_size,
@@ -164,8 +163,6 @@ def masked_lm_logits(config: BertConfig, model: BertModel,
                      positions: tf.Tensor) -> tf.Tensor:
   """Scores every word of the vocabulary at the masked positions.
 
-  The output weights are the word embeddings.
-
   Args:
     config: size of the model.
     model: the encoded batch.
@@ -174,7 +171,51 @@ def masked_lm_logits(config: BertConfig, model: BertModel,
   Returns:
     float32 [B * P, V].
   """
-  hidden = gather_positions(model.sequence_output, positions)  # [B * P, H]
+  return _masked_lm_head(
+      config, gather_positions(model.sequence_output, positions),
+      model.embedding_table)
+
+
+def real_masked_lm_logits(config: BertConfig, input_ids: tf.Tensor,
+                          input_mask: tf.Tensor, token_type_ids: tf.Tensor,
+                          positions: tf.Tensor, is_real: tf.Tensor
+                         ) -> tf.Tensor:
+  """Scores the masked words with only the work that they need.
+
+  Equal to `BertModel` without dropout and `masked_lm_logits`, but the last
+  layer is computed at the masked positions only, its feed-forward part and
+  the head at real ones only, and there is no pooler.
+
+  Args:
+    config: size of the model.
+    input_ids: int32 [B, S], words.
+    input_mask: int32 [B, S], 1 for a token and 0 for padding.
+    token_type_ids: int32 [B, S], segments.
+    positions: int32 [B, P], into each sequence.
+    is_real: bool [B, P], False for padded slots.
+
+  Returns:
+    float32 [R, V], the scores of the R real slots in their order.
+  """
+  config = _without_dropout(config)
+  with tf1.variable_scope("bert"):
+    with tf1.variable_scope("embeddings"):
+      embedding_table, embeddings = _embed(config, input_ids, token_type_ids)
+    with tf1.variable_scope("encoder"):
+      hidden = _encode(config, embeddings, input_mask,
+                       _Outputs(positions, is_real))
+  return _masked_lm_head(config, hidden, embedding_table)
+
+
+class _Outputs(NamedTuple):
+  """Where the last layer is wanted; as for `real_masked_lm_logits`."""
+  positions: tf.Tensor
+  is_real: tf.Tensor
+
+
+def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
+                    embedding_table: tf.Tensor) -> tf.Tensor:
+  """Scores [N, H] against the word embeddings; float32 [N, V]."""
   with tf1.variable_scope("cls/predictions"):
     with tf1.variable_scope("transform"):
       hidden = _dense(config, hidden, config.hidden_size,
@@ -182,7 +223,7 @@ def masked_lm_logits(config: BertConfig, model: BertModel,
       hidden = _layer_norm(hidden)
     output_bias = _variable("output_bias", [config.vocab_size],
                             tf1.zeros_initializer())
-    logits = tf.matmul(hidden, model.embedding_table, transpose_b=True)
+    logits = tf.matmul(hidden, embedding_table, transpose_b=True)
     return tf.nn.bias_add(logits, output_bias)
 
 
@@ -230,61 +271,102 @@ _ACTIVATIONS: Dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def _embed(config: BertConfig, embedding_table: tf.Tensor,
-           input_ids: tf.Tensor, token_type_ids: tf.Tensor) -> tf.Tensor:
-  """Sums word, segment and position embeddings; float32 [B, S, H]."""
-  seq_length = _shape(input_ids)[1]
+def _without_dropout(config: BertConfig) -> BertConfig:
+  return dataclasses.replace(
+      config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def _embed(config: BertConfig, input_ids: tf.Tensor,
+           token_type_ids: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Sums word, segment and position embeddings.
+
+  Returns:
+    The word embeddings, float32 [V, H], and the sum, float32 [B, S, H].
+  """
+  width = config.hidden_size
+  word_table = _variable(
+      "word_embeddings", [config.vocab_size, width], _weights(config))
   token_type_table = _variable(
-      "token_type_embeddings", [config.type_vocab_size, config.hidden_size],
+      "token_type_embeddings", [config.type_vocab_size, width],
       _weights(config))
   position_table = _variable(
-      "position_embeddings",
-      [config.max_position_embeddings, config.hidden_size], _weights(config))
-  embeddings = _lookup(embedding_table, input_ids)
+      "position_embeddings", [config.max_position_embeddings, width],
+      _weights(config))
+  embeddings = _lookup(word_table, input_ids)
   embeddings += _lookup(token_type_table, token_type_ids)
-  embeddings += position_table[:seq_length]
-  return _dropout(_layer_norm(embeddings), config.hidden_dropout_prob)
+  embeddings += position_table[:_shape(input_ids)[1]]
+  embeddings = _layer_norm(embeddings)
+  return word_table, _dropout(embeddings, config.hidden_dropout_prob)
 
 
-def _encode(config: BertConfig, embeddings: tf.Tensor,
-            input_mask: tf.Tensor) -> tf.Tensor:
-  """Runs the layers of the encoder; float32 [B, S, H]."""
-  batch_size, seq_length, width = _shape(embeddings)
+def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
+            outputs: Optional[_Outputs] = None) -> tf.Tensor:
+  """Runs the layers of the encoder.
+
+  Args:
+    config: size of the model.
+    embeddings: float32 [B, S, H].
+    input_mask: int32 [B, S].
+    outputs: where the last layer is wanted; None for everywhere.
+
+  Returns:
+    float32 [B * S, H], or [R, H] at R wanted places.
+  """
+  width = config.hidden_size
   # The same for every head and every token that attends: [B, 1, 1, S].
   mask_scores = _MASKED_SCORE * (
       1.0 - tf.cast(input_mask[:, tf.newaxis, tf.newaxis, :], tf.float32))
   # Matrices are faster than three axes in the dense layers.
   hidden = tf.reshape(embeddings, [-1, width])  # [B * S, H]
   for layer in range(config.num_hidden_layers):
+    is_narrow = outputs and layer == config.num_hidden_layers - 1
+    attending = hidden
+    if is_narrow:
+      attending = gather_positions(
+          tf.reshape(hidden, tf.shape(embeddings)), outputs.positions)
     with tf1.variable_scope("layer_{}".format(layer)):
       with tf1.variable_scope("attention"):
         with tf1.variable_scope("self"):
-          attended = _attend(config, hidden, mask_scores, batch_size,
-                             seq_length)
+          attended = _attend(config, attending, hidden, mask_scores)
+        if is_narrow:
+          rows = tf.where(tf.reshape(outputs.is_real, [-1]))[:, 0]
+          attended = tf.gather(attended, rows)
+          attending = tf.gather(attending, rows)
         with tf1.variable_scope("output"):
-          attended = _add_and_norm(config, attended, hidden)
+          attended = _add_and_norm(config, attended, attending)
       with tf1.variable_scope("intermediate"):
         intermediate = _dense(config, attended, config.intermediate_size,
                               activation=_ACTIVATIONS[config.hidden_act])
       with tf1.variable_scope("output"):
         hidden = _add_and_norm(config, intermediate, attended)
-  return tf.reshape(hidden, [batch_size, seq_length, width])
+  return hidden
 
 
-def _attend(config: BertConfig, hidden: tf.Tensor, mask_scores: tf.Tensor,
-            batch_size, seq_length) -> tf.Tensor:
-  """Applies self-attention to [B * S, H], without the output projection."""
+def _attend(config: BertConfig, attending: tf.Tensor, hidden: tf.Tensor,
+            mask_scores: tf.Tensor) -> tf.Tensor:
+  """Applies self-attention, without the output projection.
+
+  Args:
+    config: size of the model.
+    attending: float32 [B * Q, H], what asks: Q tokens of each sequence.
+    hidden: float32 [B * S, H], what is asked.
+    mask_scores: float32 [B, 1, 1, S], added to the scores.
+
+  Returns:
+    float32 [B * Q, H].
+  """
   heads = config.num_attention_heads
   head_size = config.hidden_size // heads
+  batch_size = _shape(mask_scores)[0]
 
-  def project(name):
-    projected = _dense(config, hidden, config.hidden_size, name=name)
-    projected = tf.reshape(projected, [batch_size, seq_length, heads, head_size])
-    return tf.transpose(projected, [0, 2, 1, 3])  # [B, A, S, D]
+  def project(name, inputs):
+    projected = _dense(config, inputs, config.hidden_size, name=name)
+    projected = tf.reshape(projected, [batch_size, -1, heads, head_size])
+    return tf.transpose(projected, [0, 2, 1, 3])  # [B, A, Q or S, D]
 
-  query, key, value = project("query"), project("key"), project("value")
-  scores = tf.matmul(query * (1.0 / math.sqrt(head_size)), key,
-                     transpose_b=True)  # [B, A, S, S]
+  query = project("query", attending) * (1.0 / math.sqrt(head_size))
+  key, value = project("key", hidden), project("value", hidden)
+  scores = tf.matmul(query, key, transpose_b=True)  # [B, A, Q, S]
   weights = tf.nn.softmax(scores + mask_scores)
   weights = _dropout(weights, config.attention_probs_dropout_prob)
   context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])

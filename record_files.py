@@ -302,16 +302,32 @@ class RecordWriter:
   """Writes a record file that appears under its name only when it is whole.
 
   The records go to a hidden file beside it. `commit` gives that file its name
-  and writes the manifest; without it, closing throws the hidden file away.
+  and writes the manifest; without it, closing throws the hidden file away,
+  unless `save_progress` has said how much of it is of use.
   """
 
-  def __init__(self, path: str):
+  def __init__(self, path: str, progress: Optional[Manifest] = None):
+    """Opens the hidden file.
+
+    Args:
+      path: the file to make.
+      progress: of an earlier run, as `read_progress` gives it, to write on
+        behind; None starts afresh.
+    """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     self._path = path
     self._partial = partial_path(path)
-    self._file = open(self._partial, "wb")
     self._buffer = []
-    self.num_records = 0
+    self._keeps_partial = progress is not None
+    if progress:
+      self._file = open(self._partial, "r+b")
+      self._file.truncate(progress.num_bytes)
+      self._file.seek(progress.num_bytes)
+      self.num_records = progress.num_records
+    else:
+      _remove(manifest_path(self._partial))
+      self._file = open(self._partial, "wb")
+      self.num_records = 0
 
   def write(self, serialized: bytes) -> None:
     """Appends one serialized Example."""
@@ -325,35 +341,82 @@ class RecordWriter:
       self._file.write(frame(self._buffer))
       self._buffer.clear()
 
+  def save_progress(self, manifest: Manifest) -> None:
+    """Keeps what is written so far for a later run, whatever ends this one.
+
+    Args:
+      manifest: what makes the file; the counts are filled in here.
+    """
+    self._write_manifest(manifest, self._partial)
+    self._keeps_partial = True
+
   def commit(self, manifest: Manifest) -> None:
     """Gives the finished file its name.
 
     Args:
       manifest: what made it; the counts are filled in here.
     """
+    # A manifest never stands beside records that it does not describe: the
+    # old records go first, and a manifest alone counts for nothing.
+    _remove(self._path)
+    self._write_manifest(manifest, self._path)
+    self._file.close()
+    os.replace(self._partial, self._path)
+    _remove(manifest_path(self._partial))
+
+  def _write_manifest(self, manifest: Manifest, path: str) -> None:
+    """Makes the records last, then describes them beside `path`."""
     self._flush()
     self._file.flush()
     os.fsync(self._file.fileno())
-    self._file.close()
     manifest = dataclasses.replace(
-        manifest, num_records=self.num_records,
-        num_bytes=os.path.getsize(self._partial))
-    # A manifest never stands beside records that it does not describe: the
-    # old records go first, and a manifest alone counts for nothing.
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(self._path)
+        manifest, num_records=self.num_records, num_bytes=self._file.tell())
     write_atomically(
-        manifest_path(self._path),
+        manifest_path(path),
         json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
-    os.replace(self._partial, self._path)
 
   def __enter__(self) -> "RecordWriter":
     return self
 
   def __exit__(self, *unused_exception) -> None:
     self._file.close()
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(self._partial)
+    if not self._keeps_partial:
+      _remove(self._partial)
+
+
+def _remove(path: str) -> None:
+  """Removes a file that may not be there."""
+  with contextlib.suppress(FileNotFoundError):
+    os.remove(path)
+
+
+def read_progress(path: str, wanted: Manifest) -> Optional[Manifest]:
+  """Reads how far an earlier run came with a file.
+
+  Args:
+    path: the file to make.
+    wanted: what would make it.
+
+  Returns:
+    What is in the hidden file, with its counts; None where nothing is of use.
+
+  Raises:
+    ValueError: the file was begun in another way.
+  """
+  partial = partial_path(path)
+  try:
+    with open(manifest_path(partial), encoding="utf-8") as file:
+      found = Manifest(**json.load(file))
+    if os.path.getsize(partial) < found.num_bytes:
+      return None
+  except (OSError, TypeError, ValueError):
+    return None
+  difference = wanted.difference(found)
+  if difference:
+    raise ValueError(
+        "{} was begun differently: {}: finish it with the flags it was begun "
+        "with, or start afresh with --overwrite".format(path, difference))
+  return found
 
 
 def partial_path(path: str) -> str:

@@ -27,7 +27,7 @@ from record_files import (
     FLOAT_FEATURES, MASKED_LM_WEIGHTS, Manifest, NEXT_SENTENCE_LABELS,
     RecordWriter, SEGMENT_IDS, TEACHER_INDICES, TEACHER_PROBABILITIES,
     is_finished, manifest_path, natural_key, parse_manifest, partial_path,
-    write_atomically)
+    read_progress, write_atomically)
 # pylint: enable=unused-import
 
 # Records held back for shuffling: about 30 MB at S = 128, P = 20, K = 10.

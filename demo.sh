@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Sets up what is missing and distils a small BERT from text that every machine
+# has: the docstrings of its Python packages. Everything is made in ./demo.
+#
+#   ./demo.sh                   # about 7 minutes on two cores
+#   DEMO_STEPS=20000 ./demo.sh  # training steps of each of the three models
+#
+# Run again, it keeps what is finished. Remove ./demo to start afresh.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+./setup.sh
+source .venv/bin/activate
+
+readonly STEPS=${DEMO_STEPS:-1000}
+readonly LENGTHS='--max_seq_length 64 --max_predictions_per_seq 10'
+readonly TRAINING="$LENGTHS --num_train_steps $STEPS \
+--num_warmup_steps $((STEPS / 10)) --learning_rate 2e-3"
+
+title() { printf '\n== %s\n' "$*"; }
+
+# Shows a command before it runs.
+run() {
+  printf '+ %s\n' "$*"
+  "$@"
+}
+
+write_config() { # FOLDER LAYERS
+  mkdir -p "$1"
+  cat >"$1/bert_config.json" <<CONFIG
+{
+  "attention_probs_dropout_prob": 0.0,
+  "hidden_act": "gelu",
+  "hidden_dropout_prob": 0.0,
+  "hidden_size": 128,
+  "initializer_range": 0.1,
+  "intermediate_size": 512,
+  "max_position_embeddings": 64,
+  "num_attention_heads": 4,
+  "num_hidden_layers": $2,
+  "type_vocab_size": 2,
+  "vocab_size": 8000
+}
+CONFIG
+}
+
+train() { # FOLDER FLAGS...
+  local folder=$1
+  shift
+  run python network_distillation_single_machine_truncated.py \
+    --bert_config_file "$folder/bert_config.json" --output_dir "$folder" \
+    --do_train True $TRAINING "$@"
+}
+
+evaluate() { # FOLDER
+  run python network_distillation_single_machine_truncated.py \
+    --bert_config_file "$1/bert_config.json" --output_dir "$1" \
+    --input_file demo/heldout/labelled.tfrecord \
+    --do_eval True --eval_batch_size 32 $LENGTHS
+}
+
+write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR
+  run python multifile_create_pretraining_data.py \
+    --input_dir "$1" --output_dir "$2" --output_base_name masked \
+    --vocab_file demo/vocab.txt --dupe_factor "$3" $LENGTHS
+}
+
+label() { # INPUT_FILE OUTPUT_FILE
+  run python extract_teacher_labels_truncated.py \
+    --bert_config_file demo/teacher/bert_config.json \
+    --init_checkpoint "demo/teacher/model.ckpt-$STEPS" \
+    --input_file "$1" --output_file "$2" $LENGTHS
+}
+
+title 'Text: the sentences in the docstrings of the installed packages'
+if [ ! -f demo/vocab.txt ]; then
+  run python benchmarks/demo_corpus.py --output_file demo/text.txt \
+    --heldout_file demo/heldout/text/text.txt
+  run python benchmarks/demo_vocabulary.py --input_file demo/text.txt \
+    --output_file demo/vocab.txt
+fi
+
+title 'III: masked records'
+[ -d demo/split ] || run python split_text.py --read_file demo/text.txt \
+  --split_number 2 --folder demo/split --name_base text
+write_records demo/split demo/masked 3
+write_records demo/heldout/text demo/heldout 1
+
+title 'A teacher of 4 layers, trained on the masked words'
+write_config demo/teacher 4
+train demo/teacher --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
+
+title 'IV: labels of the teacher'
+label 'demo/masked/*.tfrecord' demo/labelled.tfrecord
+label demo/heldout/masked_0.tfrecord demo/heldout/labelled.tfrecord
+
+title 'V: a student of 2 layers, trained on the labels'
+write_config demo/distilled 2
+train demo/distilled --input_file demo/labelled.tfrecord \
+  --init_checkpoint "demo/teacher/model.ckpt-$STEPS"
+
+title 'The same student, trained on the masked words, without a teacher'
+write_config demo/alone 2
+train demo/alone --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
+
+title 'All three on held-out text'
+evaluate demo/teacher
+evaluate demo/distilled
+evaluate demo/alone
+run python benchmarks/demo_table.py \
+  --input_file demo/heldout/labelled.tfrecord $LENGTHS \
+  --models 'teacher=demo/teacher,distilled student=demo/distilled,student without a teacher=demo/alone'
