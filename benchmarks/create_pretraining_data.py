@@ -96,7 +96,8 @@ def compare(folder: pathlib.Path, text_file: str, vocab_file: str,
 
 def _check_equal(first: pathlib.Path, second: pathlib.Path) -> None:
   """Compares record files whose Examples may order their features freely."""
-  pairs = zip(*(records.read_records(str(path), "") for path in (first, second)))
+  pairs = zip(*(records.read_records(str(path), "text_file")
+                for path in (first, second)))
   for mine, theirs in pairs:
     assert records.encode({}, mine) == records.encode({}, theirs)
 

@@ -28,7 +28,8 @@ def test_checksums_are_those_of_the_standard(message, checksum):
 
 def test_frames_of_all_lengths_are_read_by_tensorflow(tmp_path):
   rng = random.Random(0)
-  messages = [bytes(rng.choices(range(256), k=length)) for length in range(0, 300)]
+  messages = [bytes(rng.choices(range(256), k=length))
+              for length in range(300)]
   messages += [bytes(rng.choices(range(256), k=70000)), b"\0" * 1000]
   rng.shuffle(messages)
   path = str(tmp_path / "a.tfrecord")

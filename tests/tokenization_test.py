@@ -13,8 +13,8 @@ _TRICKY = (
     " \t\n\r\0\ufffd\x0b\x0c\x1c\x1d\x1e\x1f\x7f\x85\xa0\xad\u1680\u2000\u200b"
     "\u200d\u2028\u2029\u202f\u3000\ufeff'-_.,!?$+<=>^`|~#@[]\u00bf\u2019\u2014"
     "\u3001AaZz09\u00c9\u00e9e\u0301\u0130\u0131\u00df\u1e9e\u03a3\u03c3\u03c2"
-    "\u0416\u4e00\u9fff\uf900\U00020000\u3042\uac00\u00b2\u0660\u212b\u2126\ufb01"
-    "\U0001f600\U000e0001\ud800")
+    "\u0416\u4e00\u9fff\uf900\U00020000\u3042\uac00\u00b2\u0660\u212b\u2126"
+    "\ufb01\U0001f600\U000e0001\ud800")
 
 
 @pytest.fixture(scope="module", name="vocab")
@@ -22,7 +22,8 @@ def _vocab():
   """A vocabulary in which most characters and some words have a token."""
   words = ["un", "##aff", "##able", "want", "##want", "##ed", "wa", "run",
            "runn", "##ning", "hello", "world", "Hello", "\u4e00", "\u9fff"]
-  letters = [chr(i) for i in range(33, 0x250)] + list("\u03c3\u03c2\u0436\u3042")
+  letters = [chr(i) for i in range(33, 0x250)]
+  letters += "\u03c3\u03c2\u0436\u3042"
   tokens = list(tokenization.SPECIAL_TOKENS) + words
   tokens += letters + ["##" + letter for letter in letters[::2]]
   return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
