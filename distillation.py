@@ -23,6 +23,8 @@ import records
 
 tf1 = tf.compat.v1
 
+# What to do with the teacher's probability outside the stored words.
+TAIL_MASSES = ("drop", "renormalize", "bucket")
 # Keeps the mean over the real predictions of a batch defined without any.
 _WEIGHT_EPSILON = 1e-5
 # Words whose maximum is taken at once in the search for the best ones.
@@ -114,24 +116,187 @@ def top_words(distribution: tf.Tensor, top_k: int
   return values, indices
 
 
-def teacher_cross_entropies(logits: tf.Tensor,
-                            labels: TeacherLabels) -> tf.Tensor:
-  """Returns the cross entropy of the stored entries, for each slot.
+def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
+                   temperature: float = 1.0,
+                   tail_mass: str = "drop") -> tf.Tensor:
+  """Returns what the student learns from the teacher in each slot.
 
-  It is -sum_K p_teacher * log_softmax(student): soft targets (Hinton et al.
-  2015, arXiv 1503.02531) over K words, the probabilities as they are stored.
+  The student's scores are divided by the temperature and the loss is
+  multiplied by its square, which keeps the size of the gradients (Hinton et
+  al. 2015, arXiv 1503.02531).
 
   Args:
     logits: float32 [N, V], the student's scores.
-    labels: what is stored of the teacher.
+    labels: what is stored of the teacher, at the same temperature.
+    temperature: T.
+    tail_mass: what to do with the teacher's probability outside the K stored
+      words, one of `TAIL_MASSES`: `drop` and `renormalize` give the cross
+      entropy of the stored probabilities as they are, and scaled to a sum of
+      1; `bucket` gives the divergence with the rest as one more entry.
 
   Returns:
     float32 [N].
   """
-  student_logits = tf.gather(logits, labels.indices, batch_dims=1)  # [N, K]
-  log_normalizers = tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
-  return -tf.reduce_sum(
-      labels.probabilities * (student_logits - log_normalizers), axis=-1)
+  assert tail_mass in TAIL_MASSES, tail_mass
+  if tail_mass == "bucket":
+    losses = divergences_from_teacher(logits, labels, temperature)
+  else:
+    if tail_mass == "renormalize":
+      labels = labels._replace(probabilities=tf.math.divide_no_nan(
+          labels.probabilities,
+          tf.reduce_sum(labels.probabilities, axis=-1, keepdims=True)))
+    losses = teacher_cross_entropies(logits, labels, temperature)
+  return losses * temperature ** 2
+
+
+def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
+                            temperature: float = 1.0) -> tf.Tensor:
+  """Returns the cross entropy of the stored entries, for each slot.
+
+  It is -sum_K p_teacher * log_softmax(student / T), the probabilities as they
+  are stored. Of the size of the logits it makes one tensor, which becomes the
+  gradient.
+
+  Args:
+    logits: float32 [N, V], the student's scores.
+    labels: what is stored of the teacher.
+    temperature: T.
+
+  Returns:
+    float32 [N].
+  """
+  probabilities, indices = labels
+
+  @tf.custom_gradient
+  def from_logits(logits):
+    scaled = _scaled(logits, temperature)
+    entries = tf.gather(scaled, indices, batch_dims=1)  # [N, K]
+    # The student's best entry is the label of the fused kernel: scores beside
+    # it keep the digits that large ones would round away.
+    best = tf.argmax(entries, axis=-1, output_type=tf.int32)  # [N]
+    best_losses, slopes = _softmax(
+        scaled, tf.gather(indices, best, batch_dims=1))
+    log_student = (entries - tf.reduce_max(entries, axis=-1, keepdims=True)
+                   - best_losses[:, tf.newaxis])
+    losses = -tf.reduce_sum(
+        tf.math.multiply_no_nan(log_student, probabilities), axis=-1)
+
+    def gradient(upstream):
+      mass = tf.reduce_sum(probabilities, axis=-1, keepdims=True)  # [N, 1]
+      is_best = tf.one_hot(best, indices.shape[-1])  # [N, K]
+      return _add_entries(slopes, mass, indices, mass * is_best - probabilities,
+                          upstream / temperature)
+
+    return losses, gradient
+
+  return from_logits(logits)
+
+
+def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
+                             temperature: float = 1.0) -> tf.Tensor:
+  """Returns KL(teacher, student) over the stored words and the rest as one.
+
+  With q the student's softmax(student / T), r = 1 - sum_K p and
+  s = 1 - sum_K q it is sum_K p log(p / q) + r log(r / s). Where all words are
+  stored there is no rest, and it is the full divergence.
+
+  The student's rest is summed up over the words outside K instead of taken
+  from 1, so that it has all its digits however small it is. The gradient is
+  q_j * (sum_K p + r) - p_j for a stored word, and for another one, with
+  t_j = q_j / s its share of the rest, t_j * (s * (sum_K p + r) - r): every
+  factor is within [0, 1] up to rounding, whatever the logits are.
+
+  Args:
+    logits: float32 [N, V], the student's scores.
+    labels: what is stored of the teacher, each word once.
+    temperature: T.
+
+  Returns:
+    float32 [N].
+  """
+  probabilities, indices = labels
+  entropies = tf.reduce_sum(
+      tf.math.xlogy(probabilities, probabilities), axis=-1)
+  if indices.shape[-1] == logits.shape[-1]:
+    return entropies + teacher_cross_entropies(logits, labels, temperature)
+  mass = tf.reduce_sum(probabilities, axis=-1)
+  rest = tf.maximum(0.0, 1.0 - mass)  # r, [N]
+
+  @tf.custom_gradient
+  def from_logits(logits):
+    scaled = _scaled(logits, temperature)
+    entries = tf.gather(scaled, indices, batch_dims=1)  # [N, K]
+    scaled = _put_entries(scaled, indices, tf.fill(
+        tf.shape(indices), -float("inf")))
+    best = tf.argmax(scaled, axis=-1, output_type=indices.dtype)  # [N]
+    best_losses, slopes = _softmax(scaled, best)
+    best_scores = tf.gather(scaled, best, batch_dims=1)
+    # Scores beside 0 keep the digits that large ones would round away.
+    highest = tf.maximum(best_scores, tf.reduce_max(entries, axis=-1))
+    entries -= highest[:, tf.newaxis]
+    log_rest = best_scores - highest + best_losses
+    log_normalizers = tf.reduce_logsumexp(
+        tf.concat([entries, log_rest[:, tf.newaxis]], axis=-1), axis=-1)
+    log_student = entries - log_normalizers[:, tf.newaxis]
+    log_student_rest = log_rest - log_normalizers
+    cross_entropies = -(
+        tf.reduce_sum(
+            tf.math.multiply_no_nan(log_student, probabilities), axis=-1)
+        + tf.math.multiply_no_nan(log_student_rest, rest))
+
+    def gradient(upstream):
+      total = mass + rest
+      of_entries = (tf.exp(log_student) * total[:, tf.newaxis]
+                    - probabilities)  # [N, K]
+      of_rest = tf.exp(log_student_rest) * total - rest  # [N]
+      of_rest = of_rest[:, tf.newaxis]
+      return _add_entries(
+          slopes, of_rest,
+          tf.concat([indices, best[:, tf.newaxis]], axis=-1),
+          tf.concat([of_entries, of_rest], axis=-1), upstream / temperature)
+
+    return cross_entropies, gradient
+
+  return entropies + tf.math.xlogy(rest, rest) + from_logits(logits)
+
+
+def _scaled(logits: tf.Tensor, temperature: float) -> tf.Tensor:
+  return logits if temperature == 1 else logits / temperature
+
+
+def _softmax(logits: tf.Tensor, words: tf.Tensor):
+  """Runs the fused kernel of the cross entropy, in float32.
+
+  Args:
+    logits: [N, V].
+    words: int32 [N], one word for each slot.
+
+  Returns:
+    -log_softmax at the words, float32 [N], and softmax less 1 at the words,
+    float32 [N, V].
+  """
+  return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+      features=tf.cast(logits, tf.float32), labels=words)
+
+
+def _add_entries(dense: tf.Tensor, factors: tf.Tensor, indices: tf.Tensor,
+                 entries: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+  """Returns upstream * (factors * dense + entries at indices), [N, V]."""
+  upstream = upstream[:, tf.newaxis]
+  return tf.tensor_scatter_nd_add(
+      dense * (upstream * factors), _coordinates(indices), upstream * entries)
+
+
+def _put_entries(dense: tf.Tensor, indices: tf.Tensor,
+                 entries: tf.Tensor) -> tf.Tensor:
+  """Returns float32 [N, V] with other values at the indices [N, K]."""
+  return tf.tensor_scatter_nd_update(dense, _coordinates(indices), entries)
+
+
+def _coordinates(indices: tf.Tensor) -> tf.Tensor:
+  """Returns slot and word of each entry, int32 [N, K, 2]."""
+  slots = tf.range(tf.shape(indices)[0])[:, tf.newaxis]
+  return tf.stack([tf.broadcast_to(slots, tf.shape(indices)), indices], axis=-1)
 
 
 def weighted_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
@@ -149,6 +314,8 @@ class StudentOptions:
     hard_label_weight: w; the masked-word loss is (1 - w) times that against
       the teacher plus w times the cross entropy against the masked words. At
       1 the teacher's features are not read.
+    temperature: as for `teacher_losses`.
+    tail_mass: likewise.
     init_checkpoint: where variables start that it has; None starts afresh.
     learning_rate: as for `optimization.create_train_op`.
     num_train_steps: likewise.
@@ -158,6 +325,8 @@ class StudentOptions:
   """
   config: modeling.BertConfig
   hard_label_weight: float
+  temperature: float
+  tail_mass: str
   init_checkpoint: Optional[str]
   learning_rate: float
   num_train_steps: int
@@ -241,7 +410,7 @@ def _student_outputs(options: StudentOptions,
   weights = tf.reshape(features[records.MASKED_LM_WEIGHTS], [-1])
   word_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=words, logits=logits)
-  losses = _mix(options.hard_label_weight, word_losses, logits, features)
+  losses = _mix(options, word_losses, logits, features)
 
   next_sentence = modeling.next_sentence_logits(config, model)
   next_labels = tf.reshape(features[records.NEXT_SENTENCE_LABELS], [-1])
@@ -258,20 +427,21 @@ def _student_outputs(options: StudentOptions,
   }
 
 
-def _mix(hard_label_weight: float, word_losses: tf.Tensor, logits: tf.Tensor,
+def _mix(options: StudentOptions, word_losses: tf.Tensor, logits: tf.Tensor,
          features: Mapping[str, tf.Tensor]) -> tf.Tensor:
   """Returns what is trained for each slot, float32 [N]."""
+  hard_label_weight = options.hard_label_weight
   if hard_label_weight == 1:
     return word_losses
   top_k = features[records.TEACHER_INDICES].shape[-1]
   labels = TeacherLabels(
       tf.reshape(features[records.TEACHER_PROBABILITIES], [-1, top_k]),
       tf.reshape(features[records.TEACHER_INDICES], [-1, top_k]))
-  teacher_losses = teacher_cross_entropies(logits, labels)
+  losses = teacher_losses(
+      logits, labels, options.temperature, options.tail_mass)
   if hard_label_weight == 0:
-    return teacher_losses
-  return ((1 - hard_label_weight) * teacher_losses
-          + hard_label_weight * word_losses)
+    return losses
+  return (1 - hard_label_weight) * losses + hard_label_weight * word_losses
 
 
 def _hits(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

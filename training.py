@@ -8,7 +8,7 @@ import dataclasses
 import os
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from absl import flags
 from absl import logging
@@ -55,6 +55,15 @@ def define_flags() -> None:
       "w: the masked-word loss is (1 - w) times the loss against the teacher "
       "plus w times the cross entropy against the masked words. At 1 the "
       "records need no teacher labels.", lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_float(
+      "temperature", 1.0,
+      "T: the student's scores are divided by it and the loss against the "
+      "teacher is multiplied by its square. Must be that of the records.")
+  flags.DEFINE_enum(
+      "tail_mass", "drop", distillation.TAIL_MASSES,
+      "What to do with the teacher's probability outside the K stored words: "
+      "drop leaves it out, renormalize scales the K to a sum of 1, bucket "
+      "compares it with the student's own rest, as one more word.")
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,
@@ -162,6 +171,8 @@ def _plan(values: Any, processes: Processes) -> _Run:
       values.truncation_factor if values.hard_label_weight < 1 else 0)
   files = records.find_files(values.input_file, "input_file")
   records.check_records(files, "input_file", shape, config.vocab_size)
+  if values.hard_label_weight < 1:
+    _check_labels(files, values)
   newest = tf.train.latest_checkpoint(values.output_dir)
   if newest:
     match = modeling.match_checkpoint(config, newest, "output_dir")
@@ -183,6 +194,7 @@ def _plan(values: Any, processes: Processes) -> _Run:
       values, processes,
       distillation.StudentOptions(
           config=config, hard_label_weight=values.hard_label_weight,
+          temperature=values.temperature, tail_mass=values.tail_mass,
           init_checkpoint=values.init_checkpoint,
           learning_rate=values.learning_rate * processes.size,
           num_train_steps=num_train_steps,
@@ -191,6 +203,35 @@ def _plan(values: Any, processes: Processes) -> _Run:
                           else processes.wrap_optimizer),
           use_tpu=values.use_tpu),
       files, shape)
+
+
+def _check_labels(files: Sequence[str], values: Any) -> None:
+  """Checks that the labels were made for the loss that the flags ask for.
+
+  Raises:
+    ValueError: the manifest beside a file says otherwise.
+  """
+  if not values.temperature > 0:
+    raise ValueError("--temperature={} must be over 0".format(
+        values.temperature))
+  for path in files:
+    manifest = records.read_manifest(path)
+    if manifest is None:
+      continue
+    for name, absent in (("truncation_factor", None), ("temperature", 1.0)):
+      found = manifest.flags.get(name, absent)
+      wanted = getattr(values, name)
+      if found not in (None, wanted):
+        raise ValueError(
+            "--{0}={1} does not fit {2}, whose labels were made with "
+            "--{0}={3}: set --{0}={3}, or make the labels again".format(
+                name, wanted, path, found))
+    tail_samples = manifest.flags.get("tail_samples", 0)
+    if tail_samples and values.tail_mass == "bucket":
+      raise ValueError(
+          "--tail_mass=bucket does not fit {}, whose labels were made with "
+          "--tail_samples={}: they stand for the whole distribution and leave "
+          "no rest; use --tail_mass=drop".format(path, tail_samples))
 
 
 def _train(plan: _Run) -> None:

@@ -60,7 +60,7 @@ def test_help_lists_the_flags_with_their_defaults():
       "iterations_per_loop": "1000", "max_eval_steps": "100",
       "use_tpu": "False", "tpu_name": "none", "tpu_zone": "none",
       "gcp_project": "none", "master": "none", "num_tpu_cores": "8",
-      "hard_label_weight": "0.0",
+      "hard_label_weight": "0.0", "temperature": "1.0", "tail_mass": "drop",
   }
   result = tiny.run_script(_SCRIPT, "--help")
   assert result.returncode == 0
@@ -93,8 +93,8 @@ def test_training_equals_the_formulas(tmp_path, folder):
                    - tiny.random_variables()["bert/embeddings/word_embeddings"])
     assert moved.max() > 0.005
     loss = reference_bert.loss(
-        {name: wanted[name] for name in tiny.random_variables()}, batch,
-        tiny.CONFIG, weight)
+        {name: wanted[name] for name in tiny.random_variables()},
+        reference_bert.batch([features]), tiny.CONFIG, weight)
     assert _results(output_dir)["loss"] == pytest.approx(float(loss), abs=1e-5)
 
 
@@ -233,7 +233,8 @@ class _Flags:
         "output_dir": str(output_dir),
         "init_checkpoint": str(folder / "bert_model.ckpt"),
         "max_seq_length": 10, "max_predictions_per_seq": 3,
-        "truncation_factor": 4, "hard_label_weight": 0.0, "do_train": True,
+        "truncation_factor": 4, "hard_label_weight": 0.0, "temperature": 1.0,
+        "tail_mass": "drop", "do_train": True,
         "do_eval": True, "learning_rate": 1e-3, "num_train_steps": 2,
         "num_warmup_steps": 0, "train_batch_size": 2, "use_tpu": False})
     vars(self).update(changes)
@@ -254,6 +255,31 @@ def test_bad_input_is_found_before_anything_is_written(
   with pytest.raises(ValueError, match=told):
     training.run(_Flags(folder, tmp_path / "out", **changes))
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("made_with, changes, told", [
+    ({"truncation_factor": 5}, {}, "--truncation_factor=4.*=5.*=5"),
+    ({"temperature": 2.0}, {}, "--temperature=1.0.*=2.0.*set"),
+    ({}, {"temperature": 0.5}, "--temperature=0.5.*=1.0.*set"),
+    ({}, {"temperature": 0.0}, "--temperature=0.0 must be over 0"),
+    ({"tail_samples": 2}, {"tail_mass": "bucket"},
+     "--tail_mass=bucket.*--tail_samples=2.*--tail_mass=drop"),
+])
+def test_labels_that_were_made_for_another_loss_are_refused(
+    tmp_path, folder, made_with, changes, told):
+  serialized = next(records.read_records(
+      str(folder / "labelled.tfrecord"), "input_file"))
+  path = str(tmp_path / "labelled.tfrecord")
+  with records.RecordWriter(path) as writer:
+    writer.write(serialized)
+    writer.commit(records.Manifest(
+        "extract_teacher_labels_truncated",
+        dict({"truncation_factor": 4}, **made_with), {}, {}, 29))
+  with pytest.raises(ValueError, match=told):
+    training.run(_Flags(folder, tmp_path / "out", input_file=path, **changes))
+  # Without the teacher's labels none of this matters, save the end of the run.
+  training._check_labels([path], _Flags(folder, tmp_path, **dict(
+      made_with, tail_mass="drop")))
 
 
 def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
