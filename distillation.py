@@ -317,6 +317,7 @@ class StudentOptions:
     temperature: as for `teacher_losses`.
     tail_mass: likewise.
     init_checkpoint: where variables start that it has; None starts afresh.
+    init_layers: as for `modeling.restore`.
     learning_rate: as for `optimization.create_train_op`.
     num_train_steps: likewise.
     num_warmup_steps: likewise.
@@ -328,6 +329,7 @@ class StudentOptions:
   temperature: float
   tail_mass: str
   init_checkpoint: Optional[str]
+  init_layers: Optional[Tuple[int, ...]]
   learning_rate: float
   num_train_steps: int
   num_warmup_steps: int
@@ -459,11 +461,11 @@ def _restore(options: StudentOptions) -> Optional[Callable[[], Any]]:
   if not options.init_checkpoint:
     return None
   if not options.use_tpu:
-    modeling.restore(options.init_checkpoint)
+    modeling.restore(options.init_checkpoint, options.init_layers)
     return None
 
   def scaffold_fn():
-    modeling.restore(options.init_checkpoint)
+    modeling.restore(options.init_checkpoint, options.init_layers)
     return tf1.train.Scaffold()
 
   return scaffold_fn

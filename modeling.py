@@ -14,10 +14,13 @@ Dimensions:
   D: size of one head, H / A
 """
 
+import collections
 import dataclasses
 import json
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+import re
+from typing import (Callable, Dict, Iterable, List, NamedTuple, Optional,
+                    Sequence, Tuple)
 
 import tensorflow as tf
 
@@ -26,6 +29,9 @@ tf1 = tf.compat.v1
 _LAYER_NORM_EPSILON = 1e-12
 # Added to the attention scores of padding.
 _MASKED_SCORE = -10000.0
+# What the name of a variable begins with: a layer, or another part.
+_LAYER = re.compile("bert/encoder/layer_([0-9]+)")
+_PART = re.compile("[^/]*/?[^/]*")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
 
 
@@ -458,22 +464,44 @@ class CheckpointMatch(NamedTuple):
 
 
 def match_checkpoint(config: BertConfig, checkpoint: str,
-                     flag: str = "init_checkpoint") -> CheckpointMatch:
+                     flag: str = "init_checkpoint",
+                     layers: Optional[Sequence[int]] = None
+                    ) -> CheckpointMatch:
   """Compares a checkpoint with the model of a config, by name and shape.
 
   Args:
     config: size of the model.
     checkpoint: path of a checkpoint, without `.index`.
     flag: name of the flag that named it, for errors.
+    layers: layers of the checkpoint that become the model's layers 0, 1 and
+      so on; None takes each layer as it is numbered.
 
   Returns:
     The names of the model's variables that the checkpoint has, and has not.
 
   Raises:
     ValueError: there is no such checkpoint, a variable has another shape in
-      it, or it has nothing of the model.
+      it, it has nothing of the model, or it lacks one of the layers.
   """
   found = checkpoint_shapes(checkpoint, flag)
+  if layers is not None:
+    if len(layers) != config.num_hidden_layers:
+      raise ValueError(
+          "--init_layers={} names {} layers, but --bert_config_file has "
+          "num_hidden_layers {}: name as many".format(
+              ",".join(map(str, layers)), len(layers),
+              config.num_hidden_layers))
+    present = {int(match.group(1)) for match in map(_LAYER.match, found)
+               if match}
+    for layer in layers:
+      if layer not in present:
+        raise ValueError(
+            "--init_layers: {} has no layer {}, its layers are {}".format(
+                checkpoint, layer, ", ".join(map(str, sorted(present)))
+                or "none"))
+    found = {name: found[source] for name, source in
+             _sources(variable_shapes(config), layers).items()
+             if source in found}
   wanted = variable_shapes(config)
   for name, shape in wanted.items():
     if name in found and found[name] != shape:
@@ -519,13 +547,36 @@ def checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
           if name.split("/")[-1] not in _OPTIMIZER_SLOTS}
 
 
-def restore(checkpoint: str) -> None:
+def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
   """Makes the graph's variables start as in a checkpoint, where it has them.
 
   Args:
     checkpoint: one that `match_checkpoint` has compared.
+    layers: as for `match_checkpoint`.
   """
   found = dict(tf.train.list_variables(checkpoint))
-  names = [variable.op.name for variable in tf1.trainable_variables()]
-  tf1.train.init_from_checkpoint(
-      checkpoint, {name: name for name in names if name in found})
+  sources = _sources(
+      [variable.op.name for variable in tf1.trainable_variables()], layers)
+  # A layer may be taken twice, which one map from names to names cannot say.
+  for name, source in sources.items():
+    if source in found:
+      tf1.train.init_from_checkpoint(checkpoint, {source: name})
+
+
+def summarize(names: Sequence[str]) -> str:
+  """Returns the parts of the model that variables belong to, with counts."""
+  parts = collections.Counter(
+      (_LAYER.match(name) or _PART.match(name)).group(0) for name in names)
+  return ", ".join("{} ({})".format(part, count)
+                   for part, count in parts.items())
+
+
+def _sources(names: Iterable[str], layers: Optional[Sequence[int]]
+            ) -> Dict[str, str]:
+  """Returns for each variable the name that it has in a checkpoint."""
+  return {
+      name: name if layers is None else _LAYER.sub(
+          lambda match: "{}{}".format(
+              match.group(0)[:-len(match.group(1))],
+              layers[int(match.group(1))]), name)
+      for name in names}

@@ -46,6 +46,10 @@ def define_flags() -> None:
       "init_checkpoint", None,
       "Checkpoint to start from: variables that it has are taken by name, the "
       "others start afresh. Often the teacher's.")
+  flags.DEFINE_list(
+      "init_layers", None,
+      "Layers of init_checkpoint that become the student's layers 0, 1 and so "
+      "on, such as 0,2,4; default: those of the same numbers.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
       "K, how many words of the teacher each slot of the records stores.",
@@ -173,6 +177,7 @@ def _plan(values: Any, processes: Processes) -> _Run:
   records.check_records(files, "input_file", shape, config.vocab_size)
   if values.hard_label_weight < 1:
     _check_labels(files, values)
+  init_layers = _layers(values)
   newest = tf.train.latest_checkpoint(values.output_dir)
   if newest:
     match = modeling.match_checkpoint(config, newest, "output_dir")
@@ -181,9 +186,12 @@ def _plan(values: Any, processes: Processes) -> _Run:
           "--output_dir: {} has no {}: another model was trained there; "
           "choose another folder".format(newest, match.fresh[0]))
   elif values.init_checkpoint:
-    match = modeling.match_checkpoint(config, values.init_checkpoint)
-    logging.info("%d variables start from %s, %d afresh%s",
-                 len(match.restored), values.init_checkpoint, len(match.fresh),
+    match = modeling.match_checkpoint(
+        config, values.init_checkpoint, layers=init_layers)
+    logging.info(
+        "%d variables start from %s: %s", len(match.restored),
+        values.init_checkpoint, modeling.summarize(match.restored))
+    logging.info("%d afresh%s", len(match.fresh),
                  ": " + ", ".join(match.fresh) if match.fresh else "")
   elif not values.do_train:
     raise ValueError(
@@ -195,7 +203,7 @@ def _plan(values: Any, processes: Processes) -> _Run:
       distillation.StudentOptions(
           config=config, hard_label_weight=values.hard_label_weight,
           temperature=values.temperature, tail_mass=values.tail_mass,
-          init_checkpoint=values.init_checkpoint,
+          init_checkpoint=values.init_checkpoint, init_layers=init_layers,
           learning_rate=values.learning_rate * processes.size,
           num_train_steps=num_train_steps,
           num_warmup_steps=values.num_warmup_steps // processes.size,
@@ -203,6 +211,19 @@ def _plan(values: Any, processes: Processes) -> _Run:
                           else processes.wrap_optimizer),
           use_tpu=values.use_tpu),
       files, shape)
+
+
+def _layers(values: Any) -> Optional[Tuple[int, ...]]:
+  """Returns --init_layers as numbers, None where it is not given."""
+  if not values.init_layers:
+    return None
+  if not values.init_checkpoint:
+    raise ValueError("--init_layers={} needs --init_checkpoint, which has the "
+                     "layers".format(",".join(values.init_layers)))
+  if not all(layer.strip().isdigit() for layer in values.init_layers):
+    raise ValueError("--init_layers={} must be numbers of layers, such as "
+                     "0,2,4".format(",".join(values.init_layers)))
+  return tuple(int(layer) for layer in values.init_layers)
 
 
 def _check_labels(files: Sequence[str], values: Any) -> None:

@@ -222,6 +222,34 @@ def test_a_model_starts_from_a_checkpoint_of_other_depth(
         assert "layer_2" in variable.op.name
 
 
+@pytest.mark.parametrize("layers", [(0, 2), (3, 1), (1, 1)])
+def test_a_model_starts_from_chosen_layers(tmp_path, layers):
+  saved = tiny.random_variables(
+      dataclasses.replace(tiny.CONFIG, num_hidden_layers=4))
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", saved))
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  match = modeling.match_checkpoint(config, path, layers=layers)
+  assert not match.fresh
+  assert modeling.summarize(match.restored) == (
+      "bert/embeddings (5), bert/encoder/layer_0 (16), "
+      "bert/encoder/layer_1 (16), bert/pooler (2), cls/predictions (5), "
+      "cls/seq_relationship (2)")
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.zeros([1, 4], tf.int32)
+    model = modeling.BertModel(config, False, tokens, tokens, tokens)
+    modeling.masked_lm_logits(config, model, tokens)
+    modeling.next_sentence_logits(config, model)
+    modeling.restore(path, layers)
+    session.run(tf1.global_variables_initializer())
+    for variable in tf1.trainable_variables():
+      source = variable.op.name
+      for layer in range(2):
+        if "/layer_{}/".format(layer) in variable.op.name:
+          source = variable.op.name.replace(
+              "layer_{}".format(layer), "layer_{}".format(layers[layer]))
+      np.testing.assert_array_equal(session.run(variable), saved[source])
+
+
 def test_a_checkpoint_of_another_width_is_refused(tmp_path):
   path = str(tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables()))

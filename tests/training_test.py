@@ -61,6 +61,7 @@ def test_help_lists_the_flags_with_their_defaults():
       "use_tpu": "False", "tpu_name": "none", "tpu_zone": "none",
       "gcp_project": "none", "master": "none", "num_tpu_cores": "8",
       "hard_label_weight": "0.0", "temperature": "1.0", "tail_mass": "drop",
+      "init_layers": "none",
   }
   result = tiny.run_script(_SCRIPT, "--help")
   assert result.returncode == 0
@@ -234,7 +235,7 @@ class _Flags:
         "init_checkpoint": str(folder / "bert_model.ckpt"),
         "max_seq_length": 10, "max_predictions_per_seq": 3,
         "truncation_factor": 4, "hard_label_weight": 0.0, "temperature": 1.0,
-        "tail_mass": "drop", "do_train": True,
+        "tail_mass": "drop", "init_layers": None, "do_train": True,
         "do_eval": True, "learning_rate": 1e-3, "num_train_steps": 2,
         "num_warmup_steps": 0, "train_batch_size": 2, "use_tpu": False})
     vars(self).update(changes)
@@ -249,6 +250,11 @@ class _Flags:
     ({"max_predictions_per_seq": 4}, "--max_predictions_per_seq=4.*=3"),
     ({"init_checkpoint": "none.ckpt"}, "--init_checkpoint.*none.ckpt"),
     ({"init_checkpoint": None, "do_train": False}, "--do_eval.*nothing"),
+    ({"init_layers": ["0", "0"]}, "--init_layers=0,0 names 2.* 1: name as"),
+    ({"init_layers": ["3"]}, "--init_layers.*no layer 3.*layers are 0"),
+    ({"init_layers": ["-1"]}, "--init_layers=-1 must be numbers"),
+    ({"init_layers": ["0"], "init_checkpoint": None},
+     "--init_layers=0 needs --init_checkpoint"),
 ])
 def test_bad_input_is_found_before_anything_is_written(
     tmp_path, folder, changes, told):
