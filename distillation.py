@@ -25,6 +25,12 @@ tf1 = tf.compat.v1
 
 # What to do with the teacher's probability outside the stored words.
 TAIL_MASSES = ("drop", "renormalize", "bucket")
+# Of the student's most probable words, how many are looked for among the
+# teacher's.
+_RECALLED_WORDS = 5
+# Bins of confidence of the calibration error (Guo et al. 2017, arXiv
+# 1706.04599).
+_CALIBRATION_BINS = 15
 # Keeps the mean over the real predictions of a batch defined without any.
 _WEIGHT_EPSILON = 1e-5
 # Words whose maximum is taken at once in the search for the best ones.
@@ -323,6 +329,8 @@ class StudentOptions:
     num_warmup_steps: likewise.
     wrap_optimizer: likewise.
     use_tpu: whether the graph is built for a TPU.
+    tail_samples: how many of the K entries, the last ones, were drawn; in
+      evaluation the student is compared with the others.
   """
   config: modeling.BertConfig
   hard_label_weight: float
@@ -336,6 +344,7 @@ class StudentOptions:
   wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                     tf1.train.Optimizer]] = None
   use_tpu: bool = False
+  tail_samples: int = 0
 
 
 def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
@@ -382,14 +391,88 @@ def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:
   """
   weights = outputs["masked_lm_weights"]
   mean = tf1.metrics.mean
-  return {
+  metrics = {
       "masked_lm_accuracy": mean(outputs["masked_lm_hits"], weights),
       "masked_lm_cross_entropy": mean(
           outputs["masked_lm_cross_entropies"], weights),
       "masked_lm_loss": mean(outputs["masked_lm_losses"], weights),
       "next_sentence_accuracy": mean(outputs["next_sentence_hits"]),
       "next_sentence_loss": mean(outputs["next_sentence_losses"]),
+      "expected_calibration_error": _calibration_error(
+          outputs["masked_lm_confidences"], outputs["masked_lm_hits"],
+          weights),
   }
+  for name in _TEACHER_METRICS:
+    if name in outputs:
+      metrics[name] = mean(outputs[name], weights)
+  return metrics
+
+
+def teacher_metrics(logits: tf.Tensor, labels: TeacherLabels,
+                    temperature: float, tail_samples: int = 0
+                   ) -> Dict[str, tf.Tensor]:
+  """Compares the student with the teacher in each slot.
+
+  Args:
+    logits: float32 [N, V], the student's scores.
+    labels: what is stored of the teacher.
+    temperature: as for `teacher_losses`.
+    tail_samples: how many of the entries, the last ones, were drawn.
+
+  Returns:
+    By name of the metric, float32 [N]: the cross entropy of all entries; and
+    of those that were not drawn, the divergence with the rest as one entry,
+    whether the most probable word is the student's, and the share of the
+    student's most probable words that is among them.
+  """
+  num_top = labels.indices.shape[-1] - tail_samples
+  top = TeacherLabels(labels.probabilities[:, :num_top],
+                      labels.indices[:, :num_top])
+  # Files of 2019 hold the entries in any order.
+  best = tf.gather(
+      top.indices, tf.argmax(top.probabilities, axis=-1), batch_dims=1)
+  words = tf.math.top_k(
+      logits, k=min(_RECALLED_WORDS, logits.shape[-1])).indices
+  is_stored = tf.reduce_any(
+      tf.equal(words[:, :, tf.newaxis], top.indices[:, tf.newaxis, :]), axis=-1)
+  return {
+      "teacher_cross_entropy": teacher_cross_entropies(
+          logits, labels, temperature),
+      "kl_from_teacher": divergences_from_teacher(logits, top, temperature),
+      "teacher_top1_agreement": tf.cast(
+          tf.equal(words[:, 0], best), tf.float32),
+      "teacher_topk_recall": tf.reduce_mean(
+          tf.cast(is_stored, tf.float32), axis=-1),
+  }
+
+
+_TEACHER_METRICS = ("teacher_cross_entropy", "kl_from_teacher",
+                    "teacher_top1_agreement", "teacher_topk_recall")
+
+
+def _calibration_error(confidences: tf.Tensor, hits: tf.Tensor,
+                       weights: tf.Tensor):
+  """Returns the expected calibration error, a value and an update operation.
+
+  It is the mean over the slots of |accuracy - confidence|, each taken over the
+  slots whose confidence falls into the same bin.
+
+  Args:
+    confidences: float32 [N], the probability of the most probable word.
+    hits: float32 [N], 1 where that word is right.
+    weights: float32 [N], 1 for a real prediction and 0 for padding.
+  """
+  bins = tf.minimum(tf.cast(confidences * _CALIBRATION_BINS, tf.int32),
+                    _CALIBRATION_BINS - 1)
+  gaps = tf.ensure_shape(
+      tf.math.unsorted_segment_sum(
+          (hits - confidences) * weights, bins, _CALIBRATION_BINS),
+      [_CALIBRATION_BINS])
+  num_slots = tf.reduce_sum(weights)
+  mean, update = tf1.metrics.mean_tensor(
+      tf.math.divide_no_nan(gaps, num_slots),
+      tf.fill([_CALIBRATION_BINS], num_slots))
+  return tf.reduce_sum(tf.abs(mean)), update
 
 
 def _student_outputs(options: StudentOptions,
@@ -399,8 +482,10 @@ def _student_outputs(options: StudentOptions,
 
   Returns:
     By name: the loss, a scalar; for the masked words, each [N], weights, hits
-    (1 where the best word is the masked one), cross entropies and losses; for
-    the next sentence, each [B], hits and losses.
+    (1 where the best word is the masked one), the best word's probabilities,
+    cross entropies and losses; for the next sentence, each [B], hits and
+    losses. In evaluation, where the records have labels, `teacher_metrics`
+    too.
   """
   config = options.config
   model = modeling.BertModel(
@@ -412,33 +497,48 @@ def _student_outputs(options: StudentOptions,
   weights = tf.reshape(features[records.MASKED_LM_WEIGHTS], [-1])
   word_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=words, logits=logits)
-  losses = _mix(options, word_losses, logits, features)
+  labels = _labels(features)
+  losses = _mix(options, word_losses, logits, labels)
+  log_normalizers = word_losses + tf.gather(logits, words, batch_dims=1)
 
   next_sentence = modeling.next_sentence_logits(config, model)
   next_labels = tf.reshape(features[records.NEXT_SENTENCE_LABELS], [-1])
   next_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=next_labels, logits=next_sentence)
-  return {
+  outputs = {
       "loss": weighted_mean(losses, weights) + tf.reduce_mean(next_losses),
       "masked_lm_weights": weights,
       "masked_lm_hits": _hits(logits, words),
+      "masked_lm_confidences": tf.exp(
+          tf.reduce_max(logits, axis=-1) - log_normalizers),
       "masked_lm_cross_entropies": word_losses,
       "masked_lm_losses": losses,
       "next_sentence_hits": _hits(next_sentence, next_labels),
       "next_sentence_losses": next_losses,
   }
+  if labels and not is_training:
+    outputs.update(teacher_metrics(
+        logits, labels, options.temperature, options.tail_samples))
+  return outputs
+
+
+def _labels(features: Mapping[str, tf.Tensor]) -> Optional[TeacherLabels]:
+  """Returns the labels of a batch, None where it was read without."""
+  if records.TEACHER_INDICES not in features:
+    return None
+  top_k = features[records.TEACHER_INDICES].shape[-1]
+  return TeacherLabels(
+      tf.reshape(features[records.TEACHER_PROBABILITIES], [-1, top_k]),
+      tf.reshape(features[records.TEACHER_INDICES], [-1, top_k]))
 
 
 def _mix(options: StudentOptions, word_losses: tf.Tensor, logits: tf.Tensor,
-         features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+         labels: Optional[TeacherLabels]) -> tf.Tensor:
   """Returns what is trained for each slot, float32 [N]."""
   hard_label_weight = options.hard_label_weight
   if hard_label_weight == 1:
     return word_losses
-  top_k = features[records.TEACHER_INDICES].shape[-1]
-  labels = TeacherLabels(
-      tf.reshape(features[records.TEACHER_PROBABILITIES], [-1, top_k]),
-      tf.reshape(features[records.TEACHER_INDICES], [-1, top_k]))
+  assert labels
   losses = teacher_losses(
       logits, labels, options.temperature, options.tail_mass)
   if hard_label_weight == 0:

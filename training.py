@@ -6,6 +6,7 @@ not know Horovod, and does no tensor maths.
 
 import dataclasses
 import os
+import shutil
 import tempfile
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -23,6 +24,9 @@ tf1 = tf.compat.v1
 
 REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
 EVALUATION_RESULTS = "eval_results.txt"
+# Folder in output_dir of the best checkpoint, and the metric that it leads.
+BEST_FOLDER = "best"
+_BEST_BY = "kl_from_teacher"
 # The seed of the order in which records are read.
 _DATA_SEED = 12345
 # Steps between two lines of the log, where no terminal shows the bar.
@@ -38,6 +42,10 @@ def define_flags() -> None:
       "input_file", None,
       "Labelled records to train on and evaluate on: paths and patterns, "
       "separated by commas.")
+  flags.DEFINE_string(
+      "eval_input_file", None,
+      "Records to evaluate on, best ones that training does not see; default: "
+      "input_file.")
   flags.DEFINE_string(
       "output_dir", None,
       "Folder for checkpoints and eval_results.txt; made if need be. Training "
@@ -104,6 +112,10 @@ def define_flags() -> None:
       lower_bound=1)
   flags.DEFINE_integer(
       "max_eval_steps", 100, "Batches to evaluate on at most.", lower_bound=1)
+  flags.DEFINE_bool(
+      "eval_every_checkpoint", False,
+      "Whether to evaluate each checkpoint in training and keep the one with "
+      "the lowest kl_from_teacher in output_dir/best.")
   flags.DEFINE_bool("use_tpu", False, "Whether to run on a TPU.")
   flags.DEFINE_string("tpu_name", None, "Name or grpc:// address of the TPU.")
   flags.DEFINE_string("tpu_zone", None, "Zone of the TPU.")
@@ -142,6 +154,8 @@ class _Run:
   options: distillation.StudentOptions
   files: List[str]
   shape: records.RecordShape
+  eval_files: List[str]
+  eval_shape: records.RecordShape
 
 
 def run(values: Any, processes: Processes = Processes()) -> None:
@@ -175,8 +189,18 @@ def _plan(values: Any, processes: Processes) -> _Run:
       values.truncation_factor if values.hard_label_weight < 1 else 0)
   files = records.find_files(values.input_file, "input_file")
   records.check_records(files, "input_file", shape, config.vocab_size)
-  if values.hard_label_weight < 1:
-    _check_labels(files, values)
+  if shape.truncation_factor:
+    _check_labels(files, "input_file", values)
+  eval_files, eval_shape = files, shape
+  if not shape.truncation_factor or values.eval_input_file:
+    eval_files, eval_shape = _evaluation_records(values, config, shape)
+  tail_samples = (_check_labels(eval_files, "eval_input_file", values)
+                  if eval_shape.truncation_factor else 0)
+  if values.eval_every_checkpoint and not eval_shape.truncation_factor:
+    raise ValueError(
+        "--eval_every_checkpoint keeps the checkpoint that is closest to the "
+        "teacher, but {} has no teacher labels; name labelled records with "
+        "--eval_input_file".format(eval_files[0]))
   init_layers = _layers(values)
   newest = tf.train.latest_checkpoint(values.output_dir)
   if newest:
@@ -209,8 +233,25 @@ def _plan(values: Any, processes: Processes) -> _Run:
           num_warmup_steps=values.num_warmup_steps // processes.size,
           wrap_optimizer=(tf1.tpu.CrossShardOptimizer if values.use_tpu
                           else processes.wrap_optimizer),
-          use_tpu=values.use_tpu),
-      files, shape)
+          use_tpu=values.use_tpu, tail_samples=tail_samples),
+      files, shape, eval_files, eval_shape)
+
+
+def _evaluation_records(values: Any, config: modeling.BertConfig,
+                        shape: records.RecordShape
+                       ) -> Tuple[List[str], records.RecordShape]:
+  """Finds and checks the records to evaluate on, and says what they hold.
+
+  Training without a teacher reads no labels, but evaluation compares with the
+  teacher wherever it can.
+  """
+  flag = "eval_input_file" if values.eval_input_file else "input_file"
+  files = records.find_files(getattr(values, flag), flag)
+  if not shape.truncation_factor:
+    shape = shape._replace(truncation_factor=records.stored_entries(
+        files[0], flag, shape.max_predictions_per_seq))
+  records.check_records(files, flag, shape, config.vocab_size)
+  return files, shape
 
 
 def _layers(values: Any) -> Optional[Tuple[int, ...]]:
@@ -226,33 +267,54 @@ def _layers(values: Any) -> Optional[Tuple[int, ...]]:
   return tuple(int(layer) for layer in values.init_layers)
 
 
-def _check_labels(files: Sequence[str], values: Any) -> None:
+def _check_labels(files: Sequence[str], flag: str, values: Any) -> int:
   """Checks that the labels were made for the loss that the flags ask for.
 
+  Args:
+    files: labelled records.
+    flag: name of the flag that named them, for errors.
+    values: the flags.
+
+  Returns:
+    How many of the entries of a slot were drawn.
+
   Raises:
-    ValueError: the manifest beside a file says otherwise.
+    ValueError: the manifest beside a file says otherwise, or two differ.
   """
   if not values.temperature > 0:
     raise ValueError("--temperature={} must be over 0".format(
         values.temperature))
+  # What files without a manifest, of 2019, were made with.
+  made_with = {"temperature": 1.0, "tail_samples": 0}
+  all_tail_samples = {}
   for path in files:
     manifest = records.read_manifest(path)
     if manifest is None:
       continue
-    for name, absent in (("truncation_factor", None), ("temperature", 1.0)):
-      found = manifest.flags.get(name, absent)
+    found = dict(made_with, **manifest.flags)
+    wanted_flags = ["temperature"]
+    if values.hard_label_weight < 1:
+      wanted_flags.append("truncation_factor")
+    for name in wanted_flags:
       wanted = getattr(values, name)
-      if found not in (None, wanted):
+      if found.get(name, wanted) != wanted:
         raise ValueError(
             "--{0}={1} does not fit {2}, whose labels were made with "
             "--{0}={3}: set --{0}={3}, or make the labels again".format(
-                name, wanted, path, found))
-    tail_samples = manifest.flags.get("tail_samples", 0)
+                name, wanted, path, found[name]))
+    tail_samples = found["tail_samples"]
     if tail_samples and values.tail_mass == "bucket":
       raise ValueError(
           "--tail_mass=bucket does not fit {}, whose labels were made with "
           "--tail_samples={}: they stand for the whole distribution and leave "
           "no rest; use --tail_mass=drop".format(path, tail_samples))
+    all_tail_samples[tail_samples] = path
+  if len(all_tail_samples) > 1:
+    (first, path), (second, other) = list(all_tail_samples.items())[:2]
+    raise ValueError(
+        "--{}: {} was made with --tail_samples={}, {} with --tail_samples={}; "
+        "read only one kind at once".format(flag, path, first, other, second))
+  return next(iter(all_tail_samples), 0)
 
 
 def _train(plan: _Run) -> None:
@@ -278,7 +340,10 @@ def _train(plan: _Run) -> None:
     hooks.append(_ProgressHook(
         num_steps, values.train_batch_size * processes.size))
     estimator = _build_estimator(plan, values.output_dir)
-    estimator.train(input_fn, max_steps=num_steps, hooks=hooks)
+    estimator.train(
+        input_fn, max_steps=num_steps, hooks=hooks,
+        saving_listeners=([_HeldOutListener(plan)]
+                          if values.eval_every_checkpoint else None))
   else:
     with tempfile.TemporaryDirectory() as folder:
       estimator = _build_estimator(plan, folder)
@@ -287,22 +352,85 @@ def _train(plan: _Run) -> None:
 
 def _evaluate(plan: _Run) -> None:
   """Evaluates on the records in order and writes the results."""
-  values = plan.flags
-  estimator = _build_estimator(plan, values.output_dir)
-  input_fn = records.evaluation_input_fn(
-      plan.files, plan.shape, drop_remainder=values.use_tpu)
-  results = estimator.evaluate(input_fn, steps=values.max_eval_steps)
-  os.makedirs(values.output_dir, exist_ok=True)
-  path = os.path.join(values.output_dir, EVALUATION_RESULTS)
+  results = _results(plan)
+  os.makedirs(plan.flags.output_dir, exist_ok=True)
+  path = os.path.join(plan.flags.output_dir, EVALUATION_RESULTS)
   text = format_results(results)
   records.write_atomically(path, text)
   logging.info("%s:\n%s", path, text.rstrip())
+
+
+def _results(plan: _Run, checkpoint: Optional[str] = None) -> Dict[str, Any]:
+  """Evaluates a checkpoint, by default the newest one."""
+  values = plan.flags
+  estimator = _build_estimator(plan, values.output_dir)
+  input_fn = records.evaluation_input_fn(
+      plan.eval_files, plan.eval_shape, drop_remainder=values.use_tpu)
+  return estimator.evaluate(input_fn, steps=values.max_eval_steps,
+                            checkpoint_path=checkpoint)
 
 
 def format_results(results: Dict[str, Any]) -> str:
   """Returns one line `key = value` for each result, by key."""
   return "".join("{} = {}\n".format(key, results[key])
                  for key in sorted(results))
+
+
+def read_results(path: str) -> Dict[str, float]:
+  """Reads what `format_results` wrote; nothing where there is no file."""
+  if not os.path.exists(path):
+    return {}
+  with open(path) as file:
+    return {key: float(value)
+            for key, value in (line.split(" = ") for line in file)}
+
+
+def best_checkpoint(output_dir: str) -> Optional[str]:
+  """Returns the checkpoint that --eval_every_checkpoint has kept, or None."""
+  folder = os.path.join(output_dir, BEST_FOLDER)
+  results = read_results(os.path.join(folder, EVALUATION_RESULTS))
+  if not results:
+    return None
+  return os.path.join(
+      folder, "model.ckpt-{}".format(int(results["global_step"])))
+
+
+class _HeldOutListener(tf1.train.CheckpointSaverListener):
+  """Evaluates each checkpoint as it is saved and keeps the best one."""
+
+  def __init__(self, plan: _Run):
+    self._plan = plan
+    self._folder = os.path.join(plan.flags.output_dir, BEST_FOLDER)
+    self._results_path = os.path.join(self._folder, EVALUATION_RESULTS)
+
+  def after_save(self, session, global_step_value):
+    checkpoint = tf.train.latest_checkpoint(self._plan.flags.output_dir)
+    results = _results(self._plan, checkpoint)
+    best = read_results(self._results_path).get(_BEST_BY, float("inf"))
+    is_best = results[_BEST_BY] < best
+    logging.info(
+        "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f, "
+        "teacher_top1_agreement %.4f", global_step_value, _BEST_BY,
+        results[_BEST_BY], " (the best)" if is_best else "",
+        results["masked_lm_accuracy"], results["teacher_top1_agreement"])
+    if is_best:
+      self._keep(checkpoint, results)
+
+  def _keep(self, checkpoint: str, results: Dict[str, Any]) -> None:
+    """Copies a checkpoint; the results say which one counts, so they follow."""
+    os.makedirs(self._folder, exist_ok=True)
+    name = os.path.basename(checkpoint)
+    for path in tf.io.gfile.glob(checkpoint + ".*"):
+      copy = os.path.join(self._folder, os.path.basename(path))
+      shutil.copyfile(path, records.partial_path(copy))
+      records.sync(records.partial_path(copy))
+      os.replace(records.partial_path(copy), copy)
+    records.write_atomically(self._results_path, format_results(results))
+    tf1.train.update_checkpoint_state(
+        self._folder, name, all_model_checkpoint_paths=[name])
+    for path in tf.io.gfile.glob(os.path.join(self._folder, "model.ckpt-*")):
+      if not os.path.basename(path).startswith(name + "."):
+        os.remove(path)
 
 
 def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:

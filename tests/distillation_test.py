@@ -219,6 +219,7 @@ def test_metrics_are_averaged_over_slots_not_batches():
     metrics = distillation.evaluation_metrics(
         masked_lm_weights=weights, masked_lm_hits=values,
         masked_lm_cross_entropies=values, masked_lm_losses=values,
+        masked_lm_confidences=values / 2,
         next_sentence_hits=values, next_sentence_losses=values)
     session.run(tf1.local_variables_initializer())
     for batch in batches:
@@ -228,3 +229,26 @@ def test_metrics_are_averaged_over_slots_not_batches():
   assert results["masked_lm_accuracy"] == pytest.approx(1 / 3)
   assert results["masked_lm_loss"] == pytest.approx(1 / 3)
   assert results["next_sentence_loss"] == pytest.approx(8 / 4)
+  # Of three slots one has a gap: a hit at the confidence 0.5.
+  assert results["expected_calibration_error"] == pytest.approx(1 / 6)
+
+
+def test_teacher_metrics_by_hand():
+  # The student's words by falling probability: 3 2 1 0; 0 2 1 3.
+  labels = distillation.TeacherLabels(
+      tf.constant([[0.2, 0.5, 0.1], [0.5, 0.2, 0.1]]),
+      tf.constant([[0, 3, 1], [1, 2, 3]]))
+  logits = tf.constant(_LOGITS[:2])
+  metrics = distillation.teacher_metrics(logits, labels, 1.0)
+  np.testing.assert_array_equal(metrics["teacher_top1_agreement"], [1, 0])
+  np.testing.assert_array_equal(metrics["teacher_topk_recall"], [0.75, 0.75])
+  # With the last entry drawn the teacher's own are two.
+  metrics = distillation.teacher_metrics(logits, labels, 1.0, tail_samples=1)
+  np.testing.assert_array_equal(metrics["teacher_topk_recall"], [0.5, 0.5])
+  np.testing.assert_allclose(
+      metrics["teacher_cross_entropy"][0],
+      -0.2 * np.log(0.1) - 0.5 * np.log(0.4) - 0.1 * np.log(0.2), rtol=1e-5)
+  np.testing.assert_allclose(
+      metrics["kl_from_teacher"][0],
+      0.2 * np.log(0.2 / 0.1) + 0.5 * np.log(0.5 / 0.4)
+      + 0.3 * np.log(0.3 / 0.5), rtol=1e-5)

@@ -61,7 +61,8 @@ def test_help_lists_the_flags_with_their_defaults():
       "use_tpu": "False", "tpu_name": "none", "tpu_zone": "none",
       "gcp_project": "none", "master": "none", "num_tpu_cores": "8",
       "hard_label_weight": "0.0", "temperature": "1.0", "tail_mass": "drop",
-      "init_layers": "none",
+      "init_layers": "none", "eval_input_file": "none",
+      "eval_every_checkpoint": "False",
   }
   result = tiny.run_script(_SCRIPT, "--help")
   assert result.returncode == 0
@@ -132,6 +133,12 @@ def test_evaluation_averages_as_stated(tmp_path, folder):
   log_probabilities = tf.nn.log_softmax(scores).numpy()[is_slot]
   words = batch[records.MASKED_LM_IDS].numpy()[is_slot]
   next_labels = batch[records.NEXT_SENTENCE_LABELS].numpy()[:, 0]
+  top = np.argsort(-log_probabilities, axis=-1)[:, :5]
+  entries = batch[records.TEACHER_INDICES].numpy()[is_slot]
+  stored = batch[records.TEACHER_PROBABILITIES].numpy()[is_slot]
+  student = np.take_along_axis(np.exp(log_probabilities), entries, -1)
+  confidences = np.exp(log_probabilities.max(-1))
+  bins = (confidences * 15).astype(int)
   results = _results(tmp_path / "out")
   assert results.pop("global_step") == 0
   assert results == pytest.approx({
@@ -151,6 +158,19 @@ def test_evaluation_averages_as_stated(tmp_path, folder):
           next_scores.numpy().argmax(-1) == next_labels),
       "next_sentence_loss": -np.mean(tf.nn.log_softmax(next_scores).numpy()[
           np.arange(21), next_labels]),
+      "teacher_cross_entropy": results["masked_lm_loss"],
+      "kl_from_teacher": np.mean(
+          np.sum(stored * np.log(stored / student), -1)
+          + (1 - stored.sum(-1)) * np.log(
+              (1 - stored.sum(-1)) / (1 - student.sum(-1)))),
+      "teacher_top1_agreement": np.mean(top[:, 0] == entries[:, 0]),
+      "teacher_topk_recall": np.mean(
+          [len(set(words) & set(found)) / 5
+           for words, found in zip(top, entries)]),
+      "expected_calibration_error": sum(
+          abs(np.sum((log_probabilities.argmax(-1) == words)[bins == bin]
+                     - confidences[bins == bin])) / len(words)
+          for bin in range(15)),
   }, abs=1e-5)
   # At most max_eval_steps batches: two of one record each.
   tiny.run_script(_SCRIPT, *_arguments(
@@ -189,6 +209,40 @@ def test_hard_labels_alone_need_no_teacher(tmp_path, folder):
   assert result.returncode == 0, result.stderr
   results = _results(tmp_path / "out")
   assert results["masked_lm_loss"] == results["masked_lm_cross_entropy"]
+
+
+def test_the_best_checkpoint_is_kept(tmp_path, folder):
+  """Of steps 0 to 4 at a rate that is far too high, on other records."""
+  generator = np.random.default_rng(11)
+  heldout = tiny.write_records(tmp_path / "heldout.tfrecord", [
+      tiny.random_features(generator) for _ in range(7)])
+  arguments = _arguments(
+      folder, tmp_path / "out", "--do_train", "--do_eval",
+      eval_every_checkpoint=True, eval_input_file=heldout, train_batch_size=2,
+      num_train_steps=4, num_warmup_steps=0, learning_rate=0.5,
+      save_checkpoints_steps=1)
+  result = tiny.run_script(_SCRIPT, *arguments)
+  assert result.returncode == 0, result.stderr
+  lines = [line for line in result.stderr.splitlines() if "held out" in line]
+  found = [float(line.split("kl_from_teacher ")[1].split()[0].strip(","))
+           for line in lines]
+  assert len(found) == 5
+  best = tmp_path / "out" / "best"
+  results = training.read_results(str(best / "eval_results.txt"))
+  assert results["kl_from_teacher"] == pytest.approx(min(found), abs=1e-4)
+  step = found.index(min(found))
+  assert results["global_step"] == step
+  assert training.best_checkpoint(str(tmp_path / "out")) == str(
+      best / "model.ckpt-{}".format(step)) == tf.train.latest_checkpoint(
+          str(best))
+  kept = tiny.read_checkpoint(best / "model.ckpt-{}".format(step))
+  assert kept["global_step"] == step
+  assert {path.name.split(".")[1] for path in best.glob("model*")} == {
+      "ckpt-{}".format(step)}
+  # The newest checkpoint is what is evaluated at the end.
+  assert _results(tmp_path / "out")["global_step"] == 4
+  assert _results(tmp_path / "out")["kl_from_teacher"] == pytest.approx(
+      found[-1], abs=1e-4)
 
 
 def test_training_goes_on_where_it_stopped(tmp_path, folder):
@@ -235,7 +289,9 @@ class _Flags:
         "init_checkpoint": str(folder / "bert_model.ckpt"),
         "max_seq_length": 10, "max_predictions_per_seq": 3,
         "truncation_factor": 4, "hard_label_weight": 0.0, "temperature": 1.0,
-        "tail_mass": "drop", "init_layers": None, "do_train": True,
+        "tail_mass": "drop", "init_layers": None,
+        "eval_input_file": None, "eval_every_checkpoint": False,
+        "do_train": True,
         "do_eval": True, "learning_rate": 1e-3, "num_train_steps": 2,
         "num_warmup_steps": 0, "train_batch_size": 2, "use_tpu": False})
     vars(self).update(changes)
@@ -283,9 +339,20 @@ def test_labels_that_were_made_for_another_loss_are_refused(
         dict({"truncation_factor": 4}, **made_with), {}, {}, 29))
   with pytest.raises(ValueError, match=told):
     training.run(_Flags(folder, tmp_path / "out", input_file=path, **changes))
-  # Without the teacher's labels none of this matters, save the end of the run.
-  training._check_labels([path], _Flags(folder, tmp_path, **dict(
-      made_with, tail_mass="drop")))
+  # The remedy that the message names works.
+  training._check_labels([path], "input_file", _Flags(
+      folder, tmp_path, **dict(made_with, tail_mass="drop")))
+
+
+def test_the_best_checkpoint_needs_labels(tmp_path, folder):
+  features = tiny.random_features(np.random.default_rng(0))
+  del features[records.TEACHER_PROBABILITIES]
+  del features[records.TEACHER_INDICES]
+  path = tiny.write_records(tmp_path / "unlabelled.tfrecord", [features])
+  with pytest.raises(ValueError, match="--eval_every_checkpoint.*unlabelled"):
+    training.run(_Flags(
+        folder, tmp_path / "out", input_file=str(path), hard_label_weight=1,
+        eval_every_checkpoint=True))
 
 
 def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
