@@ -324,7 +324,7 @@ class StudentOptions:
     tail_mass: likewise.
     init_checkpoint: where variables start that it has; None starts afresh.
     init_layers: as for `modeling.restore`.
-    learning_rate: as for `optimization.create_train_op`.
+    learning_rate: as for `optimization.create_train_step`.
     num_train_steps: likewise.
     num_warmup_steps: likewise.
     wrap_optimizer: likewise.
@@ -366,11 +366,16 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
         options, features, is_training)
     scaffold_fn = _restore(options)
     if is_training:
-      train_op = optimization.create_train_op(
+      step = optimization.create_train_step(
           outputs["loss"], options.learning_rate, options.num_train_steps,
           options.num_warmup_steps, options.wrap_optimizer)
-      return tpu.TPUEstimatorSpec(mode=mode, loss=outputs["loss"],
-                                  train_op=train_op, scaffold_fn=scaffold_fn)
+      hooks = []
+      if not options.use_tpu:  # A TPU hands out nothing but the loss.
+        _summarize(outputs, step)
+        hooks.append(optimization.StopAtNonFiniteHook(step.is_finite))
+      return tpu.TPUEstimatorSpec(
+          mode=mode, loss=outputs["loss"], train_op=step.operation,
+          scaffold_fn=scaffold_fn, training_hooks=hooks)
     metric_inputs = {name: value for name, value in outputs.items()
                      if name != "loss"}
     return tpu.TPUEstimatorSpec(
@@ -378,6 +383,18 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
         eval_metrics=(evaluation_metrics, metric_inputs))
 
   return model_fn
+
+
+def _summarize(outputs: Mapping[str, tf.Tensor],
+               step: optimization.TrainStep) -> None:
+  """Draws the curves of training for TensorBoard."""
+  for name, value in (
+      ("masked_lm_loss", weighted_mean(
+          outputs["masked_lm_losses"], outputs["masked_lm_weights"])),
+      ("next_sentence_loss", tf.reduce_mean(outputs["next_sentence_losses"])),
+      ("learning_rate", step.learning_rate),
+      ("gradient_norm", step.gradient_norm)):
+    tf1.summary.scalar(name, value)
 
 
 def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:

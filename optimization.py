@@ -5,7 +5,7 @@ those of Google's checkpoints: NAME/adam_m and NAME/adam_v. What spreads the
 work over processes comes in as `wrap_optimizer`.
 """
 
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 import tensorflow as tf
 
@@ -42,12 +42,28 @@ def learning_rate_at(step: tf.Tensor, learning_rate: float,
   return rate
 
 
-def create_train_op(
+class TrainStep(NamedTuple):
+  """One step of training.
+
+  Attributes:
+    operation: changes the variables and adds 1 to the global step.
+    learning_rate: float32, a scalar.
+    gradient_norm: float32, a scalar, before clipping.
+    is_finite: bool, a scalar: whether the gradients were numbers; else the
+      step changed no variable but the global step.
+  """
+  operation: tf.Operation
+  learning_rate: tf.Tensor
+  gradient_norm: tf.Tensor
+  is_finite: tf.Tensor
+
+
+def create_train_step(
     loss: tf.Tensor, learning_rate: float, num_train_steps: int,
     num_warmup_steps: int,
     wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                       tf1.train.Optimizer]] = None
-) -> tf.Operation:
+) -> TrainStep:
   """Builds one step of training.
 
   Args:
@@ -59,18 +75,42 @@ def create_train_op(
       `compute_gradients` averages over all processes.
 
   Returns:
-    The operation that changes the variables and adds 1 to the global step.
+    The step.
   """
   global_step = tf1.train.get_or_create_global_step()
-  optimizer = AdamWeightDecayOptimizer(learning_rate_at(
-      global_step, learning_rate, num_train_steps, num_warmup_steps))
-  if wrap_optimizer:
-    optimizer = wrap_optimizer(optimizer)
+  rate = learning_rate_at(
+      global_step, learning_rate, num_train_steps, num_warmup_steps)
+  adam = AdamWeightDecayOptimizer(rate)
+  optimizer = wrap_optimizer(adam) if wrap_optimizer else adam
   gradients, variables = zip(*optimizer.compute_gradients(loss))
-  # Clipping comes behind the averaging, so that all processes scale alike.
-  gradients, _ = tf.clip_by_global_norm(gradients, _CLIP_NORM)
-  return optimizer.apply_gradients(
-      zip(gradients, variables), global_step=global_step)
+  # Clipping comes behind the averaging, so that all processes scale alike, and
+  # find the same gradients to be no numbers.
+  norm = tf.linalg.global_norm(gradients)
+  is_finite = tf.math.is_finite(norm)
+  adam.skip_unless(is_finite)
+  scale = tf.where(is_finite, _CLIP_NORM / tf.maximum(norm, _CLIP_NORM), 0.0)
+  operation = optimizer.apply_gradients(
+      [(tf.math.multiply_no_nan(gradient, scale), variable)
+       for gradient, variable in zip(gradients, variables)],
+      global_step=global_step)
+  return TrainStep(operation, rate, norm, is_finite)
+
+
+class StopAtNonFiniteHook(tf1.train.SessionRunHook):
+  """Stops training behind a step whose gradients are no numbers.
+
+  It raises the error that the estimator raises where the loss is none.
+  """
+
+  def __init__(self, is_finite: tf.Tensor):
+    self._is_finite = is_finite
+
+  def before_run(self, run_context):
+    return tf1.train.SessionRunArgs(self._is_finite)
+
+  def after_run(self, run_context, run_values):
+    if not run_values.results:
+      raise tf1.train.NanLossDuringTrainingError
 
 
 class AdamWeightDecayOptimizer(tf1.train.Optimizer):
@@ -87,6 +127,20 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
   def __init__(self, learning_rate: tf.Tensor):
     super().__init__(use_locking=False, name="AdamWeightDecayOptimizer")
     self._learning_rate = learning_rate
+    self._beta_1, self._beta_2 = _BETA_1, _BETA_2
+
+  def skip_unless(self, is_applied: tf.Tensor) -> None:
+    """Makes the next gradients count only where a condition holds.
+
+    At a rate of 0, with moments that keep all they have, the kernel leaves
+    everything as it is.
+
+    Args:
+      is_applied: bool, a scalar.
+    """
+    self._learning_rate = tf.where(is_applied, self._learning_rate, 0.0)
+    self._beta_1 = tf.where(is_applied, _BETA_1, 1.0)
+    self._beta_2 = tf.where(is_applied, _BETA_2, 1.0)
 
   def _create_slots(self, var_list):
     for variable in var_list:
@@ -106,5 +160,5 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
           m=self.get_slot(variable, "m").handle,
           v=self.get_slot(variable, "v").handle,
           beta1_power=0.0, beta2_power=0.0, lr=self._learning_rate,
-          beta1=_BETA_1, beta2=_BETA_2, epsilon=_EPSILON, grad=grad,
+          beta1=self._beta_1, beta2=self._beta_2, epsilon=_EPSILON, grad=grad,
           use_locking=False)

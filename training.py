@@ -4,10 +4,13 @@ How many processes there are comes in as data (`Processes`); this room does
 not know Horovod, and does no tensor maths.
 """
 
+import contextlib
 import dataclasses
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -27,8 +30,6 @@ EVALUATION_RESULTS = "eval_results.txt"
 # Folder in output_dir of the best checkpoint, and the metric that it leads.
 BEST_FOLDER = "best"
 _BEST_BY = "kl_from_teacher"
-# The seed of the order in which records are read.
-_DATA_SEED = 12345
 # Steps between two lines of the log, where no terminal shows the bar.
 _LOG_STEPS = 100
 
@@ -107,6 +108,14 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "save_checkpoints_steps", 1000, "Steps between two checkpoints.",
       lower_bound=1)
+  flags.DEFINE_integer(
+      "keep_checkpoint_max", 5,
+      "How many of the newest checkpoints to keep; 0 keeps all.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "random_seed", 12345,
+      "Seed of fresh weights, of dropout and of the order in which records are "
+      "read.")
   flags.DEFINE_integer(
       "iterations_per_loop", 1000, "Steps in one call of a TPU.",
       lower_bound=1)
@@ -331,23 +340,42 @@ def _train(plan: _Run) -> None:
     logging.info("Training goes on behind step %d of %s.", first_step,
                  values.output_dir)
   input_fn = records.training_input_fn(
-      plan.files, plan.shape, seed=_DATA_SEED,
+      plan.files, plan.shape, seed=values.random_seed,
       first_record=first_step * values.train_batch_size,
       num_shards=processes.size, shard_index=processes.rank)
-  hooks = list(processes.hooks)
-  if processes.rank == 0:
-    os.makedirs(values.output_dir, exist_ok=True)
-    hooks.append(_ProgressHook(
-        num_steps, values.train_batch_size * processes.size))
-    estimator = _build_estimator(plan, values.output_dir)
-    estimator.train(
-        input_fn, max_steps=num_steps, hooks=hooks,
-        saving_listeners=([_HeldOutListener(plan)]
-                          if values.eval_every_checkpoint else None))
-  else:
-    with tempfile.TemporaryDirectory() as folder:
-      estimator = _build_estimator(plan, folder)
-      estimator.train(input_fn, max_steps=num_steps, hooks=hooks)
+  progress = _ProgressHook(
+      num_steps, values.train_batch_size * processes.size,
+      values.output_dir if processes.rank == 0 else None)
+  stop = _StopAtSignalHook(stops=processes.rank == 0)
+  listeners = None
+  with contextlib.ExitStack() as stack:
+    if processes.rank == 0:
+      model_dir = values.output_dir
+      os.makedirs(model_dir, exist_ok=True)
+      if values.eval_every_checkpoint:
+        listeners = [_HeldOutListener(plan)]
+    else:
+      model_dir = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.enter_context(stop)
+    try:
+      _build_estimator(plan, model_dir).train(
+          input_fn, max_steps=num_steps,
+          hooks=[*processes.hooks, progress, stop], saving_listeners=listeners)
+    except tf1.train.NanLossDuringTrainingError:
+      raise ValueError(
+          "the loss is no number any more at step {}; what is saved in {} is "
+          "from before: run the same command again with a lower "
+          "--learning_rate or more --num_warmup_steps".format(
+              progress.step, values.output_dir))
+    except Exception:
+      if stop.signal is None:
+        raise
+      # Another process has stopped for the same signal; this one lost it.
+      raise KeyboardInterrupt
+  if stop.signal is not None and _newest_step(values.output_dir) < num_steps:
+    raise KeyboardInterrupt(
+        "step {} is saved in {}; run the same command again to go on".format(
+            progress.step, values.output_dir))
 
 
 def _evaluate(plan: _Run) -> None:
@@ -447,6 +475,9 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
       session_config=_session_config(processes.local_rank),
       save_checkpoints_steps=values.save_checkpoints_steps if saves else None,
       save_checkpoints_secs=None,
+      keep_checkpoint_max=values.keep_checkpoint_max,
+      # Processes start alike in any case; their dropout should not be.
+      tf_random_seed=values.random_seed + processes.rank,
       save_summary_steps=_LOG_STEPS if saves else None,
       log_step_count_steps=None,
       tpu_config=tpu.TPUConfig(
@@ -477,39 +508,100 @@ def _newest_step(output_dir: str) -> int:
   return int(tf.train.load_variable(newest, tf1.GraphKeys.GLOBAL_STEP))
 
 
-class _ProgressHook(tf1.train.SessionRunHook):
-  """Shows step, loss and speed: a bar on a terminal, else lines in the log."""
+class _StopAtSignalHook(tf1.train.SessionRunHook):
+  """Ends training behind the step in which SIGTERM or Ctrl-C comes.
 
-  def __init__(self, num_steps: int, sequences_per_step: int):
+  The estimator then saves. A second signal ends the process at once.
+  """
+
+  def __init__(self, stops: bool):
+    """Takes over the signals within a `with` block.
+
+    Args:
+      stops: False lets a process go on that saves nothing, until it is ended
+        by the one that does.
+    """
+    self._stops = stops
+    self._previous = {}
+    self.signal = None
+
+  def __enter__(self):
+    # Python has signals in its main thread alone.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._previous[number] = signal.signal(number, self._receive)
+
+  def __exit__(self, *unused_exception):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _receive(self, number, unused_frame):
+    self.signal = number
+    self.__exit__()
+
+  def after_run(self, run_context, run_values):
+    if self.signal is not None and self._stops:
+      run_context.request_stop()
+
+
+class _ProgressHook(tf1.train.SessionRunHook):
+  """Shows step, loss, speed and the time left.
+
+  That is a bar on a terminal, else lines in the log; and a curve of the speed.
+
+  Attributes:
+    step: the steps done.
+  """
+
+  def __init__(self, num_steps: int, sequences_per_step: int,
+               summary_folder: Optional[str]):
     self._num_steps = num_steps
     self._sequences_per_step = sequences_per_step
+    self._summary_folder = summary_folder
+    self.step = 0
 
   def begin(self):
     self._step = tf1.train.get_global_step()
     self._loss = tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]
 
   def after_create_session(self, session, coord):
-    step = session.run(self._step)
-    self._bar = tqdm.tqdm(total=self._num_steps, initial=step, unit=" steps",
-                          disable=None, dynamic_ncols=True)
-    self._logged_step, self._logged_time = step, time.monotonic()
+    self.step = session.run(self._step)
+    self._bar = tqdm.tqdm(
+        total=self._num_steps, initial=self.step, unit=" steps",
+        disable=None if self._summary_folder else True, dynamic_ncols=True)
+    self._logged_step, self._logged_time = self.step, time.monotonic()
 
   def before_run(self, run_context):
     return tf1.train.SessionRunArgs(self._loss)
 
   def after_run(self, run_context, run_values):
     loss = run_values.results
-    step = run_context.session.run(self._step)
-    self._bar.set_postfix_str("loss {:.4f}".format(loss), refresh=False)
-    self._bar.update(step - self._bar.n)
-    if self._bar.disable and (step - self._logged_step >= _LOG_STEPS
-                              or step >= self._num_steps):
+    self.step = run_context.session.run(self._step)
+    self._bar.set_postfix_str("loss {:.4f}, {:.1f} sequences/s".format(
+        loss, (self._bar.format_dict["rate"] or 0) * self._sequences_per_step),
+                              refresh=False)
+    self._bar.update(self.step - self._bar.n)
+    num_steps = self.step - self._logged_step
+    if num_steps >= _LOG_STEPS or self.step >= self._num_steps:
       now = time.monotonic()
+      speed = num_steps / max(now - self._logged_time, 1e-9)
+      self._report(loss, speed)
+      self._logged_step, self._logged_time = self.step, now
+
+  def _report(self, loss: float, steps_per_second: float) -> None:
+    """Writes a line of the log and a point of the curve."""
+    sequences_per_second = steps_per_second * self._sequences_per_step
+    if self._bar.disable:
       logging.info(
-          "Step %d of %d: loss %.4f, %.1f sequences/s", step, self._num_steps,
-          loss, (step - self._logged_step) * self._sequences_per_step
-          / max(now - self._logged_time, 1e-9))
-      self._logged_step, self._logged_time = step, now
+          "Step %d of %d: loss %.4f, %.1f sequences/s, %s left", self.step,
+          self._num_steps, loss, sequences_per_second,
+          tqdm.tqdm.format_interval(
+              (self._num_steps - self.step) / max(steps_per_second, 1e-9)))
+    if self._summary_folder:
+      tf1.summary.FileWriterCache.get(self._summary_folder).add_summary(
+          tf1.Summary(value=[tf1.Summary.Value(
+              tag="sequences_per_second", simple_value=sequences_per_second)]),
+          self.step)
 
   def end(self, session):
     self._bar.close()

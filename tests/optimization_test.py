@@ -34,11 +34,11 @@ def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
     loss = tf.add_n([
         tf.reduce_sum(variables[name] * tf.gather(tf.constant(rows), step))
         for name, rows in gradients.items()])
-    train_op = optimization.create_train_op(
+    train_step = optimization.create_train_step(
         loss, learning_rate, num_train_steps, num_warmup_steps, wrap_optimizer)
     session.run(tf1.global_variables_initializer())
     for _ in range(len(next(iter(gradients.values())))):
-      session.run(train_op)
+      session.run(train_step.operation)
     return {variable.op.name: session.run(variable)
             for variable in tf1.global_variables()}
 
@@ -86,6 +86,22 @@ def test_weights_decay_but_biases_and_norms_do_not():
   assert result["dense/kernel"] == pytest.approx((1 - 0.005) * (1 - 0.00375))
   for name in ("dense/bias", "LayerNorm/gamma", "layer_norm/g"):
     assert result[name] == 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_no_number_changes_nothing(value):
+  start = {"kernel": np.float32([1.0, 2.0]), "bias": np.float32([3.0])}
+  gradients = {"kernel": np.float32([[0.1, 0.2], [0.3, value], [0.5, 0.6]]),
+               "bias": np.float32([[0.7], [0.8], [0.9]])}
+  with_it = _train(start, {name: rows[:2] for name, rows in gradients.items()},
+                   0.1, 10, 0)
+  before = _train(start, {name: rows[:1] for name, rows in gradients.items()},
+                  0.1, 10, 0)
+  assert with_it.pop("global_step") == before.pop("global_step") + 1 == 2
+  for name, wanted in before.items():
+    np.testing.assert_array_equal(with_it[name], wanted, err_msg=name)
+  behind = _train(start, gradients, 0.1, 10, 0)
+  assert np.all(behind["kernel"] < before["kernel"])
 
 
 def test_gradients_are_averaged_before_they_are_clipped():

@@ -1,7 +1,13 @@
 """Tests of the single-machine trainer, as a script."""
 
+import collections
 import dataclasses
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -62,7 +68,8 @@ def test_help_lists_the_flags_with_their_defaults():
       "gcp_project": "none", "master": "none", "num_tpu_cores": "8",
       "hard_label_weight": "0.0", "temperature": "1.0", "tail_mass": "drop",
       "init_layers": "none", "eval_input_file": "none",
-      "eval_every_checkpoint": "False",
+      "eval_every_checkpoint": "False", "keep_checkpoint_max": "5",
+      "random_seed": "12345",
   }
   result = tiny.run_script(_SCRIPT, "--help")
   assert result.returncode == 0
@@ -272,6 +279,129 @@ def test_training_goes_on_where_it_stopped(tmp_path, folder):
   assert sorted(os.listdir(tmp_path / "parts")) == before
 
 
+def _start(folder, output_dir, **changes):
+  """Starts a run of 400 steps that saves often."""
+  return subprocess.Popen(
+      [sys.executable, str(tiny.ROOT / _SCRIPT)] + list(map(str, _arguments(
+          folder, output_dir, "--do_train", **dict({
+              "train_batch_size": 2, "num_train_steps": 400,
+              "num_warmup_steps": 40, "learning_rate": 1e-3,
+              "save_checkpoints_steps": 10}, **changes)))),
+      stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_step(process, output_dir, step):
+  """Waits until a checkpoint of the step or a later one is there."""
+  for _ in range(6000):
+    if process.poll() is not None or training._newest_step(
+        str(output_dir)) >= step:
+      return
+    time.sleep(0.01)
+  raise AssertionError("no checkpoint of step {} came".format(step))
+
+
+def test_kills_at_random_moments_change_nothing(tmp_path, folder):
+  """Variables, slots and steps end as they do without kills."""
+  generator = random.Random(3)
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  assert _start(folder, whole).wait() == 0
+  for kill in range(5):
+    process = _start(folder, killed)
+    _wait_for_step(process, killed, 10 + 75 * kill)
+    time.sleep(generator.random() * 0.2)
+    process.kill()
+    process.wait()
+  done = training._newest_step(str(killed))
+  process = _start(folder, killed)
+  log = process.communicate()[1]
+  assert process.returncode == 0, log
+  assert done < 400 and "goes on behind step {}".format(done) in log
+  whole, killed = (tiny.read_checkpoint(path / "model.ckpt-400")
+                   for path in (whole, killed))
+  assert set(whole) == set(killed)
+  for name, value in whole.items():
+    np.testing.assert_allclose(killed[name], value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first(tmp_path, folder, number):
+  process = _start(folder, tmp_path, num_train_steps=1000000,
+                   save_checkpoints_steps=500)
+  _wait_for_step(process, tmp_path, 500)
+  time.sleep(0.3)  # The step behind the save may begin.
+  process.send_signal(number)
+  last = process.communicate()[1].strip().splitlines()[-1]
+  step = training._newest_step(str(tmp_path))
+  assert process.returncode == 130
+  assert step % 500, "saved only where it saves anyway"
+  assert ("step {} is saved in {}; run the same command again to go on".format(
+      step, tmp_path)) in last
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, folder):
+  """A record whose label is no number; the start is fine."""
+  generator = np.random.default_rng(5)
+  examples = [tiny.random_features(generator) for _ in range(6)]
+  examples[2][records.TEACHER_PROBABILITIES][0, 0] = np.nan
+  path = tiny.write_records(tmp_path / "labelled.tfrecord", examples)
+  with pytest.raises(
+      ValueError, match="no number any more at step [1-6];.*--learning_rate"):
+    training.run(_Flags(
+        folder, tmp_path / "out", input_file=str(path), train_batch_size=1,
+        num_train_steps=100, save_checkpoints_steps=1))
+  saved = sorted((tmp_path / "out").glob("model.ckpt-*.index"))
+  assert len(saved) > 1
+  for checkpoint in saved:
+    for name, value in tiny.read_checkpoint(
+        checkpoint.with_suffix("")).items():
+      assert np.all(np.isfinite(value)), name
+
+
+def test_a_seed_fixes_the_run(tmp_path, folder):
+  """Fresh weights, dropout and the order of records; and checkpoints kept."""
+  config = dataclasses.replace(
+      tiny.CONFIG, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
+  path = tiny.write_config(tmp_path / "bert_config.json", config)
+  trained = {}
+  for name, seed in (("first", 7), ("again", 7), ("other", 8)):
+    training.run(_Flags(
+        folder, tmp_path / name, bert_config_file=str(path), do_eval=False,
+        init_checkpoint=None, num_train_steps=6, save_checkpoints_steps=1,
+        keep_checkpoint_max=2, random_seed=seed))
+    trained[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-6")
+    assert len(list((tmp_path / name).glob("*.index"))) == 2
+  for name, value in trained["first"].items():
+    np.testing.assert_array_equal(trained["again"][name], value, err_msg=name)
+  name = "bert/pooler/dense/kernel"
+  assert not np.allclose(trained["first"][name], trained["other"][name])
+
+
+def test_curves_for_tensorboard(tmp_path, folder):
+  training.run(_Flags(
+      folder, tmp_path, num_train_steps=101, num_warmup_steps=10,
+      save_checkpoints_steps=101, eval_every_checkpoint=True))
+
+  def curves(pattern):
+    found = collections.defaultdict(dict)
+    for path in tmp_path.glob(pattern):
+      for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+          found[value.tag][event.step] = value.simple_value
+    return found
+
+  assert {"loss", "kl_from_teacher", "masked_lm_accuracy"} < set(
+      curves("eval/events*"))
+  found = curves("events*")
+  assert 101 in found["sequences_per_second"]
+  for step in (1, 101):
+    assert found["loss"][step] == pytest.approx(
+        found["masked_lm_loss"][step] + found["next_sentence_loss"][step],
+        rel=1e-5)
+    assert found["gradient_norm"][step] > 0
+  # Step 101 is made with 100 steps done.
+  assert found["learning_rate"][101] == pytest.approx(1e-3 / 101, rel=1e-4)
+
+
 def test_bad_input_is_one_line(tmp_path, folder):
   result = tiny.run_script(_SCRIPT, *_arguments(folder, tmp_path / "out"))
   tiny.assert_one_line_error(result, "--do_train", "--do_eval")
@@ -293,7 +423,11 @@ class _Flags:
         "eval_input_file": None, "eval_every_checkpoint": False,
         "do_train": True,
         "do_eval": True, "learning_rate": 1e-3, "num_train_steps": 2,
-        "num_warmup_steps": 0, "train_batch_size": 2, "use_tpu": False})
+        "num_warmup_steps": 0, "train_batch_size": 2, "eval_batch_size": 8,
+        "save_checkpoints_steps": 100, "keep_checkpoint_max": 5,
+        "random_seed": 12345, "iterations_per_loop": 100,
+        "max_eval_steps": 100, "use_tpu": False, "tpu_name": None,
+        "master": None, "num_tpu_cores": 8})
     vars(self).update(changes)
 
 
