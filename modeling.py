@@ -563,6 +563,27 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
       tf1.train.init_from_checkpoint(checkpoint, {source: name})
 
 
+def write_release(config: BertConfig, checkpoint: str, path: str) -> None:
+  """Writes the model's variables alone, as Google's releases hold them.
+
+  Args:
+    config: size of the model.
+    checkpoint: one that holds every variable, and slots perhaps.
+    path: the checkpoint to write, without `.index`.
+  """
+  reader = tf.train.load_checkpoint(checkpoint)
+  names = sorted(variable_shapes(config))
+  with tf.Graph().as_default(), tf1.Session(
+      config=tf1.ConfigProto(device_count={"GPU": 0})) as session:
+    values = [tf1.placeholder(reader.get_tensor(name).dtype) for name in names]
+    session.run(
+        tf.raw_ops.SaveV2(
+            prefix=path, tensor_names=names,
+            shape_and_slices=[""] * len(names), tensors=values),
+        {value: reader.get_tensor(name)
+         for name, value in zip(names, values)})
+
+
 def summarize(names: Sequence[str]) -> str:
   """Returns the parts of the model that variables belong to, with counts."""
   parts = collections.Counter(

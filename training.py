@@ -27,6 +27,10 @@ tf1 = tf.compat.v1
 
 REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
 EVALUATION_RESULTS = "eval_results.txt"
+# Folder in output_dir of the finished student, and its checkpoint.
+RELEASE_FOLDER = "student"
+_RELEASE_CHECKPOINT = "bert_model.ckpt"
+_RELEASE_CONFIG = "bert_config.json"
 # Folder in output_dir of the best checkpoint, and the metric that it leads.
 BEST_FOLDER = "best"
 _BEST_BY = "kl_from_teacher"
@@ -50,7 +54,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "output_dir", None,
       "Folder for checkpoints and eval_results.txt; made if need be. Training "
-      "goes on from a checkpoint that is there.")
+      "goes on from a checkpoint that is there, and at its end puts the "
+      "student into student/ as Google's releases hold it: bert_config.json "
+      "and bert_model.ckpt.*, without the optimizer's slots.")
   flags.DEFINE_string(
       "init_checkpoint", None,
       "Checkpoint to start from: variables that it has are taken by name, the "
@@ -124,7 +130,8 @@ def define_flags() -> None:
   flags.DEFINE_bool(
       "eval_every_checkpoint", False,
       "Whether to evaluate each checkpoint in training and keep the one with "
-      "the lowest kl_from_teacher in output_dir/best.")
+      "the lowest kl_from_teacher in output_dir/best; student/ is then made "
+      "of that one.")
   flags.DEFINE_bool("use_tpu", False, "Whether to run on a TPU.")
   flags.DEFINE_string("tpu_name", None, "Name or grpc:// address of the TPU.")
   flags.DEFINE_string("tpu_zone", None, "Zone of the TPU.")
@@ -182,6 +189,8 @@ def run(values: Any, processes: Processes = Processes()) -> None:
   plan = _plan(values, processes)
   if values.do_train:
     _train(plan)
+    if processes.rank == 0:
+      _release(plan)
   if values.do_eval and processes.rank == 0:
     _evaluate(plan)
 
@@ -376,6 +385,37 @@ def _train(plan: _Run) -> None:
     raise KeyboardInterrupt(
         "step {} is saved in {}; run the same command again to go on".format(
             progress.step, values.output_dir))
+
+
+def _release(plan: _Run) -> None:
+  """Writes the student's folder, under its name only when it is whole."""
+  values = plan.flags
+  checkpoint = tf.train.latest_checkpoint(values.output_dir)
+  if values.eval_every_checkpoint:
+    checkpoint = best_checkpoint(values.output_dir) or checkpoint
+  folder = os.path.join(values.output_dir, RELEASE_FOLDER)
+  partial = records.partial_path(folder)
+  for leftover in (partial, _replaced_path(folder)):
+    shutil.rmtree(leftover, ignore_errors=True)
+  os.makedirs(partial)
+  modeling.write_release(plan.options.config, checkpoint,
+                         os.path.join(partial, _RELEASE_CHECKPOINT))
+  shutil.copyfile(values.bert_config_file,
+                  os.path.join(partial, _RELEASE_CONFIG))
+  for name in os.listdir(partial):
+    records.sync(os.path.join(partial, name))
+  # No call replaces a folder that is not empty.
+  if os.path.exists(folder):
+    os.replace(folder, _replaced_path(folder))
+  os.replace(partial, folder)
+  shutil.rmtree(_replaced_path(folder), ignore_errors=True)
+  logging.info("%s holds the student of %s.", folder,
+               os.path.basename(checkpoint))
+
+
+def _replaced_path(folder: str) -> str:
+  """Returns the hidden name that a folder has while another takes its place."""
+  return records.partial_path(folder + ".replaced")
 
 
 def _evaluate(plan: _Run) -> None:

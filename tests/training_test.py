@@ -246,6 +246,11 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert kept["global_step"] == step
   assert {path.name.split(".")[1] for path in best.glob("model*")} == {
       "ckpt-{}".format(step)}
+  released = tiny.read_checkpoint(
+      tmp_path / "out" / "student" / "bert_model.ckpt")
+  assert set(released) == set(tiny.random_variables())
+  for name, value in released.items():
+    np.testing.assert_array_equal(value, kept[name], err_msg=name)
   # The newest checkpoint is what is evaluated at the end.
   assert _results(tmp_path / "out")["global_step"] == 4
   assert _results(tmp_path / "out")["kl_from_teacher"] == pytest.approx(
@@ -336,6 +341,36 @@ def test_a_signal_saves_first(tmp_path, folder, number):
   assert step % 500, "saved only where it saves anyway"
   assert ("step {} is saved in {}; run the same command again to go on".format(
       step, tmp_path)) in last
+
+
+def test_the_student_is_a_release_like_googles(tmp_path, folder):
+  """The project's own extractor reads it, as whatever reads Google's does."""
+  values = _Flags(folder, tmp_path / "out", do_eval=False)
+  training.run(values)
+  student = tmp_path / "out" / "student"
+  assert sorted(path.name for path in student.iterdir()) == [
+      "bert_config.json", "bert_model.ckpt.data-00000-of-00001",
+      "bert_model.ckpt.index"]
+  assert (student / "bert_config.json").read_bytes() == (
+      folder / "bert_config.json").read_bytes()
+  newest = tiny.read_checkpoint(tmp_path / "out" / "model.ckpt-2")
+  released = tiny.read_checkpoint(student / "bert_model.ckpt")
+  assert set(released) == set(tiny.random_variables())
+  for name, value in released.items():
+    np.testing.assert_array_equal(value, newest[name], err_msg=name)
+  result = tiny.run_script(
+      "extract_teacher_labels_truncated.py", *tiny.SHAPE_FLAGS,
+      "--bert_config_file", student / "bert_config.json",
+      "--init_checkpoint", student / "bert_model.ckpt",
+      "--input_file", folder / "labelled.tfrecord",
+      "--output_file", tmp_path / "labelled.tfrecord")
+  assert result.returncode == 0, result.stderr
+  # What a crash in the last moment leaves is put right by the next run.
+  student.rename(tmp_path / "out" / ".student.replaced.partial")
+  (tmp_path / "out" / ".student.partial").mkdir()
+  training.run(values)
+  assert (student / "bert_model.ckpt.index").exists()
+  assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, folder):
