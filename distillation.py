@@ -305,12 +305,6 @@ def _coordinates(indices: tf.Tensor) -> tf.Tensor:
   return tf.stack([tf.broadcast_to(slots, tf.shape(indices)), indices], axis=-1)
 
 
-def weighted_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-  """Returns the mean of float32 [N] over the slots of weight 1."""
-  return (tf.reduce_sum(values * weights)
-          / (tf.reduce_sum(weights) + _WEIGHT_EPSILON))
-
-
 @dataclasses.dataclass(frozen=True)
 class StudentOptions:
   """Everything that the student's model_fn depends on.
@@ -331,6 +325,11 @@ class StudentOptions:
     use_tpu: whether the graph is built for a TPU.
     tail_samples: how many of the K entries, the last ones, were drawn; in
       evaluation the student is compared with the others.
+    num_parts: how many parts a batch is worked through in, one behind the
+      other, before the variables move.
+    static_shapes: whether padded slots go through the last layer and the
+      masked-LM head too, for compilers that want shapes that do not change.
+    scale_loss: whether the loss is scaled for float16.
   """
   config: modeling.BertConfig
   hard_label_weight: float
@@ -345,6 +344,9 @@ class StudentOptions:
                                     tf1.train.Optimizer]] = None
   use_tpu: bool = False
   tail_samples: int = 0
+  num_parts: int = 1
+  static_shapes: bool = False
+  scale_loss: bool = False
 
 
 def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
@@ -361,37 +363,63 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
 
   def model_fn(features, labels, mode, params):
     assert labels is None and mode != tf.estimator.ModeKeys.PREDICT
-    is_training = mode == tf.estimator.ModeKeys.TRAIN
-    outputs = _student_outputs(
-        options, features, is_training)
-    scaffold_fn = _restore(options)
-    if is_training:
-      step = optimization.create_train_step(
-          outputs["loss"], options.learning_rate, options.num_train_steps,
-          options.num_warmup_steps, options.wrap_optimizer)
+    if mode == tf.estimator.ModeKeys.TRAIN:
+      outputs, step = _train_step(options, features)
       hooks = []
       if not options.use_tpu:  # A TPU hands out nothing but the loss.
         _summarize(outputs, step)
-        hooks.append(optimization.StopAtNonFiniteHook(step.is_finite))
+        hooks.append(optimization.StopAtNonFiniteHook(step.is_sound))
       return tpu.TPUEstimatorSpec(
           mode=mode, loss=outputs["loss"], train_op=step.operation,
-          scaffold_fn=scaffold_fn, training_hooks=hooks)
+          scaffold_fn=_restore(options), training_hooks=hooks)
+    outputs = _student_outputs(
+        options, features, False, _BatchSize.of(features))
     metric_inputs = {name: value for name, value in outputs.items()
-                     if name != "loss"}
+                     if name not in _SCALARS}
     return tpu.TPUEstimatorSpec(
-        mode=mode, loss=outputs["loss"], scaffold_fn=scaffold_fn,
+        mode=mode, loss=outputs["loss"], scaffold_fn=_restore(options),
         eval_metrics=(evaluation_metrics, metric_inputs))
 
   return model_fn
+
+
+def _train_step(options: StudentOptions, features: Mapping[str, tf.Tensor]
+               ) -> Tuple[Dict[str, tf.Tensor], optimization.TrainStep]:
+  """Builds a step over all parts of a batch.
+
+  The losses of the parts are shares of that of the batch: their sum, and that
+  of their gradients, is what the batch in one piece would give.
+
+  Returns:
+    The scalars of `_student_outputs`, for the batch, and the step.
+  """
+  size = _BatchSize.of(features)
+  loss_scale = optimization.LossScale() if options.scale_loss else None
+  parts = [dict(zip(features, part)) for part in zip(*(
+      tf.split(feature, options.num_parts) for feature in features.values()))]
+  all_outputs, gradients = [], None
+  for number, part in enumerate(parts):
+    # One part behind the other: the memory that a part takes is free by then.
+    with tf.control_dependencies(gradients), tf1.variable_scope(
+        tf1.get_variable_scope(), reuse=number > 0):
+      outputs = _student_outputs(options, part, True, size)
+      if number < len(parts) - 1:
+        gradients = optimization.accumulate(
+            outputs["loss"], gradients, loss_scale)
+    all_outputs.append(outputs)
+  step = optimization.create_train_step(
+      outputs["loss"], options.learning_rate, options.num_train_steps,
+      options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale)
+  return {name: tf.add_n([outputs[name] for outputs in all_outputs])
+          for name in _SCALARS}, step
 
 
 def _summarize(outputs: Mapping[str, tf.Tensor],
                step: optimization.TrainStep) -> None:
   """Draws the curves of training for TensorBoard."""
   for name, value in (
-      ("masked_lm_loss", weighted_mean(
-          outputs["masked_lm_losses"], outputs["masked_lm_weights"])),
-      ("next_sentence_loss", tf.reduce_mean(outputs["next_sentence_losses"])),
+      ("masked_lm_loss", outputs["masked_lm_loss"]),
+      ("next_sentence_loss", outputs["next_sentence_loss"]),
       ("learning_rate", step.learning_rate),
       ("gradient_norm", step.gradient_norm)):
     tf1.summary.scalar(name, value)
@@ -401,7 +429,7 @@ def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:
   """Averages the student's outputs over all slots and sequences.
 
   Args:
-    **outputs: as `_student_outputs` gives them, without the loss.
+    **outputs: as `_student_outputs` gives them, without the scalars.
 
   Returns:
     A value and an update operation by name of the metric.
@@ -492,38 +520,74 @@ def _calibration_error(confidences: tf.Tensor, hits: tf.Tensor,
   return tf.reduce_sum(tf.abs(mean)), update
 
 
+class _BatchSize(NamedTuple):
+  """What the sums over a batch are divided by.
+
+  Attributes:
+    num_words: float32, a scalar: real predictions.
+    num_sequences: B, a number where it is static.
+  """
+  num_words: tf.Tensor
+  num_sequences: Any
+
+  @classmethod
+  def of(cls, features: Mapping[str, tf.Tensor]) -> "_BatchSize":
+    """Counts a batch."""
+    weights = features[records.MASKED_LM_WEIGHTS]
+    return cls(tf.reduce_sum(weights) + _WEIGHT_EPSILON,
+               tf.cast(tf.shape(weights)[0], tf.float32))
+
+
+# The outputs that are no tensors over slots or sequences.
+_SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss")
+
+
 def _student_outputs(options: StudentOptions,
-                     features: Mapping[str, tf.Tensor],
-                     is_training: bool) -> Dict[str, tf.Tensor]:
-  """Runs the student on a batch.
+                     features: Mapping[str, tf.Tensor], is_training: bool,
+                     size: _BatchSize) -> Dict[str, tf.Tensor]:
+  """Runs the student on a batch, or a part of one.
+
+  Args:
+    options: what the student depends on.
+    features: the part.
+    is_training: whether to apply dropout.
+    size: of the whole batch.
 
   Returns:
-    By name: the loss, a scalar; for the masked words, each [N], weights, hits
-    (1 where the best word is the masked one), the best word's probabilities,
-    cross entropies and losses; for the next sentence, each [B], hits and
-    losses. In evaluation, where the records have labels, `teacher_metrics`
-    too.
+    By name: the loss, a scalar, and the two losses that it is the sum of; for
+    the masked words, each [N], weights, hits (1 where the best word is the
+    masked one), the best word's probabilities, cross entropies and losses; for
+    the next sentence, each [B], hits and losses. In evaluation, where the
+    records have labels, `teacher_metrics` too.
   """
-  config = options.config
-  model = modeling.BertModel(
-      config, is_training, features[records.INPUT_IDS],
-      features[records.INPUT_MASK], features[records.SEGMENT_IDS])
-  logits = modeling.masked_lm_logits(
-      config, model, features[records.MASKED_LM_POSITIONS])
   words = tf.reshape(features[records.MASKED_LM_IDS], [-1])
   weights = tf.reshape(features[records.MASKED_LM_WEIGHTS], [-1])
+  labels = _labels(features)
+  is_real = None
+  if not (options.static_shapes or options.use_tpu):
+    is_real = features[records.MASKED_LM_WEIGHTS] > 0
+    slots = tf.where(weights > 0)[:, 0]
+    words, weights = tf.gather(words, slots), tf.gather(weights, slots)
+    if labels:
+      labels = TeacherLabels(*(tf.gather(part, slots) for part in labels))
+  logits, next_sentence = modeling.pretraining_logits(
+      options.config, is_training, features[records.INPUT_IDS],
+      features[records.INPUT_MASK], features[records.SEGMENT_IDS],
+      features[records.MASKED_LM_POSITIONS], is_real)
   word_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=words, logits=logits)
-  labels = _labels(features)
   losses = _mix(options, word_losses, logits, labels)
   log_normalizers = word_losses + tf.gather(logits, words, batch_dims=1)
 
-  next_sentence = modeling.next_sentence_logits(config, model)
   next_labels = tf.reshape(features[records.NEXT_SENTENCE_LABELS], [-1])
   next_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=next_labels, logits=next_sentence)
+  masked_lm_loss = tf.reduce_sum(losses * weights) / size.num_words
+  next_sentence_loss = tf.reduce_sum(next_losses) / size.num_sequences
   outputs = {
-      "loss": weighted_mean(losses, weights) + tf.reduce_mean(next_losses),
+      "loss": masked_lm_loss + next_sentence_loss,
+      "masked_lm_loss": masked_lm_loss,
+      "next_sentence_loss": next_sentence_loss,
       "masked_lm_weights": weights,
       "masked_lm_hits": _hits(logits, words),
       "masked_lm_confidences": tf.exp(

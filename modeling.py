@@ -213,10 +213,77 @@ def real_masked_lm_logits(config: BertConfig, input_ids: tf.Tensor,
   return _masked_lm_head(config, hidden, embedding_table)
 
 
+class PretrainingLogits(NamedTuple):
+  """The scores of both heads.
+
+  Attributes:
+    masked_lm: float32 [R, V], of the R wanted slots in their order.
+    next_sentence: float32 [B, 2].
+  """
+  masked_lm: tf.Tensor
+  next_sentence: tf.Tensor
+
+
+def pretraining_logits(config: BertConfig, is_training: bool,
+                       input_ids: tf.Tensor, input_mask: tf.Tensor,
+                       token_type_ids: tf.Tensor, positions: tf.Tensor,
+                       is_real: Optional[tf.Tensor] = None
+                      ) -> PretrainingLogits:
+  """Scores masked words and next sentences with the work that they need.
+
+  Equal to `BertModel` with both heads, but the last layer is computed at the
+  masked positions and each sequence's first token only.
+
+  Args:
+    config: size of the model.
+    is_training: whether to apply dropout.
+    input_ids: int32 [B, S], words.
+    input_mask: int32 [B, S], 1 for a token and 0 for padding.
+    token_type_ids: int32 [B, S], segments.
+    positions: int32 [B, P], into each sequence.
+    is_real: bool [B, P], False for slots to leave out; None takes all of them,
+      in shapes that are static where those of the inputs are.
+
+  Returns:
+    The scores.
+  """
+  if not is_training:
+    config = _without_dropout(config)
+  first = tf.zeros_like(positions[:, :1])
+  outputs = _Outputs(
+      tf.concat([first, positions], axis=1),
+      None if is_real is None else tf.concat(
+          [tf.ones_like(first, tf.bool), is_real], axis=1))
+  with tf1.variable_scope("bert"):
+    with tf1.variable_scope("embeddings"):
+      embedding_table, embeddings = _embed(config, input_ids, token_type_ids)
+    with tf1.variable_scope("encoder"):
+      hidden = _encode(config, embeddings, input_mask, outputs)
+    if is_real is None:
+      width = config.hidden_size
+      hidden = tf.reshape(
+          hidden, [_shape(positions)[0], _shape(positions)[1] + 1, width])
+      firsts, masked = hidden[:, 0], tf.reshape(hidden[:, 1:], [-1, width])
+    else:
+      # The rows of the wanted places, counted from each sequence's start.
+      columns = tf.where(outputs.is_real)[:, 1]
+      firsts = tf.gather(hidden, tf.where(tf.equal(columns, 0))[:, 0])
+      masked = tf.gather(hidden, tf.where(columns > 0)[:, 0])
+    with tf1.variable_scope("pooler"):
+      pooled = _dense(config, firsts, config.hidden_size, activation=tf.tanh)
+  return PretrainingLogits(_masked_lm_head(config, masked, embedding_table),
+                           _next_sentence_head(config, pooled))
+
+
 class _Outputs(NamedTuple):
-  """Where the last layer is wanted; as for `real_masked_lm_logits`."""
+  """Where the last layer is wanted.
+
+  Attributes:
+    positions: int32 [B, Q], into each sequence.
+    is_real: bool [B, Q], False for those to leave out; None for none.
+  """
   positions: tf.Tensor
-  is_real: tf.Tensor
+  is_real: Optional[tf.Tensor]
 
 
 def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
@@ -239,12 +306,16 @@ def next_sentence_logits(config: BertConfig, model: BertModel) -> tf.Tensor:
   Returns:
     float32 [B, 2]: 0 is the next sentence, 1 a random one.
   """
+  return _next_sentence_head(config, model.pooled_output)
+
+
+def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:
+  """Scores [B, H]; float32 [B, 2]."""
   with tf1.variable_scope("cls/seq_relationship"):
     weights = _variable("output_weights", [2, config.hidden_size],
                         _weights(config))
     bias = _variable("output_bias", [2], tf1.zeros_initializer())
-    logits = tf.matmul(model.pooled_output, weights, transpose_b=True)
-    return tf.nn.bias_add(logits, bias)
+    return tf.nn.bias_add(tf.matmul(pooled, weights, transpose_b=True), bias)
 
 
 def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
@@ -263,10 +334,29 @@ def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
                    tf.reshape(positions + starts, [-1]))
 
 
-def gelu(x: tf.Tensor) -> tf.Tensor:
-  """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415)."""
-  inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-  return 0.5 * x * (1.0 + tf.tanh(inner))
+@tf.custom_gradient
+def gelu(x: tf.Tensor):
+  """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
+
+  0.5 x (1 + tanh(u)) is x sigmoid(2 u), which takes fewer passes over memory,
+  and so does the gradient in closed form.
+
+  Args:
+    x: float32, any shape.
+
+  Returns:
+    float32, the same shape.
+  """
+  slope = 2 * math.sqrt(2 / math.pi)
+  bend = 0.044715 * slope
+  square = x * x
+  gate = tf.sigmoid(x * (slope + bend * square))
+
+  def gradient(upstream):
+    through_gate = tf.raw_ops.SigmoidGrad(y=gate, dy=upstream * x)
+    return upstream * gate + through_gate * (slope + 3 * bend * square)
+
+  return x * gate, gradient
 
 
 _ACTIVATIONS: Dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -334,7 +424,7 @@ def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
       with tf1.variable_scope("attention"):
         with tf1.variable_scope("self"):
           attended = _attend(config, attending, hidden, mask_scores)
-        if is_narrow:
+        if is_narrow and outputs.is_real is not None:
           rows = tf.where(tf.reshape(outputs.is_real, [-1]))[:, 0]
           attended = tf.gather(attended, rows)
           attending = tf.gather(attending, rows)

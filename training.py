@@ -26,6 +26,7 @@ import records
 tf1 = tf.compat.v1
 
 REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
+PRECISIONS = ("fp32", "bf16", "fp16")
 EVALUATION_RESULTS = "eval_results.txt"
 # Folder in output_dir of the finished student, and its checkpoint.
 RELEASE_FOLDER = "student"
@@ -132,6 +133,16 @@ def define_flags() -> None:
       "Whether to evaluate each checkpoint in training and keep the one with "
       "the lowest kl_from_teacher in output_dir/best; student/ is then made "
       "of that one.")
+  flags.DEFINE_enum(
+      "precision", "fp32", PRECISIONS,
+      "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
+      "dynamic loss scaling on GPUs. Variables stay float32.")
+  flags.DEFINE_bool(
+      "use_xla", False, "Whether to compile the graph with XLA, on GPUs.")
+  flags.DEFINE_integer(
+      "gradient_accumulation_steps", 1,
+      "Batches of train_batch_size that make one step together, for batches "
+      "that do not fit into memory at once.", lower_bound=1)
   flags.DEFINE_bool("use_tpu", False, "Whether to run on a TPU.")
   flags.DEFINE_string("tpu_name", None, "Name or grpc:// address of the TPU.")
   flags.DEFINE_string("tpu_zone", None, "Zone of the TPU.")
@@ -200,6 +211,12 @@ def _plan(values: Any, processes: Processes) -> _Run:
   if not values.do_train and not values.do_eval:
     raise ValueError("--do_train and --do_eval are both False: nothing to do; "
                      "set at least one of them to True")
+  for name, default in (("precision", "fp32"), ("use_xla", False),
+                        ("gradient_accumulation_steps", 1)):
+    if values.use_tpu and getattr(values, name) != default:
+      raise ValueError(
+          "--{0}={1} does not go with --use_tpu=True; leave it at {2}".format(
+              name, getattr(values, name), default))
   config = modeling.BertConfig.from_json_file(values.bert_config_file)
   config.check_length(values.max_seq_length)
   shape = records.RecordShape(
@@ -251,7 +268,10 @@ def _plan(values: Any, processes: Processes) -> _Run:
           num_warmup_steps=values.num_warmup_steps // processes.size,
           wrap_optimizer=(tf1.tpu.CrossShardOptimizer if values.use_tpu
                           else processes.wrap_optimizer),
-          use_tpu=values.use_tpu, tail_samples=tail_samples),
+          use_tpu=values.use_tpu, tail_samples=tail_samples,
+          num_parts=values.gradient_accumulation_steps,
+          static_shapes=values.use_xla,
+          scale_loss=values.precision == "fp16"),
       files, shape, eval_files, eval_shape)
 
 
@@ -348,12 +368,15 @@ def _train(plan: _Run) -> None:
   if first_step:
     logging.info("Training goes on behind step %d of %s.", first_step,
                  values.output_dir)
+  _warn_of_precision(values)
+  sequences_per_step = (
+      values.train_batch_size * values.gradient_accumulation_steps)
   input_fn = records.training_input_fn(
       plan.files, plan.shape, seed=values.random_seed,
-      first_record=first_step * values.train_batch_size,
+      first_record=first_step * sequences_per_step,
       num_shards=processes.size, shard_index=processes.rank)
   progress = _ProgressHook(
-      num_steps, values.train_batch_size * processes.size,
+      num_steps, sequences_per_step * processes.size,
       values.output_dir if processes.rank == 0 else None)
   stop = _StopAtSignalHook(stops=processes.rank == 0)
   listeners = None
@@ -512,7 +535,8 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
   saves = processes.rank == 0
   run_config = tpu.RunConfig(
       cluster=cluster, master=values.master, model_dir=model_dir,
-      session_config=_session_config(processes.local_rank),
+      session_config=session_config(
+          values.precision, values.use_xla, processes.local_rank),
       save_checkpoints_steps=values.save_checkpoints_steps if saves else None,
       save_checkpoints_secs=None,
       keep_checkpoint_max=values.keep_checkpoint_max,
@@ -527,17 +551,47 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
   return tpu.TPUEstimator(
       model_fn=distillation.build_model_fn(plan.options),
       use_tpu=values.use_tpu, config=run_config,
-      train_batch_size=values.train_batch_size,
+      train_batch_size=(
+          values.train_batch_size * values.gradient_accumulation_steps),
       eval_batch_size=values.eval_batch_size)
 
 
-def _session_config(local_rank: Optional[int]) -> tf1.ConfigProto:
-  """Returns a session's settings: one GPU for each process of a machine."""
+def session_config(precision: str = "fp32", use_xla: bool = False,
+                   local_rank: Optional[int] = None) -> tf1.ConfigProto:
+  """Returns a session's settings.
+
+  Args:
+    precision: one of `PRECISIONS`; TensorFlow rewrites the graph for it.
+    use_xla: whether XLA compiles the graph.
+    local_rank: the GPU to use, None for TensorFlow's choice.
+  """
   config = tf1.ConfigProto()
   config.gpu_options.allow_growth = True
   if local_rank is not None:
     config.gpu_options.visible_device_list = str(local_rank)
+  rewrites = config.graph_options.rewrite_options
+  if precision == "bf16":
+    rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+  elif precision == "fp16":
+    rewrites.auto_mixed_precision = rewrites.ON
+  if use_xla:
+    config.graph_options.optimizer_options.global_jit_level = (
+        tf1.OptimizerOptions.ON_1)
   return config
+
+
+def _warn_of_precision(values: Any) -> None:
+  """Says where a device does not do what the flags ask for."""
+  has_gpu = bool(tf.config.list_physical_devices("GPU"))
+  if values.precision == "fp16" and not has_gpu:
+    logging.warning("--precision=fp16: there is no GPU, and TensorFlow has no "
+                    "such arithmetic for CPUs; training in float32.")
+  if values.precision == "bf16" and has_gpu:
+    logging.warning("--precision=bf16: TensorFlow rewrites graphs for CPUs "
+                    "alone; what runs on the GPU is float32. Use "
+                    "--precision=fp16 there.")
+  if values.use_xla and not has_gpu:
+    logging.warning("--use_xla: there is no GPU; nothing is compiled.")
 
 
 def _newest_step(output_dir: str) -> int:

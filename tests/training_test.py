@@ -69,7 +69,8 @@ def test_help_lists_the_flags_with_their_defaults():
       "hard_label_weight": "0.0", "temperature": "1.0", "tail_mass": "drop",
       "init_layers": "none", "eval_input_file": "none",
       "eval_every_checkpoint": "False", "keep_checkpoint_max": "5",
-      "random_seed": "12345",
+      "random_seed": "12345", "precision": "fp32", "use_xla": "False",
+      "gradient_accumulation_steps": "1",
   }
   result = tiny.run_script(_SCRIPT, "--help")
   assert result.returncode == 0
@@ -411,6 +412,52 @@ def test_a_seed_fixes_the_run(tmp_path, folder):
   assert not np.allclose(trained["first"][name], trained["other"][name])
 
 
+def test_parts_of_a_batch_make_one_step(tmp_path, folder):
+  """Variables and slots equal those of the batch in one piece."""
+  trained = {}
+  for name, batch_size, num_parts in (("whole", 6, 1), ("parts", 2, 3)):
+    training.run(_Flags(
+        folder, tmp_path / name, do_eval=False, train_batch_size=batch_size,
+        gradient_accumulation_steps=num_parts, num_train_steps=5,
+        learning_rate=0.01))
+    trained[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-5")
+  assert set(trained["whole"]) == set(trained["parts"])
+  assert trained["parts"]["global_step"] == 5
+  for name, value in trained["whole"].items():
+    np.testing.assert_allclose(
+        trained["parts"][name], value, atol=1e-5, err_msg=name)
+
+
+def test_other_precisions_train_and_save_float32(tmp_path, folder):
+  """On devices without such arithmetic too."""
+  trained = {}
+  for precision in training.PRECISIONS:
+    training.run(_Flags(
+        folder, tmp_path / precision, do_eval=False, num_train_steps=5,
+        learning_rate=0.01, precision=precision))
+    trained[precision] = tiny.read_checkpoint(
+        tmp_path / precision / "model.ckpt-5")
+  for precision in ("bf16", "fp16"):
+    assert set(trained[precision]) == set(trained["fp32"])
+    for name, value in trained["fp32"].items():
+      assert trained[precision][name].dtype == value.dtype
+      # Adam's first steps go as far for tiny gradients as for large ones.
+      np.testing.assert_allclose(
+          np.mean(np.abs(trained[precision][name] - value)), 0, atol=0.02)
+
+
+def test_a_session_is_set_up_for_the_precision():
+  off, on = 0, 1
+  for precision, wanted in (("fp32", (off, off)), ("bf16", (off, on)),
+                            ("fp16", (on, off))):
+    rewrites = training.session_config(
+        precision).graph_options.rewrite_options
+    assert (rewrites.auto_mixed_precision,
+            rewrites.auto_mixed_precision_onednn_bfloat16) == wanted
+  options = training.session_config(use_xla=True).graph_options
+  assert options.optimizer_options.global_jit_level == 1
+
+
 def test_curves_for_tensorboard(tmp_path, folder):
   training.run(_Flags(
       folder, tmp_path, num_train_steps=101, num_warmup_steps=10,
@@ -460,7 +507,8 @@ class _Flags:
         "do_eval": True, "learning_rate": 1e-3, "num_train_steps": 2,
         "num_warmup_steps": 0, "train_batch_size": 2, "eval_batch_size": 8,
         "save_checkpoints_steps": 100, "keep_checkpoint_max": 5,
-        "random_seed": 12345, "iterations_per_loop": 100,
+        "random_seed": 12345, "precision": "fp32", "use_xla": False,
+        "gradient_accumulation_steps": 1, "iterations_per_loop": 100,
         "max_eval_steps": 100, "use_tpu": False, "tpu_name": None,
         "master": None, "num_tpu_cores": 8})
     vars(self).update(changes)
@@ -475,6 +523,7 @@ class _Flags:
     ({"max_predictions_per_seq": 4}, "--max_predictions_per_seq=4.*=3"),
     ({"init_checkpoint": "none.ckpt"}, "--init_checkpoint.*none.ckpt"),
     ({"init_checkpoint": None, "do_train": False}, "--do_eval.*nothing"),
+    ({"use_tpu": True, "precision": "fp16"}, "--precision=fp16.*--use_tpu"),
     ({"init_layers": ["0", "0"]}, "--init_layers=0,0 names 2.* 1: name as"),
     ({"init_layers": ["3"]}, "--init_layers.*no layer 3.*layers are 0"),
     ({"init_layers": ["-1"]}, "--init_layers=-1 must be numbers"),
