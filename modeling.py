@@ -14,10 +14,13 @@ Dimensions:
   D: size of one head, H / A
 """
 
+import collections
 import dataclasses
 import json
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+import re
+from typing import (Callable, Dict, Iterable, List, NamedTuple, Optional,
+                    Sequence, Tuple)
 
 import tensorflow as tf
 
@@ -26,6 +29,9 @@ tf1 = tf.compat.v1
 _LAYER_NORM_EPSILON = 1e-12
 # Added to the attention scores of padding.
 _MASKED_SCORE = -10000.0
+# What the name of a variable begins with: a layer, or another part.
+_LAYER = re.compile("bert/encoder/layer_([0-9]+)")
+_PART = re.compile("[^/]*/?[^/]*")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
 
 
@@ -207,10 +213,77 @@ def real_masked_lm_logits(config: BertConfig, input_ids: tf.Tensor,
   return _masked_lm_head(config, hidden, embedding_table)
 
 
+class PretrainingLogits(NamedTuple):
+  """The scores of both heads.
+
+  Attributes:
+    masked_lm: float32 [R, V], of the R wanted slots in their order.
+    next_sentence: float32 [B, 2].
+  """
+  masked_lm: tf.Tensor
+  next_sentence: tf.Tensor
+
+
+def pretraining_logits(config: BertConfig, is_training: bool,
+                       input_ids: tf.Tensor, input_mask: tf.Tensor,
+                       token_type_ids: tf.Tensor, positions: tf.Tensor,
+                       is_real: Optional[tf.Tensor] = None
+                      ) -> PretrainingLogits:
+  """Scores masked words and next sentences with the work that they need.
+
+  Equal to `BertModel` with both heads, but the last layer is computed at the
+  masked positions and each sequence's first token only.
+
+  Args:
+    config: size of the model.
+    is_training: whether to apply dropout.
+    input_ids: int32 [B, S], words.
+    input_mask: int32 [B, S], 1 for a token and 0 for padding.
+    token_type_ids: int32 [B, S], segments.
+    positions: int32 [B, P], into each sequence.
+    is_real: bool [B, P], False for slots to leave out; None takes all of them,
+      in shapes that are static where those of the inputs are.
+
+  Returns:
+    The scores.
+  """
+  if not is_training:
+    config = _without_dropout(config)
+  first = tf.zeros_like(positions[:, :1])
+  outputs = _Outputs(
+      tf.concat([first, positions], axis=1),
+      None if is_real is None else tf.concat(
+          [tf.ones_like(first, tf.bool), is_real], axis=1))
+  with tf1.variable_scope("bert"):
+    with tf1.variable_scope("embeddings"):
+      embedding_table, embeddings = _embed(config, input_ids, token_type_ids)
+    with tf1.variable_scope("encoder"):
+      hidden = _encode(config, embeddings, input_mask, outputs)
+    if is_real is None:
+      width = config.hidden_size
+      hidden = tf.reshape(
+          hidden, [_shape(positions)[0], _shape(positions)[1] + 1, width])
+      firsts, masked = hidden[:, 0], tf.reshape(hidden[:, 1:], [-1, width])
+    else:
+      # The rows of the wanted places, counted from each sequence's start.
+      columns = tf.where(outputs.is_real)[:, 1]
+      firsts = tf.gather(hidden, tf.where(tf.equal(columns, 0))[:, 0])
+      masked = tf.gather(hidden, tf.where(columns > 0)[:, 0])
+    with tf1.variable_scope("pooler"):
+      pooled = _dense(config, firsts, config.hidden_size, activation=tf.tanh)
+  return PretrainingLogits(_masked_lm_head(config, masked, embedding_table),
+                           _next_sentence_head(config, pooled))
+
+
 class _Outputs(NamedTuple):
-  """Where the last layer is wanted; as for `real_masked_lm_logits`."""
+  """Where the last layer is wanted.
+
+  Attributes:
+    positions: int32 [B, Q], into each sequence.
+    is_real: bool [B, Q], False for those to leave out; None for none.
+  """
   positions: tf.Tensor
-  is_real: tf.Tensor
+  is_real: Optional[tf.Tensor]
 
 
 def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
@@ -233,12 +306,16 @@ def next_sentence_logits(config: BertConfig, model: BertModel) -> tf.Tensor:
   Returns:
     float32 [B, 2]: 0 is the next sentence, 1 a random one.
   """
+  return _next_sentence_head(config, model.pooled_output)
+
+
+def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:
+  """Scores [B, H]; float32 [B, 2]."""
   with tf1.variable_scope("cls/seq_relationship"):
     weights = _variable("output_weights", [2, config.hidden_size],
                         _weights(config))
     bias = _variable("output_bias", [2], tf1.zeros_initializer())
-    logits = tf.matmul(model.pooled_output, weights, transpose_b=True)
-    return tf.nn.bias_add(logits, bias)
+    return tf.nn.bias_add(tf.matmul(pooled, weights, transpose_b=True), bias)
 
 
 def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
@@ -257,10 +334,29 @@ def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
                    tf.reshape(positions + starts, [-1]))
 
 
-def gelu(x: tf.Tensor) -> tf.Tensor:
-  """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415)."""
-  inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-  return 0.5 * x * (1.0 + tf.tanh(inner))
+@tf.custom_gradient
+def gelu(x: tf.Tensor):
+  """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
+
+  0.5 x (1 + tanh(u)) is x sigmoid(2 u), which takes fewer passes over memory,
+  and so does the gradient in closed form.
+
+  Args:
+    x: float32, any shape.
+
+  Returns:
+    float32, the same shape.
+  """
+  slope = 2 * math.sqrt(2 / math.pi)
+  bend = 0.044715 * slope
+  square = x * x
+  gate = tf.sigmoid(x * (slope + bend * square))
+
+  def gradient(upstream):
+    through_gate = tf.raw_ops.SigmoidGrad(y=gate, dy=upstream * x)
+    return upstream * gate + through_gate * (slope + 3 * bend * square)
+
+  return x * gate, gradient
 
 
 _ACTIVATIONS: Dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
@@ -328,7 +424,7 @@ def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
       with tf1.variable_scope("attention"):
         with tf1.variable_scope("self"):
           attended = _attend(config, attending, hidden, mask_scores)
-        if is_narrow:
+        if is_narrow and outputs.is_real is not None:
           rows = tf.where(tf.reshape(outputs.is_real, [-1]))[:, 0]
           attended = tf.gather(attended, rows)
           attending = tf.gather(attending, rows)
@@ -458,22 +554,44 @@ class CheckpointMatch(NamedTuple):
 
 
 def match_checkpoint(config: BertConfig, checkpoint: str,
-                     flag: str = "init_checkpoint") -> CheckpointMatch:
+                     flag: str = "init_checkpoint",
+                     layers: Optional[Sequence[int]] = None
+                    ) -> CheckpointMatch:
   """Compares a checkpoint with the model of a config, by name and shape.
 
   Args:
     config: size of the model.
     checkpoint: path of a checkpoint, without `.index`.
     flag: name of the flag that named it, for errors.
+    layers: layers of the checkpoint that become the model's layers 0, 1 and
+      so on; None takes each layer as it is numbered.
 
   Returns:
     The names of the model's variables that the checkpoint has, and has not.
 
   Raises:
     ValueError: there is no such checkpoint, a variable has another shape in
-      it, or it has nothing of the model.
+      it, it has nothing of the model, or it lacks one of the layers.
   """
   found = checkpoint_shapes(checkpoint, flag)
+  if layers is not None:
+    if len(layers) != config.num_hidden_layers:
+      raise ValueError(
+          "--init_layers={} names {} layers, but --bert_config_file has "
+          "num_hidden_layers {}: name as many".format(
+              ",".join(map(str, layers)), len(layers),
+              config.num_hidden_layers))
+    present = {int(match.group(1)) for match in map(_LAYER.match, found)
+               if match}
+    for layer in layers:
+      if layer not in present:
+        raise ValueError(
+            "--init_layers: {} has no layer {}, its layers are {}".format(
+                checkpoint, layer, ", ".join(map(str, sorted(present)))
+                or "none"))
+    found = {name: found[source] for name, source in
+             _sources(variable_shapes(config), layers).items()
+             if source in found}
   wanted = variable_shapes(config)
   for name, shape in wanted.items():
     if name in found and found[name] != shape:
@@ -519,13 +637,57 @@ def checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
           if name.split("/")[-1] not in _OPTIMIZER_SLOTS}
 
 
-def restore(checkpoint: str) -> None:
+def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
   """Makes the graph's variables start as in a checkpoint, where it has them.
 
   Args:
     checkpoint: one that `match_checkpoint` has compared.
+    layers: as for `match_checkpoint`.
   """
   found = dict(tf.train.list_variables(checkpoint))
-  names = [variable.op.name for variable in tf1.trainable_variables()]
-  tf1.train.init_from_checkpoint(
-      checkpoint, {name: name for name in names if name in found})
+  sources = _sources(
+      [variable.op.name for variable in tf1.trainable_variables()], layers)
+  # A layer may be taken twice, which one map from names to names cannot say.
+  for name, source in sources.items():
+    if source in found:
+      tf1.train.init_from_checkpoint(checkpoint, {source: name})
+
+
+def write_release(config: BertConfig, checkpoint: str, path: str) -> None:
+  """Writes the model's variables alone, as Google's releases hold them.
+
+  Args:
+    config: size of the model.
+    checkpoint: one that holds every variable, and slots perhaps.
+    path: the checkpoint to write, without `.index`.
+  """
+  reader = tf.train.load_checkpoint(checkpoint)
+  names = sorted(variable_shapes(config))
+  with tf.Graph().as_default(), tf1.Session(
+      config=tf1.ConfigProto(device_count={"GPU": 0})) as session:
+    values = [tf1.placeholder(reader.get_tensor(name).dtype) for name in names]
+    session.run(
+        tf.raw_ops.SaveV2(
+            prefix=path, tensor_names=names,
+            shape_and_slices=[""] * len(names), tensors=values),
+        {value: reader.get_tensor(name)
+         for name, value in zip(names, values)})
+
+
+def summarize(names: Sequence[str]) -> str:
+  """Returns the parts of the model that variables belong to, with counts."""
+  parts = collections.Counter(
+      (_LAYER.match(name) or _PART.match(name)).group(0) for name in names)
+  return ", ".join("{} ({})".format(part, count)
+                   for part, count in parts.items())
+
+
+def _sources(names: Iterable[str], layers: Optional[Sequence[int]]
+            ) -> Dict[str, str]:
+  """Returns for each variable the name that it has in a checkpoint."""
+  return {
+      name: name if layers is None else _LAYER.sub(
+          lambda match: "{}{}".format(
+              match.group(0)[:-len(match.group(1))],
+              layers[int(match.group(1))]), name)
+      for name in names}

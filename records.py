@@ -267,6 +267,22 @@ def check_records(files: Sequence[str], flag: str, shape: RecordShape,
     _check_record(serialized, path, shape)
 
 
+def stored_entries(path: str, flag: str, max_predictions_per_seq: int) -> int:
+  """Returns K of the labels in a record file, 0 where it has none.
+
+  Args:
+    path: the record file; its first record is looked at.
+    flag: name of the flag that named it, for errors.
+    max_predictions_per_seq: P.
+  """
+  serialized = next(read_records(path, flag), b"")
+  features = tf.train.Example.FromString(serialized).features.feature
+  if TEACHER_INDICES not in features:
+    return 0
+  return (len(features[TEACHER_INDICES].int64_list.value)
+          // max_predictions_per_seq)
+
+
 def _check_record(serialized: bytes, path: str, shape: RecordShape) -> None:
   """Raises ValueError where a record lacks a feature or has other lengths."""
   try:

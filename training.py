@@ -4,11 +4,15 @@ How many processes there are comes in as data (`Processes`); this room does
 not know Horovod, and does no tensor maths.
 """
 
+import contextlib
 import dataclasses
 import os
+import shutil
+import signal
 import tempfile
+import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from absl import flags
 from absl import logging
@@ -22,9 +26,15 @@ import records
 tf1 = tf.compat.v1
 
 REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
+PRECISIONS = ("fp32", "bf16", "fp16")
 EVALUATION_RESULTS = "eval_results.txt"
-# The seed of the order in which records are read.
-_DATA_SEED = 12345
+# Folder in output_dir of the finished student, and its checkpoint.
+RELEASE_FOLDER = "student"
+_RELEASE_CHECKPOINT = "bert_model.ckpt"
+_RELEASE_CONFIG = "bert_config.json"
+# Folder in output_dir of the best checkpoint, and the metric that it leads.
+BEST_FOLDER = "best"
+_BEST_BY = "kl_from_teacher"
 # Steps between two lines of the log, where no terminal shows the bar.
 _LOG_STEPS = 100
 
@@ -39,13 +49,23 @@ def define_flags() -> None:
       "Labelled records to train on and evaluate on: paths and patterns, "
       "separated by commas.")
   flags.DEFINE_string(
+      "eval_input_file", None,
+      "Records to evaluate on, best ones that training does not see; default: "
+      "input_file.")
+  flags.DEFINE_string(
       "output_dir", None,
       "Folder for checkpoints and eval_results.txt; made if need be. Training "
-      "goes on from a checkpoint that is there.")
+      "goes on from a checkpoint that is there, and at its end puts the "
+      "student into student/ as Google's releases hold it: bert_config.json "
+      "and bert_model.ckpt.*, without the optimizer's slots.")
   flags.DEFINE_string(
       "init_checkpoint", None,
       "Checkpoint to start from: variables that it has are taken by name, the "
       "others start afresh. Often the teacher's.")
+  flags.DEFINE_list(
+      "init_layers", None,
+      "Layers of init_checkpoint that become the student's layers 0, 1 and so "
+      "on, such as 0,2,4; default: those of the same numbers.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
       "K, how many words of the teacher each slot of the records stores.",
@@ -55,6 +75,15 @@ def define_flags() -> None:
       "w: the masked-word loss is (1 - w) times the loss against the teacher "
       "plus w times the cross entropy against the masked words. At 1 the "
       "records need no teacher labels.", lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_float(
+      "temperature", 1.0,
+      "T: the student's scores are divided by it and the loss against the "
+      "teacher is multiplied by its square. Must be that of the records.")
+  flags.DEFINE_enum(
+      "tail_mass", "drop", distillation.TAIL_MASSES,
+      "What to do with the teacher's probability outside the K stored words: "
+      "drop leaves it out, renormalize scales the K to a sum of 1, bucket "
+      "compares it with the student's own rest, as one more word.")
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,
@@ -87,10 +116,33 @@ def define_flags() -> None:
       "save_checkpoints_steps", 1000, "Steps between two checkpoints.",
       lower_bound=1)
   flags.DEFINE_integer(
+      "keep_checkpoint_max", 5,
+      "How many of the newest checkpoints to keep; 0 keeps all.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "random_seed", 12345,
+      "Seed of fresh weights, of dropout and of the order in which records are "
+      "read.")
+  flags.DEFINE_integer(
       "iterations_per_loop", 1000, "Steps in one call of a TPU.",
       lower_bound=1)
   flags.DEFINE_integer(
       "max_eval_steps", 100, "Batches to evaluate on at most.", lower_bound=1)
+  flags.DEFINE_bool(
+      "eval_every_checkpoint", False,
+      "Whether to evaluate each checkpoint in training and keep the one with "
+      "the lowest kl_from_teacher in output_dir/best; student/ is then made "
+      "of that one.")
+  flags.DEFINE_enum(
+      "precision", "fp32", PRECISIONS,
+      "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
+      "dynamic loss scaling on GPUs. Variables stay float32.")
+  flags.DEFINE_bool(
+      "use_xla", False, "Whether to compile the graph with XLA, on GPUs.")
+  flags.DEFINE_integer(
+      "gradient_accumulation_steps", 1,
+      "Batches of train_batch_size that make one step together, for batches "
+      "that do not fit into memory at once.", lower_bound=1)
   flags.DEFINE_bool("use_tpu", False, "Whether to run on a TPU.")
   flags.DEFINE_string("tpu_name", None, "Name or grpc:// address of the TPU.")
   flags.DEFINE_string("tpu_zone", None, "Zone of the TPU.")
@@ -129,6 +181,8 @@ class _Run:
   options: distillation.StudentOptions
   files: List[str]
   shape: records.RecordShape
+  eval_files: List[str]
+  eval_shape: records.RecordShape
 
 
 def run(values: Any, processes: Processes = Processes()) -> None:
@@ -146,6 +200,8 @@ def run(values: Any, processes: Processes = Processes()) -> None:
   plan = _plan(values, processes)
   if values.do_train:
     _train(plan)
+    if processes.rank == 0:
+      _release(plan)
   if values.do_eval and processes.rank == 0:
     _evaluate(plan)
 
@@ -155,6 +211,12 @@ def _plan(values: Any, processes: Processes) -> _Run:
   if not values.do_train and not values.do_eval:
     raise ValueError("--do_train and --do_eval are both False: nothing to do; "
                      "set at least one of them to True")
+  for name, default in (("precision", "fp32"), ("use_xla", False),
+                        ("gradient_accumulation_steps", 1)):
+    if values.use_tpu and getattr(values, name) != default:
+      raise ValueError(
+          "--{0}={1} does not go with --use_tpu=True; leave it at {2}".format(
+              name, getattr(values, name), default))
   config = modeling.BertConfig.from_json_file(values.bert_config_file)
   config.check_length(values.max_seq_length)
   shape = records.RecordShape(
@@ -162,6 +224,19 @@ def _plan(values: Any, processes: Processes) -> _Run:
       values.truncation_factor if values.hard_label_weight < 1 else 0)
   files = records.find_files(values.input_file, "input_file")
   records.check_records(files, "input_file", shape, config.vocab_size)
+  if shape.truncation_factor:
+    _check_labels(files, "input_file", values)
+  eval_files, eval_shape = files, shape
+  if not shape.truncation_factor or values.eval_input_file:
+    eval_files, eval_shape = _evaluation_records(values, config, shape)
+  tail_samples = (_check_labels(eval_files, "eval_input_file", values)
+                  if eval_shape.truncation_factor else 0)
+  if values.eval_every_checkpoint and not eval_shape.truncation_factor:
+    raise ValueError(
+        "--eval_every_checkpoint keeps the checkpoint that is closest to the "
+        "teacher, but {} has no teacher labels; name labelled records with "
+        "--eval_input_file".format(eval_files[0]))
+  init_layers = _layers(values)
   newest = tf.train.latest_checkpoint(values.output_dir)
   if newest:
     match = modeling.match_checkpoint(config, newest, "output_dir")
@@ -170,9 +245,12 @@ def _plan(values: Any, processes: Processes) -> _Run:
           "--output_dir: {} has no {}: another model was trained there; "
           "choose another folder".format(newest, match.fresh[0]))
   elif values.init_checkpoint:
-    match = modeling.match_checkpoint(config, values.init_checkpoint)
-    logging.info("%d variables start from %s, %d afresh%s",
-                 len(match.restored), values.init_checkpoint, len(match.fresh),
+    match = modeling.match_checkpoint(
+        config, values.init_checkpoint, layers=init_layers)
+    logging.info(
+        "%d variables start from %s: %s", len(match.restored),
+        values.init_checkpoint, modeling.summarize(match.restored))
+    logging.info("%d afresh%s", len(match.fresh),
                  ": " + ", ".join(match.fresh) if match.fresh else "")
   elif not values.do_train:
     raise ValueError(
@@ -183,14 +261,98 @@ def _plan(values: Any, processes: Processes) -> _Run:
       values, processes,
       distillation.StudentOptions(
           config=config, hard_label_weight=values.hard_label_weight,
-          init_checkpoint=values.init_checkpoint,
+          temperature=values.temperature, tail_mass=values.tail_mass,
+          init_checkpoint=values.init_checkpoint, init_layers=init_layers,
           learning_rate=values.learning_rate * processes.size,
           num_train_steps=num_train_steps,
           num_warmup_steps=values.num_warmup_steps // processes.size,
           wrap_optimizer=(tf1.tpu.CrossShardOptimizer if values.use_tpu
                           else processes.wrap_optimizer),
-          use_tpu=values.use_tpu),
-      files, shape)
+          use_tpu=values.use_tpu, tail_samples=tail_samples,
+          num_parts=values.gradient_accumulation_steps,
+          static_shapes=values.use_xla,
+          scale_loss=values.precision == "fp16"),
+      files, shape, eval_files, eval_shape)
+
+
+def _evaluation_records(values: Any, config: modeling.BertConfig,
+                        shape: records.RecordShape
+                       ) -> Tuple[List[str], records.RecordShape]:
+  """Finds and checks the records to evaluate on, and says what they hold.
+
+  Training without a teacher reads no labels, but evaluation compares with the
+  teacher wherever it can.
+  """
+  flag = "eval_input_file" if values.eval_input_file else "input_file"
+  files = records.find_files(getattr(values, flag), flag)
+  if not shape.truncation_factor:
+    shape = shape._replace(truncation_factor=records.stored_entries(
+        files[0], flag, shape.max_predictions_per_seq))
+  records.check_records(files, flag, shape, config.vocab_size)
+  return files, shape
+
+
+def _layers(values: Any) -> Optional[Tuple[int, ...]]:
+  """Returns --init_layers as numbers, None where it is not given."""
+  if not values.init_layers:
+    return None
+  if not values.init_checkpoint:
+    raise ValueError("--init_layers={} needs --init_checkpoint, which has the "
+                     "layers".format(",".join(values.init_layers)))
+  if not all(layer.strip().isdigit() for layer in values.init_layers):
+    raise ValueError("--init_layers={} must be numbers of layers, such as "
+                     "0,2,4".format(",".join(values.init_layers)))
+  return tuple(int(layer) for layer in values.init_layers)
+
+
+def _check_labels(files: Sequence[str], flag: str, values: Any) -> int:
+  """Checks that the labels were made for the loss that the flags ask for.
+
+  Args:
+    files: labelled records.
+    flag: name of the flag that named them, for errors.
+    values: the flags.
+
+  Returns:
+    How many of the entries of a slot were drawn.
+
+  Raises:
+    ValueError: the manifest beside a file says otherwise, or two differ.
+  """
+  if not values.temperature > 0:
+    raise ValueError("--temperature={} must be over 0".format(
+        values.temperature))
+  # What files without a manifest, of 2019, were made with.
+  made_with = {"temperature": 1.0, "tail_samples": 0}
+  all_tail_samples = {}
+  for path in files:
+    manifest = records.read_manifest(path)
+    if manifest is None:
+      continue
+    found = dict(made_with, **manifest.flags)
+    wanted_flags = ["temperature"]
+    if values.hard_label_weight < 1:
+      wanted_flags.append("truncation_factor")
+    for name in wanted_flags:
+      wanted = getattr(values, name)
+      if found.get(name, wanted) != wanted:
+        raise ValueError(
+            "--{0}={1} does not fit {2}, whose labels were made with "
+            "--{0}={3}: set --{0}={3}, or make the labels again".format(
+                name, wanted, path, found[name]))
+    tail_samples = found["tail_samples"]
+    if tail_samples and values.tail_mass == "bucket":
+      raise ValueError(
+          "--tail_mass=bucket does not fit {}, whose labels were made with "
+          "--tail_samples={}: they stand for the whole distribution and leave "
+          "no rest; use --tail_mass=drop".format(path, tail_samples))
+    all_tail_samples[tail_samples] = path
+  if len(all_tail_samples) > 1:
+    (first, path), (second, other) = list(all_tail_samples.items())[:2]
+    raise ValueError(
+        "--{}: {} was made with --tail_samples={}, {} with --tail_samples={}; "
+        "read only one kind at once".format(flag, path, first, other, second))
+  return next(iter(all_tail_samples), 0)
 
 
 def _train(plan: _Run) -> None:
@@ -206,41 +368,160 @@ def _train(plan: _Run) -> None:
   if first_step:
     logging.info("Training goes on behind step %d of %s.", first_step,
                  values.output_dir)
+  _warn_of_precision(values)
+  sequences_per_step = (
+      values.train_batch_size * values.gradient_accumulation_steps)
   input_fn = records.training_input_fn(
-      plan.files, plan.shape, seed=_DATA_SEED,
-      first_record=first_step * values.train_batch_size,
+      plan.files, plan.shape, seed=values.random_seed,
+      first_record=first_step * sequences_per_step,
       num_shards=processes.size, shard_index=processes.rank)
-  hooks = list(processes.hooks)
-  if processes.rank == 0:
-    os.makedirs(values.output_dir, exist_ok=True)
-    hooks.append(_ProgressHook(
-        num_steps, values.train_batch_size * processes.size))
-    estimator = _build_estimator(plan, values.output_dir)
-    estimator.train(input_fn, max_steps=num_steps, hooks=hooks)
-  else:
-    with tempfile.TemporaryDirectory() as folder:
-      estimator = _build_estimator(plan, folder)
-      estimator.train(input_fn, max_steps=num_steps, hooks=hooks)
+  progress = _ProgressHook(
+      num_steps, sequences_per_step * processes.size,
+      values.output_dir if processes.rank == 0 else None)
+  stop = _StopAtSignalHook(stops=processes.rank == 0)
+  listeners = None
+  with contextlib.ExitStack() as stack:
+    if processes.rank == 0:
+      model_dir = values.output_dir
+      os.makedirs(model_dir, exist_ok=True)
+      if values.eval_every_checkpoint:
+        listeners = [_HeldOutListener(plan)]
+    else:
+      model_dir = stack.enter_context(tempfile.TemporaryDirectory())
+    stack.enter_context(stop)
+    try:
+      _build_estimator(plan, model_dir).train(
+          input_fn, max_steps=num_steps,
+          hooks=[*processes.hooks, progress, stop], saving_listeners=listeners)
+    except tf1.train.NanLossDuringTrainingError:
+      raise ValueError(
+          "the loss is no number any more at step {}; what is saved in {} is "
+          "from before: run the same command again with a lower "
+          "--learning_rate or more --num_warmup_steps".format(
+              progress.step, values.output_dir))
+    except Exception:
+      if stop.signal is None:
+        raise
+      # Another process has stopped for the same signal; this one lost it.
+      raise KeyboardInterrupt
+  if stop.signal is not None and _newest_step(values.output_dir) < num_steps:
+    raise KeyboardInterrupt(
+        "step {} is saved in {}; run the same command again to go on".format(
+            progress.step, values.output_dir))
+
+
+def _release(plan: _Run) -> None:
+  """Writes the student's folder, under its name only when it is whole."""
+  values = plan.flags
+  checkpoint = tf.train.latest_checkpoint(values.output_dir)
+  if values.eval_every_checkpoint:
+    checkpoint = best_checkpoint(values.output_dir) or checkpoint
+  folder = os.path.join(values.output_dir, RELEASE_FOLDER)
+  partial = records.partial_path(folder)
+  for leftover in (partial, _replaced_path(folder)):
+    shutil.rmtree(leftover, ignore_errors=True)
+  os.makedirs(partial)
+  modeling.write_release(plan.options.config, checkpoint,
+                         os.path.join(partial, _RELEASE_CHECKPOINT))
+  shutil.copyfile(values.bert_config_file,
+                  os.path.join(partial, _RELEASE_CONFIG))
+  for name in os.listdir(partial):
+    records.sync(os.path.join(partial, name))
+  # No call replaces a folder that is not empty.
+  if os.path.exists(folder):
+    os.replace(folder, _replaced_path(folder))
+  os.replace(partial, folder)
+  shutil.rmtree(_replaced_path(folder), ignore_errors=True)
+  logging.info("%s holds the student of %s.", folder,
+               os.path.basename(checkpoint))
+
+
+def _replaced_path(folder: str) -> str:
+  """Returns the hidden name that a folder has while another takes its place."""
+  return records.partial_path(folder + ".replaced")
 
 
 def _evaluate(plan: _Run) -> None:
   """Evaluates on the records in order and writes the results."""
-  values = plan.flags
-  estimator = _build_estimator(plan, values.output_dir)
-  input_fn = records.evaluation_input_fn(
-      plan.files, plan.shape, drop_remainder=values.use_tpu)
-  results = estimator.evaluate(input_fn, steps=values.max_eval_steps)
-  os.makedirs(values.output_dir, exist_ok=True)
-  path = os.path.join(values.output_dir, EVALUATION_RESULTS)
+  results = _results(plan)
+  os.makedirs(plan.flags.output_dir, exist_ok=True)
+  path = os.path.join(plan.flags.output_dir, EVALUATION_RESULTS)
   text = format_results(results)
   records.write_atomically(path, text)
   logging.info("%s:\n%s", path, text.rstrip())
+
+
+def _results(plan: _Run, checkpoint: Optional[str] = None) -> Dict[str, Any]:
+  """Evaluates a checkpoint, by default the newest one."""
+  values = plan.flags
+  estimator = _build_estimator(plan, values.output_dir)
+  input_fn = records.evaluation_input_fn(
+      plan.eval_files, plan.eval_shape, drop_remainder=values.use_tpu)
+  return estimator.evaluate(input_fn, steps=values.max_eval_steps,
+                            checkpoint_path=checkpoint)
 
 
 def format_results(results: Dict[str, Any]) -> str:
   """Returns one line `key = value` for each result, by key."""
   return "".join("{} = {}\n".format(key, results[key])
                  for key in sorted(results))
+
+
+def read_results(path: str) -> Dict[str, float]:
+  """Reads what `format_results` wrote; nothing where there is no file."""
+  if not os.path.exists(path):
+    return {}
+  with open(path) as file:
+    return {key: float(value)
+            for key, value in (line.split(" = ") for line in file)}
+
+
+def best_checkpoint(output_dir: str) -> Optional[str]:
+  """Returns the checkpoint that --eval_every_checkpoint has kept, or None."""
+  folder = os.path.join(output_dir, BEST_FOLDER)
+  results = read_results(os.path.join(folder, EVALUATION_RESULTS))
+  if not results:
+    return None
+  return os.path.join(
+      folder, "model.ckpt-{}".format(int(results["global_step"])))
+
+
+class _HeldOutListener(tf1.train.CheckpointSaverListener):
+  """Evaluates each checkpoint as it is saved and keeps the best one."""
+
+  def __init__(self, plan: _Run):
+    self._plan = plan
+    self._folder = os.path.join(plan.flags.output_dir, BEST_FOLDER)
+    self._results_path = os.path.join(self._folder, EVALUATION_RESULTS)
+
+  def after_save(self, session, global_step_value):
+    checkpoint = tf.train.latest_checkpoint(self._plan.flags.output_dir)
+    results = _results(self._plan, checkpoint)
+    best = read_results(self._results_path).get(_BEST_BY, float("inf"))
+    is_best = results[_BEST_BY] < best
+    logging.info(
+        "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f, "
+        "teacher_top1_agreement %.4f", global_step_value, _BEST_BY,
+        results[_BEST_BY], " (the best)" if is_best else "",
+        results["masked_lm_accuracy"], results["teacher_top1_agreement"])
+    if is_best:
+      self._keep(checkpoint, results)
+
+  def _keep(self, checkpoint: str, results: Dict[str, Any]) -> None:
+    """Copies a checkpoint; the results say which one counts, so they follow."""
+    os.makedirs(self._folder, exist_ok=True)
+    name = os.path.basename(checkpoint)
+    for path in tf.io.gfile.glob(checkpoint + ".*"):
+      copy = os.path.join(self._folder, os.path.basename(path))
+      shutil.copyfile(path, records.partial_path(copy))
+      records.sync(records.partial_path(copy))
+      os.replace(records.partial_path(copy), copy)
+    records.write_atomically(self._results_path, format_results(results))
+    tf1.train.update_checkpoint_state(
+        self._folder, name, all_model_checkpoint_paths=[name])
+    for path in tf.io.gfile.glob(os.path.join(self._folder, "model.ckpt-*")):
+      if not os.path.basename(path).startswith(name + "."):
+        os.remove(path)
 
 
 def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
@@ -254,9 +535,13 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
   saves = processes.rank == 0
   run_config = tpu.RunConfig(
       cluster=cluster, master=values.master, model_dir=model_dir,
-      session_config=_session_config(processes.local_rank),
+      session_config=session_config(
+          values.precision, values.use_xla, processes.local_rank),
       save_checkpoints_steps=values.save_checkpoints_steps if saves else None,
       save_checkpoints_secs=None,
+      keep_checkpoint_max=values.keep_checkpoint_max,
+      # Processes start alike in any case; their dropout should not be.
+      tf_random_seed=values.random_seed + processes.rank,
       save_summary_steps=_LOG_STEPS if saves else None,
       log_step_count_steps=None,
       tpu_config=tpu.TPUConfig(
@@ -266,17 +551,47 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
   return tpu.TPUEstimator(
       model_fn=distillation.build_model_fn(plan.options),
       use_tpu=values.use_tpu, config=run_config,
-      train_batch_size=values.train_batch_size,
+      train_batch_size=(
+          values.train_batch_size * values.gradient_accumulation_steps),
       eval_batch_size=values.eval_batch_size)
 
 
-def _session_config(local_rank: Optional[int]) -> tf1.ConfigProto:
-  """Returns a session's settings: one GPU for each process of a machine."""
+def session_config(precision: str = "fp32", use_xla: bool = False,
+                   local_rank: Optional[int] = None) -> tf1.ConfigProto:
+  """Returns a session's settings.
+
+  Args:
+    precision: one of `PRECISIONS`; TensorFlow rewrites the graph for it.
+    use_xla: whether XLA compiles the graph.
+    local_rank: the GPU to use, None for TensorFlow's choice.
+  """
   config = tf1.ConfigProto()
   config.gpu_options.allow_growth = True
   if local_rank is not None:
     config.gpu_options.visible_device_list = str(local_rank)
+  rewrites = config.graph_options.rewrite_options
+  if precision == "bf16":
+    rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+  elif precision == "fp16":
+    rewrites.auto_mixed_precision = rewrites.ON
+  if use_xla:
+    config.graph_options.optimizer_options.global_jit_level = (
+        tf1.OptimizerOptions.ON_1)
   return config
+
+
+def _warn_of_precision(values: Any) -> None:
+  """Says where a device does not do what the flags ask for."""
+  has_gpu = bool(tf.config.list_physical_devices("GPU"))
+  if values.precision == "fp16" and not has_gpu:
+    logging.warning("--precision=fp16: there is no GPU, and TensorFlow has no "
+                    "such arithmetic for CPUs; training in float32.")
+  if values.precision == "bf16" and has_gpu:
+    logging.warning("--precision=bf16: TensorFlow rewrites graphs for CPUs "
+                    "alone; what runs on the GPU is float32. Use "
+                    "--precision=fp16 there.")
+  if values.use_xla and not has_gpu:
+    logging.warning("--use_xla: there is no GPU; nothing is compiled.")
 
 
 def _newest_step(output_dir: str) -> int:
@@ -287,39 +602,100 @@ def _newest_step(output_dir: str) -> int:
   return int(tf.train.load_variable(newest, tf1.GraphKeys.GLOBAL_STEP))
 
 
-class _ProgressHook(tf1.train.SessionRunHook):
-  """Shows step, loss and speed: a bar on a terminal, else lines in the log."""
+class _StopAtSignalHook(tf1.train.SessionRunHook):
+  """Ends training behind the step in which SIGTERM or Ctrl-C comes.
 
-  def __init__(self, num_steps: int, sequences_per_step: int):
+  The estimator then saves. A second signal ends the process at once.
+  """
+
+  def __init__(self, stops: bool):
+    """Takes over the signals within a `with` block.
+
+    Args:
+      stops: False lets a process go on that saves nothing, until it is ended
+        by the one that does.
+    """
+    self._stops = stops
+    self._previous = {}
+    self.signal = None
+
+  def __enter__(self):
+    # Python has signals in its main thread alone.
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._previous[number] = signal.signal(number, self._receive)
+
+  def __exit__(self, *unused_exception):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  def _receive(self, number, unused_frame):
+    self.signal = number
+    self.__exit__()
+
+  def after_run(self, run_context, run_values):
+    if self.signal is not None and self._stops:
+      run_context.request_stop()
+
+
+class _ProgressHook(tf1.train.SessionRunHook):
+  """Shows step, loss, speed and the time left.
+
+  That is a bar on a terminal, else lines in the log; and a curve of the speed.
+
+  Attributes:
+    step: the steps done.
+  """
+
+  def __init__(self, num_steps: int, sequences_per_step: int,
+               summary_folder: Optional[str]):
     self._num_steps = num_steps
     self._sequences_per_step = sequences_per_step
+    self._summary_folder = summary_folder
+    self.step = 0
 
   def begin(self):
     self._step = tf1.train.get_global_step()
     self._loss = tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]
 
   def after_create_session(self, session, coord):
-    step = session.run(self._step)
-    self._bar = tqdm.tqdm(total=self._num_steps, initial=step, unit=" steps",
-                          disable=None, dynamic_ncols=True)
-    self._logged_step, self._logged_time = step, time.monotonic()
+    self.step = session.run(self._step)
+    self._bar = tqdm.tqdm(
+        total=self._num_steps, initial=self.step, unit=" steps",
+        disable=None if self._summary_folder else True, dynamic_ncols=True)
+    self._logged_step, self._logged_time = self.step, time.monotonic()
 
   def before_run(self, run_context):
     return tf1.train.SessionRunArgs(self._loss)
 
   def after_run(self, run_context, run_values):
     loss = run_values.results
-    step = run_context.session.run(self._step)
-    self._bar.set_postfix_str("loss {:.4f}".format(loss), refresh=False)
-    self._bar.update(step - self._bar.n)
-    if self._bar.disable and (step - self._logged_step >= _LOG_STEPS
-                              or step >= self._num_steps):
+    self.step = run_context.session.run(self._step)
+    self._bar.set_postfix_str("loss {:.4f}, {:.1f} sequences/s".format(
+        loss, (self._bar.format_dict["rate"] or 0) * self._sequences_per_step),
+                              refresh=False)
+    self._bar.update(self.step - self._bar.n)
+    num_steps = self.step - self._logged_step
+    if num_steps >= _LOG_STEPS or self.step >= self._num_steps:
       now = time.monotonic()
+      speed = num_steps / max(now - self._logged_time, 1e-9)
+      self._report(loss, speed)
+      self._logged_step, self._logged_time = self.step, now
+
+  def _report(self, loss: float, steps_per_second: float) -> None:
+    """Writes a line of the log and a point of the curve."""
+    sequences_per_second = steps_per_second * self._sequences_per_step
+    if self._bar.disable:
       logging.info(
-          "Step %d of %d: loss %.4f, %.1f sequences/s", step, self._num_steps,
-          loss, (step - self._logged_step) * self._sequences_per_step
-          / max(now - self._logged_time, 1e-9))
-      self._logged_step, self._logged_time = step, now
+          "Step %d of %d: loss %.4f, %.1f sequences/s, %s left", self.step,
+          self._num_steps, loss, sequences_per_second,
+          tqdm.tqdm.format_interval(
+              (self._num_steps - self.step) / max(steps_per_second, 1e-9)))
+    if self._summary_folder:
+      tf1.summary.FileWriterCache.get(self._summary_folder).add_summary(
+          tf1.Summary(value=[tf1.Summary.Value(
+              tag="sequences_per_second", simple_value=sequences_per_second)]),
+          self.step)
 
   def end(self, session):
     self._bar.close()

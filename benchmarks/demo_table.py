@@ -64,13 +64,6 @@ def best_words(config: modeling.BertConfig, checkpoint: str, path: str,
   return np.stack(words), speed
 
 
-def evaluation_results(folder: str):
-  """Reads the eval_results.txt of a trainer."""
-  with open(os.path.join(folder, training.EVALUATION_RESULTS)) as file:
-    return {key: float(value)
-            for key, value in (line.split(" = ") for line in file)}
-
-
 def main() -> None:
   shape = records.RecordShape(FLAGS.max_seq_length,
                               FLAGS.max_predictions_per_seq)
@@ -86,7 +79,8 @@ def main() -> None:
     words, speed = best_words(
         config, tf.train.latest_checkpoint(folder), FLAGS.input_file, shape)
     teacher_words = words if teacher_words is None else teacher_words
-    results = evaluation_results(folder)
+    results = training.read_results(
+        os.path.join(folder, training.EVALUATION_RESULTS))
     num_parameters = sum(
         math.prod(size) for size in modeling.variable_shapes(config).values())
     rows.append((

@@ -15,24 +15,6 @@ import tiny
 tf1 = tf.compat.v1
 
 
-def _scores(config, variables, features):
-  """Runs the project's model; returns masked-word and next-sentence scores."""
-  with tf.Graph().as_default(), tf1.Session() as session:
-    tensors = {name: tf.constant(np.asarray(values), tf.int32)
-               for name, values in features.items()
-               if np.asarray(values).dtype.kind == "i"}
-    model = modeling.BertModel(
-        config, False, tensors[records.INPUT_IDS], tensors[records.INPUT_MASK],
-        tensors[records.SEGMENT_IDS])
-    outputs = (
-        modeling.masked_lm_logits(
-            config, model, tensors[records.MASKED_LM_POSITIONS]),
-        modeling.next_sentence_logits(config, model))
-    for variable in tf1.trainable_variables():
-      variable.load(variables[variable.op.name], session)
-    return session.run(outputs)
-
-
 @pytest.mark.parametrize("num_hidden_layers, heads", [(1, 2), (3, 4), (2, 1)])
 def test_scores_equal_the_formulas(num_hidden_layers, heads):
   config = dataclasses.replace(
@@ -42,7 +24,7 @@ def test_scores_equal_the_formulas(num_hidden_layers, heads):
   generator = np.random.default_rng(1)
   features = reference_bert.batch(
       [tiny.random_features(generator) for _ in range(5)])
-  masked, following = _scores(config, variables, features)
+  masked, following = tiny.scores(config, variables, features)
   wanted_masked, wanted_following = reference_bert.forward(
       {name: np.float64(value) for name, value in variables.items()},
       features, config)
@@ -51,15 +33,60 @@ def test_scores_equal_the_formulas(num_hidden_layers, heads):
   np.testing.assert_allclose(following, wanted_following, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_hidden_layers", [1, 2])
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_both_heads_need_no_more_of_the_last_layer(
+    num_hidden_layers, leaves_out):
+  """Scores, and gradients of their sum, are those of the whole model."""
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
+  variables = tiny.random_variables(config)
+  generator = np.random.default_rng(2)
+  examples = [tiny.random_features(generator) for _ in range(5)]
+  is_real = np.stack([features[records.MASKED_LM_WEIGHTS] > 0
+                      for features in examples])
+  wanted = is_real if leaves_out else np.ones_like(is_real)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    ids, mask, segments, positions = (
+        tf.constant(np.stack([features[name] for features in examples]),
+                    tf.int32) for name in (
+                        records.INPUT_IDS, records.INPUT_MASK,
+                        records.SEGMENT_IDS, records.MASKED_LM_POSITIONS))
+    model = modeling.BertModel(config, False, ids, mask, segments)
+    whole = (
+        tf.gather(modeling.masked_lm_logits(config, model, positions),
+                  np.flatnonzero(wanted)),
+        modeling.next_sentence_logits(config, model))
+    with tf1.variable_scope("", reuse=True):
+      needed = modeling.pretraining_logits(
+          config, False, ids, mask, segments, positions,
+          tf.constant(is_real) if leaves_out else None)
+    if not leaves_out:
+      assert needed.masked_lm.shape == [15, 29]
+      assert needed.next_sentence.shape == [5, 2]
+    for variable in tf1.trainable_variables():
+      variable.load(variables[variable.op.name], session)
+    slopes = [tf.gradients([tf.reduce_sum(tf.square(scores))
+                            for scores in outputs], tf1.trainable_variables())
+              for outputs in (whole, needed)]
+    (masked, following), (their_masked, their_following) = session.run(
+        (whole, tuple(needed)))
+    slopes = session.run(slopes)
+  np.testing.assert_allclose(masked, their_masked, atol=1e-5)
+  np.testing.assert_allclose(following, their_following, atol=1e-5)
+  for mine, theirs in zip(*slopes):
+    np.testing.assert_allclose(mine, theirs, atol=1e-3, rtol=1e-4)
+
+
 def test_padding_changes_nothing():
   variables = tiny.random_variables()
   features = reference_bert.batch(
       [tiny.random_features(np.random.default_rng(3))])
   padding = 1 - features[records.INPUT_MASK]
   assert int(tf.reduce_sum(padding)) > 0
-  before = _scores(tiny.CONFIG, variables, features)
+  before = tiny.scores(tiny.CONFIG, variables, features)
   features[records.INPUT_IDS] += 7 * padding
-  after = _scores(tiny.CONFIG, variables, features)
+  after = tiny.scores(tiny.CONFIG, variables, features)
   np.testing.assert_allclose(before[0], after[0], atol=1e-6)
 
 
@@ -243,6 +270,34 @@ def test_a_model_starts_from_a_checkpoint_of_other_depth(
             session.run(variable), saved[variable.op.name])
       else:
         assert "layer_2" in variable.op.name
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (3, 1), (1, 1)])
+def test_a_model_starts_from_chosen_layers(tmp_path, layers):
+  saved = tiny.random_variables(
+      dataclasses.replace(tiny.CONFIG, num_hidden_layers=4))
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", saved))
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  match = modeling.match_checkpoint(config, path, layers=layers)
+  assert not match.fresh
+  assert modeling.summarize(match.restored) == (
+      "bert/embeddings (5), bert/encoder/layer_0 (16), "
+      "bert/encoder/layer_1 (16), bert/pooler (2), cls/predictions (5), "
+      "cls/seq_relationship (2)")
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.zeros([1, 4], tf.int32)
+    model = modeling.BertModel(config, False, tokens, tokens, tokens)
+    modeling.masked_lm_logits(config, model, tokens)
+    modeling.next_sentence_logits(config, model)
+    modeling.restore(path, layers)
+    session.run(tf1.global_variables_initializer())
+    for variable in tf1.trainable_variables():
+      source = variable.op.name
+      for layer in range(2):
+        if "/layer_{}/".format(layer) in variable.op.name:
+          source = variable.op.name.replace(
+              "layer_{}".format(layer), "layer_{}".format(layers[layer]))
+      np.testing.assert_array_equal(session.run(variable), saved[source])
 
 
 def test_a_checkpoint_of_another_width_is_refused(tmp_path):

@@ -24,7 +24,7 @@ def test_the_rate_without_warm_up_falls_from_the_start():
 
 
 def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
-           wrap_optimizer=None):
+           wrap_optimizer=None, has_loss_scale=False):
   """Trains variables on a loss whose gradients are given; returns all."""
   with tf.Graph().as_default(), tf1.Session() as session:
     variables = {name: tf1.get_variable(name, initializer=value,
@@ -34,11 +34,14 @@ def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
     loss = tf.add_n([
         tf.reduce_sum(variables[name] * tf.gather(tf.constant(rows), step))
         for name, rows in gradients.items()])
-    train_op = optimization.create_train_op(
-        loss, learning_rate, num_train_steps, num_warmup_steps, wrap_optimizer)
-    session.run(tf1.global_variables_initializer())
+    loss_scale = optimization.LossScale() if has_loss_scale else None
+    train_step = optimization.create_train_step(
+        loss, learning_rate, num_train_steps, num_warmup_steps, wrap_optimizer,
+        loss_scale=loss_scale)
+    session.run((tf1.global_variables_initializer(),
+                 tf1.local_variables_initializer()))
     for _ in range(len(next(iter(gradients.values())))):
-      session.run(train_op)
+      session.run(train_step.operation)
     return {variable.op.name: session.run(variable)
             for variable in tf1.global_variables()}
 
@@ -88,6 +91,22 @@ def test_weights_decay_but_biases_and_norms_do_not():
     assert result[name] == 1.0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_gradient_that_is_no_number_changes_nothing(value):
+  start = {"kernel": np.float32([1.0, 2.0]), "bias": np.float32([3.0])}
+  gradients = {"kernel": np.float32([[0.1, 0.2], [0.3, value], [0.5, 0.6]]),
+               "bias": np.float32([[0.7], [0.8], [0.9]])}
+  with_it = _train(start, {name: rows[:2] for name, rows in gradients.items()},
+                   0.1, 10, 0)
+  before = _train(start, {name: rows[:1] for name, rows in gradients.items()},
+                  0.1, 10, 0)
+  assert with_it.pop("global_step") == before.pop("global_step") + 1 == 2
+  for name, wanted in before.items():
+    np.testing.assert_array_equal(with_it[name], wanted, err_msg=name)
+  behind = _train(start, gradients, 0.1, 10, 0)
+  assert np.all(behind["kernel"] < before["kernel"])
+
+
 def test_gradients_are_averaged_before_they_are_clipped():
 
   class Doubled(tf1.train.Optimizer):
@@ -109,3 +128,62 @@ def test_gradients_are_averaged_before_they_are_clipped():
   assert small["kernel/adam_m"] == pytest.approx(0.05)
   large = _train(start, {"kernel": np.float32([[2.0]])}, 0.1, 10, 0, Doubled)
   assert large["kernel/adam_m"] == pytest.approx(0.1)
+
+
+def test_gradients_of_earlier_parts_count():
+  """The parts' sum is averaged, clipped and applied once."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    variable = tf1.get_variable("kernel", initializer=np.float32([0.0, 0.0]),
+                                use_resource=True)
+    tf1.get_variable("other", initializer=np.float32([0.0]), use_resource=True)
+    gradients = optimization.accumulate(
+        tf.reduce_sum(variable * [0.1, 0.2]), None)
+    gradients = optimization.accumulate(
+        tf.reduce_sum(variable * [0.1, 0.1]), gradients)
+    other = tf1.trainable_variables()[1]
+    step = optimization.create_train_step(
+        tf.reduce_sum(variable * [0.2, 0.1]) + 0.5 * other[0], 0.1, 10, 0,
+        earlier=gradients)
+    session.run(tf1.global_variables_initializer())
+    session.run(step.operation)
+    found = {variable.op.name: session.run(variable)
+             for variable in tf1.global_variables()}
+  np.testing.assert_allclose(found["kernel/adam_m"], [0.04, 0.04], rtol=1e-5)
+  np.testing.assert_allclose(found["other/adam_m"], [0.05], rtol=1e-5)
+  assert found["global_step"] == 1
+  assert set(found) == {"global_step", "kernel", "kernel/adam_m",
+                        "kernel/adam_v", "other", "other/adam_m",
+                        "other/adam_v"}
+
+
+def test_a_loss_scale_changes_no_number_and_is_not_saved():
+  start = {"kernel": np.float32([1.0, 2.0]), "bias": np.float32([3.0])}
+  gradients = {"kernel": np.float32([[0.1, 0.2], [3.0, 4.0]]),
+               "bias": np.float32([[0.7], [0.8]])}
+  plain = _train(start, gradients, 0.1, 10, 0)
+  scaled = _train(start, gradients, 0.1, 10, 0, has_loss_scale=True)
+  assert set(plain) == set(scaled)
+  for name, value in plain.items():
+    np.testing.assert_allclose(scaled[name], value, rtol=1e-6, err_msg=name)
+
+
+def test_the_loss_scale_follows_the_gradients(monkeypatch):
+  monkeypatch.setattr(optimization, "_FIRST_LOSS_SCALE", 4.0)
+  monkeypatch.setattr(optimization, "_GOOD_STEPS", 2)
+  found = []
+  with tf.Graph().as_default(), tf1.Session() as session:
+    variable = tf1.get_variable("kernel", initializer=np.float32([0.0]),
+                                use_resource=True)
+    slope = tf1.placeholder(tf.float32, [])
+    loss_scale = optimization.LossScale()
+    step = optimization.create_train_step(
+        slope * variable[0], 0.1, 100, 0, loss_scale=loss_scale)
+    session.run((tf1.global_variables_initializer(),
+                 tf1.local_variables_initializer()))
+    for value in (1.0, 1.0, 1.0, np.inf, np.inf, np.nan, np.inf, 1.0):
+      _, is_sound = session.run((step.operation, step.is_sound),
+                                {slope: value})
+      found.append((session.run(loss_scale.value), is_sound))
+  # Two good steps double it; each bad one halves it; at 1 nothing helps more.
+  assert found == [(4, True), (8, True), (8, True), (4, True), (2, True),
+                   (1, True), (1, False), (1, True)]

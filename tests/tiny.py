@@ -90,6 +90,25 @@ def read_checkpoint(path):
           for name in reader.get_variable_to_shape_map()}
 
 
+def scores(config, variables, features):
+  """Runs the project's model; returns masked-word and next-sentence scores."""
+  tf1 = tf.compat.v1
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tensors = {name: tf.constant(np.asarray(values), tf.int32)
+               for name, values in features.items()
+               if np.asarray(values).dtype.kind == "i"}
+    model = modeling.BertModel(
+        config, False, tensors[records.INPUT_IDS], tensors[records.INPUT_MASK],
+        tensors[records.SEGMENT_IDS])
+    outputs = (
+        modeling.masked_lm_logits(
+            config, model, tensors[records.MASKED_LM_POSITIONS]),
+        modeling.next_sentence_logits(config, model))
+    for variable in tf1.trainable_variables():
+      variable.load(variables[variable.op.name], session)
+    return session.run(outputs)
+
+
 def random_features(generator, config=CONFIG, shape=SHAPE):
   """Returns the features of one record, with labels and padding."""
   length, slots, top_k = shape

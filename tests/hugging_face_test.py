@@ -1,0 +1,71 @@
+"""Tests that Hugging Face's BERT reads the student; optional.
+
+It runs where PyTorch and transformers 4 are installed beside this project's
+packages: pip install torch 'transformers<5'.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modeling
+import records
+import reference_bert
+import tiny
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers", minversion="4.0")
+
+
+def _compare(folder, config, variables_path, features):
+  """Compares log-probabilities of both heads."""
+  from transformers.models.bert import modeling_bert  # Gone in version 5.
+  masked, following = map(tf.nn.log_softmax, tiny.scores(
+      config, tiny.read_checkpoint(variables_path), features))
+  their_config = transformers.BertConfig.from_json_file(
+      str(folder / "bert_config.json"))
+  their_config.hidden_act = "gelu_new"
+  theirs = transformers.BertForPreTraining(their_config)
+  modeling_bert.load_tf_weights_in_bert(
+      theirs, their_config, str(variables_path))
+  theirs.eval()
+  with torch.no_grad():
+    outputs = theirs(**{name: torch.tensor(np.int64(features[source]))
+                        for name, source in (
+                            ("input_ids", records.INPUT_IDS),
+                            ("attention_mask", records.INPUT_MASK),
+                            ("token_type_ids", records.SEGMENT_IDS))})
+  positions = np.int64(features[records.MASKED_LM_POSITIONS])
+  their_masked = np.take_along_axis(
+      outputs.prediction_logits.log_softmax(-1).numpy(),
+      positions[:, :, np.newaxis], axis=1)
+  np.testing.assert_allclose(
+      np.reshape(masked, their_masked.shape), their_masked, atol=1e-4)
+  np.testing.assert_allclose(
+      following, outputs.seq_relationship_logits.log_softmax(-1).numpy(),
+      atol=1e-4)
+
+
+def test_a_release_of_a_tiny_student(tmp_path):
+  checkpoint = tiny.write_checkpoint(
+      tmp_path / "model.ckpt-1", tiny.random_variables())
+  tiny.write_config(tmp_path / "bert_config.json")
+  released = tmp_path / "bert_model.ckpt"
+  modeling.write_release(tiny.CONFIG, str(checkpoint), str(released))
+  generator = np.random.default_rng(1)
+  _compare(tmp_path, tiny.CONFIG, released, reference_bert.batch(
+      [tiny.random_features(generator) for _ in range(5)]))
+
+
+def test_a_release_of_the_real_teacher(tmp_path, shared):
+  folder = shared / "data/teacher"
+  config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
+  released = tmp_path / "bert_model.ckpt"
+  modeling.write_release(
+      config, str(folder / "bert_model.ckpt"), str(released))
+  serialized = list(records.read_records(
+      str(shared / "golden/teacher_labels/expected.tfrecord"), "input_file"))
+  features = records.decode(
+      tf.constant(serialized[:8]), records.RecordShape(128, 20))
+  _compare(folder, config, released, {
+      name: value.numpy() for name, value in features.items()})
