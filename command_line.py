@@ -37,8 +37,9 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   """Parses sys.argv, calls `main` and exits the process.
 
   The exit code is 0 when `main` returns, 1 after an error and 130 after
-  Ctrl-C or SIGTERM, which both raise KeyboardInterrupt in `main`. A ValueError or OSError counts as something that the user can mend:
-  its message is printed as one line; `--verbosity=1` adds the traceback.
+  Ctrl-C or SIGTERM, which both raise KeyboardInterrupt in `main`. A ValueError
+  or OSError counts as something that the user can mend: its message is printed
+  as one line; `--verbosity=1` adds the traceback.
 
   Args:
     main: the script's work; takes no arguments and reads `flags.FLAGS`.

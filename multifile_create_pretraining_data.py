@@ -23,7 +23,6 @@ import hashlib
 import os
 import random
 import re
-import signal
 import tempfile
 import time
 from typing import (Callable, Dict, Iterator, List, Mapping, MutableSequence,
@@ -35,7 +34,7 @@ import numpy as np
 import tqdm
 
 import command_line
-import record_files
+import records
 import tokenization
 import workers
 
@@ -97,7 +96,7 @@ class Task(NamedTuple):
   vocab_file: str
   seed: int
   settings: Settings
-  manifest: record_files.Manifest
+  manifest: records.Manifest
 
 
 class Progress(NamedTuple):
@@ -501,13 +500,13 @@ def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
   # Empty slots point at [CLS], which they leave as it is.
   input_ids[row, positions] = new_ids
   return {
-      record_files.INPUT_IDS: input_ids,
-      record_files.INPUT_MASK: is_token.astype(np.int32),
-      record_files.SEGMENT_IDS: (is_token & ~is_first).astype(np.int32),
-      record_files.MASKED_LM_POSITIONS: positions,
-      record_files.MASKED_LM_IDS: labels * is_slot,
-      record_files.MASKED_LM_WEIGHTS: is_slot.astype(np.float32),
-      record_files.NEXT_SENTENCE_LABELS: rows[:, _IS_RANDOM_NEXT, np.newaxis],
+      records.INPUT_IDS: input_ids,
+      records.INPUT_MASK: is_token.astype(np.int32),
+      records.SEGMENT_IDS: (is_token & ~is_first).astype(np.int32),
+      records.MASKED_LM_POSITIONS: positions,
+      records.MASKED_LM_IDS: labels * is_slot,
+      records.MASKED_LM_WEIGHTS: is_slot.astype(np.float32),
+      records.NEXT_SENTENCE_LABELS: rows[:, _IS_RANDOM_NEXT, np.newaxis],
   }
 
 
@@ -634,7 +633,7 @@ def _write_records(task: Task, corpus: Corpus, vocab: Mapping[str, int],
   sampler = Sampler(corpus, vocab, settings, rng)
   num_sequences = num_tokens = 0
   with contextlib.ExitStack() as stack:
-    writer = stack.enter_context(record_files.RecordWriter(task.output_path))
+    writer = stack.enter_context(records.RecordWriter(task.output_path))
     # The instances wait on disk, for memory must not grow with dupe_factor.
     # The file has no name, so nothing of it can stay behind.
     spill = stack.enter_context(
@@ -652,8 +651,8 @@ def _write_records(task: Task, corpus: Corpus, vocab: Mapping[str, int],
       features = features_of(
           _read_rows(spill.fileno(), block, settings.row_length), corpus.ids,
           vocab, settings)
-      num_tokens += int(features[record_files.INPUT_MASK].sum())
-      for serialized in record_files.encode_batch(features):
+      num_tokens += int(features[records.INPUT_MASK].sum())
+      for serialized in records.encode_batch(features):
         writer.write(serialized)
       reporter.written(len(block), len(block) / num_sequences)
     writer.commit(task.manifest)
@@ -691,7 +690,7 @@ def input_files(folder: str) -> List[str]:
   if not names:
     raise ValueError("--input_dir: {} holds no file; give the folder that "
                      "split_text.py wrote".format(folder))
-  names.sort(key=record_files.natural_key)
+  names.sort(key=records.natural_key)
   return [os.path.join(folder, name) for name in names]
 
 
@@ -728,7 +727,7 @@ def create(input_dir: str, output_dir: str, output_base_name: str,
   sources = _check(paths, num_workers)
   tasks = []
   for i, source in enumerate(sources):
-    manifest = record_files.Manifest(
+    manifest = records.Manifest(
         stage=_STAGE,
         flags=dict(settings._asdict(), random_seed=random_seed + i),
         fingerprints={"vocab_file": vocab_fingerprint},
@@ -738,7 +737,7 @@ def create(input_dir: str, output_dir: str, output_base_name: str,
         source, os.path.join(
             output_dir, "{}_{}.tfrecord".format(output_base_name, i)),
         vocab_file, random_seed + i, settings, manifest)
-    if not record_files.is_finished(task.output_path, manifest, overwrite):
+    if not records.is_finished(task.output_path, manifest, overwrite):
       tasks.append(task)
   os.makedirs(output_dir, exist_ok=True)
   _warn_of_older_outputs(output_dir, output_base_name, len(paths))
@@ -821,7 +820,7 @@ def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
       # What stopped workers have left.
       for task in tasks:
         with contextlib.suppress(FileNotFoundError):
-          os.remove(record_files.partial_path(task.output_path))
+          os.remove(records.partial_path(task.output_path))
   return counts
 
 
@@ -829,7 +828,7 @@ def _warn_of_older_outputs(output_dir: str, output_base_name: str,
                            num_files: int) -> None:
   """Warns of outputs that belong to more input files than there are."""
   pattern = re.compile(re.escape(output_base_name) + r"_([0-9]+)\.tfrecord")
-  for name in sorted(os.listdir(output_dir), key=record_files.natural_key):
+  for name in sorted(os.listdir(output_dir), key=records.natural_key):
     match = pattern.fullmatch(name)
     if match and int(match.group(1)) >= num_files:
       logging.warning(
@@ -862,12 +861,7 @@ def _log_counts(counts: Sequence[Counts], settings: Settings) -> None:
         settings.do_lower_case)
 
 
-def _stop(unused_signal: int, unused_frame) -> None:
-  raise KeyboardInterrupt
-
-
 def main() -> None:
-  signal.signal(signal.SIGTERM, _stop)
   settings = Settings(*(FLAGS[name].value for name in Settings._fields))
   try:
     create(FLAGS.input_dir, FLAGS.output_dir, FLAGS.output_base_name,

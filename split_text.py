@@ -15,7 +15,6 @@ import collections
 import contextlib
 import os
 import re
-import signal
 from typing import BinaryIO, Iterator, List, Optional, Sequence
 
 from absl import flags
@@ -250,12 +249,7 @@ def _copy_parts(file: BinaryIO, cuts: Sequence[int], folder: str,
         os.remove(path)
 
 
-def _stop(unused_signal: int, unused_frame) -> None:
-  raise KeyboardInterrupt
-
-
 def main() -> None:
-  signal.signal(signal.SIGTERM, _stop)
   split(FLAGS.read_file, FLAGS.split_number, FLAGS.folder, FLAGS.name_base)
 
 

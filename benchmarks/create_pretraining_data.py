@@ -29,7 +29,7 @@ from absl import flags
 
 import command_line
 import multifile_create_pretraining_data as stage
-import record_files
+import records
 import records
 import reference_pretraining_data as reference
 import split_text
@@ -63,7 +63,7 @@ def compare(folder: pathlib.Path, text_file: str, vocab_file: str,
   """Times one process each."""
   settings = reference.Settings(dupe_factor=dupe_factor)
   vocabulary = reference.read_vocabulary(vocab_file)
-  manifest = record_files.Manifest("benchmark", {}, {}, {}, len(vocabulary))
+  manifest = records.Manifest("benchmark", {}, {}, {}, len(vocabulary))
   source = stage.check_file(text_file, lambda progress: None)
   task = stage.Task(source, str(folder / "ours.tfrecord"), vocab_file, _SEED,
                     stage.Settings(**settings._asdict()), manifest)

@@ -148,7 +148,6 @@ def paragraphs(article: Dict[str, str],
 
 def main() -> None:
   """Turns the flags into plain arguments and writes the articles."""
-  output.stop_cleanly()
   options = prose.Options(FLAGS.language, FLAGS.min_words, FLAGS.min_sentences)
   paths = find_files(FLAGS.folder)
   read = 0

@@ -188,7 +188,6 @@ def _namespace_numbers(words: Sequence[str]) -> FrozenSet[int]:
 
 def main() -> None:
   """Checks the flags and runs the extraction."""
-  output.stop_cleanly()
   selection = Selection(_namespace_numbers(FLAGS.namespaces),
                         FLAGS.keep_disambiguation, FLAGS.max_articles)
   options = prose.Options(min_words=FLAGS.min_words,

@@ -2,16 +2,7 @@
 
 import fcntl
 import os
-import signal
 from typing import List, Optional, TextIO
-
-
-def stop_cleanly() -> None:
-  """Makes `kill` end this process as Ctrl-C does, with nothing left behind."""
-
-  def stop(unused_signal, unused_frame):
-    raise KeyboardInterrupt
-  signal.signal(signal.SIGTERM, stop)
 
 
 class ArticleWriter:

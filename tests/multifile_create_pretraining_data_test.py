@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 import multifile_create_pretraining_data as stage
-import record_files
+import records
 import records
 import reference_pretraining_data as reference
 import tokenization
@@ -87,7 +87,7 @@ def _in_process(folder, vocab_file, settings, seed=12345, name="t_0.txt"):
   source = stage.check_file(str(folder / "in" / name), lambda progress: None)
   counts = stage.create_file(
       stage.Task(source, output, vocab_file, seed, settings,
-                 record_files.Manifest("stage", {}, {}, {}, 1)),
+                 records.Manifest("stage", {}, {}, {}, 1)),
       lambda progress: None)
   return output, counts
 
@@ -352,7 +352,7 @@ def test_a_golden_run_stopped_and_taken_up_again(shared, tmp_path):
   assert _run(tmp_path, **flags).returncode == 0
   # As if the run had been killed while it wrote the first file.
   path = tmp_path / "out/a_0.tfrecord"
-  pathlib.Path(record_files.partial_path(str(path))).write_bytes(
+  pathlib.Path(records.partial_path(str(path))).write_bytes(
       path.read_bytes()[:1000])
   path.unlink()
   assert _run(tmp_path, **flags).returncode == 0
