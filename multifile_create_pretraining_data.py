@@ -297,18 +297,18 @@ class Sampler:
           index for token, index in vocab.items()
           if token.startswith(tokenization.CONTINUATION_PREFIX)]] = True
       self._continues_word = is_continuation[corpus.ids].tobytes()
-    order = list(range(len(corpus.documents) - 1))
-    shuffle(order, self._getrandbits)
-    self._documents = [tuple(corpus.documents[i:i + 2]) for i in order]
+    self._documents = corpus.documents
+    self._order = array.array("I", range(len(corpus.documents) - 1))
+    shuffle(self._order, self._getrandbits)
 
   @property
   def num_documents(self) -> int:
-    return len(self._documents)
+    return len(self._order)
 
   def rows(self) -> Iterator["array.array[int]"]:
     """Yields the rows of each document in turn, dupe_factor times over."""
     for _ in range(self._settings.dupe_factor):
-      for index in range(len(self._documents)):
+      for index in range(len(self._order)):
         yield self._sample_document(index)
 
   def _below(self, limit: int) -> int:
@@ -330,7 +330,8 @@ class Sampler:
     target = max_tokens
     if rand() < settings.short_seq_prob:
       target = 2 + below(max_tokens - 1)
-    start, document_end = self._documents[index]
+    document = self._order[index]
+    start, document_end = self._documents[document:document + 2]
     while start < document_end:
       # Whole sentences, until the target is reached.
       end = bisect.bisect_left(
@@ -370,10 +371,11 @@ class Sampler:
   def _random_second(self, index: int, target: int) -> Tuple[int, int]:
     """Draws a place in another document, if there is one, to go on from."""
     for _ in range(10):
-      other = self._below(len(self._documents))
+      other = self._below(len(self._order))
       if other != index:
         break
-    first, last = self._documents[other]
+    document = self._order[other]
+    first, last = self._documents[document:document + 2]
     start = first + self._below(last - first)
     end = bisect.bisect_left(
         self._sentences, self._sentences[start] + target, start + 1, last)
@@ -514,9 +516,9 @@ def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
 
 # Where a worker's time goes, for the bar: reading, once; then drawing and
 # writing, each dupe_factor times.
-_READING_SHARE = 3.0
-_DRAWING_SHARE = 1.6
-_WRITING_SHARE = 1.0
+_READING_SHARE = 1.5
+_DRAWING_SHARE = 1.0
+_WRITING_SHARE = 0.9
 _REPORT_SECONDS = 0.2
 
 

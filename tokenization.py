@@ -18,7 +18,7 @@ import array
 import re
 import struct
 import unicodedata
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Tuple
 
 UNKNOWN_TOKEN = "[UNK]"
 CLASS_TOKEN = "[CLS]"
@@ -166,10 +166,10 @@ class WordpieceTokenizer:
     self._max_first = max(map(len, self._first))
     self._max_next = max(map(len, self._next), default=0)
 
-  def plain_words(self) -> Iterator[Tuple[str, bytes]]:
-    """Yields the words of ASCII letters and digits that are one token."""
-    return ((token, ids) for token, ids in self._first.items()
-            if token.isalnum() and token.isascii())
+  def plain_words(self) -> Dict[str, bytes]:
+    """Returns the words of ASCII letters and digits that are one token."""
+    return {token: ids for token, ids in self._first.items()
+            if token.isalnum() and token.isascii()}
 
   def encode(self, word: str) -> bytes:
     """Returns the ids of a word's pieces, or the one of [UNK]."""
@@ -256,9 +256,10 @@ class _WordCache(dict):
     self._do_lower_case = do_lower_case
     self._basic = BasicTokenizer(do_lower_case)
     self._wordpiece = WordpieceTokenizer(vocab)
-    self.update(
-        (word, ids) for word, ids in self._wordpiece.plain_words()
-        if not (do_lower_case and word != word.lower()))
+    words = self._wordpiece.plain_words()
+    if do_lower_case:
+      words = {word: words[word] for word in words if word == word.lower()}
+    self.update(words)
 
   def __missing__(self, word: str) -> bytes:
     encode = self._wordpiece.encode

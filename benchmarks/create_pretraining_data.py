@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Tuple
+from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -42,9 +42,23 @@ _LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
 subprocess.run(sys.argv[1:], check=True)
-print(time.perf_counter() - start,
-      resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.perf_counter() - start, usage.ru_utime + usage.ru_stime,
+      usage.ru_maxrss)
 """
+
+
+class _Run(NamedTuple):
+  """A run of the script.
+
+  Attributes:
+    wall: seconds that it took.
+    processor: seconds of processor time of all its processes.
+    peak: memory of the largest of them, KB.
+  """
+  wall: float
+  processor: float
+  peak: float
 
 
 def define_flags() -> None:
@@ -109,28 +123,26 @@ def compare_workers(folder: pathlib.Path, text_file: str, vocab_file: str,
   for i in range(2):
     (folder / "little").mkdir(exist_ok=True)
     (folder / "little" / "{}.txt".format(i)).write_text("a\nb\n\nc\nd\n")
-  seconds = {1: [], 2: []}
+  runs = {1: [], 2: []}
   for _ in range(repetitions):
-    for num_workers in seconds:
+    for num_workers in runs:
       whole, little = (
-          _run_script(folder, name, vocab_file, dupe_factor, num_workers)[0]
+          _run_script(folder, name, vocab_file, dupe_factor, num_workers)
           for name in ("halves", "little"))
-      seconds[num_workers].append(whole - little)
-  one, two = (statistics.median(seconds[n]) for n in (1, 2))
-  print("one worker {:.2f} s ({}), two workers {:.2f} s ({}): {:.2f} times"
-        .format(one, _listed(seconds[1]), two, _listed(seconds[2]), one / two))
-
-
-def _listed(values) -> str:
-  return ", ".join("{:.2f}".format(value) for value in values)
+      runs[num_workers].append(_Run(
+          whole.wall - little.wall, whole.processor - little.processor, 0))
+  for num_workers, times in runs.items():
+    print("{} workers: {:.2f} s wall ({}), {:.2f} s of processors".format(
+        num_workers, statistics.median(run.wall for run in times),
+        ", ".join("{:.2f}".format(run.wall) for run in times),
+        statistics.median(run.processor for run in times)))
+  one, two = (statistics.median(run.wall for run in runs[n]) for n in (1, 2))
+  print("two workers: {:.2f} times one".format(one / two))
 
 
 def _run_script(folder: pathlib.Path, input_dir: str, vocab_file: str,
-                dupe_factor: int, num_workers: int) -> Tuple[float, int]:
-  """Runs the script from scratch; returns its seconds and peak memory in KB.
-
-  The peak is that of the largest of its processes.
-  """
+                dupe_factor: int, num_workers: int) -> _Run:
+  """Runs the script from scratch."""
   output = folder / "records"
   shutil.rmtree(output, ignore_errors=True)
   launched = subprocess.run(
@@ -139,8 +151,7 @@ def _run_script(folder: pathlib.Path, input_dir: str, vocab_file: str,
        "--output_base_name", "a", "--vocab_file", vocab_file, "--dupe_factor",
        str(dupe_factor), "--num_workers", str(num_workers), "--verbosity=-1"],
       check=True, stdout=subprocess.PIPE)
-  elapsed, peak = launched.stdout.split()
-  return float(elapsed), int(peak)
+  return _Run(*map(float, launched.stdout.split()))
 
 
 def measure_memory(folder: pathlib.Path, text_file: str, vocab_file: str,
@@ -151,9 +162,9 @@ def measure_memory(folder: pathlib.Path, text_file: str, vocab_file: str,
   (folder / "large" / "0.txt").write_bytes(text * copies)
   size = len(text) * copies
   for dupe_factor in (1, 4):
-    _, peak = _run_script(folder, "large", vocab_file, dupe_factor, 1)
-    print("peak memory {:,} MB for a file of {:,} MB at dupe_factor {}".format(
-        peak >> 10, size >> 20, dupe_factor))
+    run = _run_script(folder, "large", vocab_file, dupe_factor, 1)
+    print("peak memory {:,.0f} MB for a file of {:,} MB at dupe_factor {}"
+          .format(run.peak / 1024, size >> 20, dupe_factor))
 
 
 def main() -> None:
