@@ -100,7 +100,7 @@ def test_the_narrow_last_layer_gives_the_same_scores(num_hidden_layers):
       [tiny.random_features(generator) for _ in range(6)])
   is_real = features[records.MASKED_LM_WEIGHTS].numpy() > 0
   assert 0 < is_real.mean() < 1
-  wanted, _ = _scores(config, variables, features)
+  wanted, _ = tiny.scores(config, variables, features)
   with tf.Graph().as_default(), tf1.Session() as session:
     inputs = [tf.constant(features[name].numpy(), tf.int32) for name in (
         records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS,
