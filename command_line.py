@@ -117,8 +117,9 @@ def help_text(required: Sequence[str] = ()) -> str:
   Args:
     required: names of the flags that must be given; they come first.
   """
+  modules = flags.FLAGS.flags_by_module_dict()
   own_flags = [
-      flag for module, module_flags in flags.FLAGS.flags_by_module_dict().items()
+      flag for module, module_flags in modules.items()
       if module.split(".")[0] not in _FOREIGN_PACKAGES for flag in module_flags
   ]
   own_flags.sort(key=lambda flag: flag.name not in required)

@@ -111,4 +111,5 @@ evaluate demo/distilled
 evaluate demo/alone
 run python benchmarks/demo_table.py \
   --input_file demo/heldout/labelled.tfrecord $LENGTHS \
-  --models 'teacher=demo/teacher,distilled student=demo/distilled,student without a teacher=demo/alone'
+  --models "teacher=demo/teacher,distilled student=demo/distilled,\
+student without a teacher=demo/alone"

@@ -111,8 +111,9 @@ class BertConfig:
         raise ValueError("--bert_config_file: {} is not JSON ({})".format(
             path, error))
     if not isinstance(values, dict) or "vocab_size" not in values:
-      raise ValueError("--bert_config_file: {} has no vocab_size; it must be "
-                       "a JSON object like BERT's bert_config.json".format(path))
+      raise ValueError(
+          "--bert_config_file: {} has no vocab_size; it must be a JSON object "
+          "like BERT's bert_config.json".format(path))
     names = {field.name for field in dataclasses.fields(cls)}
     try:
       return cls(**{
@@ -523,7 +524,8 @@ def _layer_norm(inputs: tf.Tensor) -> tf.Tensor:
   mean = tf.reduce_mean(inputs, axis=-1, keepdims=True)
   centred = inputs - mean
   variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
-  return centred * (tf.math.rsqrt(variance + _LAYER_NORM_EPSILON) * gamma) + beta
+  scale = tf.math.rsqrt(variance + _LAYER_NORM_EPSILON)
+  return centred * (scale * gamma) + beta
 
 
 def _dropout(inputs: tf.Tensor, rate: float) -> tf.Tensor:

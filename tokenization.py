@@ -78,15 +78,12 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
 class _CharacterTable(dict):
   """A `str.translate` table that fills itself; every character has a default.
 
-  Subclasses say what one character becomes.
+  Subclasses say with `replacement` what one character becomes.
   """
 
   def __missing__(self, code_point: int) -> str:
     self[code_point] = replacement = self.replacement(chr(code_point))
     return replacement
-
-  def replacement(self, char: str) -> str:
-    raise NotImplementedError
 
 
 class _CleaningTable(_CharacterTable):

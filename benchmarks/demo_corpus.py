@@ -34,8 +34,6 @@ _CODE = re.compile(r"\w\(|--| - |/ |XXX|TODO|_\w+_|: \w+[,.]? \w+:")
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)]{2}[.!?])\s+(?=[A-Z])")
 # "Args: name: " and the like, in front of a sentence.
 _LABELS = re.compile(r"^(?:\w+: )+")
-_SENTENCE_END = re.compile(r"(?<=[a-z0-9)]{2}[.!?])\s+(?=[A-Z])")
-_CODE_WORD = re.compile(r"[a-z][A-Z]|\w\(|\w: ?\w+,|--| - |XXX|TODO")
 _MIN_WORDS = 5
 _MIN_SENTENCES = 5
 _HELDOUT_EVERY = 20

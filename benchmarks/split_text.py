@@ -1,6 +1,6 @@
 """Times split_text.py beside cp on a large file.
 
-  python benchmarks/split_text.py --folder /tmp/split_benchmark
+  python benchmarks/split_text.py --folder split_benchmark
 
 The file, 1 GB of made-up documents unless told otherwise, is made in the
 folder first and removed at the end, with all copies. Both take turns.

@@ -162,8 +162,8 @@ def main() -> None:
             rates.get(name, rates["fp32"])))
   (exact, exact_words), (rounded, rounded_words) = (
       labels["fp32"], labels["bf16"])
-  say("bf16 against fp32: best word equal at {:.2%} of the slots, probabilities "
-      "{:.4f} apart on average\n".format(
+  say("bf16 against fp32: best word equal at {:.2%} of the slots, "
+      "probabilities {:.4f} apart on average\n".format(
           (exact_words[..., 0] == rounded_words[..., 0])[is_real].mean(),
           np.abs(exact - rounded)[is_real].mean()))
 

@@ -84,7 +84,8 @@ def test_two_processes_train_one_model(tmp_path, folder):
   """Without a checkpoint to start from: rank 0's start reaches rank 1."""
   script = tmp_path / "spy.py"
   script.write_text(_SPY.format(root=str(tiny.ROOT), folder=str(tmp_path)))
-  result = tiny.launch(tiny.MPIRUN, script, *_arguments(folder, tmp_path / "out"))
+  result = tiny.launch(tiny.MPIRUN, script,
+                       *_arguments(folder, tmp_path / "out"))
   assert result.returncode == 0, result.stderr
   first, second = (np.load(tmp_path / "rank_{}.npz".format(rank))
                    for rank in range(2))
@@ -109,8 +110,8 @@ def test_processes_do_what_one_does_with_both_batches(tmp_path, folder):
       tmp_path / "equal.tfrecord", [tiny.random_features(generator)] * 4)
   arguments = [
       "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]
-  both = tiny.launch(tiny.MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "both"),
-                 *arguments)
+  both = tiny.launch(tiny.MPIRUN, _SCRIPT,
+                     *_arguments(folder, tmp_path / "both"), *arguments)
   assert both.returncode == 0, both.stderr
   single = tiny.run_script(
       "network_distillation_single_machine_truncated.py",
@@ -140,8 +141,9 @@ def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
 
 
 def test_bad_input_ends_all_processes(tmp_path, folder):
-  result = tiny.launch(tiny.MPIRUN, _SCRIPT, *_arguments(folder, tmp_path / "out"),
-                   "--input_file=none.tfrecord")
+  result = tiny.launch(tiny.MPIRUN, _SCRIPT,
+                       *_arguments(folder, tmp_path / "out"),
+                       "--input_file=none.tfrecord")
   assert result.returncode == 1
   assert "--input_file: there is no file none.tfrecord" in result.stderr
   assert "Traceback" not in result.stderr

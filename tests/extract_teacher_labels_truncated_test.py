@@ -103,7 +103,8 @@ def test_labels_are_the_teachers_best_words_beside_the_inputs(
 
   manifest = json.loads((output.parent / "labelled.tfrecord.json").read_text())
   assert manifest["num_records"] == 11
-  assert manifest["sources"] == {"masked_2.tfrecord": 7, "masked_10.tfrecord": 4}
+  assert manifest["sources"] == {
+      "masked_2.tfrecord": 7, "masked_10.tfrecord": 4}
   assert manifest["flags"]["truncation_factor"] == 4
 
   # The same command again keeps the file; another one is refused.

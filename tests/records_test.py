@@ -15,7 +15,8 @@ import records
 import tiny
 
 _MANIFEST = records.Manifest(
-    stage="a_stage", flags={"dupe_factor": 10}, fingerprints={"vocab_file": "f"},
+    stage="a_stage", flags={"dupe_factor": 10},
+    fingerprints={"vocab_file": "f"},
     sources={"a.txt": "1", "b.txt": "2"}, vocab_size=29)
 
 
