@@ -3,7 +3,8 @@
 # has: the docstrings of its Python packages. Everything is made in ./demo.
 #
 #   ./demo.sh                   # about 7 minutes on two cores
-#   DEMO_STEPS=20000 ./demo.sh  # training steps of each of the three models
+#   DEMO_STEPS=20000 ./demo.sh  # training steps of a student; the teacher's
+#                               # are three times as many
 #
 # Run again, it keeps what is finished. Remove ./demo to start afresh.
 set -euo pipefail
@@ -11,13 +12,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh
 source .venv/bin/activate
 
-readonly STEPS=${DEMO_STEPS:-1200}
+readonly STEPS=${DEMO_STEPS:-800}
+readonly TEACHER_STEPS=$((3 * STEPS))
+# Google's layout, as the trainer leaves it: no slots of the optimizer.
+readonly TEACHER=demo/teacher/student/bert_model.ckpt
 readonly LENGTHS='--max_seq_length 64 --max_predictions_per_seq 10'
 # Of 20 stored words 10 are drawn from the rest: the loss is unbiased.
 readonly LABELS='--truncation_factor 20 --tail_samples 10'
-readonly TRAINING="$LENGTHS --num_train_steps $STEPS \
---num_warmup_steps $((STEPS / 10)) --learning_rate 5e-4 \
---truncation_factor 20"
+readonly TRAINING="$LENGTHS --learning_rate 5e-4 --truncation_factor 20"
 
 title() { printf '\n== %s\n' "$*"; }
 
@@ -46,12 +48,13 @@ write_config() { # FOLDER LAYERS
 CONFIG
 }
 
-train() { # FOLDER FLAGS...
-  local folder=$1
-  shift
+train() { # FOLDER STEPS FLAGS...
+  local folder=$1 steps=$2
+  shift 2
   run python network_distillation_single_machine_truncated.py \
     --bert_config_file "$folder/bert_config.json" --output_dir "$folder" \
-    --do_train True $TRAINING "$@"
+    --do_train True --num_train_steps "$steps" \
+    --num_warmup_steps $((steps / 10)) $TRAINING "$@"
 }
 
 evaluate() { # FOLDER
@@ -70,7 +73,7 @@ write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR
 label() { # INPUT_FILE OUTPUT_FILE
   run python extract_teacher_labels_truncated.py \
     --bert_config_file demo/teacher/bert_config.json \
-    --init_checkpoint "demo/teacher/model.ckpt-$STEPS" \
+    --init_checkpoint "$TEACHER" \
     --input_file "$1" --output_file "$2" $LENGTHS $LABELS
 }
 
@@ -90,7 +93,7 @@ write_records demo/heldout/text demo/heldout 1
 
 title 'A teacher of 4 layers, trained on the masked words'
 write_config demo/teacher 4
-train demo/teacher --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
+train demo/teacher $TEACHER_STEPS --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
 
 title 'IV: labels of the teacher'
 label 'demo/masked/*.tfrecord' demo/labelled.tfrecord
@@ -98,12 +101,12 @@ label demo/heldout/masked_0.tfrecord demo/heldout/labelled.tfrecord
 
 title 'V: a student of 2 layers, trained on the labels'
 write_config demo/distilled 2
-train demo/distilled --input_file demo/labelled.tfrecord \
-  --init_checkpoint "demo/teacher/model.ckpt-$STEPS"
+train demo/distilled $STEPS --input_file demo/labelled.tfrecord \
+  --init_checkpoint "$TEACHER"
 
 title 'The same student, trained on the masked words, without a teacher'
 write_config demo/alone 2
-train demo/alone --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
+train demo/alone $STEPS --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
 
 title 'All three on held-out text'
 evaluate demo/teacher
