@@ -379,11 +379,13 @@ def _train(plan: _Run) -> None:
       num_steps, sequences_per_step * processes.size,
       values.output_dir if processes.rank == 0 else None)
   stop = _StopAtSignalHook(stops=processes.rank == 0)
-  listeners = None
+  hooks, listeners = [*processes.hooks, progress, stop], None
   with contextlib.ExitStack() as stack:
     if processes.rank == 0:
       model_dir = values.output_dir
       os.makedirs(model_dir, exist_ok=True)
+      hooks.append(_SaverHook(
+          model_dir, values.save_checkpoints_steps, first_step))
       if values.eval_every_checkpoint:
         listeners = [_HeldOutListener(plan)]
     else:
@@ -391,8 +393,8 @@ def _train(plan: _Run) -> None:
     stack.enter_context(stop)
     try:
       _build_estimator(plan, model_dir).train(
-          input_fn, max_steps=num_steps,
-          hooks=[*processes.hooks, progress, stop], saving_listeners=listeners)
+          input_fn, max_steps=num_steps, hooks=hooks,
+          saving_listeners=listeners)
     except tf1.train.NanLossDuringTrainingError:
       raise ValueError(
           "the loss is no number any more at step {}; what is saved in {} is "
@@ -606,6 +608,23 @@ def _newest_step(output_dir: str) -> int:
   if not newest:
     return 0
   return int(tf.train.load_variable(newest, tf1.GraphKeys.GLOBAL_STEP))
+
+
+class _SaverHook(tf1.train.CheckpointSaverHook):
+  """Saves as the estimator does, but never over what the run goes on from.
+
+  The estimator's hook saves at once when a run starts, in place: a kill at
+  that moment would cost the newest checkpoint.
+  """
+
+  def __init__(self, folder: str, save_steps: int, first_step: int):
+    super().__init__(folder, save_steps=save_steps)
+    self._first_step = first_step
+
+  def _save(self, session, step):
+    if self._first_step and step == self._first_step:
+      return False  # As the base: whether a listener asks for a stop.
+    return super()._save(session, step)
 
 
 class _StopAtSignalHook(tf1.train.SessionRunHook):

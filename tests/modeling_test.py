@@ -121,6 +121,19 @@ def test_gelu_is_the_tanh_form():
       [-0.1588080, 0.0, 0.8411920, 2.9963627], atol=1e-6)
 
 
+def test_the_gradient_of_gelu_is_that_of_the_formula():
+  x = tf.constant(np.linspace(-6, 6, 41))
+  with tf.GradientTape(persistent=True) as tape:
+    tape.watch(x)
+    mine = modeling.gelu(x)
+    plain = 0.5 * x * (1 + tf.tanh(
+        math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+  np.testing.assert_allclose(mine, plain, atol=1e-12)
+  np.testing.assert_allclose(
+      tape.gradient(mine, x, 3 * x), tape.gradient(plain, x, 3 * x),
+      atol=1e-10)
+
+
 def test_gather_positions_picks_from_each_sequence():
   sequences = tf.reshape(tf.range(24.0), [2, 4, 3])
   picked = modeling.gather_positions(sequences, tf.constant([[0, 3], [2, 2]]))

@@ -269,12 +269,15 @@ def test_training_goes_on_where_it_stopped(tmp_path, folder):
 
   train(tmp_path / "whole", 6)
   train(tmp_path / "parts", 6)
+  index = tmp_path / "parts" / "model.ckpt-3.index"
+  before = index.stat().st_mtime_ns
   # As a kill between the steps 3 and 6 leaves it.
   for path in (tmp_path / "parts").glob("model.ckpt-6*"):
     path.unlink()
   (tmp_path / "parts" / "checkpoint").write_text(
       'model_checkpoint_path: "model.ckpt-3"\n')
   assert "behind step 3" in train(tmp_path / "parts", 6)
+  assert index.stat().st_mtime_ns == before, "saved over what it goes on from"
   whole, parts = (tiny.read_checkpoint(tmp_path / name / "model.ckpt-6")
                   for name in ("whole", "parts"))
   assert set(whole) == set(parts)
