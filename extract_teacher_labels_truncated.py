@@ -25,7 +25,6 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from concurrent import futures
-import re
 import time
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -60,8 +59,6 @@ _GPU_LENGTH_MULTIPLE = 16
 _SUSPICIOUS_ACCURACY = 0.2
 # Environment variables in which mpirun and horovodrun tell the world's size.
 _LAUNCHER_SIZES = ("OMPI_COMM_WORLD_SIZE", "HOROVOD_SIZE")
-# Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
-_REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
 
 
 def define_flags() -> None:
@@ -103,7 +100,7 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "random_seed", 12345, "Seed of the draws.", lower_bound=0)
   flags.DEFINE_enum(
-      "precision", "fp32", ["fp32", "bf16", "fp16"],
+      "precision", "fp32", modeling.PRECISIONS,
       "Arithmetic of the teacher: bf16 is for CPUs that have it, fp16 for "
       "GPUs. The probabilities are computed in float32 in any case.")
   flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA, on a GPU.")
@@ -156,7 +153,9 @@ class Teacher:
     self.seconds = 0.0
     self._options = options
     self._has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    session_config = _session_config(options, self._has_gpu, gpu)
+    modeling.warn_of_device(options.precision, options.use_xla)
+    session_config = modeling.session_config(
+        options.precision, options.use_xla, gpu)
     with tf.Graph().as_default() as graph:
       inputs, outputs = _teacher_graph(config, options)
       modeling.restore(checkpoint)
@@ -255,41 +254,6 @@ def _draws(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
   # Of 23 bits, so that no product with a mass is rounded up to that mass.
   draws = generator.integers(0, 1 << 23, (num_slots, options.tail_samples))
   return (draws / (1 << 23)).astype("f")
-
-
-def _session_config(options: LabelOptions, has_gpu: bool, gpu: Optional[int]
-                   ) -> tf1.ConfigProto:
-  """Returns a session's settings; warns of those that the device lacks."""
-  config = tf1.ConfigProto()
-  config.gpu_options.allow_growth = True
-  if gpu is not None:
-    config.gpu_options.visible_device_list = str(gpu)
-  rewrite = config.graph_options.rewrite_options
-  if options.precision == "bf16" and not has_gpu and _cpu_has_bf16():
-    rewrite.auto_mixed_precision_onednn_bfloat16 = rewrite.ON
-    os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
-  elif options.precision == "fp16" and has_gpu:
-    rewrite.auto_mixed_precision = rewrite.ON
-  elif options.precision != "fp32":
-    logging.warning(
-        "--precision=%s: %s; the teacher runs at fp32.", options.precision,
-        "TensorFlow rewrites graphs to fp16 on a GPU" if has_gpu else
-        "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
-  if options.use_xla:
-    if has_gpu:
-      config.graph_options.optimizer_options.global_jit_level = (
-          tf1.OptimizerOptions.ON_1)
-    else:
-      logging.warning("--use_xla: there is no GPU; nothing is compiled.")
-  return config
-
-
-def _cpu_has_bf16() -> bool:
-  try:
-    with open("/proc/cpuinfo", encoding="ascii") as file:
-      return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None
-  except OSError:
-    return False
 
 
 # --- Records in, records out -------------------------------------------------

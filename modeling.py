@@ -18,10 +18,12 @@ import collections
 import dataclasses
 import json
 import math
+import os
 import re
 from typing import (Callable, Dict, Iterable, List, NamedTuple, Optional,
                     Sequence, Tuple)
 
+from absl import logging
 import tensorflow as tf
 
 tf1 = tf.compat.v1
@@ -33,6 +35,10 @@ _MASKED_SCORE = -10000.0
 _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
+# Arithmetic of the matrix products.
+PRECISIONS = ("fp32", "bf16", "fp16")
+# Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
+_REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
 
 
 # --- Configuration -----------------------------------------------------------
@@ -569,6 +575,63 @@ def _shape(tensor: tf.Tensor) -> List:
   dynamic = tf.shape(tensor)
   return [dynamic[axis] if length is None else length
           for axis, length in enumerate(tensor.shape.as_list())]
+
+
+# --- Devices -----------------------------------------------------------------
+
+
+def session_config(precision: str = "fp32", use_xla: bool = False,
+                   gpu: Optional[int] = None) -> tf1.ConfigProto:
+  """Returns a session's settings.
+
+  Variables are float32 in any case; where the device has the arithmetic,
+  TensorFlow rewrites the graph around them.
+
+  Args:
+    precision: one of `PRECISIONS`.
+    use_xla: whether XLA compiles the graph, on a GPU.
+    gpu: the GPU to use, None for TensorFlow's choice.
+  """
+  config = tf1.ConfigProto()
+  config.gpu_options.allow_growth = True
+  if gpu is not None:
+    config.gpu_options.visible_device_list = str(gpu)
+  rewrites = config.graph_options.rewrite_options
+  if precision == "bf16" and _has_arithmetic(precision):
+    rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+    os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
+  elif precision == "fp16" and _has_arithmetic(precision):
+    rewrites.auto_mixed_precision = rewrites.ON
+  if use_xla and _has_gpu():
+    config.graph_options.optimizer_options.global_jit_level = (
+        tf1.OptimizerOptions.ON_1)
+  return config
+
+
+def warn_of_device(precision: str, use_xla: bool) -> None:
+  """Says where the device does not do what `session_config` is asked for."""
+  if not _has_arithmetic(precision):
+    logging.warning(
+        "--precision=%s: %s; running at fp32.", precision,
+        "TensorFlow rewrites graphs to fp16 on a GPU" if _has_gpu() else
+        "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
+  if use_xla and not _has_gpu():
+    logging.warning("--use_xla: there is no GPU; nothing is compiled.")
+
+
+def _has_gpu() -> bool:
+  return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _has_arithmetic(precision: str) -> bool:
+  """Says whether TensorFlow's rewrite and the device know a precision."""
+  if precision != "bf16" or _has_gpu():
+    return precision == "fp32" or precision == "fp16" and _has_gpu()
+  try:
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+      return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None
+  except OSError:
+    return False
 
 
 # --- Checkpoints -------------------------------------------------------------

@@ -26,7 +26,6 @@ import records
 tf1 = tf.compat.v1
 
 REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
-PRECISIONS = ("fp32", "bf16", "fp16")
 EVALUATION_RESULTS = "eval_results.txt"
 # Folder in output_dir of the finished student, and its checkpoint.
 RELEASE_FOLDER = "student"
@@ -134,7 +133,7 @@ def define_flags() -> None:
       "the lowest kl_from_teacher in output_dir/best; student/ is then made "
       "of that one.")
   flags.DEFINE_enum(
-      "precision", "fp32", PRECISIONS,
+      "precision", "fp32", modeling.PRECISIONS,
       "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
       "dynamic loss scaling on GPUs. Variables stay float32.")
   flags.DEFINE_bool(
@@ -368,7 +367,7 @@ def _train(plan: _Run) -> None:
   if first_step:
     logging.info("Training goes on behind step %d of %s.", first_step,
                  values.output_dir)
-  _warn_of_precision(values)
+  modeling.warn_of_device(values.precision, values.use_xla)
   sequences_per_step = (
       values.train_batch_size * values.gradient_accumulation_steps)
   input_fn = records.training_input_fn(
@@ -543,7 +542,7 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
   saves = processes.rank == 0
   run_config = tpu.RunConfig(
       cluster=cluster, master=values.master, model_dir=model_dir,
-      session_config=session_config(
+      session_config=modeling.session_config(
           values.precision, values.use_xla, processes.local_rank),
       save_checkpoints_steps=values.save_checkpoints_steps if saves else None,
       save_checkpoints_secs=None,
@@ -562,44 +561,6 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
       train_batch_size=(
           values.train_batch_size * values.gradient_accumulation_steps),
       eval_batch_size=values.eval_batch_size)
-
-
-def session_config(precision: str = "fp32", use_xla: bool = False,
-                   local_rank: Optional[int] = None) -> tf1.ConfigProto:
-  """Returns a session's settings.
-
-  Args:
-    precision: one of `PRECISIONS`; TensorFlow rewrites the graph for it.
-    use_xla: whether XLA compiles the graph.
-    local_rank: the GPU to use, None for TensorFlow's choice.
-  """
-  config = tf1.ConfigProto()
-  config.gpu_options.allow_growth = True
-  if local_rank is not None:
-    config.gpu_options.visible_device_list = str(local_rank)
-  rewrites = config.graph_options.rewrite_options
-  if precision == "bf16":
-    rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
-  elif precision == "fp16":
-    rewrites.auto_mixed_precision = rewrites.ON
-  if use_xla:
-    config.graph_options.optimizer_options.global_jit_level = (
-        tf1.OptimizerOptions.ON_1)
-  return config
-
-
-def _warn_of_precision(values: Any) -> None:
-  """Says where a device does not do what the flags ask for."""
-  has_gpu = bool(tf.config.list_physical_devices("GPU"))
-  if values.precision == "fp16" and not has_gpu:
-    logging.warning("--precision=fp16: there is no GPU, and TensorFlow has no "
-                    "such arithmetic for CPUs; training in float32.")
-  if values.precision == "bf16" and has_gpu:
-    logging.warning("--precision=bf16: TensorFlow rewrites graphs for CPUs "
-                    "alone; what runs on the GPU is float32. Use "
-                    "--precision=fp16 there.")
-  if values.use_xla and not has_gpu:
-    logging.warning("--use_xla: there is no GPU; nothing is compiled.")
 
 
 def _newest_step(output_dir: str) -> int:

@@ -30,7 +30,6 @@ import command_line
 import distillation
 import modeling
 import records
-import training
 
 tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
@@ -227,11 +226,11 @@ def main() -> None:
   batch_size = FLAGS.train_batch_size
   steppers = {"straightforward, fp32": Stepper(
       lambda features: build_straightforward_step(options, features), input_fn,
-      batch_size, training.session_config())}
+      batch_size, modeling.session_config())}
   for precision in FLAGS.precisions:
     steppers[precision] = Stepper(
         lambda features: build_step(options, features), input_fn, batch_size,
-        training.session_config(precision))
+        modeling.session_config(precision))
   for _ in range(FLAGS.turns + _WARM_UP_TURNS):
     for stepper in steppers.values():
       stepper.step()

@@ -221,6 +221,27 @@ def test_the_gradient_of_the_word_embeddings_is_dense():
   assert np.flatnonzero(np.abs(of_words).sum(axis=1)).tolist() == [3, 5]
 
 
+@pytest.mark.parametrize("has_gpu, precision, wanted", [
+    (False, "fp32", (0, 0)), (False, "fp16", (0, 0)), (True, "fp32", (0, 0)),
+    (True, "fp16", (1, 0)), (True, "bf16", (0, 0)),
+])
+def test_a_session_is_set_up_for_precision_and_device(
+    monkeypatch, has_gpu, precision, wanted):
+  monkeypatch.setattr(modeling, "_has_gpu", lambda: has_gpu)
+  options = modeling.session_config(precision, use_xla=True).graph_options
+  rewrites = options.rewrite_options
+  assert (rewrites.auto_mixed_precision,
+          rewrites.auto_mixed_precision_onednn_bfloat16) == wanted
+  assert options.optimizer_options.global_jit_level == has_gpu
+
+
+def test_bf16_is_for_cpus_that_have_it(monkeypatch):
+  for has_it in (False, True):
+    monkeypatch.setattr(modeling, "_has_arithmetic", lambda _: has_it)
+    rewrites = modeling.session_config("bf16").graph_options.rewrite_options
+    assert rewrites.auto_mixed_precision_onednn_bfloat16 == has_it
+
+
 # --- Configuration -----------------------------------------------------------
 
 

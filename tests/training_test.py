@@ -434,7 +434,7 @@ def test_parts_of_a_batch_make_one_step(tmp_path, folder):
 def test_other_precisions_train_and_save_float32(tmp_path, folder):
   """On devices without such arithmetic too."""
   trained = {}
-  for precision in training.PRECISIONS:
+  for precision in modeling.PRECISIONS:
     training.run(_Flags(
         folder, tmp_path / precision, do_eval=False, num_train_steps=5,
         learning_rate=0.01, precision=precision))
@@ -447,18 +447,6 @@ def test_other_precisions_train_and_save_float32(tmp_path, folder):
       # Adam's first steps go as far for tiny gradients as for large ones.
       np.testing.assert_allclose(
           np.mean(np.abs(trained[precision][name] - value)), 0, atol=0.02)
-
-
-def test_a_session_is_set_up_for_the_precision():
-  off, on = 0, 1
-  for precision, wanted in (("fp32", (off, off)), ("bf16", (off, on)),
-                            ("fp16", (on, off))):
-    rewrites = training.session_config(
-        precision).graph_options.rewrite_options
-    assert (rewrites.auto_mixed_precision,
-            rewrites.auto_mixed_precision_onednn_bfloat16) == wanted
-  options = training.session_config(use_xla=True).graph_options
-  assert options.optimizer_options.global_jit_level == 1
 
 
 def test_curves_for_tensorboard(tmp_path, folder):
