@@ -321,9 +321,9 @@ class Report:
 
   def log(self, teacher: Teacher, num_records: int, path: str) -> None:
     """Logs mass, accuracy, speed and size; warns of an unlikely teacher."""
+    if not sum(map(len, self._masses)):
+      return  # Nothing was left to label, or no word is masked.
     masses = np.concatenate(self._masses)
-    if not len(masses):
-      return
     accuracy = self._hits / len(masses)
     seconds = time.perf_counter() - self._start
     logging.info(

@@ -277,6 +277,19 @@ def test_what_is_behind_the_last_window_is_written_again(
   assert output.read_bytes() == whole
 
 
+def test_a_run_killed_at_its_very_end_is_finished(tmp_path, folder, long_run):
+  """All records are written, but the file has not got its name."""
+  changes, whole = long_run
+  output = tmp_path / "labelled.tfrecord"
+  assert _run(folder, output, **changes).returncode == 0
+  output.rename(tmp_path / ".labelled.tfrecord.partial")
+  (tmp_path / "labelled.tfrecord.json").rename(
+      tmp_path / ".labelled.tfrecord.partial.json")
+  result = _run(folder, output, **changes)
+  assert result.returncode == 0, result.stderr
+  assert output.read_bytes() == whole
+
+
 def test_processes_label_shares_in_order(tmp_path, folder, long_run):
   changes, whole = long_run
   arguments = _arguments(folder, tmp_path / "labelled.tfrecord", **changes)
