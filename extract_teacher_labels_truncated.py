@@ -373,10 +373,8 @@ def label_file(teacher: Teacher, options: LabelOptions, files: List[str],
                 unit=" sequences") as bar:
 
     def write(serialized, probabilities, indices):
-      for record in zip(serialized, probabilities, indices):
-        writer.write(records.encode({
-            records.TEACHER_PROBABILITIES: record[1],
-            records.TEACHER_INDICES: record[2]}, unlabelled=record[0]))
+      for record in records.add_labels(serialized, probabilities, indices):
+        writer.write(record)
       writer.save_progress(manifest)
 
     written = None

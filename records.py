@@ -147,6 +147,52 @@ def encode_batch(features: Mapping[str, np.ndarray]) -> List[bytes]:
   return [_delimited(1, b"".join(record)) for record in zip(*columns)]
 
 
+def add_labels(unlabelled: Sequence[bytes], probabilities: np.ndarray,
+               indices: np.ndarray) -> List[bytes]:
+  """Adds the teacher's labels to many records at once.
+
+  A record that has labels already gets the new ones.
+
+  Args:
+    unlabelled: N serialized Examples.
+    probabilities: float32 [N, P, K].
+    indices: int32 [N, P, K].
+
+  Returns:
+    N serialized Examples.
+  """
+  labels = {TEACHER_PROBABILITIES: probabilities.reshape(len(unlabelled), -1),
+            TEACHER_INDICES: indices.reshape(len(unlabelled), -1)}
+  columns = [_encode_feature(name, labels[name]) for name in sorted(labels)]
+  key = TEACHER_INDICES.encode()
+  labelled = []
+  for i, record in enumerate(unlabelled):
+    # An Example is one message of features, to whose end more can be joined,
+    # unless it has some of them.
+    head = _delimited_head(record)
+    if head is None or key in record:
+      labelled.append(encode(
+          {name: values[i] for name, values in labels.items()}, record))
+    else:
+      labelled.append(_delimited(
+          1, record[head:] + columns[0][i] + columns[1][i]))
+  return labelled
+
+
+def _delimited_head(message: bytes) -> Optional[int]:
+  """Returns where the data start if a message is field 1 alone, else None."""
+  if message[:1] != b"\x0a":
+    return None
+  length = position = 0
+  while True:
+    byte = message[1 + position]
+    length |= (byte & 127) << 7 * position
+    position += 1
+    if byte < 128:
+      break
+  return 1 + position if len(message) == 1 + position + length else None
+
+
 def _encode_feature(name: str, values: np.ndarray) -> List[bytes]:
   """Encodes one feature of N records, as entries of the map in Features."""
   is_float = np.issubdtype(values.dtype, np.floating)

@@ -52,6 +52,26 @@ def test_labels_are_added_and_replaced(features):
   assert records.encode(labels, unlabelled=labelled) == labelled
 
 
+def test_labels_are_added_to_many_records_at_once():
+  generator = np.random.default_rng(1)
+  examples = [tiny.random_features(generator) for _ in range(9)]
+  wanted = [records.encode(features) for features in examples]
+  labels = [np.stack([features.pop(name) for features in examples])
+            for name in (records.TEACHER_PROBABILITIES,
+                         records.TEACHER_INDICES)]
+  plain = [records.encode(features) for features in examples]
+  # Two of them have labels, which are replaced, or fields of their own.
+  plain[3] = records.add_labels(plain[:1], *(values[:1] * 0
+                                             for values in labels))[0]
+  plain[3] = records.encode(examples[3], unlabelled=plain[3])
+  plain[4] += b"\x78\x01"
+  found = records.add_labels(plain, *labels)
+  for i, record in enumerate(found):
+    example = tf.train.Example.FromString(record)
+    example.DiscardUnknownFields()
+    assert example == tf.train.Example.FromString(wanted[i])
+
+
 def test_2019_records_are_readable_by_name(shared):
   path = str(shared / "golden/teacher_labels/expected.tfrecord")
   shape = records.RecordShape(128, 20, 10)
