@@ -168,11 +168,6 @@ class WordpieceTokenizer:
     self._max_first = max(map(len, self._first))
     self._max_next = max(map(len, self._next), default=0)
 
-  def plain_words(self) -> Dict[str, bytes]:
-    """Returns the words of ASCII letters and digits that are one token."""
-    return {token: ids for token, ids in self._first.items()
-            if token.isalnum() and token.isascii()}
-
   def encode(self, word: str) -> bytes:
     """Returns the ids of a word's pieces, or the one of [UNK]."""
     if len(word) > _MAX_WORD_LENGTH:
@@ -226,19 +221,18 @@ class FullTokenizer:
     """
     lines = list(lines)
     ids_of_word = self._cache.__getitem__
-    encoded = []
+    ids, lengths = array.array("i"), array.array("i")
     for start in range(0, len(lines), _BLOCK_LINES):
       block = lines[start:start + _BLOCK_LINES]
       # The line end is a word of its own, with a mark for its id.
       text = " \n ".join(block)
       if text.count("\n") >= len(block):  # Within a line it is mere space.
         text = " \n ".join(line.replace("\n", " ") for line in block)
-      encoded.append(b"".join(map(ids_of_word, text.split(" "))))
-    if not encoded:
-      return array.array("i"), array.array("i")
-    encoded = _LINE_END_MARK.join(encoded).split(_LINE_END_MARK)
-    lengths = [len(ids) // _INT32.size for ids in encoded]
-    return array.array("i", b"".join(encoded)), array.array("i", lengths)
+      encoded = b"".join(map(ids_of_word, text.split(" ")))
+      encoded = encoded.split(_LINE_END_MARK)
+      ids.frombytes(b"".join(encoded))
+      lengths.extend([len(line) // ids.itemsize for line in encoded])
+    return ids, lengths
 
   def tokenize(self, text: str) -> List[str]:
     """Returns the tokens of `text`."""
@@ -263,17 +257,11 @@ class _WordCache(dict):
     super().__init__()
     self._do_lower_case = do_lower_case
     self._basic = BasicTokenizer(do_lower_case)
-    self._wordpiece = WordpieceTokenizer(vocab)
-    words = self._wordpiece.plain_words()
-    if do_lower_case:
-      words = {word: words[word] for word in words if word == word.lower()}
-    self.update(words)
+    self._encode = WordpieceTokenizer(vocab).encode
 
   def __missing__(self, word: str) -> bytes:
-    encode = self._wordpiece.encode
-    if word == "\n":
-      ids = _LINE_END_MARK
-    elif word.isalnum() and word.isascii():
+    encode = self._encode
+    if word.isalnum() and word.isascii():
       ids = encode(word.lower() if self._do_lower_case else word)
     elif word.isascii() and word.isprintable():
       tokens = _ASCII_TOKENS.findall(
@@ -281,6 +269,8 @@ class _WordCache(dict):
       # The parts of "don't" are words that come again.
       ids = b"".join(map(
           self.__getitem__ if len(tokens) > 1 else encode, tokens))
+    elif word == "\n":
+      ids = _LINE_END_MARK
     else:
       ids = b"".join(map(encode, self._basic.tokenize(word)))
     if len(self) >= _MAX_CACHED_WORDS:
