@@ -30,7 +30,6 @@ from absl import flags
 import command_line
 import multifile_create_pretraining_data as stage
 import records
-import records
 import reference_pretraining_data as reference
 import split_text
 
