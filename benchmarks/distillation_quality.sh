@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains the same student in four ways with three seeds each and compares them
 # on held-out records: on the masked words alone, and on the teacher's labels
-# with the rest dropped, as a bucket, and sampled.
+# with the rest dropped, as a bucket, and sampled. Beside them stand the teacher
+# and the student as it starts.
 #
 #   TEACHER=models/uncased_L-12_H-768_A-12 \
 #   TRAIN='data/masked/wiki_masked_[0-9].tfrecord' \
@@ -30,19 +31,25 @@ label() { # INPUT_FILE OUTPUT_FILE FLAGS...
     --input_file "$input" --output_file "$output" $LENGTHS "$@"
 }
 
+trainer() { # MODEL OUTPUT_NAME FLAGS...
+  local model=$1 name=$2
+  shift 2
+  python network_distillation_single_machine_truncated.py $LENGTHS \
+    --bert_config_file "$model/bert_config.json" \
+    --init_checkpoint "$TEACHER/bert_model.ckpt" \
+    --output_dir "$OUTPUT/$name" --precision "$PRECISION" \
+    --do_eval True --eval_input_file "$OUTPUT/heldout.tfrecord" \
+    --max_eval_steps 100000 "$@"
+}
+
 train() { # NAME FLAGS...
   local name=$1 seed
   shift
   for seed in $SEEDS; do
-    python network_distillation_single_machine_truncated.py $LENGTHS \
-      --bert_config_file "$OUTPUT/bert_config.json" \
-      --init_checkpoint "$TEACHER/bert_model.ckpt" --init_layers "$LAYERS" \
-      --output_dir "$OUTPUT/$name-$seed" --random_seed "$seed" \
-      --eval_input_file "$OUTPUT/heldout.tfrecord" --max_eval_steps 100000 \
-      --do_train True --do_eval True --save_checkpoints_steps "$STEPS" \
+    trainer "$OUTPUT" "$name-$seed" --init_layers "$LAYERS" \
+      --random_seed "$seed" --do_train True --save_checkpoints_steps "$STEPS" \
       --num_train_steps "$STEPS" --num_warmup_steps $((STEPS / 10)) \
-      --train_batch_size "$BATCH" --learning_rate "$RATE" \
-      --precision "$PRECISION" "$@"
+      --train_batch_size "$BATCH" --learning_rate "$RATE" "$@"
   done
 }
 
@@ -57,28 +64,39 @@ label "$HELDOUT" "$OUTPUT/heldout.tfrecord"
 label "$TRAIN" "$OUTPUT/top.tfrecord"
 label "$TRAIN" "$OUTPUT/sampled.tfrecord" --tail_samples 5
 
+trainer "$TEACHER" teacher --input_file "$OUTPUT/heldout.tfrecord"
+trainer "$OUTPUT" start --input_file "$OUTPUT/heldout.tfrecord" \
+  --init_layers "$LAYERS"
 train hard --input_file "$OUTPUT/top.tfrecord" --hard_label_weight 1
 train drop --input_file "$OUTPUT/top.tfrecord"
 train bucket --input_file "$OUTPUT/top.tfrecord" --tail_mass bucket
 train sampled --input_file "$OUTPUT/sampled.tfrecord"
 
-python - "$OUTPUT" $SEEDS <<'END'
+TF_CPP_MIN_LOG_LEVEL=3 python - "$OUTPUT" $SEEDS <<'END'
 import os, statistics, sys
 sys.path.insert(0, os.getcwd())
 import training
 folder, *seeds = sys.argv[1:]
-columns = ("masked_lm_accuracy", "masked_lm_cross_entropy",
-           "kl_from_teacher", "teacher_top1_agreement",
-           "expected_calibration_error")
-print("| student |", " | ".join(columns), "|")
+columns = {"accuracy": "masked_lm_accuracy",
+           "cross entropy": "masked_lm_cross_entropy",
+           "agreement with the teacher": "teacher_top1_agreement",
+           "KL from the teacher": "kl_from_teacher",
+           "calibration error": "expected_calibration_error"}
+rows = {"teacher": ["teacher"], "student, as it starts": ["start"]}
+for row, name in (("hard labels alone", "hard"), ("distilled, drop", "drop"),
+                  ("distilled, bucket", "bucket"),
+                  ("distilled, sampled tail", "sampled")):
+  rows[row] = [name + "-" + seed for seed in seeds]
+print("| model |", " | ".join(columns), "|")
 print("|---" * (len(columns) + 1) + "|")
-for name in ("hard", "drop", "bucket", "sampled"):
+for row, names in rows.items():
   results = [training.read_results(os.path.join(
-      folder, name + "-" + seed, training.EVALUATION_RESULTS))
-             for seed in seeds]
-  print("|", name, "|", " | ".join(
-      "{:.4f} ± {:.4f}".format(
-          statistics.mean(result[column] for result in results),
-          statistics.stdev(result[column] for result in results))
-      for column in columns), "|")
+      folder, name, training.EVALUATION_RESULTS)) for name in names]
+  cells = []
+  for column in columns.values():
+    values = [result[column] for result in results]
+    cells.append("{:.4f}".format(statistics.mean(values)))
+    if len(values) > 1:
+      cells[-1] += " ± {:.4f}".format(statistics.stdev(values))
+  print("|", row, "|", " | ".join(cells), "|")
 END
