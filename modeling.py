@@ -20,6 +20,7 @@ import json
 import math
 import os
 import re
+import zlib
 from typing import (Callable, Dict, Iterable, List, NamedTuple, Optional,
                     Sequence, Tuple)
 
@@ -535,7 +536,22 @@ def _layer_norm(inputs: tf.Tensor) -> tf.Tensor:
 
 
 def _dropout(inputs: tf.Tensor, rate: float) -> tf.Tensor:
-  return tf.nn.dropout(inputs, rate=rate) if rate else inputs
+  """Drops values at random.
+
+  What is dropped depends on the graph's seed, the place in the model and the
+  global step alone, where there are a seed and a step: a run that goes on from
+  a checkpoint drops what it would have dropped without the interruption.
+  """
+  if not rate:
+    return inputs
+  graph, step = tf1.get_default_graph(), tf1.train.get_global_step()
+  if graph.seed is None or step is None:
+    return tf.nn.dropout(inputs, rate=rate)
+  # Scopes are numbered anew where a model is built twice in a graph.
+  place = zlib.crc32(graph.get_name_scope().encode())
+  seed = tf.random.experimental.stateless_fold_in(
+      tf.constant([graph.seed, place], tf.int64), step)
+  return tf.nn.experimental.stateless_dropout(inputs, rate, seed)
 
 
 @tf.custom_gradient

@@ -159,7 +159,7 @@ class Processes:
     size: how many there are.
     local_rank: this process among those of its machine, which is the GPU it
       uses; None leaves the choice to TensorFlow.
-    wrap_optimizer: as for `optimization.create_train_op`.
+    wrap_optimizer: as for `optimization.create_train_step`.
     hooks: session hooks for training.
     from_rank_0: takes a number and returns the one that rank 0 gave.
   """

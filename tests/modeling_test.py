@@ -204,6 +204,39 @@ def test_dropout_is_for_training():
   np.testing.assert_array_equal(evaluation[0], evaluation[1])
 
 
+def test_dropout_follows_from_seed_place_and_step():
+  """What else is in the graph does not matter, nor how often it has run."""
+  variables = tiny.random_variables()
+  config = dataclasses.replace(tiny.CONFIG, hidden_dropout_prob=0.5,
+                               attention_probs_dropout_prob=0.5)
+
+  def outputs(seed, step, num_runs=1):
+    with tf.Graph().as_default(), tf1.Session() as session:
+      tf1.set_random_seed(seed)
+      for _ in range(num_runs):
+        tf.random.uniform([])
+      global_step = tf1.train.get_or_create_global_step()
+      tokens = tf.ones([1, 4], tf.int32)
+      models = []
+      for reuse in (False, True):
+        with tf1.variable_scope(tf1.get_variable_scope(), reuse=reuse):
+          models.append(modeling.BertModel(
+              config, True, tokens, tokens, tokens).sequence_output)
+      session.run(tf1.global_variables_initializer())
+      for variable in tf1.trainable_variables():
+        variable.load(variables[variable.op.name], session)
+      global_step.load(step, session)
+      for _ in range(num_runs):
+        values = session.run(models)
+      return values
+
+  first, second = outputs(seed=3, step=5)
+  np.testing.assert_array_equal(outputs(3, 5, num_runs=3), [first, second])
+  assert not np.allclose(first, second), "two places, one mask"
+  assert not np.allclose(first, outputs(3, 6)[0]), "two steps, one mask"
+  assert not np.allclose(first, outputs(4, 5)[0]), "two seeds, one mask"
+
+
 def test_the_gradient_of_the_word_embeddings_is_dense():
   variables = tiny.random_variables()
   with tf.Graph().as_default():

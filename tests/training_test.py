@@ -24,9 +24,11 @@ _SCRIPT = "network_distillation_single_machine_truncated.py"
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """A config, a checkpoint and 21 labelled records of one model."""
+  """Configs, a checkpoint and 21 labelled records of one model."""
   folder = tmp_path_factory.mktemp("trainer")
   tiny.write_config(folder / "bert_config.json")
+  tiny.write_config(folder / "with_dropout.json", hidden_dropout_prob=0.3,
+                    attention_probs_dropout_prob=0.3)
   tiny.write_checkpoint(folder / "bert_model.ckpt", tiny.random_variables())
   generator = np.random.default_rng(5)
   tiny.write_records(folder / "labelled.tfrecord", [
@@ -263,7 +265,8 @@ def test_training_goes_on_where_it_stopped(tmp_path, folder):
     result = tiny.run_script(_SCRIPT, *_arguments(
         folder, output_dir, "--do_train", train_batch_size=2,
         num_train_steps=num_steps, num_warmup_steps=0, learning_rate=1e-3,
-        save_checkpoints_steps=3, **changes))
+        save_checkpoints_steps=3, bert_config_file=folder / "with_dropout.json",
+        **changes))
     assert result.returncode == 0, result.stderr
     return result.stderr
 
@@ -295,6 +298,7 @@ def _start(folder, output_dir, **changes):
           folder, output_dir, "--do_train", **dict({
               "train_batch_size": 2, "num_train_steps": 400,
               "num_warmup_steps": 40, "learning_rate": 1e-3,
+              "bert_config_file": folder / "with_dropout.json",
               "save_checkpoints_steps": 10}, **changes)))),
       stderr=subprocess.PIPE, text=True)
 
@@ -310,7 +314,7 @@ def _wait_for_step(process, output_dir, step):
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path, folder):
-  """Variables, slots and steps end as they do without kills."""
+  """Variables, slots and steps end as without kills, dropout included."""
   generator = random.Random(3)
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   assert _start(folder, whole).wait() == 0
@@ -398,13 +402,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, folder):
 
 def test_a_seed_fixes_the_run(tmp_path, folder):
   """Fresh weights, dropout and the order of records; and checkpoints kept."""
-  config = dataclasses.replace(
-      tiny.CONFIG, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-  path = tiny.write_config(tmp_path / "bert_config.json", config)
   trained = {}
   for name, seed in (("first", 7), ("again", 7), ("other", 8)):
     training.run(_Flags(
-        folder, tmp_path / name, bert_config_file=str(path), do_eval=False,
+        folder, tmp_path / name, do_eval=False,
+        bert_config_file=str(folder / "with_dropout.json"),
         init_checkpoint=None, num_train_steps=6, save_checkpoints_steps=1,
         keep_checkpoint_max=2, random_seed=seed))
     trained[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-6")
