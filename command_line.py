@@ -11,7 +11,8 @@ This differs from absl's own `app.run` in four ways: `--flag True` means True
 for a boolean flag too, a stray word is an error, `--help` lists every flag of
 the stage and exits 0, and what a user can cause ends in one line.
 
-This room owns the parsing of argv and the exit code. It knows no flag by name.
+This room owns the parsing of argv and the exit code. Of the stages' flags it
+knows those alone that each reader of records has.
 """
 
 import logging as standard_logging
@@ -88,6 +89,17 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
     raise ValueError("missing {}; see --help".format(", ".join(
         "--{} ({})".format(name, _first_sentence(flags.FLAGS[name].help))
         for name in missing)))
+
+
+def define_record_lengths() -> None:
+  """Defines the flags that say how long the records to read are."""
+  flags.DEFINE_integer(
+      "max_seq_length", 128, "Tokens in a sequence, as in the records.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "max_predictions_per_seq", 20,
+      "Slots for masked words in a sequence, as in the records.",
+      lower_bound=1)
 
 
 def join_boolean_values(argv: Sequence[str]) -> List[str]:

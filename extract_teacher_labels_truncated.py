@@ -78,13 +78,7 @@ def define_flags() -> None:
       "truncation_factor", 10,
       "K, how many words of the teacher to store for each masked word.",
       lower_bound=1)
-  flags.DEFINE_integer(
-      "max_seq_length", 128, "Tokens in a sequence, as in the records.",
-      lower_bound=1)
-  flags.DEFINE_integer(
-      "max_predictions_per_seq", 20,
-      "Slots for masked words in a sequence, as in the records.",
-      lower_bound=1)
+  command_line.define_record_lengths()
   flags.DEFINE_integer(
       "batch_size", 32, "Sequences that the teacher reads at once.",
       lower_bound=1)

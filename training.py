@@ -19,6 +19,7 @@ from absl import logging
 import tensorflow as tf
 import tqdm
 
+import command_line
 import distillation
 import modeling
 import records
@@ -88,13 +89,7 @@ def define_flags() -> None:
       "do_eval", False,
       "Whether to evaluate: the newest checkpoint of output_dir, else "
       "init_checkpoint.")
-  flags.DEFINE_integer(
-      "max_seq_length", 128, "Tokens in a sequence, as in the records.",
-      lower_bound=1)
-  flags.DEFINE_integer(
-      "max_predictions_per_seq", 20,
-      "Slots for masked words in a sequence, as in the records.",
-      lower_bound=1)
+  command_line.define_record_lengths()
   flags.DEFINE_integer(
       "train_batch_size", 32, "Sequences in a training step, per process.",
       lower_bound=1)
@@ -427,7 +422,7 @@ def _release(plan: _Run) -> None:
   shutil.copyfile(values.bert_config_file,
                   os.path.join(partial, _RELEASE_CONFIG))
   for name in os.listdir(partial):
-    _sync(os.path.join(partial, name))
+    records.sync(os.path.join(partial, name))
   # No call replaces a folder that is not empty.
   if os.path.exists(folder):
     os.replace(folder, _replaced_path(folder))
@@ -435,12 +430,6 @@ def _release(plan: _Run) -> None:
   shutil.rmtree(_replaced_path(folder), ignore_errors=True)
   logging.info("%s holds the student of %s.", folder,
                os.path.basename(checkpoint))
-
-
-def _sync(path: str) -> None:
-  """Makes a file's bytes survive a power cut."""
-  with open(path, "rb") as file:
-    os.fsync(file.fileno())
 
 
 def _replaced_path(folder: str) -> str:
@@ -521,7 +510,7 @@ class _HeldOutListener(tf1.train.CheckpointSaverListener):
     for path in tf.io.gfile.glob(checkpoint + ".*"):
       copy = os.path.join(self._folder, os.path.basename(path))
       shutil.copyfile(path, records.partial_path(copy))
-      _sync(records.partial_path(copy))
+      records.sync(records.partial_path(copy))
       os.replace(records.partial_path(copy), copy)
     records.write_atomically(self._results_path, format_results(results))
     tf1.train.update_checkpoint_state(

@@ -38,8 +38,7 @@ def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_string("input_file", None, "Held-out records.")
   flags.DEFINE_string("models", None, "NAME=FOLDER, separated by commas.")
-  flags.DEFINE_integer("max_seq_length", 128, "As in the records.")
-  flags.DEFINE_integer("max_predictions_per_seq", 20, "As in the records.")
+  command_line.define_record_lengths()
 
 
 def speed(config: modeling.BertConfig, checkpoint: str, path: str,

@@ -45,8 +45,7 @@ def define_flags() -> None:
     flags.DEFINE_string(model + "_checkpoint", None, "Its checkpoint.")
   flags.DEFINE_string("input_file", None, "Masked records.")
   flags.DEFINE_integer("num_records", 32, "Records to look at.")
-  flags.DEFINE_integer("max_seq_length", 128, "As in the records.")
-  flags.DEFINE_integer("max_predictions_per_seq", 20, "As in the records.")
+  command_line.define_record_lengths()
 
 
 def scores(config_file: str, checkpoint: str, features) -> np.ndarray:

@@ -46,8 +46,7 @@ def define_flags() -> None:
   flags.DEFINE_integer("num_records", 512, "Records to label in a turn.")
   flags.DEFINE_integer("num_turns", 5, "Turns.")
   flags.DEFINE_integer("batch_size", 32, "Sequences in a batch.")
-  flags.DEFINE_integer("max_seq_length", 128, "As in the records.")
-  flags.DEFINE_integer("max_predictions_per_seq", 20, "As in the records.")
+  command_line.define_record_lengths()
 
 
 def straightforward(config: modeling.BertConfig, checkpoint: str,

@@ -39,12 +39,7 @@ def define_flags() -> None:
       "write_file", None, "The text file to write. It must not exist.")
   flags.DEFINE_string(
       "language", "en", "The language code of the text, to split sentences.")
-  flags.DEFINE_integer(
-      "min_words", 3, "Leave out sentences of fewer words.", lower_bound=1)
-  flags.DEFINE_integer(
-      "min_sentences", 2,
-      "Leave out articles of fewer sentences: next-sentence prediction needs "
-      "two.", lower_bound=1)
+  prose.define_flags()
   flags.DEFINE_boolean(
       "overwrite", False, "Whether to replace an output file that exists.")
 

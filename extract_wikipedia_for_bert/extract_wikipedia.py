@@ -76,12 +76,7 @@ def define_flags() -> None:
   flags.DEFINE_boolean(
       "keep_disambiguation", False,
       "Whether to keep disambiguation pages.")
-  flags.DEFINE_integer(
-      "min_words", 3, "Leave out sentences of fewer words.", lower_bound=1)
-  flags.DEFINE_integer(
-      "min_sentences", 2,
-      "Leave out articles of fewer sentences: next-sentence prediction needs "
-      "two.", lower_bound=1)
+  prose.define_flags()
   flags.DEFINE_integer(
       "max_articles", 0, "Stop after this many articles; 0 is all of them.",
       lower_bound=0)

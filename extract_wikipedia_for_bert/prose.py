@@ -7,6 +7,8 @@ import dataclasses
 import re
 from typing import Iterable, List, NamedTuple
 
+from absl import flags
+
 from extract_wikipedia_for_bert import sentences
 from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert.wikitext import Paragraph
@@ -27,6 +29,17 @@ class Options:
   language: str = "en"
   min_words: int = 3
   min_sentences: int = 2
+
+
+def define_flags() -> None:
+  """Defines the flags that both extractors have."""
+  flags.DEFINE_integer(
+      "min_words", Options.min_words, "Leave out sentences of fewer words.",
+      lower_bound=1)
+  flags.DEFINE_integer(
+      "min_sentences", Options.min_sentences,
+      "Leave out articles of fewer sentences: next-sentence prediction needs "
+      "two.", lower_bound=1)
 
 
 class TidyRule(NamedTuple):
