@@ -1,4 +1,4 @@
-"""Runs the teacher over masked records and stores its most probable words.
+r"""Runs the teacher over masked records and stores its most probable words.
 
   python extract_teacher_labels_truncated.py \
     --bert_config_file teacher/bert_config.json \

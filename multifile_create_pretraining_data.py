@@ -1,4 +1,4 @@
-"""Makes BERT pre-training records from text files.
+r"""Makes BERT pre-training records from text files.
 
   python multifile_create_pretraining_data.py \
     --input_dir data/split \

@@ -1,4 +1,4 @@
-"""Trains a small BERT on a teacher's labels, on many GPUs, under Horovod.
+r"""Trains a small BERT on a teacher's labels, on many GPUs, under Horovod.
 
   mpirun -np 8 -H localhost:8 -bind-to none -map-by slot \
     -x NCCL_DEBUG=INFO -x LD_LIBRARY_PATH -x PATH \

@@ -1,4 +1,4 @@
-"""Trains a small BERT on a teacher's labels, on one machine.
+r"""Trains a small BERT on a teacher's labels, on one machine.
 
   python network_distillation_single_machine_truncated.py \
     --bert_config_file student/bert_config.json \

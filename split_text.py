@@ -1,4 +1,4 @@
-"""Splits a text file into files of nearly equal size.
+r"""Splits a text file into files of nearly equal size.
 
   python split_text.py \
     --read_file data/wikipedia.txt \

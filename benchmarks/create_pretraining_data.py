@@ -1,4 +1,4 @@
-"""Times the creation of records beside a straightforward implementation.
+r"""Times the creation of records beside a straightforward implementation.
 
   python benchmarks/create_pretraining_data.py \
     --text_file movie_reviews_train.txt --vocab_file vocab.txt

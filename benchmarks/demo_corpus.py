@@ -1,4 +1,4 @@
-"""Writes the English prose in installed Python packages as a text corpus.
+r"""Writes the English prose in installed Python packages as a text corpus.
 
   python benchmarks/demo_corpus.py --output_file demo/text.txt \
     --heldout_file demo/heldout/text.txt

@@ -1,4 +1,4 @@
-"""Compares models on held-out records, one row each.
+r"""Compares models on held-out records, one row each.
 
   python benchmarks/demo_table.py --input_file demo/heldout/labelled.tfrecord \
     --models 'teacher=demo/teacher,distilled student=demo/distilled'

@@ -1,4 +1,4 @@
-"""Builds a WordPiece vocabulary from text.
+r"""Builds a WordPiece vocabulary from text.
 
   python benchmarks/demo_vocabulary.py --input_file demo/text.txt \
     --output_file demo/vocab.txt --vocab_size 8000

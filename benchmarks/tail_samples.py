@@ -1,4 +1,4 @@
-"""Measures what the truncation of the teacher does to the student's gradient.
+r"""Measures what the truncation of the teacher does to the student's gradient.
 
   python benchmarks/tail_samples.py \
     --teacher_config teacher/bert_config.json \

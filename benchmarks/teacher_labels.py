@@ -1,4 +1,4 @@
-"""Times the labelling of records against the straightforward graph.
+r"""Times the labelling of records against the straightforward graph.
 
   python benchmarks/teacher_labels.py \
     --bert_config_file teacher/bert_config.json \

@@ -1,4 +1,4 @@
-"""Times the tokenizer beside a straightforward one and the tokenizers package.
+r"""Times the tokenizer beside a straightforward one and the tokenizers package.
 
   pip install -r benchmarks/requirements.txt
   python benchmarks/tokenizer.py \

@@ -1,4 +1,4 @@
-"""Times a training step beside a straightforward one, in one run.
+r"""Times a training step beside a straightforward one, in one run.
 
   python benchmarks/training_step.py \
     --bert_config_file student/bert_config.json \

@@ -1,4 +1,4 @@
-"""Measures the extraction from a Wikipedia dump: quality, speed and memory.
+r"""Measures the extraction from a Wikipedia dump: quality, speed and memory.
 
   python benchmarks/wikipedia_extraction.py \\
     --dump_file ../shared/data/wikipedia/enwiki-….bz2 \\

@@ -1,4 +1,4 @@
-"""Turns the JSON folders that WikiExtractor writes into plain text: one
+r"""Turns the JSON folders that WikiExtractor writes into plain text: one
 sentence per line, a blank line between articles.
 
   python extract_wikipedia_for_bert/extract_jsons.py \\

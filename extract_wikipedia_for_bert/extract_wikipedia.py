@@ -1,4 +1,4 @@
-"""Extracts plain text from a Wikipedia dump: one sentence per line, a blank
+r"""Extracts plain text from a Wikipedia dump: one sentence per line, a blank
 line between articles, articles in the order of the dump.
 
   python extract_wikipedia_for_bert/extract_wikipedia.py \\
