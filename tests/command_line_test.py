@@ -1,5 +1,6 @@
 """Tests of the edge that every script shares."""
 
+import ast
 import subprocess
 import sys
 
@@ -105,3 +106,12 @@ def test_help_lists_the_required_flag_first(run):
   flags = [line.split()[0] for line in result.stdout.splitlines()
            if line.startswith("  --")]
   assert flags == ["--name", "--flag", "--count"]
+
+
+@pytest.mark.parametrize("path", sorted(
+    [*tiny.ROOT.glob("*.py"), *tiny.ROOT.glob("extract_wikipedia_for_bert/*.py"),
+     *tiny.ROOT.glob("benchmarks/*.py")]), ids=lambda path: path.name)
+def test_commands_in_the_help_keep_their_lines(path):
+  """A docstring that is not raw would join them at the backslash."""
+  text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+  assert max(map(len, text.splitlines())) <= 80
