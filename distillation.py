@@ -147,12 +147,40 @@ def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
   if tail_mass == "bucket":
     losses = divergences_from_teacher(logits, labels, temperature)
   else:
-    if tail_mass == "renormalize":
-      labels = labels._replace(probabilities=tf.math.divide_no_nan(
-          labels.probabilities,
-          tf.reduce_sum(labels.probabilities, axis=-1, keepdims=True)))
-    losses = teacher_cross_entropies(logits, labels, temperature)
+    losses = teacher_cross_entropies(
+        logits, _with_tail(labels, tail_mass), temperature)
   return losses * temperature ** 2
+
+
+def _with_tail(labels: TeacherLabels, tail_mass: str) -> TeacherLabels:
+  """Returns the entries that `drop` and `renormalize` train on."""
+  if tail_mass == "drop":
+    return labels
+  return labels._replace(probabilities=tf.math.divide_no_nan(
+      labels.probabilities,
+      tf.reduce_sum(labels.probabilities, axis=-1, keepdims=True)))
+
+
+def mix_in_words(labels: TeacherLabels, words: tf.Tensor,
+                 weight: float) -> TeacherLabels:
+  """Mixes the masked words into the teacher's labels.
+
+  Cross entropy is linear in its target, so that of the mixture is the mixture
+  of both cross entropies, at the cost of one.
+
+  Args:
+    labels: what is stored of the teacher.
+    words: int32 [N], the masked words.
+    weight: w, of the masked words; the teacher's is 1 - w.
+
+  Returns:
+    Labels of K + 1 entries; a word may be among them twice.
+  """
+  words = words[:, tf.newaxis]
+  return TeacherLabels(
+      tf.concat([(1 - weight) * labels.probabilities,
+                 tf.fill(tf.shape(words), weight)], axis=1),
+      tf.concat([labels.indices, words], axis=1))
 
 
 def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
@@ -576,7 +604,7 @@ def _student_outputs(options: StudentOptions,
       features[records.MASKED_LM_POSITIONS], is_real)
   word_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=words, logits=logits)
-  losses = _mix(options, word_losses, logits, labels)
+  losses = _mix(options, words, word_losses, logits, labels)
   log_normalizers = word_losses + tf.gather(logits, words, batch_dims=1)
 
   next_labels = tf.reshape(features[records.NEXT_SENTENCE_LABELS], [-1])
@@ -613,18 +641,21 @@ def _labels(features: Mapping[str, tf.Tensor]) -> Optional[TeacherLabels]:
       tf.reshape(features[records.TEACHER_INDICES], [-1, top_k]))
 
 
-def _mix(options: StudentOptions, word_losses: tf.Tensor, logits: tf.Tensor,
-         labels: Optional[TeacherLabels]) -> tf.Tensor:
+def _mix(options: StudentOptions, words: tf.Tensor, word_losses: tf.Tensor,
+         logits: tf.Tensor, labels: Optional[TeacherLabels]) -> tf.Tensor:
   """Returns what is trained for each slot, float32 [N]."""
-  hard_label_weight = options.hard_label_weight
-  if hard_label_weight == 1:
+  weight = options.hard_label_weight
+  if weight == 1:
     return word_losses
   assert labels
+  if weight > 0 and options.temperature == 1 and options.tail_mass != "bucket":
+    return teacher_cross_entropies(logits, mix_in_words(
+        _with_tail(labels, options.tail_mass), words, weight))
   losses = teacher_losses(
       logits, labels, options.temperature, options.tail_mass)
-  if hard_label_weight == 0:
+  if weight == 0:
     return losses
-  return (1 - hard_label_weight) * losses + hard_label_weight * word_losses
+  return (1 - weight) * losses + weight * word_losses
 
 
 def _hits(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -148,6 +148,23 @@ def test_a_temperature_flattens_the_student():
                      + 0.25 * np.log(roots[0] / roots.sum()))], rtol=1e-5)
 
 
+def test_masked_words_mix_into_the_labels():
+  """Loss and gradient of the mixture are the mixtures of both."""
+  logits = tf.Variable(np.random.default_rng(2).normal(
+      size=_LOGITS.shape).astype(np.float32))
+  labels = distillation.truncate(tf.constant(_LOGITS), 2)
+  words = tf.constant([3, 1, 0])  # Among the two best words, and not.
+  with tf.GradientTape(persistent=True) as tape:
+    mixed = distillation.teacher_cross_entropies(
+        logits, distillation.mix_in_words(labels, words, 0.3))
+    wanted = (0.7 * distillation.teacher_cross_entropies(logits, labels)
+              + 0.3 * tf.nn.sparse_softmax_cross_entropy_with_logits(
+                  labels=words, logits=logits))
+  np.testing.assert_allclose(mixed, wanted, rtol=1e-6)
+  np.testing.assert_allclose(tape.gradient(mixed, logits),
+                             tape.gradient(wanted, logits), atol=1e-7)
+
+
 @pytest.mark.parametrize("top_k", [1, 10, 28, 29])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_bucket_loss_is_the_dense_divergence(top_k, temperature):
