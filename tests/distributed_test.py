@@ -103,15 +103,22 @@ def test_two_processes_train_one_model(tmp_path, folder):
   assert "global_step = 4\n" in results
 
 
-def test_processes_do_what_one_does_with_both_batches(tmp_path, folder):
-  """Two processes on equal records equal one process at twice the rate."""
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_processes_do_what_one_does_with_both_batches(
+    tmp_path, folder, num_parts):
+  """Two processes on equal records equal one process at twice the rate.
+
+  So they do where each works through its batch in parts.
+  """
   generator = np.random.default_rng(4)
   path = tiny.write_records(
       tmp_path / "equal.tfrecord", [tiny.random_features(generator)] * 4)
   arguments = [
       "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]
   both = tiny.launch(tiny.MPIRUN, _SCRIPT,
-                     *_arguments(folder, tmp_path / "both"), *arguments)
+                     *_arguments(folder, tmp_path / "both"), *arguments,
+                     "--train_batch_size={}".format(2 // num_parts),
+                     "--gradient_accumulation_steps={}".format(num_parts))
   assert both.returncode == 0, both.stderr
   single = tiny.run_script(
       "network_distillation_single_machine_truncated.py",
