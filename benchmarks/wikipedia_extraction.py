@@ -1,8 +1,8 @@
 r"""Measures the extraction from a Wikipedia dump: quality, speed and memory.
 
-  python benchmarks/wikipedia_extraction.py \\
-    --dump_file ../shared/data/wikipedia/enwiki-….bz2 \\
-    --metrics ../shared/wiki_metrics.py \\
+  python benchmarks/wikipedia_extraction.py \
+    --dump_file ../shared/data/wikipedia/enwiki-….bz2 \
+    --metrics ../shared/wiki_metrics.py \
     --reference ../shared/golden/wikipedia/prose_reference.txt.gz
 
 Quality comes from the dump as it is. Speed and memory come from a dump of many

@@ -1,7 +1,7 @@
 r"""Turns the JSON folders that WikiExtractor writes into plain text: one
 sentence per line, a blank line between articles.
 
-  python extract_wikipedia_for_bert/extract_jsons.py \\
+  python extract_wikipedia_for_bert/extract_jsons.py \
     --folder extracted --write_file wikipedia.txt
 
 For those who have such folders already, made by any version of WikiExtractor

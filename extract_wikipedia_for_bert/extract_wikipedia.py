@@ -1,8 +1,8 @@
 r"""Extracts plain text from a Wikipedia dump: one sentence per line, a blank
 line between articles, articles in the order of the dump.
 
-  python extract_wikipedia_for_bert/extract_wikipedia.py \\
-    --dump_file enwiki-latest-pages-articles.xml.bz2 \\
+  python extract_wikipedia_for_bert/extract_wikipedia.py \
+    --dump_file enwiki-latest-pages-articles.xml.bz2 \
     --output_file wikipedia.txt
 
 The output depends on the dump and the flags alone, not on --num_workers. It
