@@ -86,7 +86,7 @@ if [ ! -f demo/vocab.txt ]; then
 fi
 
 title 'III: masked records'
-[ -d demo/split ] || run python split_text.py --read_file demo/text.txt \
+[ -f demo/split/text_1.txt ] || run python split_text.py --read_file demo/text.txt \
   --split_number 2 --folder demo/split --name_base text
 write_records demo/split demo/masked 2
 write_records demo/heldout/text demo/heldout 1

@@ -281,13 +281,10 @@ def windows(files: List[str], shape: records.RecordShape, share: Share,
   dataset = dataset.map(
       lambda serialized: (serialized, records.decode(serialized, shape)))
   first = share.first
-  try:
+  with records.errors_of_records("input_file"):
     for serialized, features in dataset.prefetch(2).as_numpy_iterator():
       yield first, serialized, features
       first += len(serialized)
-  except tf.errors.DataLossError as error:
-    raise ValueError("--input_file: a record is damaged ({}); make the records "
-                     "again".format(error.message.split("\n")[0]))
 
 
 class Report:
@@ -405,10 +402,7 @@ def main() -> None:
     import horovod.tensorflow as hvd  # pylint: disable=import-outside-toplevel
     hvd.init()
     rank, size = hvd.rank(), hvd.size()
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-      gpu = hvd.local_rank()
-      tf.config.set_visible_devices(gpus[gpu], "GPU")
+    gpu = modeling.choose_gpu(hvd.local_rank())
   options = LabelOptions(*(FLAGS[name].value for name in LabelOptions._fields))
   config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
   config.check_length(FLAGS.max_seq_length)
@@ -437,12 +431,11 @@ def main() -> None:
           "bert_config_file": records.file_fingerprint(FLAGS.bert_config_file),
           "init_checkpoint": records.checkpoint_fingerprint(
               FLAGS.init_checkpoint)},
-      sources={os.path.basename(path): records.count_records(
-          path, "input_file") for path in files},
+      sources=_sources(files),
       vocab_size=config.vocab_size)
   if records.is_finished(output_file, manifest, FLAGS.overwrite):
     return
-  total = sum(manifest.sources.values())
+  total = sum(records.count_records(path, "input_file") for path in files)
   share = Share(total * rank // size, total * (rank + 1) // size)
   try:
     label_file(Teacher(config, FLAGS.init_checkpoint, options, gpu), options,
@@ -450,6 +443,24 @@ def main() -> None:
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
         "what is labelled is kept: the same command goes on from here")
+
+
+def _sources(files: List[str]) -> Dict[str, str]:
+  """Returns what the manifest says of the input files.
+
+  Raises:
+    ValueError: two of them have one name.
+  """
+  sources = {}
+  for path in files:
+    name = os.path.basename(path)
+    if name in sources:
+      raise ValueError(
+          "--input_file names two files {}, {} is one of them; the manifest "
+          "tells files by name: rename one, or label them one by one".format(
+              name, path))
+    sources[name] = records.records_fingerprint(path)
+  return sources
 
 
 def _check_options(options: LabelOptions, config: modeling.BertConfig) -> None:

@@ -36,6 +36,7 @@ _MASKED_SCORE = -10000.0
 _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
+_MODEL_SCOPES = ("bert/", "cls/")
 # Arithmetic of the matrix products.
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
@@ -624,6 +625,30 @@ def session_config(precision: str = "fp32", use_xla: bool = False,
   return config
 
 
+def choose_gpu(local_rank: int) -> Optional[int]:
+  """Gives a process one GPU of its machine, and hides the others from it.
+
+  Args:
+    local_rank: the process among those of its machine.
+
+  Returns:
+    The GPU's number, None on a machine without.
+
+  Raises:
+    ValueError: there are fewer GPUs than processes.
+  """
+  gpus = tf.config.list_physical_devices("GPU")
+  if not gpus:
+    return None
+  if local_rank >= len(gpus):
+    raise ValueError(
+        "process {} of this machine finds no GPU of its own, as there are {}: "
+        "start no more processes than GPUs (-np, -H HOST:{})".format(
+            local_rank, len(gpus), len(gpus)))
+  tf.config.set_visible_devices(gpus[local_rank], "GPU")
+  return local_rank
+
+
 def warn_of_device(precision: str, use_xla: bool) -> None:
   """Says where the device does not do what `session_config` is asked for."""
   if not _has_arithmetic(precision):
@@ -654,9 +679,16 @@ def _has_arithmetic(precision: str) -> bool:
 
 
 class CheckpointMatch(NamedTuple):
-  """Which variables of a model a checkpoint holds."""
+  """Which variables of a model a checkpoint holds.
+
+  Attributes:
+    restored: those that it has.
+    fresh: those that it has not.
+    unused: what it has of a larger model.
+  """
   restored: Tuple[str, ...]
   fresh: Tuple[str, ...]
+  unused: Tuple[str, ...]
 
 
 def match_checkpoint(config: BertConfig, checkpoint: str,
@@ -673,7 +705,7 @@ def match_checkpoint(config: BertConfig, checkpoint: str,
       so on; None takes each layer as it is numbered.
 
   Returns:
-    The names of the model's variables that the checkpoint has, and has not.
+    The names of the variables that both have, and that one of them has.
 
   Raises:
     ValueError: there is no such checkpoint, a variable has another shape in
@@ -712,7 +744,9 @@ def match_checkpoint(config: BertConfig, checkpoint: str,
         "BERT checkpoint".format(flag, checkpoint, len(wanted),
                                  next(iter(wanted))))
   return CheckpointMatch(
-      restored, tuple(name for name in wanted if name not in found))
+      restored, tuple(name for name in wanted if name not in found),
+      tuple(name for name in found if name not in wanted
+            and name.startswith(_MODEL_SCOPES)))
 
 
 def variable_shapes(config: BertConfig) -> Dict[str, List[int]]:

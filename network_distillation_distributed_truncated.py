@@ -23,7 +23,6 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
 
 from absl import flags
 import horovod.tensorflow as hvd
-import tensorflow as tf
 
 import command_line
 import training
@@ -31,12 +30,9 @@ import training
 
 def main() -> None:
   hvd.init()
-  gpus = tf.config.list_physical_devices("GPU")
-  if gpus:
-    tf.config.set_visible_devices(gpus[hvd.local_rank()], "GPU")
   training.run(flags.FLAGS, training.Processes(
       rank=hvd.rank(), size=hvd.size(),
-      local_rank=hvd.local_rank() if gpus else None,
+      local_rank=hvd.local_rank(),
       wrap_optimizer=hvd.DistributedOptimizer,
       hooks=(hvd.BroadcastGlobalVariablesHook(0),),
       from_rank_0=hvd.broadcast_object))

@@ -29,7 +29,7 @@ import os
 import re
 import struct
 from typing import (Any, Callable, Dict, Iterator, List, Mapping, NamedTuple,
-                    Optional, Sequence, Tuple, Union)
+                    Optional, Sequence, Tuple)
 
 from absl import logging
 import numpy as np
@@ -56,6 +56,7 @@ TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
 TEACHER_INDICES = "top_k_indices"
 # The others hold int64.
 FLOAT_FEATURES = (MASKED_LM_WEIGHTS, TEACHER_PROBABILITIES)
+_WORD_FEATURES = (INPUT_IDS, MASKED_LM_IDS, TEACHER_INDICES)
 
 _MANIFEST_SUFFIX = ".json"
 # Records that are framed and written at once: few enough for a core's cache.
@@ -441,8 +442,8 @@ class Manifest:
     stage: name of the script.
     flags: value by name of the flags that shape the records.
     fingerprints: content hash by name of the flag that names the file.
-    sources: content hash, or count of records, by name of the source file, in
-      the order in which they were read.
+    sources: content hash by name of the source file, in the order in which
+      they were read.
     vocab_size: words in the vocabulary that the ids point into.
     num_records: records in the file.
     num_bytes: size of the file.
@@ -450,7 +451,7 @@ class Manifest:
   stage: str
   flags: Mapping[str, Any]
   fingerprints: Mapping[str, str]
-  sources: Mapping[str, Union[int, str]]
+  sources: Mapping[str, str]
   vocab_size: int
   num_records: int = 0
   num_bytes: int = 0
@@ -525,6 +526,12 @@ def file_fingerprint(path: str) -> str:
     for block in iter(lambda: file.read(1 << 20), b""):
       digest.update(block)
   return digest.hexdigest()
+
+
+def records_fingerprint(path: str) -> str:
+  """Returns the SHA-256 of what made a record file, or of the file itself."""
+  has_manifest = read_manifest(path) is not None
+  return file_fingerprint(manifest_path(path) if has_manifest else path)
 
 
 def checkpoint_fingerprint(checkpoint: str) -> str:
@@ -728,6 +735,26 @@ def read_records(path: str, flag: str) -> Iterator[bytes]:
         flag, path, error.message.split("\n")[0]))
 
 
+@contextlib.contextmanager
+def errors_of_records(flag: str) -> Iterator[None]:
+  """Turns what TensorFlow raises for bad records into ValueError.
+
+  Args:
+    flag: name of the flag that named the records, for errors.
+  """
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    # Other arguments may be invalid for a bug.
+    found = re.search(r"(truncated|corrupted) record at \d+|Key: [^\n]*",
+                      error.message)
+    if not found:
+      raise
+    raise ValueError("--{}: a record is damaged or has other lengths than the "
+                     "first one ({}); make the records again".format(
+                         flag, found.group()))
+
+
 def count_records(path: str, flag: str) -> int:
   """Counts the records of a file, by its manifest where there is one.
 
@@ -767,7 +794,7 @@ def check_records(files: Sequence[str], flag: str, shape: RecordShape,
     if serialized is None:
       raise ValueError("--{}: {} holds no record; make it again".format(
           flag, path))
-    _check_record(serialized, path, shape)
+    _check_record(serialized, path, shape, vocab_size)
 
 
 def stored_entries(path: str, flag: str, max_predictions_per_seq: int) -> int:
@@ -786,8 +813,9 @@ def stored_entries(path: str, flag: str, max_predictions_per_seq: int) -> int:
           // max_predictions_per_seq)
 
 
-def _check_record(serialized: bytes, path: str, shape: RecordShape) -> None:
-  """Raises ValueError where a record lacks a feature or has other lengths."""
+def _check_record(serialized: bytes, path: str, shape: RecordShape,
+                  vocab_size: int) -> None:
+  """Raises ValueError where a record does not fit; as for `check_records`."""
   try:
     features = tf.train.Example.FromString(serialized).features.feature
   except Exception as error:  # protobuf's DecodeError has no stable home.
@@ -817,6 +845,13 @@ def _check_record(serialized: bytes, path: str, shape: RecordShape) -> None:
               feature.flags[-1], feature.shape[-1], path, name, length, wanted,
               feature.flags[-1], found))
     lengths[name] = length
+    if name in _WORD_FEATURES:
+      word = max(features[name].int64_list.value)
+      if word >= vocab_size:
+        raise ValueError(
+            "--bert_config_file has vocab_size {}, but the first record in {} "
+            "holds word {} ({}): use the config of the vocabulary that the "
+            "records were made with".format(vocab_size, path, word, name))
 
 
 # --- Datasets ----------------------------------------------------------------
@@ -828,8 +863,8 @@ def training_input_fn(
 ) -> Callable[[Mapping[str, Any]], tf.data.Dataset]:
   """Builds an endless, shuffled input_fn for TPUEstimator.
 
-  The order of the records follows from the seed alone. Each shard gets every
-  num_shards-th record of an epoch.
+  The order of the records follows from the seed alone, whatever seed the
+  graph has. Each shard gets every num_shards-th record of an epoch.
 
   Args:
     files: record files.
@@ -844,6 +879,10 @@ def training_input_fn(
     dataset of batches as `decode` gives them; B is static.
   """
   def input_fn(params):
+    # TensorFlow mixes the graph's seed into every other one, and processes
+    # that share the records differ in theirs.
+    graph = tf.compat.v1.get_default_graph()
+    seed_of_graph, graph.seed = graph.seed, seed
     dataset = tf.data.Dataset.from_tensor_slices(list(files))
     dataset = dataset.shuffle(len(files), seed=seed)
     dataset = dataset.interleave(
@@ -851,6 +890,7 @@ def training_input_fn(
         cycle_length=min(_INTERLEAVED_FILES, len(files)))
     dataset = dataset.shard(num_shards, shard_index)
     dataset = dataset.shuffle(SHUFFLE_RECORDS, seed=seed)
+    graph.seed = seed_of_graph
     dataset = dataset.repeat().skip(first_record)
     return _batches(dataset, shape, params["batch_size"], drop_remainder=True)
 

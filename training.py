@@ -35,6 +35,8 @@ _RELEASE_CONFIG = "bert_config.json"
 # Folder in output_dir of the best checkpoint, and the metric that it leads.
 BEST_FOLDER = "best"
 _BEST_BY = "kl_from_teacher"
+# File in it with the name of the checkpoint that was evaluated last.
+_EVALUATED = "evaluated.txt"
 # Steps between two lines of the log, where no terminal shows the bar.
 _LOG_STEPS = 100
 
@@ -152,8 +154,8 @@ class Processes:
   Attributes:
     rank: this process; 0 writes checkpoints, evaluates and reports.
     size: how many there are.
-    local_rank: this process among those of its machine, which is the GPU it
-      uses; None leaves the choice to TensorFlow.
+    local_rank: this process among those of its machine, which says what GPU
+      it uses; None leaves the choice to TensorFlow.
     wrap_optimizer: as for `optimization.create_train_step`.
     hooks: session hooks for training.
     from_rank_0: takes a number and returns the one that rank 0 gave.
@@ -177,6 +179,7 @@ class _Run:
   shape: records.RecordShape
   eval_files: List[str]
   eval_shape: records.RecordShape
+  gpu: Optional[int]
 
 
 def run(values: Any, processes: Processes = Processes()) -> None:
@@ -211,6 +214,8 @@ def _plan(values: Any, processes: Processes) -> _Run:
       raise ValueError(
           "--{0}={1} does not go with --use_tpu=True; leave it at {2}".format(
               name, getattr(values, name), default))
+  gpu = (None if processes.local_rank is None
+         else modeling.choose_gpu(processes.local_rank))
   config = modeling.BertConfig.from_json_file(values.bert_config_file)
   config.check_length(values.max_seq_length)
   shape = records.RecordShape(
@@ -234,10 +239,12 @@ def _plan(values: Any, processes: Processes) -> _Run:
   newest = tf.train.latest_checkpoint(values.output_dir)
   if newest:
     match = modeling.match_checkpoint(config, newest, "output_dir")
-    if match.fresh:
+    if match.fresh or match.unused:
       raise ValueError(
-          "--output_dir: {} has no {}: another model was trained there; "
-          "choose another folder".format(newest, match.fresh[0]))
+          "--output_dir: {} {}: another model was trained there; choose "
+          "another folder".format(
+              newest, "has no " + match.fresh[0] if match.fresh else
+              "has {} too".format(match.unused[0])))
   elif values.init_checkpoint:
     match = modeling.match_checkpoint(
         config, values.init_checkpoint, layers=init_layers)
@@ -256,7 +263,9 @@ def _plan(values: Any, processes: Processes) -> _Run:
       distillation.StudentOptions(
           config=config, hard_label_weight=values.hard_label_weight,
           temperature=values.temperature, tail_mass=values.tail_mass,
-          init_checkpoint=values.init_checkpoint, init_layers=init_layers,
+          # What is in output_dir already needs no start.
+          init_checkpoint=None if newest else values.init_checkpoint,
+          init_layers=None if newest else init_layers,
           learning_rate=values.learning_rate * processes.size,
           num_train_steps=num_train_steps,
           num_warmup_steps=values.num_warmup_steps // processes.size,
@@ -266,7 +275,7 @@ def _plan(values: Any, processes: Processes) -> _Run:
           num_parts=values.gradient_accumulation_steps,
           static_shapes=values.use_xla,
           scale_loss=values.precision == "fp16"),
-      files, shape, eval_files, eval_shape)
+      files, shape, eval_files, eval_shape, gpu)
 
 
 def _evaluation_records(values: Any, config: modeling.BertConfig,
@@ -355,6 +364,10 @@ def _train(plan: _Run) -> None:
   num_steps = plan.options.num_train_steps
   # The other processes may not see the folder of rank 0.
   first_step = processes.from_rank_0(_newest_step(values.output_dir))
+  held_out = (_HeldOutListener(plan) if values.eval_every_checkpoint
+              and processes.rank == 0 else None)
+  if held_out and first_step:
+    held_out.catch_up()
   if first_step >= num_steps:
     logging.info("%s holds step %d: training is finished.", values.output_dir,
                  first_step)
@@ -373,32 +386,37 @@ def _train(plan: _Run) -> None:
       num_steps, sequences_per_step * processes.size,
       values.output_dir if processes.rank == 0 else None)
   stop = _StopAtSignalHook(stops=processes.rank == 0)
-  hooks, listeners = [*processes.hooks, progress, stop], None
+  hooks = [*processes.hooks, progress, stop]
   with contextlib.ExitStack() as stack:
     if processes.rank == 0:
       model_dir = values.output_dir
       os.makedirs(model_dir, exist_ok=True)
       hooks.append(_SaverHook(
           model_dir, values.save_checkpoints_steps, first_step))
-      if values.eval_every_checkpoint:
-        listeners = [_HeldOutListener(plan)]
     else:
       model_dir = stack.enter_context(tempfile.TemporaryDirectory())
     stack.enter_context(stop)
     try:
-      _build_estimator(plan, model_dir).train(
-          input_fn, max_steps=num_steps, hooks=hooks,
-          saving_listeners=listeners)
+      with records.errors_of_records("input_file"):
+        _build_estimator(plan, model_dir).train(
+            input_fn, max_steps=num_steps, hooks=hooks,
+            saving_listeners=[held_out] if held_out else None)
     except tf1.train.NanLossDuringTrainingError:
       raise ValueError(
           "the loss is no number any more at step {}; what is saved in {} is "
           "from before: run the same command again with a lower "
           "--learning_rate or more --num_warmup_steps".format(
               progress.step, values.output_dir))
+    except tf.errors.ResourceExhaustedError as error:
+      raise ValueError(
+          "memory, or the disk of --output_dir, ran out behind step {} ({}): "
+          "free some, or lower --train_batch_size and raise "
+          "--gradient_accumulation_steps; then run the same command again"
+          .format(progress.step, error.message.split("\n")[0]))
     except Exception:
-      if stop.signal is None:
+      if stop.signal is None or processes.rank == 0:
         raise
-      # Another process has stopped for the same signal; this one lost it.
+      # Rank 0 has stopped for the same signal; this process lost it.
       raise KeyboardInterrupt
   if stop.signal is not None and _newest_step(values.output_dir) < num_steps:
     raise KeyboardInterrupt(
@@ -453,8 +471,10 @@ def _results(plan: _Run, checkpoint: Optional[str] = None) -> Dict[str, Any]:
   estimator = _build_estimator(plan, values.output_dir)
   input_fn = records.evaluation_input_fn(
       plan.eval_files, plan.eval_shape, drop_remainder=values.use_tpu)
-  return estimator.evaluate(input_fn, steps=values.max_eval_steps,
-                            checkpoint_path=checkpoint)
+  with records.errors_of_records(
+      "eval_input_file" if values.eval_input_file else "input_file"):
+    return estimator.evaluate(input_fn, steps=values.max_eval_steps,
+                              checkpoint_path=checkpoint)
 
 
 def format_results(results: Dict[str, Any]) -> str:
@@ -489,23 +509,39 @@ class _HeldOutListener(tf1.train.CheckpointSaverListener):
     self._plan = plan
     self._folder = os.path.join(plan.flags.output_dir, BEST_FOLDER)
     self._results_path = os.path.join(self._folder, EVALUATION_RESULTS)
+    self._seen_path = os.path.join(self._folder, _EVALUATED)
 
   def after_save(self, session, global_step_value):
+    self._evaluate_newest()
+
+  def catch_up(self) -> None:
+    """Evaluates the newest checkpoint if a kill has kept it from that."""
+    newest = tf.train.latest_checkpoint(self._plan.flags.output_dir)
+    if not os.path.exists(self._seen_path):
+      self._evaluate_newest()
+      return
+    with open(self._seen_path, encoding="utf-8") as file:
+      if file.read().strip() != os.path.basename(newest):
+        self._evaluate_newest()
+
+  def _evaluate_newest(self) -> None:
     checkpoint = tf.train.latest_checkpoint(self._plan.flags.output_dir)
     results = _results(self._plan, checkpoint)
     best = read_results(self._results_path).get(_BEST_BY, float("inf"))
     is_best = results[_BEST_BY] < best
     logging.info(
         "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f, "
-        "teacher_top1_agreement %.4f", global_step_value, _BEST_BY,
+        "teacher_top1_agreement %.4f", results["global_step"], _BEST_BY,
         results[_BEST_BY], " (the best)" if is_best else "",
         results["masked_lm_accuracy"], results["teacher_top1_agreement"])
+    os.makedirs(self._folder, exist_ok=True)
     if is_best:
       self._keep(checkpoint, results)
+    records.write_atomically(
+        self._seen_path, os.path.basename(checkpoint) + "\n")
 
   def _keep(self, checkpoint: str, results: Dict[str, Any]) -> None:
     """Copies a checkpoint; the results say which one counts, so they follow."""
-    os.makedirs(self._folder, exist_ok=True)
     name = os.path.basename(checkpoint)
     for path in tf.io.gfile.glob(checkpoint + ".*"):
       copy = os.path.join(self._folder, os.path.basename(path))
@@ -532,7 +568,7 @@ def _build_estimator(plan: _Run, model_dir: str) -> tf1.estimator.Estimator:
   run_config = tpu.RunConfig(
       cluster=cluster, master=values.master, model_dir=model_dir,
       session_config=modeling.session_config(
-          values.precision, values.use_xla, processes.local_rank),
+          values.precision, values.use_xla, plan.gpu),
       save_checkpoints_steps=values.save_checkpoints_steps if saves else None,
       save_checkpoints_secs=None,
       keep_checkpoint_max=values.keep_checkpoint_max,

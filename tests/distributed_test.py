@@ -57,7 +57,10 @@ command_line.run(trainer.main)
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """A config and 16 labelled records, each with a first word of its own."""
+  """A config and 16 labelled records, each with a first word of its own.
+
+  They are in files, of which processes could differ in the order.
+  """
   folder = tmp_path_factory.mktemp("distributed")
   tiny.write_config(folder / "bert_config.json")
   tiny.write_checkpoint(folder / "bert_model.ckpt", tiny.random_variables())
@@ -65,7 +68,9 @@ def _folder(tmp_path_factory):
   examples = [tiny.random_features(generator) for _ in range(16)]
   for number, features in enumerate(examples):
     features[records.INPUT_IDS][0] = number
-  tiny.write_records(folder / "labelled.tfrecord", examples)
+  for start in range(0, 16, 2):
+    tiny.write_records(folder / "labelled_{}.tfrecord".format(start // 2),
+                       examples[start:start + 2])
   return folder
 
 
@@ -74,7 +79,7 @@ def _arguments(folder, output_dir):
       *tiny.SHAPE_FLAGS, "--truncation_factor=4", "--do_train", "True",
       "--do_eval", "True",
       "--bert_config_file", folder / "bert_config.json",
-      "--input_file", folder / "labelled.tfrecord",
+      "--input_file", folder / "labelled_*.tfrecord",
       "--output_dir", output_dir, "--train_batch_size=2", "--eval_batch_size=3",
       "--learning_rate=0.01", "--num_train_steps=8", "--num_warmup_steps=2",
       "--save_checkpoints_steps=2"]

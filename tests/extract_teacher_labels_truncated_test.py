@@ -1,8 +1,10 @@
 """Tests of the extraction of teacher labels, as a script."""
 
+import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,7 +106,8 @@ def test_labels_are_the_teachers_best_words_beside_the_inputs(
   manifest = json.loads((output.parent / "labelled.tfrecord.json").read_text())
   assert manifest["num_records"] == 11
   assert manifest["sources"] == {
-      "masked_2.tfrecord": 7, "masked_10.tfrecord": 4}
+      name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+      for name in ("masked_2.tfrecord", "masked_10.tfrecord")}
   assert manifest["flags"]["truncation_factor"] == 4
 
   # The same command again keeps the file; another one is refused.
@@ -165,6 +168,29 @@ def test_bad_input_is_one_line(tmp_path, folder, changes, told):
   result = _run(folder, tmp_path / "out" / "labelled.tfrecord", **changes)
   tiny.assert_one_line_error(result, *told)
   assert not (tmp_path / "out").exists()
+
+
+def test_input_files_of_one_name_are_refused(tmp_path, folder):
+  for name in ("first", "second"):
+    (tmp_path / name).mkdir()
+    shutil.copy(folder / "masked_2.tfrecord", tmp_path / name)
+  tiny.assert_one_line_error(
+      _run(folder, tmp_path / "out.tfrecord",
+           input_file=tmp_path / "*" / "masked_2.tfrecord"),
+      "--input_file", "two files masked_2.tfrecord", "rename")
+
+
+def test_labels_of_an_input_that_was_remade_are_not_kept(tmp_path, folder):
+  path = tmp_path / "masked_2.tfrecord"
+  shutil.copy(folder / "masked_2.tfrecord", path)
+  output = tmp_path / "out.tfrecord"
+  assert _run(folder, output, input_file=path).returncode == 0
+  content = list(records.read_records(str(path), "input_file"))
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for record in reversed(content):
+      writer.write(record)
+  tiny.assert_one_line_error(_run(folder, output, input_file=path),
+                             "source file masked_2.tfrecord", "--overwrite")
 
 
 def test_an_input_file_is_not_overwritten(tmp_path, folder):

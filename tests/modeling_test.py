@@ -268,6 +268,18 @@ def test_a_session_is_set_up_for_precision_and_device(
   assert options.optimizer_options.global_jit_level == has_gpu
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+  visible = []
+  monkeypatch.setattr(tf.config, "set_visible_devices",
+                      lambda gpu, kind: visible.append((gpu, kind)))
+  for gpus, wanted in (([], None), (["a", "b"], 1)):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
+    assert modeling.choose_gpu(1) == wanted
+  assert visible == [("b", "GPU")]
+  with pytest.raises(ValueError, match="process 2 .* there are 2: .*HOST:2"):
+    modeling.choose_gpu(2)
+
+
 def test_bf16_is_for_cpus_that_have_it(monkeypatch):
   for has_it in (False, True):
     monkeypatch.setattr(modeling, "_has_arithmetic", lambda _: has_it)

@@ -203,6 +203,20 @@ def test_files_that_are_no_records_are_refused(tmp_path, content, told):
     records.check_records([str(path)], "input_file", tiny.SHAPE, 29)
 
 
+def test_words_outside_the_vocabulary_are_refused(tmp_path, features):
+  for name in (records.INPUT_IDS, records.MASKED_LM_IDS,
+               records.TEACHER_INDICES):
+    values = {word_feature: np.minimum(features[word_feature], 20)
+              for word_feature in (records.INPUT_IDS, records.MASKED_LM_IDS,
+                                   records.TEACHER_INDICES)}
+    values[name].ravel()[0] = 28
+    path = str(tiny.write_records(
+        tmp_path / "out.tfrecord", [dict(features, **values)]))
+    records.check_records([path], "input_file", tiny.SHAPE, 29)
+    with pytest.raises(ValueError, match="vocab_size 28.*word 28.*" + name):
+      records.check_records([path], "input_file", tiny.SHAPE, 28)
+
+
 def test_records_of_another_vocabulary_are_refused(tmp_path, features):
   path = str(tmp_path / "a.tfrecord")
   with records.RecordWriter(path) as writer:
@@ -251,6 +265,22 @@ def test_an_epoch_of_all_shards_holds_each_record_once(tmp_path):
   for epoch in (slice(0, 10), slice(10, 20)):
     assert sorted(shards[0][epoch] + shards[1][epoch]) == list(range(20))
   assert shards[0][:10] != shards[0][10:]
+
+
+def test_shards_in_graphs_of_other_seeds_share_an_epoch(tmp_path):
+  """The processes of a distributed run differ in their graphs' seeds."""
+  paths = _numbered_files(tmp_path, (4, 4, 4, 4, 4))
+  numbers = []
+  for i in range(2):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+      tf.compat.v1.set_random_seed(100 + i)
+      dataset = records.training_input_fn(
+          paths, tiny.SHAPE, seed=1, num_shards=2, shard_index=i)(
+              {"batch_size": 10})
+      batch = tf.compat.v1.data.make_one_shot_iterator(dataset).get_next()
+      assert tf.compat.v1.get_default_graph().seed == 100 + i
+      numbers += session.run(batch)[records.INPUT_IDS][:, 0].tolist()
+  assert sorted(numbers) == list(range(20))
 
 
 def test_the_seed_alone_sets_the_order_of_training(tmp_path):

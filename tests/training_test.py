@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -254,6 +255,17 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert set(released) == set(tiny.random_variables())
   for name, value in released.items():
     np.testing.assert_array_equal(value, kept[name], err_msg=name)
+  # A checkpoint whose evaluation a kill cut short is evaluated later.
+  results = (best / "eval_results.txt").read_bytes()
+  shutil.rmtree(best)
+  again = tiny.run_script(_SCRIPT, *arguments)
+  assert again.returncode == 0 and "training is finished" in again.stderr
+  assert again.stderr.count("held out") == 1
+  assert training.read_results(str(best / "eval_results.txt"))[
+      "global_step"] == 4
+  (best / "eval_results.txt").write_bytes(results)
+  again = tiny.run_script(_SCRIPT, *arguments)
+  assert again.stderr.count("held out") == 0
   # The newest checkpoint is what is evaluated at the end.
   assert _results(tmp_path / "out")["global_step"] == 4
   assert _results(tmp_path / "out")["kl_from_teacher"] == pytest.approx(
@@ -573,5 +585,39 @@ def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
       'model_checkpoint_path: "model.ckpt-5"\n')
   config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
   path = tiny.write_config(tmp_path / "bert_config.json", config)
-  with pytest.raises(ValueError, match="--output_dir.*layer_1"):
+  with pytest.raises(ValueError, match="--output_dir.*has no .*layer_1"):
     training.run(_Flags(folder, tmp_path, bert_config_file=str(path)))
+  # A smaller model would find all that it wants.
+  tiny.write_checkpoint(tmp_path / "model.ckpt-5", dict(
+      tiny.random_variables(config), global_step=np.int64(5)))
+  with pytest.raises(ValueError, match="--output_dir.*has .*layer_1.* too"):
+    training.run(_Flags(folder, tmp_path))
+
+
+def test_what_goes_on_needs_no_start(tmp_path, folder):
+  training.run(_Flags(folder, tmp_path / "out", do_eval=False))
+  training.run(_Flags(folder, tmp_path / "out", init_checkpoint="gone.ckpt",
+                      num_train_steps=4))
+  assert _results(tmp_path / "out")["global_step"] == 4
+
+
+def test_a_damaged_record_is_one_line(tmp_path, folder):
+  content = (folder / "labelled.tfrecord").read_bytes()
+  path = tmp_path / "cut.tfrecord"
+  path.write_bytes(content[:-20])
+  result = tiny.run_script(_SCRIPT, *_arguments(
+      folder, tmp_path / "out", "--do_train", input_file=path,
+      num_train_steps=40, train_batch_size=2))
+  assert result.returncode == 1 and "Traceback" not in result.stderr
+  assert "--input_file: a record is damaged" in (
+      result.stderr.splitlines()[-1])
+  other = tiny.random_features(
+      np.random.default_rng(0), shape=tiny.SHAPE._replace(max_seq_length=12))
+  serialized = [*records.read_records(
+      str(folder / "labelled.tfrecord"), "input_file"), records.encode(other)]
+  with tf.io.TFRecordWriter(str(path)) as writer:
+    for record in serialized:
+      writer.write(record)
+  with pytest.raises(ValueError, match="--input_file.*other lengths"):
+    training.run(_Flags(folder, tmp_path / "out", input_file=str(path),
+                        do_train=False))
