@@ -10,8 +10,9 @@
 #   benchmarks/distillation_quality.sh
 #
 # TRAIN and HELDOUT are masked records; OUTPUT (./quality) keeps what is made,
-# and what is finished there is not made again. STEPS, BATCH, RATE, LAYERS, SEEDS
-# and LENGTHS change the run.
+# and what is finished there is not made again. STEPS, BATCH, RATE, LAYERS,
+# PRECISION and LENGTHS change the run, which then wants an OUTPUT of its own;
+# SEEDS says which seeds to take.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -54,6 +55,14 @@ train() { # NAME FLAGS...
 }
 
 mkdir -p "$OUTPUT"
+readonly SETTINGS="$TEACHER $TRAIN $HELDOUT $STEPS $BATCH $RATE $LAYERS \
+$PRECISION $LENGTHS"
+[ -f "$OUTPUT/settings.txt" ] || echo "$SETTINGS" >"$OUTPUT/settings.txt"
+if [ "$SETTINGS" != "$(cat "$OUTPUT/settings.txt")" ]; then
+  echo "OUTPUT=$OUTPUT holds a run of other settings:" \
+    "$(cat "$OUTPUT/settings.txt"); choose another" >&2
+  exit 1
+fi
 python - "$TEACHER/bert_config.json" "$LAYERS" >"$OUTPUT/bert_config.json" <<'END'
 import json, sys
 config = json.load(open(sys.argv[1]))
