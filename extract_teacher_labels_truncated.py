@@ -440,6 +440,10 @@ def main() -> None:
   try:
     label_file(Teacher(config, FLAGS.init_checkpoint, options, gpu), options,
                files, shape, share, output_file, manifest, FLAGS.overwrite)
+  except tf.errors.ResourceExhaustedError as error:
+    raise ValueError(
+        "memory ran out ({}): lower --batch_size={}; what is labelled is kept"
+        .format(error.message.split("\n")[0], options.batch_size))
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
         "what is labelled is kept: the same command goes on from here")

@@ -194,16 +194,25 @@ def run(values: Any, processes: Processes = Processes()) -> None:
   """
   if processes.rank > 0:
     logging.set_verbosity(logging.WARNING)
-  plan = _plan(values, processes)
-  if values.do_train:
-    _train(plan)
-    if processes.rank == 0:
-      _release(plan)
-  if values.do_eval and processes.rank == 0:
-    _evaluate(plan)
+  gpu = (None if processes.local_rank is None
+         else modeling.choose_gpu(processes.local_rank))
+  plan = _plan(values, processes, gpu)
+  try:
+    if values.do_train:
+      _train(plan)
+      if processes.rank == 0:
+        _release(plan)
+    if values.do_eval and processes.rank == 0:
+      _evaluate(plan)
+  except tf.errors.ResourceExhaustedError as error:
+    raise ValueError(
+        "memory, or the disk of --output_dir={}, ran out ({}): free some, or "
+        "lower --train_batch_size and --eval_batch_size; the same command goes "
+        "on from what is saved".format(
+            values.output_dir, error.message.split("\n")[0]))
 
 
-def _plan(values: Any, processes: Processes) -> _Run:
+def _plan(values: Any, processes: Processes, gpu: Optional[int]) -> _Run:
   """Checks the flags against each other and the files; changes nothing."""
   if not values.do_train and not values.do_eval:
     raise ValueError("--do_train and --do_eval are both False: nothing to do; "
@@ -214,8 +223,6 @@ def _plan(values: Any, processes: Processes) -> _Run:
       raise ValueError(
           "--{0}={1} does not go with --use_tpu=True; leave it at {2}".format(
               name, getattr(values, name), default))
-  gpu = (None if processes.local_rank is None
-         else modeling.choose_gpu(processes.local_rank))
   config = modeling.BertConfig.from_json_file(values.bert_config_file)
   config.check_length(values.max_seq_length)
   shape = records.RecordShape(
@@ -407,12 +414,6 @@ def _train(plan: _Run) -> None:
           "from before: run the same command again with a lower "
           "--learning_rate or more --num_warmup_steps".format(
               progress.step, values.output_dir))
-    except tf.errors.ResourceExhaustedError as error:
-      raise ValueError(
-          "memory, or the disk of --output_dir, ran out behind step {} ({}): "
-          "free some, or lower --train_batch_size and raise "
-          "--gradient_accumulation_steps; then run the same command again"
-          .format(progress.step, error.message.split("\n")[0]))
     except Exception:
       if stop.signal is None or processes.rank == 0:
         raise
@@ -517,12 +518,12 @@ class _HeldOutListener(tf1.train.CheckpointSaverListener):
   def catch_up(self) -> None:
     """Evaluates the newest checkpoint if a kill has kept it from that."""
     newest = tf.train.latest_checkpoint(self._plan.flags.output_dir)
-    if not os.path.exists(self._seen_path):
+    evaluated = ""
+    if os.path.exists(self._seen_path):
+      with open(self._seen_path, encoding="utf-8") as file:
+        evaluated = file.read().strip()
+    if evaluated != os.path.basename(newest):
       self._evaluate_newest()
-      return
-    with open(self._seen_path, encoding="utf-8") as file:
-      if file.read().strip() != os.path.basename(newest):
-        self._evaluate_newest()
 
   def _evaluate_newest(self) -> None:
     checkpoint = tf.train.latest_checkpoint(self._plan.flags.output_dir)
