@@ -443,7 +443,7 @@ def main() -> None:
   except tf.errors.ResourceExhaustedError as error:
     raise ValueError(
         "memory ran out ({}): lower --batch_size={}; what is labelled is kept"
-        .format(error.message.split("\n")[0], options.batch_size))
+        .format(records.first_line(error), options.batch_size))
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
         "what is labelled is kept: the same command goes on from here")

@@ -732,7 +732,13 @@ def read_records(path: str, flag: str) -> Iterator[bytes]:
     yield from tf.data.TFRecordDataset(path).as_numpy_iterator()
   except tf.errors.OpError as error:
     raise ValueError("--{}: {} is damaged or no TFRecord file ({})".format(
-        flag, path, error.message.split("\n")[0]))
+        flag, path, first_line(error)))
+
+
+def first_line(error: Exception) -> str:
+  """Returns what a TensorFlow error says first, behind its heading."""
+  lines = filter(None, error.message.split("\n"))
+  return next((line for line in lines if line != "Graph execution error:"), "")
 
 
 @contextlib.contextmanager

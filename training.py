@@ -209,7 +209,7 @@ def run(values: Any, processes: Processes = Processes()) -> None:
         "memory, or the disk of --output_dir={}, ran out ({}): free some, or "
         "lower --train_batch_size and --eval_batch_size; the same command goes "
         "on from what is saved".format(
-            values.output_dir, error.message.split("\n")[0]))
+            values.output_dir, records.first_line(error)))
 
 
 def _plan(values: Any, processes: Processes, gpu: Optional[int]) -> _Run:

@@ -203,6 +203,16 @@ def test_files_that_are_no_records_are_refused(tmp_path, content, told):
     records.check_records([str(path)], "input_file", tiny.SHAPE, 29)
 
 
+@pytest.mark.parametrize("message, told", [
+    ("OOM when allocating\n\t [[node]]", "OOM when allocating"),
+    ("Graph execution error:\n\nOOM when allocating\n", "OOM when allocating"),
+    ("", ""),
+])
+def test_errors_of_tensorflow_are_told_without_their_heading(message, told):
+  error = tf.errors.ResourceExhaustedError(None, None, message)
+  assert records.first_line(error) == told
+
+
 def test_words_outside_the_vocabulary_are_refused(tmp_path, features):
   for name in (records.INPUT_IDS, records.MASKED_LM_IDS,
                records.TEACHER_INDICES):
