@@ -12,8 +12,8 @@ r"""Trains a small BERT on a teacher's labels, on many GPUs, under Horovod.
 
 Each process trains on its own share of the records with train_batch_size
 sequences a step; the learning rate is multiplied by the number of processes,
-the numbers of steps are divided by it. Process 0 alone writes to the output
-folder and evaluates. Run again, it goes on from the newest checkpoint there.
+the numbers of steps are divided by it. Only process 0 writes to the output
+folder and evaluates. Run again, it resumes from the newest checkpoint there.
 """
 
 import os
@@ -21,21 +21,21 @@ import os
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import flags
 import horovod.tensorflow as hvd
 
-import command_line
-import training
+from distillation import training
+from util import command_line
 
 
 def main() -> None:
   hvd.init()
-  training.run(flags.FLAGS, training.Processes(
-      rank=hvd.rank(), size=hvd.size(),
-      local_rank=hvd.local_rank(),
-      wrap_optimizer=hvd.DistributedOptimizer,
-      hooks=(hvd.BroadcastGlobalVariablesHook(0),),
-      from_rank_0=hvd.broadcast_object))
+  training.run(command_line.options(training.TrainerOptions),
+               training.Processes(
+                   rank=hvd.rank(), size=hvd.size(),
+                   local_rank=hvd.local_rank(),
+                   wrap_optimizer=hvd.DistributedOptimizer,
+                   hooks=(hvd.BroadcastGlobalVariablesHook(0),),
+                   broadcast=hvd.broadcast_object))
 
 
 if __name__ == "__main__":

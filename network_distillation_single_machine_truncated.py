@@ -9,7 +9,7 @@ r"""Trains a small BERT on a teacher's labels, on one machine.
 
 It reads records that extract_teacher_labels_truncated.py has labelled, and
 writes checkpoints and eval_results.txt to the output folder. Run again, it
-goes on from the newest checkpoint there.
+resumes from the newest checkpoint there.
 """
 
 import os
@@ -17,14 +17,12 @@ import os
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from absl import flags
-
-import command_line
-import training
+from distillation import training
+from util import command_line
 
 
 def main() -> None:
-  training.run(flags.FLAGS)
+  training.run(command_line.options(training.TrainerOptions))
 
 
 if __name__ == "__main__":

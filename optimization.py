@@ -1,27 +1,26 @@
-"""How the student's variables move: learning rate, clipping, AdamW.
+"""How variables are trained: learning rate, clipping, AdamW, loss scale.
 
-This room owns the schedule and the optimizer with its slots, whose names are
-those of Google's checkpoints: NAME/adam_m and NAME/adam_v. What spreads the
-work over processes comes in as `wrap_optimizer`.
+This module owns the schedule and the optimizer with its slots, whose names are
+those of Google's checkpoints: NAME/adam_m and NAME/adam_v. It offers the names
+that fine-tuning scripts for BERT import. What spreads the work over processes
+comes in as `wrap_optimizer`.
 """
 
-from typing import Callable, List, NamedTuple, Optional, Sequence
+import re
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Union
 
 import tensorflow as tf
 
 tf1 = tf.compat.v1
 
-_BETA_1 = 0.9
-_BETA_2 = 0.999
-_EPSILON = 1e-6
 _WEIGHT_DECAY = 0.01
 # Parts of the names of variables that do not decay.
-_NO_DECAY = ("LayerNorm", "layer_norm", "bias")
+_NO_DECAY = ["LayerNorm", "layer_norm", "bias"]
 _CLIP_NORM = 1.0
-# Dynamic loss scaling (Micikevicius et al. 2017, arXiv 1710.03740): where it
-# starts, and how many good steps double it.
+# Dynamic loss scaling (Micikevicius et al. 2017, arXiv 1710.03740): the first
+# scale, and the number of finite steps that double it.
 _FIRST_LOSS_SCALE = 2.0 ** 15
-_GOOD_STEPS = 2000
+_FINITE_STEPS = 2000
 
 
 def learning_rate_at(step: tf.Tensor, learning_rate: float,
@@ -53,14 +52,33 @@ class TrainStep(NamedTuple):
     operation: changes the variables and adds 1 to the global step.
     learning_rate: float32, a scalar.
     gradient_norm: float32, a scalar, before clipping.
-    is_sound: bool, a scalar: False where the gradients were no numbers and no
-      smaller loss scale can help. Such a step, and one that only lowers the
-      scale, changes no variable but the global step.
+    is_finite: bool, a scalar: False where the gradients were NaN or infinite
+      and no smaller loss scale can help. Such a step, and one that only lowers
+      the scale, changes no variable but the global step.
   """
   operation: tf.Operation
   learning_rate: tf.Tensor
   gradient_norm: tf.Tensor
-  is_sound: tf.Tensor
+  is_finite: tf.Tensor
+
+
+def create_optimizer(loss: tf.Tensor, init_lr: float, num_train_steps: int,
+                     num_warmup_steps: int, use_tpu: bool) -> tf.Operation:
+  """Builds BERT's training operation.
+
+  Args:
+    loss: float32, a scalar.
+    init_lr: the learning rate that the schedule scales.
+    num_train_steps: as for `learning_rate_at`.
+    num_warmup_steps: as for `learning_rate_at`.
+    use_tpu: whether the gradients are averaged over the cores of a TPU.
+
+  Returns:
+    The operation, which adds 1 to the global step too.
+  """
+  return create_train_step(
+      loss, init_lr, num_train_steps, num_warmup_steps,
+      tf1.tpu.CrossShardOptimizer if use_tpu else None).operation
 
 
 def create_train_step(
@@ -68,7 +86,7 @@ def create_train_step(
     num_warmup_steps: int,
     wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                       tf1.train.Optimizer]] = None,
-    earlier: Optional[Sequence[tf.Tensor]] = None,
+    accumulated_gradients: Optional[Sequence[tf.Tensor]] = None,
     loss_scale: Optional["LossScale"] = None
 ) -> TrainStep:
   """Builds one step of training.
@@ -80,49 +98,67 @@ def create_train_step(
     num_warmup_steps: as for `learning_rate_at`.
     wrap_optimizer: takes the optimizer and returns one whose
       `compute_gradients` averages over all processes.
-    earlier: gradients of the other parts of the batch, which `accumulate` has
-      added up; the averaging takes in all at once.
+    accumulated_gradients: of the batch's other micro-batches, as
+      `accumulate_gradients` returns them; the sum is averaged once.
     loss_scale: what the losses are multiplied by; None leaves them.
 
   Returns:
     The step.
+
+  Raises:
+    ValueError: no trainable variable has a gradient.
   """
   global_step = tf1.train.get_or_create_global_step()
   rate = learning_rate_at(
       global_step, learning_rate, num_train_steps, num_warmup_steps)
-  adam = AdamWeightDecayOptimizer(rate, earlier)
+  adam = AdamWeightDecayOptimizer(
+      rate, _WEIGHT_DECAY, exclude_from_weight_decay=_NO_DECAY,
+      accumulated_gradients=accumulated_gradients)
   optimizer = wrap_optimizer(adam) if wrap_optimizer else adam
-  gradients, variables = zip(*optimizer.compute_gradients(
-      loss * loss_scale.value if loss_scale else loss))
-  # Clipping comes behind the averaging, so that all processes scale alike, and
-  # find the same gradients to be no numbers.
-  norm = tf.linalg.global_norm(gradients)
+  computed = [
+      (gradient, variable) for gradient, variable in
+      optimizer.compute_gradients(loss * loss_scale.value if loss_scale
+                                  else loss) if gradient is not None]
+  if not computed:
+    raise ValueError("the loss depends on no trainable variable")
+  # Clipping follows the averaging, so that all processes scale by the same
+  # factor, and find the same gradients to be NaN or infinite.
+  norm = tf.linalg.global_norm([gradient for gradient, _ in computed])
   if loss_scale:
     norm /= loss_scale.value
   is_finite = tf.math.is_finite(norm)
   adam.skip_unless(is_finite)
   factor = _CLIP_NORM / tf.maximum(norm, _CLIP_NORM)
-  is_sound, updates = is_finite, []
+  can_continue, updates = is_finite, []
   if loss_scale:
     factor /= loss_scale.value
-    is_sound = tf.logical_or(is_finite, loss_scale.value > 1)
-    with tf.control_dependencies([factor, is_sound]):
+    can_continue = tf.logical_or(is_finite, loss_scale.value > 1)
+    with tf.control_dependencies([factor, can_continue]):
       updates = [loss_scale.update(is_finite)]
   factor = tf.where(is_finite, factor, 0.0)
   applied = optimizer.apply_gradients(
-      [(tf.math.multiply_no_nan(gradient, factor), variable)
-       for gradient, variable in zip(gradients, variables)],
+      [(_scale(gradient, factor), variable) for gradient, variable in computed],
       global_step=global_step)
-  return TrainStep(tf.group(applied, *updates), rate, norm, is_sound)
+  return TrainStep(tf.group(applied, *updates), rate, norm, can_continue)
 
 
-def accumulate(loss: tf.Tensor, earlier: Optional[Sequence[tf.Tensor]],
-               loss_scale: Optional["LossScale"] = None) -> List[tf.Tensor]:
-  """Adds the gradients of one part of a batch to those of earlier parts.
+def _scale(gradient: Union[tf.Tensor, tf.IndexedSlices],
+           factor: tf.Tensor) -> Union[tf.Tensor, tf.IndexedSlices]:
+  """Multiplies a gradient; by 0 it is 0 even where it is NaN or infinite."""
+  if isinstance(gradient, tf.IndexedSlices):
+    return tf.IndexedSlices(_scale(gradient.values, factor), gradient.indices,
+                            gradient.dense_shape)
+  return tf.math.multiply_no_nan(gradient, tf.cast(factor, gradient.dtype))
+
+
+def accumulate_gradients(
+    loss: tf.Tensor, accumulated_gradients: Optional[Sequence[tf.Tensor]],
+    loss_scale: Optional["LossScale"] = None) -> List[tf.Tensor]:
+  """Adds the gradients of one micro-batch to those of earlier ones.
 
   Args:
-    loss: float32, a scalar, of the part.
-    earlier: the sums so far, None for the first part.
+    loss: float32, a scalar, of the micro-batch.
+    accumulated_gradients: the sums so far, None for the first micro-batch.
     loss_scale: as for `create_train_step`.
 
   Returns:
@@ -135,55 +171,39 @@ def accumulate(loss: tf.Tensor, earlier: Optional[Sequence[tf.Tensor]],
       tf.zeros_like(variable) if gradient is None
       else tf.convert_to_tensor(gradient)
       for gradient, variable in zip(tf.gradients(loss, variables), variables)]
-  if earlier is None:
+  if accumulated_gradients is None:
     return gradients
-  return [first + second for first, second in zip(earlier, gradients)]
+  return [first + second
+          for first, second in zip(accumulated_gradients, gradients)]
 
 
 class LossScale:
   """What multiplies the loss so that float16 gradients do not vanish.
 
-  It is halved where gradients overflow and doubled after many steps without.
-  It is no part of checkpoints: a run that goes on finds it again.
+  It is halved where gradients overflow and doubled after many finite steps.
+  Checkpoints do not hold it: a resumed run finds it again.
 
   Attributes:
     value: float32, a scalar.
   """
 
   def __init__(self):
-    self._scale, self._good_steps = (
+    self._scale, self._finite_steps = (
         tf1.get_variable(
             name, initializer=initial, trainable=False, use_resource=True,
             collections=[tf1.GraphKeys.LOCAL_VARIABLES])
         for name, initial in (("loss_scale", _FIRST_LOSS_SCALE),
-                              ("loss_scale_good_steps", 0)))
+                              ("loss_scale_finite_steps", 0)))
     self.value = self._scale.read_value()
 
   def update(self, is_finite: tf.Tensor) -> tf.Operation:
-    """Builds the change behind a step whose gradients were finite, or not."""
-    good_steps = tf.where(is_finite, self._good_steps + 1, 0)
-    is_doubled = good_steps >= _GOOD_STEPS
+    """Builds the change after a step whose gradients were finite, or not."""
+    finite_steps = tf.where(is_finite, self._finite_steps + 1, 0)
+    is_doubled = finite_steps >= _FINITE_STEPS
     factor = tf.where(is_finite, tf.where(is_doubled, 2.0, 1.0), 0.5)
     return tf.group(
         self._scale.assign(tf.maximum(1.0, self.value * factor)),
-        self._good_steps.assign(tf.where(is_doubled, 0, good_steps)))
-
-
-class StopAtNonFiniteHook(tf1.train.SessionRunHook):
-  """Stops training behind a step whose gradients are no numbers.
-
-  It raises the error that the estimator raises where the loss is none.
-  """
-
-  def __init__(self, is_sound: tf.Tensor):
-    self._is_sound = is_sound
-
-  def before_run(self, run_context):
-    return tf1.train.SessionRunArgs(self._is_sound)
-
-  def after_run(self, run_context, run_values):
-    if not run_values.results:
-      raise tf1.train.NanLossDuringTrainingError
+        self._finite_steps.assign(tf.where(is_doubled, 0, finite_steps)))
 
 
 class AdamWeightDecayOptimizer(tf1.train.Optimizer):
@@ -191,62 +211,118 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
 
   The moments are not corrected for their start at 0:
 
-    m = 0.9 m + 0.1 g,  v = 0.999 v + 0.001 g^2
-    x = x - rate * (m / (sqrt(v) + 1e-6) + 0.01 x)
-
-  without the last term for biases and LayerNorm.
+    m = beta_1 m + (1 - beta_1) g,  v = beta_2 v + (1 - beta_2) g^2
+    x = x - learning_rate * (m / (sqrt(v) + epsilon) + weight_decay_rate x)
   """
 
-  def __init__(self, learning_rate: tf.Tensor,
-               earlier: Optional[Sequence[tf.Tensor]] = None):
+  def __init__(self, learning_rate: Union[float, tf.Tensor],
+               weight_decay_rate: float = 0.0, beta_1: float = 0.9,
+               beta_2: float = 0.999, epsilon: float = 1e-6,
+               exclude_from_weight_decay: Optional[Sequence[str]] = None,
+               name: str = "AdamWeightDecayOptimizer",
+               accumulated_gradients: Optional[Sequence[tf.Tensor]] = None):
     """Prepares one step.
 
     Args:
       learning_rate: float32, a scalar.
-      earlier: added to the gradients that are computed.
+      weight_decay_rate: decay of the variables.
+      beta_1: decay of m.
+      beta_2: decay of v.
+      epsilon: keeps the divisor over 0.
+      exclude_from_weight_decay: regular expressions; a variable does not decay
+        where one of them is found in its name.
+      name: name of the operations.
+      accumulated_gradients: for each trainable variable, added to the
+        gradients that are computed.
     """
-    super().__init__(use_locking=False, name="AdamWeightDecayOptimizer")
-    self._learning_rate = learning_rate
-    self._earlier = earlier
-    self._beta_1, self._beta_2 = _BETA_1, _BETA_2
+    super().__init__(use_locking=False, name=name)
+    self.learning_rate = learning_rate
+    self.weight_decay_rate = weight_decay_rate
+    self.beta_1, self.beta_2 = beta_1, beta_2
+    self.epsilon = epsilon
+    self.exclude_from_weight_decay = exclude_from_weight_decay
+    self._accumulated_gradients = accumulated_gradients
+    self._is_applied = None
 
   def skip_unless(self, is_applied: tf.Tensor) -> None:
     """Makes the next gradients count only where a condition holds.
 
-    At a rate of 0, with moments that keep all they have, the kernel leaves
-    everything as it is.
-
     Args:
       is_applied: bool, a scalar.
     """
-    self._learning_rate = tf.where(is_applied, self._learning_rate, 0.0)
-    self._beta_1 = tf.where(is_applied, _BETA_1, 1.0)
-    self._beta_2 = tf.where(is_applied, _BETA_2, 1.0)
+    self._is_applied = is_applied
 
-  def compute_gradients(self, loss, *arguments, **keywords):
-    computed = super().compute_gradients(loss, *arguments, **keywords)
-    if self._earlier is None:
+  def compute_gradients(self, loss, *args, **kwargs):
+    computed = super().compute_gradients(loss, *args, **kwargs)
+    if self._accumulated_gradients is None:
       return computed
-    return [(gradient + sum_so_far, variable) for (gradient, variable),
-            sum_so_far in zip(computed, self._earlier)]
+    assert len(computed) == len(self._accumulated_gradients)
+    return [(total if gradient is None
+             else tf.convert_to_tensor(gradient) + total, variable)
+            for (gradient, variable), total in zip(
+                computed, self._accumulated_gradients)]
 
   def _create_slots(self, var_list):
     for variable in var_list:
       self._zeros_slot(variable, "m", "adam_m")
       self._zeros_slot(variable, "v", "adam_v")
 
+  def _prepare(self):
+    self._rate_and_betas = self.learning_rate, self.beta_1, self.beta_2
+    if self._is_applied is not None:
+      # At a rate of 0, with moments that keep all they have, the kernel leaves
+      # everything as it is.
+      self._rate_and_betas = [
+          tf.where(self._is_applied, value, skipped)
+          for value, skipped in zip(self._rate_and_betas, (0.0, 1.0, 1.0))]
+
   def _resource_apply_dense(self, grad, handle):
-    variable = handle
-    decayed = []
-    if not any(part in variable.op.name for part in _NO_DECAY):
-      decayed.append(variable.assign_sub(
-          self._learning_rate * _WEIGHT_DECAY * variable, read_value=False))
+    return self._apply(grad, handle, tf.raw_ops.ResourceApplyAdam,
+                       lambda variable: variable.handle)
+
+  def _apply_dense(self, grad, var):
+    return self._apply(grad, var, tf.raw_ops.ApplyAdam,
+                       lambda variable: variable)
+
+  # Moments decay in every row, so that a sparse gradient is applied densely.
+  def _resource_apply_sparse_duplicate_indices(self, grad, handle, indices):
+    return self._resource_apply_dense(tf.math.unsorted_segment_sum(
+        grad, indices, handle.shape[0]), handle)
+
+  def _apply_sparse_duplicate_indices(self, grad, var):
+    return self._apply_dense(tf.math.unsorted_segment_sum(
+        grad.values, grad.indices, var.shape[0]), var)
+
+  def _apply(self, gradient: tf.Tensor, variable: tf.Variable,
+             kernel: Callable[..., tf.Operation],
+             kernel_input: Callable[[tf.Variable], Any]) -> tf.Operation:
+    """Changes a variable and its slots.
+
+    Args:
+      gradient: of the variable, the same shape.
+      variable: the variable.
+      kernel: Adam for resource variables, or that for reference variables.
+      kernel_input: returns what the kernel takes for a variable.
+    """
+    rate, beta_1, beta_2 = (
+        tf.cast(value, gradient.dtype) for value in self._rate_and_betas)
+    # The variable may be read until its gradient is known.
+    decayed = [gradient]
+    if self._decays(variable.op.name):
+      with tf.control_dependencies(decayed):
+        decayed = [variable.assign_sub(
+            rate * self.weight_decay_rate * variable, read_value=False)]
     with tf.control_dependencies(decayed):
       # With the powers of beta at 0 the fused kernel corrects nothing.
-      return tf.raw_ops.ResourceApplyAdam(
-          var=variable.handle,
-          m=self.get_slot(variable, "m").handle,
-          v=self.get_slot(variable, "v").handle,
-          beta1_power=0.0, beta2_power=0.0, lr=self._learning_rate,
-          beta1=self._beta_1, beta2=self._beta_2, epsilon=_EPSILON, grad=grad,
-          use_locking=False)
+      return kernel(
+          var=kernel_input(variable),
+          m=kernel_input(self.get_slot(variable, "m")),
+          v=kernel_input(self.get_slot(variable, "v")), beta1_power=0.0,
+          beta2_power=0.0, lr=rate, beta1=beta_1, beta2=beta_2,
+          epsilon=self.epsilon, grad=gradient, use_locking=False)
+
+  def _decays(self, name: str) -> bool:
+    """Says whether the variable of a name decays."""
+    return bool(self.weight_decay_rate) and not any(
+        re.search(pattern, name)
+        for pattern in self.exclude_from_weight_decay or ())

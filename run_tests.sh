@@ -2,7 +2,7 @@
 # Sets up what is missing and runs the tests; arguments go to pytest.
 #
 #   ./run_tests.sh
-#   ./run_tests.sh tests/records_test.py -k manifest
+#   ./run_tests.sh tests/records -k manifest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh

@@ -71,7 +71,7 @@ install_packages() {
     say "installing Horovod (3 to 4 minutes on two cores when it is built)"
     install_horovod "${pip[@]}"
     if ! horovod_works; then
-      say "the Horovod that pip had kept does not work here: building it anew"
+      say "the Horovod that pip had kept does not work here: building it again"
       install_horovod "${pip[@]}" --no-cache-dir --force-reinstall --no-deps
       horovod_works verbose || die \
           "Horovod was built, but not with TensorFlow, MPI and Gloo;" \

@@ -1,51 +1,93 @@
-"""BERT's tokenizers: text in, WordPiece ids out.
+"""BERT's tokenizers: text in, WordPiece tokens or their ids out.
+
+  tokenizer = FullTokenizer(vocab_file="bert/vocab.txt", do_lower_case=True)
+  tokens = tokenizer.tokenize("Unaffable, he said.")
+  ids = tokenizer.convert_tokens_to_ids(tokens)
 
 The rules are those of BERT's uncased and cased models (Devlin et al. 2019):
 the basic tokenizer splits a line into words and punctuation marks, WordPiece
-splits each word into the longest pieces that the vocabulary has.
+splits each word into the longest pieces that the vocabulary has. Names and
+signatures are BERT's own, so scripts written for BERT can import this module;
+`FullTokenizer.encode`, `encode_lines` and `from_vocab` are extensions.
 
-Neither step looks beyond the space around a word, so what a word gives is
-kept: where words repeat, text costs one dictionary look-up a word.
+Neither step looks beyond the space around a word, so the ids of a word are
+cached: where words repeat, text costs one dictionary look-up a word.
 
-Inside this room a sequence of ids is a bytes object of int32: nothing in the
+Internally a sequence of token ids is a bytes object of int32: nothing in the
 standard library joins many short sequences of integers as fast as `bytes.join`,
 and few things keep them as small.
-
-This room needs the standard library alone.
 """
 
 import array
+import functools
 import re
 import struct
 import unicodedata
-from typing import Dict, Iterable, List, Mapping, Tuple
+from typing import (Any, Collection, Dict, Generic, Iterable, List, Mapping,
+                    Optional, Tuple, TypeVar, Union)
 
 UNKNOWN_TOKEN = "[UNK]"
 CLASS_TOKEN = "[CLS]"
 SEPARATOR_TOKEN = "[SEP]"
 MASK_TOKEN = "[MASK]"
-# What pretraining puts into records.
+# The tokens that pre-training data needs.
 SPECIAL_TOKENS = (UNKNOWN_TOKEN, CLASS_TOKEN, SEPARATOR_TOKEN, MASK_TOKEN)
 CONTINUATION_PREFIX = "##"
 
-# Longer words become [UNK] as a whole.
-_MAX_WORD_LENGTH = 200
-# Words whose ids are kept, and how long they may be: at most about 50 MB.
+# The limits of a WordCache keep it below about 50 MB.
 _MAX_CACHED_WORDS = 1 << 18
 _MAX_CACHED_LENGTH = 64
 _INT32 = struct.Struct("=i")
-# Stands for a line end among packed ids. No vocabulary has 2^24 tokens, so of
-# an id one byte is 0, and four bytes of 255 are this mark alone.
+# Stands for a line end among packed ids. No vocabulary has 2^24 tokens, so one
+# byte of each id is 0, and four bytes of 255 can only be this mark.
 _LINE_END_MARK = b"\xff" * _INT32.size
 # Lines that are encoded at once: few enough for their words to stay in cache.
 _BLOCK_LINES = 128
 # The words and marks of ASCII text without control characters.
 _ASCII_TOKENS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
 # Code points that BERT sets apart one by one, as Chinese and Japanese have no
-# spaces. Hangul and kana are left alone.
+# spaces. Hangul and kana are not among them.
 _CJK_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
                (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
                (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F))
+# What the folder names of BERT's published models tell of their case.
+_CASE_IN_NAME = re.compile("(?<![a-z])(un)?cased(?![a-z])", re.IGNORECASE)
+# Two of the first models lower the case and do not say so.
+_LOWER_CASE_MODELS = ("multilingual_L-12_H-768_A-12", "chinese_L-12_H-768_A-12")
+# What stands for the pieces of a word.
+_Joined = TypeVar("_Joined", bytes, Tuple[str, ...])
+
+
+# --- Text and vocabulary -----------------------------------------------------
+
+
+def convert_to_unicode(text: Union[str, bytes]) -> str:
+  """Returns text as str.
+
+  Args:
+    text: str, or UTF-8 bytes, of which invalid ones are left out.
+
+  Raises:
+    ValueError: `text` is neither.
+  """
+  if isinstance(text, str):
+    return text
+  if isinstance(text, bytes):
+    return text.decode("utf-8", "ignore")
+  raise ValueError("text must be str or bytes, not {}".format(
+      type(text).__name__))
+
+
+def printable_text(text: Union[str, bytes]) -> str:
+  """Returns text in the form that `print` takes, which is str.
+
+  Args:
+    text: as for `convert_to_unicode`.
+
+  Raises:
+    ValueError: `text` is neither str nor bytes.
+  """
+  return convert_to_unicode(text)
 
 
 def load_vocab(vocab_file: str) -> Dict[str, int]:
@@ -58,7 +100,7 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
     Ids by token, in the order of the file.
 
   Raises:
-    ValueError: the file is not UTF-8, is empty or lacks a special token.
+    ValueError: the file is not UTF-8.
     OSError: the file cannot be read.
   """
   vocab = {}
@@ -67,17 +109,65 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
       for index, line in enumerate(file):
         vocab[line.strip()] = index
     except UnicodeDecodeError as error:
-      raise ValueError(
-          "--vocab_file: {} is not UTF-8 text ({}); give a BERT vocab.txt with "
-          "one token a line".format(vocab_file, error))
-  missing = [token for token in SPECIAL_TOKENS if token not in vocab]
-  if missing:
-    raise ValueError(
-        "--vocab_file: {} has {} lines but no {}; give a BERT vocab.txt, which "
-        "has each of {} on a line of its own".format(
-            vocab_file, len(vocab), ", ".join(missing),
-            ", ".join(SPECIAL_TOKENS)))
+      raise ValueError("{} is not UTF-8 text ({})".format(
+          vocab_file, error)) from None
   return vocab
+
+
+def convert_by_vocab(vocab: Mapping[Any, Any],
+                     items: Iterable[Any]) -> List[Any]:
+  """Returns what `vocab` has for each item.
+
+  Raises:
+    KeyError: `vocab` has no such item.
+  """
+  return [vocab[item] for item in items]
+
+
+def convert_tokens_to_ids(vocab: Mapping[str, int],
+                          tokens: Iterable[str]) -> List[int]:
+  """Returns the id of each token; `vocab` has ids by token."""
+  return convert_by_vocab(vocab, tokens)
+
+
+def convert_ids_to_tokens(inv_vocab: Mapping[int, str],
+                          ids: Iterable[int]) -> List[str]:
+  """Returns the token of each id; `inv_vocab` has tokens by id."""
+  return convert_by_vocab(inv_vocab, ids)
+
+
+def whitespace_tokenize(text: str) -> List[str]:
+  """Splits text at white space, of which nothing is kept."""
+  return text.split()
+
+
+def validate_case_matches_checkpoint(do_lower_case: bool,
+                                     init_checkpoint: str) -> None:
+  """Checks that the tokenizer lowers the case if and only if the model does.
+
+  Args:
+    do_lower_case: as for the tokenizer.
+    init_checkpoint: path of a file in the model's folder, whose name may tell
+      the case, as those of BERT's published models do; may be empty.
+
+  Raises:
+    ValueError: the name of the folder tells another case. A name that tells
+      nothing passes.
+  """
+  folders = (init_checkpoint or "").replace("\\", "/").split("/")[:-1]
+  model = folders[-1] if folders else ""
+  is_uncased = {bool(match.group(1)) for match in _CASE_IN_NAME.finditer(model)}
+  if model in _LOWER_CASE_MODELS:
+    is_uncased = {True}
+  if is_uncased == {not do_lower_case}:
+    raise ValueError(
+        "the folder of {} is named for {} model, but do_lower_case is {}: use "
+        "do_lower_case={}, or rename the folder if its name is wrong".format(
+            init_checkpoint, "a cased" if do_lower_case else "an uncased",
+            bool(do_lower_case), not do_lower_case))
+
+
+# --- The basic tokenizer -----------------------------------------------------
 
 
 class _CharacterTable(dict):
@@ -133,15 +223,19 @@ class BasicTokenizer:
     Args:
       do_lower_case: whether to lower the case and drop accents.
     """
-    self._do_lower_case = do_lower_case
+    self.do_lower_case = do_lower_case
     self._cleaning = _CleaningTable()
     self._punctuation = _PunctuationTable(strip_accents=do_lower_case)
 
-  def tokenize(self, text: str) -> List[str]:
-    """Returns the words and punctuation marks of `text`, in order."""
+  def tokenize(self, text: Union[str, bytes]) -> List[str]:
+    """Returns the words and punctuation marks of `text`, in order.
+
+    Args:
+      text: as for `convert_to_unicode`.
+    """
     tokens = []
-    for word in text.translate(self._cleaning).split():
-      if self._do_lower_case:
+    for word in convert_to_unicode(text).translate(self._cleaning).split():
+      if self.do_lower_case:
         word = word.lower()
         if not word.isascii():
           word = unicodedata.normalize("NFD", word)
@@ -149,115 +243,130 @@ class BasicTokenizer:
     return tokens
 
 
-class WordpieceTokenizer:
-  """Splits a word into the longest pieces that the vocabulary has."""
+# --- WordPiece ---------------------------------------------------------------
 
-  def __init__(self, vocab: Mapping[str, int]):
+
+class _LongestPieces(Generic[_Joined]):
+  """Splits words into the longest pieces, and joins what stands for these.
+
+  What stands for a piece can be added up: a tuple of the token, or packed ids.
+  """
+
+  def __init__(self, values: Mapping[str, _Joined],
+               unknown: Optional[_Joined], max_length: int):
     """Sorts the vocabulary into pieces that start and that continue a word.
 
     Args:
-      vocab: ids by token.
+      values: by token, what stands for it.
+      unknown: stands for a word that has no pieces; None where nothing does.
+      max_length: a longer word is unknown.
     """
-    self._first = {token: _INT32.pack(index) for token, index in vocab.items()}
+    self._first = values
     self._next = {
-        token[len(CONTINUATION_PREFIX):]: ids
-        for token, ids in self._first.items()
+        token[len(CONTINUATION_PREFIX):]: value
+        for token, value in values.items()
         if token.startswith(CONTINUATION_PREFIX)
     }
-    self._unknown = self._first[UNKNOWN_TOKEN]
-    self._max_first = max(map(len, self._first))
-    self._max_next = max(map(len, self._next), default=0)
+    self._unknown = unknown
+    self._max_length = max_length
+    # At least 1, so that no empty piece is looked up.
+    self._max_first = max(map(len, self._first), default=0) or 1
+    self._max_next = max(map(len, self._next), default=0) or 1
 
-  def encode(self, word: str) -> bytes:
-    """Returns the ids of a word's pieces, or the one of [UNK]."""
-    if len(word) > _MAX_WORD_LENGTH:
-      return self._unknown
+  def join(self, word: str) -> _Joined:
+    """Returns what stands for the pieces of a word, one after the other.
+
+    Raises:
+      KeyError: the word is unknown, and nothing stands for that.
+    """
+    if len(word) > self._max_length:
+      return self._join_unknown(word)
     piece = word[:self._max_first]
     while piece not in self._first:
       piece = piece[:-1]
       if not piece:
-        return self._unknown
-    ids = self._first[piece]
+        return self._join_unknown(word)
+    joined = self._first[piece]
     rest = word[len(piece):]
     while rest:
       piece = rest[:self._max_next]
       while piece not in self._next:
         piece = piece[:-1]
         if not piece:
-          return self._unknown
-      ids += self._next[piece]
+          return self._join_unknown(word)
+      joined += self._next[piece]
       rest = rest[len(piece):]
-    return ids
+    return joined
+
+  def _join_unknown(self, word: str) -> _Joined:
+    if self._unknown is None:
+      raise KeyError("{!r} is unknown, and the vocabulary has no token for "
+                     "unknown words".format(word))
+    return self._unknown
 
 
-class FullTokenizer:
-  """Turns text into WordPiece ids."""
+class WordpieceTokenizer:
+  """Splits words into the longest pieces that the vocabulary has."""
 
-  def __init__(self, vocab: Mapping[str, int], do_lower_case: bool = True):
-    """Builds both tokenizers.
-
-    Args:
-      vocab: ids by token, as `load_vocab` gives them.
-      do_lower_case: whether the vocabulary is an uncased one.
-    """
-    self._vocab = vocab
-    self._tokens = {index: token for token, index in vocab.items()}
-    self._cache = _WordCache(vocab, do_lower_case)
-
-  def encode(self, text: str) -> List[int]:
-    """Returns the ids of the tokens of `text`."""
-    ids, _ = self.encode_lines([text])
-    return ids.tolist()
-
-  def encode_lines(self, lines: Iterable[str]
-                  ) -> Tuple["array.array[int]", "array.array[int]"]:
-    """Encodes many lines at once, which is faster than one by one.
+  def __init__(self, vocab: Collection[str], unk_token: str = UNKNOWN_TOKEN,
+               max_input_chars_per_word: int = 200):
+    """Keeps the arguments, as attributes of the same names.
 
     Args:
-      lines: text; a line end within it counts as space.
-
-    Returns:
-      The ids of all lines, int32, and the number of ids of each line, int32.
+      vocab: ids by token, or any other collection of tokens.
+      unk_token: stands for a word that has no pieces; `vocab` may lack it.
+      max_input_chars_per_word: a longer word becomes unk_token.
     """
-    lines = list(lines)
-    ids_of_word = self._cache.__getitem__
-    ids, lengths = array.array("i"), array.array("i")
-    for start in range(0, len(lines), _BLOCK_LINES):
-      block = lines[start:start + _BLOCK_LINES]
-      # The line end is a word of its own, with a mark for its id.
-      text = " \n ".join(block)
-      if text.count("\n") >= len(block):  # Within a line it is mere space.
-        text = " \n ".join(line.replace("\n", " ") for line in block)
-      encoded = b"".join(map(ids_of_word, text.split(" ")))
-      encoded = encoded.split(_LINE_END_MARK)
-      ids.frombytes(b"".join(encoded))
-      lengths.extend([len(line) // ids.itemsize for line in encoded])
-    return ids, lengths
+    self.vocab = vocab
+    self.unk_token = unk_token
+    self.max_input_chars_per_word = max_input_chars_per_word
 
-  def tokenize(self, text: str) -> List[str]:
-    """Returns the tokens of `text`."""
-    return self.convert_ids_to_tokens(self.encode(text))
+  def tokenize(self, text: Union[str, bytes]) -> List[str]:
+    """Returns the pieces of all words of `text`, in order.
 
-  def convert_ids_to_tokens(self, ids: Iterable[int]) -> List[str]:
-    """Returns the token of each id."""
-    return [self._tokens[index] for index in ids]
+    Args:
+      text: words with white space between them, as BasicTokenizer makes them;
+        as for `convert_to_unicode`.
+    """
+    return [piece for word in whitespace_tokenize(convert_to_unicode(text))
+            for piece in self._pieces.join(word)]
 
-  def convert_tokens_to_ids(self, tokens: Iterable[str]) -> List[int]:
-    """Returns the id of each token."""
-    return [self._vocab[token] for token in tokens]
+  @functools.cached_property
+  def _pieces(self) -> _LongestPieces[Tuple[str, ...]]:
+    return _LongestPieces({token: (token,) for token in self.vocab},
+                          (self.unk_token,), self.max_input_chars_per_word)
 
 
-class _WordCache(dict):
-  """Ids by word, as spaces cut words out; computed once for each.
+# --- Both together -----------------------------------------------------------
 
-  When it is full it starts afresh: the common words are back at once.
+
+class WordCache(dict):
+  """Packed ids by word, as spaces cut words out; computed once for each.
+
+  When it is full it is cleared: the common words are back at once.
   """
 
-  def __init__(self, vocab: Mapping[str, int], do_lower_case: bool):
+  def __init__(self, basic: BasicTokenizer, wordpiece: WordpieceTokenizer,
+               max_words: int = _MAX_CACHED_WORDS,
+               max_length: int = _MAX_CACHED_LENGTH):
+    """Starts empty.
+
+    Args:
+      basic: splits what is more than one word.
+      wordpiece: splits a word; its vocabulary has ids by token.
+      max_words: how many words are kept.
+      max_length: how long they may be.
+    """
     super().__init__()
-    self._do_lower_case = do_lower_case
-    self._basic = BasicTokenizer(do_lower_case)
-    self._encode = WordpieceTokenizer(vocab).encode
+    packed_ids = {
+        token: _INT32.pack(index) for token, index in wordpiece.vocab.items()}
+    self._basic = basic
+    self._encode = _LongestPieces(
+        packed_ids, packed_ids.get(wordpiece.unk_token),
+        wordpiece.max_input_chars_per_word).join
+    self._do_lower_case = basic.do_lower_case
+    self._max_words = max_words
+    self._max_length = max_length
 
   def __missing__(self, word: str) -> bytes:
     encode = self._encode
@@ -273,8 +382,120 @@ class _WordCache(dict):
       ids = _LINE_END_MARK
     else:
       ids = b"".join(map(encode, self._basic.tokenize(word)))
-    if len(self) >= _MAX_CACHED_WORDS:
+    if len(self) >= self._max_words:
       self.clear()
-    if len(word) <= _MAX_CACHED_LENGTH:
+    if len(word) <= self._max_length:
       self[word] = ids
     return ids
+
+
+class FullTokenizer:
+  """Turns text into WordPiece tokens and their ids.
+
+  Attributes:
+    vocab: ids by token; changes of it have no effect on the tokens.
+    inv_vocab: tokens by id.
+    basic_tokenizer: splits text into words and punctuation marks.
+    wordpiece_tokenizer: splits these into tokens.
+    word_cache: what both made of the words so far.
+  """
+
+  def __init__(self, vocab_file: str, do_lower_case: bool = True):
+    """Reads the vocabulary and builds both tokenizers.
+
+    Args:
+      vocab_file: path, as for `load_vocab`.
+      do_lower_case: whether the vocabulary is an uncased one.
+
+    Raises:
+      ValueError, OSError: as for `load_vocab`.
+    """
+    self._build(load_vocab(vocab_file), do_lower_case)
+
+  @classmethod
+  def from_vocab(cls, vocab: Mapping[str, int],
+                 do_lower_case: bool = True) -> "FullTokenizer":
+    """Builds a tokenizer from a vocabulary in memory.
+
+    Args:
+      vocab: ids by token, as `load_vocab` gives them.
+      do_lower_case: whether the vocabulary is an uncased one.
+    """
+    tokenizer = cls.__new__(cls)
+    tokenizer._build(vocab, do_lower_case)  # pylint: disable=protected-access
+    return tokenizer
+
+  def _build(self, vocab: Mapping[str, int], do_lower_case: bool) -> None:
+    self.vocab = vocab
+    self.inv_vocab = {index: token for token, index in vocab.items()}
+    self.basic_tokenizer = BasicTokenizer(do_lower_case)
+    self.wordpiece_tokenizer = WordpieceTokenizer(vocab)
+    self.word_cache = WordCache(self.basic_tokenizer, self.wordpiece_tokenizer)
+
+  def tokenize(self, text: Union[str, bytes]) -> List[str]:
+    """Returns the tokens of `text`.
+
+    Args:
+      text: as for `convert_to_unicode`.
+    """
+    if self.wordpiece_tokenizer.unk_token in self.vocab:
+      return self.convert_ids_to_tokens(self.encode(text))
+    # An unknown word has no id here, so nothing can be cached.
+    return [piece for word in self.basic_tokenizer.tokenize(text)
+            for piece in self.wordpiece_tokenizer.tokenize(word)]
+
+  def convert_tokens_to_ids(self, tokens: Iterable[str]) -> List[int]:
+    """Returns the id of each token.
+
+    Raises:
+      KeyError: the vocabulary lacks a token.
+    """
+    return convert_tokens_to_ids(self.vocab, tokens)
+
+  def convert_ids_to_tokens(self, ids: Iterable[int]) -> List[str]:
+    """Returns the token of each id.
+
+    Raises:
+      KeyError: the vocabulary has no such id.
+    """
+    return convert_ids_to_tokens(self.inv_vocab, ids)
+
+  def encode(self, text: Union[str, bytes]) -> List[int]:
+    """Returns the ids of the tokens of `text`.
+
+    Args:
+      text: as for `convert_to_unicode`.
+
+    Raises:
+      KeyError: a word is unknown and the vocabulary lacks [UNK].
+    """
+    ids, _ = self.encode_lines([convert_to_unicode(text)])
+    return ids.tolist()
+
+  def encode_lines(self, lines: Iterable[str]
+                  ) -> Tuple["array.array[int]", "array.array[int]"]:
+    """Encodes many lines at once, which is faster than one by one.
+
+    Args:
+      lines: text; a line end within it counts as space.
+
+    Returns:
+      The ids of all lines, int32, and the number of ids of each line, int32.
+
+    Raises:
+      KeyError: as for `encode`.
+    """
+    lines = list(lines)
+    ids_of_word = self.word_cache.__getitem__
+    ids, lengths = array.array("i"), array.array("i")
+    for start in range(0, len(lines), _BLOCK_LINES):
+      block = lines[start:start + _BLOCK_LINES]
+      # The line end is a word of its own, with a mark for its id.
+      text = " \n ".join(block)
+      if text.count("\n") >= len(block):  # Within a line it is mere space.
+        text = " \n ".join(line.replace("\n", " ") for line in block)
+      encoded = b"".join(map(ids_of_word, text.split(" ")))
+      encoded = encoded.split(_LINE_END_MARK)
+      ids.frombytes(b"".join(encoded))
+      lengths.extend([len(line) // ids.itemsize for line in encoded])
+    return ids, lengths

@@ -3,11 +3,13 @@ r"""Times the creation of records beside a straightforward implementation.
   python benchmarks/create_pretraining_data.py \
     --text_file movie_reviews_train.txt --vocab_file vocab.txt
 
-First one process each, on the whole text, in turns: sequences per second of
-processor time and of wall time, start-up not counted; both must write the
-same records. Then the script itself with one and with two workers on the text
-split in two, less the time that it takes for next to no text. Then the peak
-memory of a worker, for which the text is repeated.
+First both make the records of the text in one process, in turns: sequences
+per second of processor time and of wall time; both must write the same
+records. Then the script runs with one and with two workers on the text split
+in two. From each time of the script its start-up is subtracted, which is the
+time that it takes for next to no text; a text of less than some MB takes too
+little time beside it. Then the peak memory of a worker, for which the text is
+repeated.
 """
 
 import os
@@ -27,15 +29,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 # pylint: disable=wrong-import-position
 from absl import flags
 
-import command_line
-import multifile_create_pretraining_data as stage
-import records
+from records import tfrecord
 import reference_pretraining_data as reference
-import split_text
+from util import command_line
 
 FLAGS = flags.FLAGS
 
-_SEED = 12345
+_SEED = 12345  # The script's default.
+_LITTLE_TEXT = "a\nb\n\nc\nd\n"
 # A process of its own, since a child's peak starts with that of its parent.
 _LAUNCHER = """
 import resource, subprocess, sys, time
@@ -74,62 +75,63 @@ def define_flags() -> None:
 def compare(folder: pathlib.Path, text_file: str, vocab_file: str,
             dupe_factor: int, repetitions: int) -> None:
   """Times one process each."""
-  settings = reference.Settings(dupe_factor=dupe_factor)
+  (folder / "whole").mkdir()
+  shutil.copy(text_file, folder / "whole" / "0.txt")
   vocabulary = reference.read_vocabulary(vocab_file)
-  manifest = records.Manifest("benchmark", {}, {}, {}, len(vocabulary))
-  source = stage.check_file(text_file, lambda progress: None)
-  task = stage.Task(source, str(folder / "ours.tfrecord"), vocab_file, _SEED,
-                    stage.Settings(**settings._asdict()), manifest)
+  little_text = folder / "little.txt"
+  little_text.write_text(_LITTLE_TEXT)
+  expected = folder / "reference.tfrecord"
 
-  def ours():
-    stage._tokenizer.cache_clear()
-    return stage.create_file(task, lambda progress: None).sequences
+  def straightforward(path: str) -> int:
+    num_records, _ = reference.write_records(
+        path, str(expected), vocabulary,
+        reference.Settings(dupe_factor=dupe_factor), _SEED)
+    return num_records
 
-  def straightforward():
-    return reference.write_records(
-        text_file, str(folder / "reference.tfrecord"), vocabulary, settings,
-        _SEED)[0]
-
-  rates = {ours: [], straightforward: []}
+  straightforward(str(little_text))  # Imports TensorFlow.
+  rates = {"ours": [], "straightforward": []}
   for _ in range(repetitions):
-    for contender in rates:
-      wall, processor = time.perf_counter(), time.process_time()
-      num_sequences = contender()
-      rates[contender].append((
-          num_sequences / (time.process_time() - processor),
-          num_sequences / (time.perf_counter() - wall)))
-  _check_equal(folder / "ours.tfrecord", folder / "reference.tfrecord")
+    ours = _time_script(folder, "whole", vocab_file, dupe_factor, 1)
+    wall, processor = time.perf_counter(), time.process_time()
+    num_sequences = straightforward(text_file)
+    theirs = _Run(time.perf_counter() - wall,
+                  time.process_time() - processor, 0)
+    for name, run in (("ours", ours), ("straightforward", theirs)):
+      rates[name].append(
+          (num_sequences / run.processor, num_sequences / run.wall))
+  _check_equal(folder / "whole.records" / "a_0.tfrecord", expected)
   print("{:,} sequences, records equal".format(num_sequences))
   for i, clock in enumerate(("processor", "wall")):
-    mine, theirs = (statistics.median(rate[i] for rate in rates[contender])
-                    for contender in (ours, straightforward))
+    mine, theirs = (statistics.median(rate[i] for rate in rates[name])
+                    for name in ("ours", "straightforward"))
     print("{:9} time: {:8,.0f} sequences/s, straightforward {:8,.0f}: "
           "{:.1f} times".format(clock, mine, theirs, mine / theirs))
 
 
 def _check_equal(first: pathlib.Path, second: pathlib.Path) -> None:
   """Compares record files whose Examples may order their features freely."""
-  pairs = zip(*(records.read_records(str(path), "text_file")
-                for path in (first, second)))
-  for mine, theirs in pairs:
-    assert records.encode({}, mine) == records.encode({}, theirs)
+  first_records, second_records = (
+      tfrecord.read(str(path), "text_file") for path in (first, second))
+  for mine in first_records:
+    mine, theirs = (tfrecord.decode(record)
+                    for record in (mine, next(second_records)))
+    assert mine.keys() == theirs.keys()
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+  assert next(second_records, None) is None
 
 
 def compare_workers(folder: pathlib.Path, text_file: str, vocab_file: str,
                     dupe_factor: int, repetitions: int) -> None:
   """Times the script with one worker and with two."""
-  split_text.split(text_file, 2, str(folder / "halves"), "half")
-  for i in range(2):
-    (folder / "little").mkdir(exist_ok=True)
-    (folder / "little" / "{}.txt".format(i)).write_text("a\nb\n\nc\nd\n")
+  subprocess.run(
+      [sys.executable, str(ROOT / "split_text.py"), "--read_file", text_file,
+       "--split_number=2", "--folder", str(folder / "halves"),
+       "--name_base=half", "--verbosity=-1"], check=True)
   runs = {1: [], 2: []}
   for _ in range(repetitions):
-    for num_workers in runs:
-      whole, little = (
-          _run_script(folder, name, vocab_file, dupe_factor, num_workers)
-          for name in ("halves", "little"))
-      runs[num_workers].append(_Run(
-          whole.wall - little.wall, whole.processor - little.processor, 0))
+    for num_workers, times in runs.items():
+      times.append(_time_script(
+          folder, "halves", vocab_file, dupe_factor, num_workers))
   for num_workers, times in runs.items():
     print("{} workers: {:.2f} s wall ({}), {:.2f} s of processors".format(
         num_workers, statistics.median(run.wall for run in times),
@@ -139,13 +141,28 @@ def compare_workers(folder: pathlib.Path, text_file: str, vocab_file: str,
   print("two workers: {:.2f} times one".format(one / two))
 
 
+def _time_script(folder: pathlib.Path, input_dir: str, vocab_file: str,
+                 dupe_factor: int, num_workers: int) -> _Run:
+  """Runs the script on a folder of texts; its start-up is subtracted."""
+  little = folder / (input_dir + ".little")
+  little.mkdir(exist_ok=True)
+  for name in os.listdir(folder / input_dir):
+    (little / name).write_text(_LITTLE_TEXT)
+  run, start_up = (
+      _run_script(folder, name, vocab_file, dupe_factor, num_workers)
+      for name in (input_dir, little.name))
+  return _Run(run.wall - start_up.wall, run.processor - start_up.processor,
+              run.peak)
+
+
 def _run_script(folder: pathlib.Path, input_dir: str, vocab_file: str,
                 dupe_factor: int, num_workers: int) -> _Run:
   """Runs the script from scratch."""
-  output = folder / "records"
+  output = folder / (input_dir + ".records")
   shutil.rmtree(output, ignore_errors=True)
   launched = subprocess.run(
-      [sys.executable, "-c", _LAUNCHER, sys.executable, stage.__file__,
+      [sys.executable, "-c", _LAUNCHER, sys.executable,
+       str(ROOT / "multifile_create_pretraining_data.py"),
        "--input_dir", str(folder / input_dir), "--output_dir", str(output),
        "--output_base_name", "a", "--vocab_file", vocab_file, "--dupe_factor",
        str(dupe_factor), "--num_workers", str(num_workers), "--verbosity=-1"],

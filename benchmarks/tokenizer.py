@@ -27,9 +27,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from absl import flags
 import tokenizers
 
-import command_line
 import reference_pretraining_data as reference
 import tokenization
+from util import command_line
 
 FLAGS = flags.FLAGS
 
@@ -50,7 +50,8 @@ def contenders(vocab_file: str, do_lower_case: bool
       vocab_file, lowercase=do_lower_case)
 
   def ours(lines):
-    return tokenization.FullTokenizer(vocab, do_lower_case).encode_lines(lines)
+    tokenizer = tokenization.FullTokenizer.from_vocab(vocab, do_lower_case)
+    return tokenizer.encode_lines(lines)
 
   def straightforward(lines):
     return [[vocab[token] for token in reference.tokenize(
@@ -89,7 +90,7 @@ def run(text_file: str, vocab_file: str, do_lower_case: bool,
   """Times the contenders and prints their medians and ratios."""
   seconds = {name: [] for name in contenders(vocab_file, do_lower_case)}
   fingerprints = set()
-  # A pool of one that gives every task a fresh process.
+  # A pool of one that gives every task a new process.
   with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
     for _ in range(repetitions):
       for name in seconds:

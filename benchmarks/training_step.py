@@ -5,31 +5,38 @@ r"""Times a training step beside a straightforward one, in one run.
     --init_checkpoint teacher/bert_model.ckpt \
     --input_file 'data/labelled/wiki_distill_*.tfrecord'
 
-The straightforward step is written below as the formulas are: every masked-LM
-slot, log_softmax over the whole vocabulary, gradients by autodiff, AdamW one
-operation at a time. All steps see the same batches, without dropout, and take
-turns; the medians are compared, and the losses of each from the same start.
+The straightforward step is that of the tests, tests/reference_bert.py, written
+as the formulas are: every masked-LM slot, log_softmax over the whole
+vocabulary, gradients by autodiff, AdamW one operation at a time. All steps see
+the same batches, without dropout, and take turns; the medians are compared, and
+the losses of each from the same start.
 """
 
 import dataclasses
-import math
 import os
+import pathlib
 import statistics
 import sys
 import time
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+# pylint: disable=wrong-import-position
 from absl import flags
 import tensorflow as tf
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
-# pylint: disable=wrong-import-position
-import command_line
-import distillation
+from distillation import checkpoints
+from distillation import devices
+from distillation import student
 import modeling
-import records
+from records import input_pipeline
+from records import schema
+import reference_bert
+from util import command_line
+from util import files
 
 tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
@@ -44,7 +51,7 @@ def define_flags() -> None:
   flags.DEFINE_string("bert_config_file", None, "Config of the student.")
   flags.DEFINE_string("init_checkpoint", None, "Where the student starts.")
   flags.DEFINE_string("input_file", None, "Labelled records.")
-  command_line.define_record_lengths()
+  input_pipeline.define_flags()
   flags.DEFINE_integer("truncation_factor", 10, "As in the records.")
   flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step.")
   flags.DEFINE_integer("turns", 50, "Steps of each kind.", lower_bound=1)
@@ -61,7 +68,7 @@ class Stepper:
 
     Args:
       build: takes features and returns the loss and the training operation.
-      input_fn: as `records.training_input_fn` builds it.
+      input_fn: as `input_pipeline.training_input_fn` builds it.
       batch_size: B.
       session_config: a tf1.ConfigProto.
     """
@@ -86,150 +93,58 @@ class Stepper:
     return statistics.median(self.times[_WARM_UP_TURNS:])
 
 
-def build_step(options: distillation.StudentOptions, features):
+def build_step(options: student.StudentOptions, features):
   """Builds the project's own step."""
-  spec = distillation.build_model_fn(options)(
-      features, None, tf.estimator.ModeKeys.TRAIN, {})
-  return spec.loss, spec.train_op
+  outputs, step = student.create_train_step(options, features)
+  checkpoints.restore(options.init_checkpoint, options.init_layers)
+  return outputs["loss"], step.operation
 
 
-def build_straightforward_step(options: distillation.StudentOptions, features):
+def build_straightforward_step(options: student.StudentOptions, features):
   """Builds the same step as plainly as the formulas."""
-  config = options.config
-  loss = _straightforward_loss(config, features)
-  modeling.restore(options.init_checkpoint, options.init_layers)
+  variables = {
+      name: tf1.get_variable(name, shape=shape, use_resource=True)
+      for name, shape in modeling.variable_shapes(options.config).items()}
+  checkpoints.restore(options.init_checkpoint, options.init_layers)
+  slots = {
+      name + slot: tf1.get_variable(
+          name + slot, shape=variable.shape, trainable=False,
+          initializer=tf1.zeros_initializer(), use_resource=True)
+      for name, variable in variables.items()
+      for slot in ("/adam_m", "/adam_v")}
+  loss = reference_bert.loss(variables, features, options.config)
+  gradients = dict(zip(variables, map(
+      tf.convert_to_tensor, tf.gradients(loss, list(variables.values())))))
   step = tf1.train.get_or_create_global_step()
   rate = options.learning_rate * (
       1 - tf.cast(step, tf.float32) / options.num_train_steps)
-  variables = tf1.trainable_variables()
-  gradients, _ = tf.clip_by_global_norm([
-      tf.convert_to_tensor(gradient)
-      for gradient in tf.gradients(loss, variables)], 1.0)
-  updates = [step.assign_add(1)]
-  for variable, gradient in zip(variables, gradients):
-    m, v = (tf1.get_variable(
-        variable.op.name + slot, shape=variable.shape, trainable=False,
-        initializer=tf1.zeros_initializer(), use_resource=True)
-            for slot in ("/adam_m", "/adam_v"))
-    next_m = 0.9 * m + 0.1 * gradient
-    next_v = 0.999 * v + 0.001 * tf.square(gradient)
-    update = next_m / (tf.sqrt(next_v) + 1e-6)
-    if not ("LayerNorm" in variable.op.name or "bias" in variable.op.name):
-      update += 0.01 * variable
-    updates += [variable.assign(variable - rate * update),
-                m.assign(next_m), v.assign(next_v)]
-  return loss, tf.group(*updates)
-
-
-def _straightforward_loss(config: modeling.BertConfig, features):
-  """Runs BERT and returns the loss."""
-
-  def variable(name, shape):
-    return tf1.get_variable(name, shape=shape, use_resource=True)
-
-  def dense(x, units, scope, activation=None):
-    width = x.shape[-1]
-    shape = tf.shape(x)
-    x = tf.matmul(tf.reshape(x, [-1, width]),
-                  variable(scope + "/kernel", [width, units]))
-    x = tf.nn.bias_add(x, variable(scope + "/bias", [units]))
-    x = activation(x) if activation else x
-    return tf.reshape(x, tf.concat([shape[:-1], [units]], axis=0))
-
-  def norm(x, scope):
-    mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
-    return tf.nn.batch_normalization(
-        x, mean, variance, variable(scope + "/LayerNorm/beta", x.shape[-1:]),
-        variable(scope + "/LayerNorm/gamma", x.shape[-1:]), 1e-12)
-
-  def gelu(x):
-    return x * 0.5 * (1.0 + tf.tanh(
-        math.sqrt(2 / math.pi) * (x + 0.044715 * tf.pow(x, 3))))
-
-  def split_heads(x):
-    heads = config.num_attention_heads
-    batch_size, length, width = x.shape
-    return tf.transpose(
-        tf.reshape(x, [batch_size, length, heads, width // heads]),
-        [0, 2, 1, 3])
-
-  ids = features[records.INPUT_IDS]
-  batch_size, length = ids.shape
-  width = config.hidden_size
-  words = variable("bert/embeddings/word_embeddings",
-                   [config.vocab_size, width])
-  x = (tf.gather(words, ids)
-       + tf.gather(variable("bert/embeddings/token_type_embeddings",
-                            [config.type_vocab_size, width]),
-                   features[records.SEGMENT_IDS])
-       + variable("bert/embeddings/position_embeddings",
-                  [config.max_position_embeddings, width])[:length])
-  x = norm(x, "bert/embeddings")
-  mask = tf.cast(features[records.INPUT_MASK], tf.float32)
-  for layer in range(config.num_hidden_layers):
-    scope = "bert/encoder/layer_{}/".format(layer)
-    query, key, value = (
-        split_heads(dense(x, width, scope + "attention/self/" + name))
-        for name in ("query", "key", "value"))
-    scores = tf.matmul(query, key, transpose_b=True) / math.sqrt(
-        width // config.num_attention_heads)
-    scores += -10000.0 * (1 - mask)[:, tf.newaxis, tf.newaxis, :]
-    context = tf.transpose(tf.matmul(tf.nn.softmax(scores), value),
-                           [0, 2, 1, 3])
-    context = tf.reshape(context, [batch_size, length, width])
-    scope_out = scope + "attention/output"
-    x = norm(dense(context, width, scope_out + "/dense") + x, scope_out)
-    inner = dense(x, config.intermediate_size, scope + "intermediate/dense",
-                  gelu)
-    scope_out = scope + "output"
-    x = norm(dense(inner, width, scope_out + "/dense") + x, scope_out)
-  pooled = dense(x[:, 0], width, "bert/pooler/dense", tf.tanh)
-  masked = tf.gather(x, features[records.MASKED_LM_POSITIONS], batch_dims=1)
-  masked = norm(dense(masked, width, "cls/predictions/transform/dense", gelu),
-                "cls/predictions/transform")
-  masked = tf.reshape(masked, [-1, width])
-  log_probabilities = tf.nn.log_softmax(tf.nn.bias_add(
-      tf.matmul(masked, words, transpose_b=True),
-      variable("cls/predictions/output_bias", [config.vocab_size])))
-  top_k = features[records.TEACHER_INDICES].shape[-1]
-  losses = -tf.reduce_sum(
-      tf.reshape(features[records.TEACHER_PROBABILITIES], [-1, top_k])
-      * tf.gather(log_probabilities, tf.reshape(
-          features[records.TEACHER_INDICES], [-1, top_k]), batch_dims=1),
-      axis=-1)
-  weights = tf.reshape(features[records.MASKED_LM_WEIGHTS], [-1])
-  following = tf.nn.bias_add(
-      tf.matmul(pooled, variable("cls/seq_relationship/output_weights",
-                                 [2, width]), transpose_b=True),
-      variable("cls/seq_relationship/output_bias", [2]))
-  next_losses = -tf.reduce_sum(
-      tf.one_hot(features[records.NEXT_SENTENCE_LABELS][:, 0], 2)
-      * tf.nn.log_softmax(following), axis=-1)
-  return (tf.reduce_sum(losses * weights) / (tf.reduce_sum(weights) + 1e-5)
-          + tf.reduce_mean(next_losses))
+  updated = reference_bert.adamw(variables, slots, gradients, rate)
+  with tf.control_dependencies([rate]):
+    counted = step.assign_add(1)
+  return loss, tf.group(counted, *(
+      {**variables, **slots}[name].assign(value)
+      for name, value in updated.items()))
 
 
 def main() -> None:
   config = dataclasses.replace(
-      modeling.BertConfig.from_json_file(FLAGS.bert_config_file),
+      checkpoints.load_config(FLAGS.bert_config_file, FLAGS.max_seq_length),
       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-  options = distillation.StudentOptions(
-      config=config, hard_label_weight=0.0, temperature=1.0, tail_mass="drop",
-      init_checkpoint=FLAGS.init_checkpoint, init_layers=None,
-      learning_rate=FLAGS.learning_rate, num_train_steps=100000,
-      num_warmup_steps=0)
-  input_fn = records.training_input_fn(
-      records.find_files(FLAGS.input_file, "input_file"),
-      records.RecordShape(FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
-                          FLAGS.truncation_factor), _SEED)
+  options = student.StudentOptions(
+      config, init_checkpoint=FLAGS.init_checkpoint,
+      learning_rate=FLAGS.learning_rate, num_warmup_steps=0)
+  input_fn = input_pipeline.training_input_fn(
+      files.find_files(FLAGS.input_file, "input_file"),
+      schema.RecordShape(FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
+                         FLAGS.truncation_factor), _SEED)
   batch_size = FLAGS.train_batch_size
   steppers = {"straightforward, fp32": Stepper(
       lambda features: build_straightforward_step(options, features), input_fn,
-      batch_size, modeling.session_config())}
+      batch_size, devices.session_config())}
   for precision in FLAGS.precisions:
     steppers[precision] = Stepper(
         lambda features: build_step(options, features), input_fn, batch_size,
-        modeling.session_config(precision))
+        devices.session_config(devices.DeviceOptions(precision)))
   for _ in range(FLAGS.turns + _WARM_UP_TURNS):
     for stepper in steppers.values():
       stepper.step()

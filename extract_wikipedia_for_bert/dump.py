@@ -1,8 +1,8 @@
 """Reads the pages of a MediaWiki XML dump, one at a time.
 
-This room owns the XML, the compression and what can be wrong with either. It
-holds one page in memory, whatever the size of the dump. It knows nothing of
-wikitext save the `#REDIRECT` that older dumps do not mark otherwise.
+This module handles the XML, its compression and what can be wrong with either.
+It keeps one page in memory, whatever the size of the dump. Of wikitext it reads
+only `#REDIRECT`, for older dumps that do not mark redirects in the XML.
 """
 
 import bz2
@@ -15,10 +15,12 @@ import zlib
 
 from lxml import etree
 
+from util.command_line import InputError
+
 _CHUNK_BYTES = 1 << 18
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _ARTICLE_NAMESPACE = 0
-# MediaWiki's own English names work on every wiki beside the local ones.
+# MediaWiki's English names work on every wiki, in addition to the local ones.
 _FILE_NAMESPACE = 6
 _CATEGORY_NAMESPACE = 14
 _CANONICAL_NAMESPACES = {
@@ -35,16 +37,12 @@ _INTEGER = re.compile(r"\s*-?\d{1,9}\s*$")
 _REDIRECT = re.compile(r"\s*#\s*redirect\b", re.IGNORECASE)
 
 
-class DumpError(ValueError):
-  """A dump that cannot be read to its end."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Site:
-  """What a dump says of the wiki it comes from.
+  """What a dump says about its wiki.
 
   Attributes:
-    language: the wiki's language code, such as "en".
+    language: the language code, such as "en".
     namespaces: number of each namespace, by its name in lower case.
   """
   language: str = "en"
@@ -58,12 +56,12 @@ class Site:
 
   @property
   def media_prefixes(self) -> FrozenSet[str]:
-    """Names of links that show a file, with a caption."""
+    """Prefixes of links that show a file, with a caption."""
     return self.prefixes(-2, _FILE_NAMESPACE)
 
   @property
   def category_prefixes(self) -> FrozenSet[str]:
-    """Names of links that put the page into a category."""
+    """Prefixes of links that put the page into a category."""
     return self.prefixes(_CATEGORY_NAMESPACE)
 
 
@@ -79,13 +77,13 @@ class Page:
 class DumpReader:
   """An iterator over the pages of a dump.
 
-  A dump is `.xml`, `.xml.bz2` (one stream or many) or `.xml.gz`; the content
-  decides, not the name.
+  A dump is `.xml`, `.xml.bz2` (one stream or many) or `.xml.gz`, which is
+  recognised by its content, not by its name.
 
   Attributes:
-    site: the wiki's language and namespaces, known once the first page is.
-    pages_read: number of pages read whole.
-    size: bytes of the file.
+    site: the wiki's language and namespaces, known from the first page on.
+    pages_read: number of complete pages read.
+    size: of the file, in bytes.
   """
 
   def __init__(self, path: str):
@@ -95,8 +93,8 @@ class DumpReader:
       path: the file.
 
     Raises:
-      DumpError: the file is not there, may not be read, is empty or packed in
-        a way that is not read here.
+      InputError: the file cannot be read, is empty or compressed in a format
+        that is not supported.
     """
     self.site = Site()
     self.pages_read = 0
@@ -105,11 +103,11 @@ class DumpReader:
     try:
       self._raw = open(path, "rb", buffering=0)
     except OSError as failure:
-      raise DumpError("--dump_file {}: {}; give the path of a dump".format(
-          path, failure.strerror))
+      raise InputError("--dump_file {}: {}; give the path of a dump".format(
+          path, failure.strerror)) from None
     try:
       self.size = os.fstat(self._raw.fileno()).st_size
-      self._stream = self._unpack()
+      self._stream = self._decompressed()
     except Exception:
       self._raw.close()
       raise
@@ -121,21 +119,26 @@ class DumpReader:
     self._raw.close()
 
   def position(self) -> int:
-    """Returns how many bytes of the (packed) file have been read."""
+    """Returns how many bytes of the (compressed) file have been read."""
     return self._raw.tell()
 
-  def error(self, problem: str, remedy: str) -> DumpError:
-    """Returns the error to raise: where the reading ended, and what to do."""
-    last = ("no page was read whole" if self._last_title is None else
-            "the last page read whole is {!r}".format(self._last_title))
-    return DumpError("--dump_file {}: {}, at byte {} of {}; {}; {}".format(
+  def error(self, problem: str, remedy: str) -> InputError:
+    """Returns an error that says where reading ended.
+
+    Args:
+      problem: what is wrong with the dump.
+      remedy: what to do.
+    """
+    last = ("no complete page was read" if self._last_title is None else
+            "the last complete page is {!r}".format(self._last_title))
+    return InputError("--dump_file {}: {}, at byte {} of {}; {}; {}".format(
         self._path, problem, self.position(), self.size, last, remedy))
 
   def __iter__(self) -> Iterator[Page]:
     """Yields the dump's pages in order.
 
     Raises:
-      DumpError: the file is cut short, corrupt or no dump.
+      InputError: the file is truncated, corrupt or not a dump.
     """
     chunk = self._read()
     self._check_root(chunk)
@@ -144,13 +147,13 @@ class DumpReader:
         huge_tree=True, resolve_entities=False)
     text = None
     while chunk:
-      # lxml hands over what was whole before the place where it fails.
+      # On an error, lxml still returns the elements that ended before it.
       failure = _feed(parser, chunk)
       for _, element in parser.read_events():
         name = etree.QName(element).localname
         if name == "revision":
-          # A dump with full histories keeps one revision at a time in memory;
-          # the last one of a page is the newest.
+          # The last revision of a page is the newest. Clearing each one keeps
+          # a dump with full histories from filling the memory.
           text = _wikitext(element)
           element.clear()
         elif name == "page":
@@ -170,9 +173,10 @@ class DumpReader:
     try:
       parser.close()
     except etree.XMLSyntaxError as failure:
-      raise self._xml_error(failure)
+      raise self._xml_error(failure) from None
 
-  def _unpack(self) -> BinaryIO:
+  def _decompressed(self) -> BinaryIO:
+    """Returns the stream of the XML."""
     head = self._raw.read(6)
     self._raw.seek(0)
     if not head:
@@ -183,26 +187,29 @@ class DumpReader:
       return gzip.GzipFile(fileobj=self._raw)
     if head.startswith((b"7z\xbc\xaf\x27\x1c", b"\xfd7zXZ\x00", b"PK\x03\x04",
                         b"\x28\xb5\x2f\xfd")):
-      raise self.error("packed as 7z, xz, zip or zstd", "unpack it first: "
-                       ".xml, .xml.bz2 and .xml.gz are read")
+      raise self.error("compressed as 7z, xz, zip or zstd", "decompress it "
+                       "first: .xml, .xml.bz2 and .xml.gz are read")
     return self._raw
 
   def _read(self) -> bytes:
     try:
       return self._stream.read(_CHUNK_BYTES)
     except EOFError:
-      raise self.error("the packed file is cut short",
-                       "download it again, the whole of it")
+      raise self.error("the compressed file is truncated",
+                       "download it again completely") from None
     except (OSError, zlib.error) as failure:
-      raise self.error("the packed file is corrupt ({})".format(failure),
-                       "download it again and compare its checksum")
+      raise self.error("the compressed file is corrupt ({})".format(failure),
+                       "download it again and compare its checksum") from None
 
-  def _xml_error(self, failure: etree.XMLSyntaxError) -> DumpError:
-    return self.error("the XML is cut short or broken ({})".format(failure.msg),
-                      "download the dump again, the whole of it")
+  def _xml_error(self, failure: etree.XMLSyntaxError) -> InputError:
+    return self.error("the XML is truncated or broken ({})".format(failure.msg),
+                      "download the dump again completely")
 
   def _check_root(self, chunk: bytes) -> None:
-    """Refuses what is no dump before all of it is read into memory."""
+    """Raises InputError if the XML is not that of a dump.
+
+    Without this check, other XML would be read into memory completely.
+    """
     parser = etree.XMLPullParser(events=("start",), huge_tree=True)
     failure = _feed(parser, chunk)
     for _, element in parser.read_events():
@@ -234,7 +241,7 @@ _WHICH_DUMP = "give a file such as enwiki-20240101-pages-articles.xml.bz2"
 
 def _feed(parser: etree.XMLPullParser,
           chunk: bytes) -> Optional[etree.XMLSyntaxError]:
-  """Feeds a chunk; returns what is wrong with it."""
+  """Feeds a chunk to a parser; returns its error, if any."""
   try:
     parser.feed(chunk)
   except etree.XMLSyntaxError as failure:
@@ -243,13 +250,14 @@ def _feed(parser: etree.XMLPullParser,
 
 
 def _wikitext(revision: etree._Element) -> str:
-  """Returns a revision's text; "" where it is not wikitext."""
+  """Returns a revision's text, or "" if it is not wikitext."""
   if (revision.findtext("{*}model") or "wikitext") != "wikitext":
     return ""
   return revision.findtext("{*}text") or ""
 
 
 def _site(siteinfo: etree._Element) -> Site:
+  """Returns what the header of a dump says about its wiki."""
   names = dict(_CANONICAL_NAMESPACES)
   for namespace in siteinfo.iterfind("{*}namespaces/{*}namespace"):
     key = namespace.get("key") or ""

@@ -5,32 +5,35 @@ line between articles, articles in the order of the dump.
     --dump_file enwiki-latest-pages-articles.xml.bz2 \
     --output_file wikipedia.txt
 
-The output depends on the dump and the flags alone, not on --num_workers. It
+The output depends only on the dump and the flags, not on --num_workers. It
 appears under its name when it is complete.
 """
 
+import contextlib
 import dataclasses
 import os
 import sys
+import traceback
 from typing import FrozenSet, Iterator, List, NamedTuple, Sequence, Tuple
 
 from absl import flags
 from absl import logging
 import tqdm
 
-sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # pylint: disable=wrong-import-position
-import command_line
 from extract_wikipedia_for_bert import dump
-from extract_wikipedia_for_bert import ordered_pool
 from extract_wikipedia_for_bert import output
 from extract_wikipedia_for_bert import prose
 from extract_wikipedia_for_bert import wikitext
+from util import command_line
+from util import workers
+from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
-# Characters of wikitext that a worker gets at a time: enough that handing them
-# over costs nothing, few enough that memory stays small.
+# Characters of wikitext in a batch: enough to make the cost of sending it to a
+# worker negligible, few enough to keep memory small.
 _BATCH_CHARACTERS = 400000
 
 
@@ -39,9 +42,9 @@ class Selection:
   """Which pages are articles.
 
   Attributes:
-    namespaces: numbers of the namespaces that are read.
-    keep_disambiguation: whether disambiguation pages are kept.
-    max_articles: number of articles after which to stop; 0 for all.
+    namespaces: numbers of the namespaces to read.
+    keep_disambiguation: whether to keep disambiguation pages.
+    max_articles: number of articles after which to stop; 0 for no limit.
   """
   namespaces: FrozenSet[int] = frozenset([0])
   keep_disambiguation: bool = False
@@ -49,39 +52,47 @@ class Selection:
 
 
 class Batch(NamedTuple):
-  """Work for one process: titles and wikitexts, and how to clean them."""
+  """A task for a worker: titles and wikitexts, and how to clean them."""
   pages: Sequence[Tuple[str, str]]
   wiki: wikitext.Wiki
   keep_disambiguation: bool
   options: prose.Options
 
 
+class SkippedPage(NamedTuple):
+  """A worker's report of a page that it failed to clean."""
+  title: str
+  error: str
+  traceback: str
+
+
 def define_flags() -> None:
   """Defines this script's flags."""
   flags.DEFINE_string(
       "dump_file", None,
-      "A dump of a wiki with its pages' text: .xml, .xml.bz2 or .xml.gz.")
+      "A dump of a wiki, with the text of its pages: .xml, .xml.bz2 or "
+      ".xml.gz.")
   flags.DEFINE_string(
       "output_file", None,
       "The text file to write. It must not exist.")
   flags.DEFINE_integer(
       "num_workers", 0,
-      "Number of processes that clean text, beside the one that reads; 1 does "
-      "all in one process, 0 is as many as there are processors.",
-      lower_bound=0)
+      "Number of processes that clean text, in addition to the one that reads "
+      "the dump. 1 does everything in one process; 0 is the number of "
+      "available cores.", lower_bound=0)
   flags.DEFINE_list(
       "namespaces", ["0"],
-      "Numbers of the namespaces to read, separated by commas. 0 holds the "
-      "articles.")
+      "Numbers of the namespaces to read, separated by commas. Articles are in "
+      "0.")
   flags.DEFINE_boolean(
       "keep_disambiguation", False,
       "Whether to keep disambiguation pages.")
   prose.define_flags()
   flags.DEFINE_integer(
-      "max_articles", 0, "Stop after this many articles; 0 is all of them.",
+      "max_articles", 0, "Stop after this many articles; 0 is no limit.",
       lower_bound=0)
   flags.DEFINE_boolean(
-      "overwrite", False, "Whether to replace an output file that exists.")
+      "overwrite", False, "Whether to replace an existing output file.")
 
 
 def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
@@ -90,22 +101,30 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
 
   Args:
     dump_file: the dump.
-    writer: where the articles go.
+    writer: what the articles are written to.
     selection: which pages are articles.
-    options: which sentences are kept; the dump names its own language.
-    num_workers: number of processes.
+    options: which sentences are kept; the language is that of the dump.
+    num_workers: number of processes that clean text; 1 does everything in this
+      process.
 
   Returns:
     The reader, at the end of the dump.
 
   Raises:
-    ValueError: the dump is damaged, is none or has no article.
+    InputError: the dump is damaged, is not a dump or has no article; or a
+      worker died.
   """
   with dump.DumpReader(dump_file) as reader:
-    with ordered_pool.OrderedPool(clean, num_workers) as pool, tqdm.tqdm(
+    batches = _batches(reader, selection, options)
+    cleaned = workers.run(
+        clean, batches, num_workers if num_workers > 1 else 0,
+        on_report=_log_skipped_page, in_order=True,
+        remedy="free some memory, or lower --num_workers (now {})".format(
+            num_workers))
+    with contextlib.closing(cleaned), tqdm.tqdm(
         total=reader.size, unit="B", unit_scale=True,
         disable=None) as progress:
-      for articles in pool.map(_batches(reader, selection, options)):
+      for _, articles in cleaned:
         for lines in articles:
           writer.write(lines)
           if writer.articles == selection.max_articles:
@@ -122,7 +141,7 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
 
 def _batches(reader: dump.DumpReader, selection: Selection,
              options: prose.Options) -> Iterator[Batch]:
-  """Yields the pages that may be articles, some at a time."""
+  """Yields batches of the pages that may be articles."""
   pages: List[Tuple[str, str]] = []
   size = 0
 
@@ -144,11 +163,12 @@ def _batches(reader: dump.DumpReader, selection: Selection,
     yield batch()
 
 
-def clean(batch: Batch) -> List[List[str]]:
+def clean(batch: Batch, report: workers.Report) -> List[List[str]]:
   """Returns the sentences of each article of a batch.
 
   Args:
     batch: pages as wikitext.
+    report: called with a SkippedPage for each page that fails.
   """
   articles = []
   for title, text in batch.pages:
@@ -162,27 +182,31 @@ def clean(batch: Batch) -> List[List[str]]:
       raise
     except Exception as error:  # pylint: disable=broad-except
       # A bug, but no reason to lose the work of a day.
-      logging.error("skipped the page %r, which failed: %r", title, error,
-                    exc_info=logging.level_debug())
+      report(SkippedPage(title, repr(error), traceback.format_exc()))
       continue
     if lines:
       articles.append(lines)
   return articles
 
 
-def _namespace_numbers(words: Sequence[str]) -> FrozenSet[int]:
+def _log_skipped_page(page: SkippedPage) -> None:
+  logging.error("skipped the page %r, which failed: %s", page.title, page.error)
+  logging.debug("%s", page.traceback)
+
+
+def _namespace_numbers(values: Sequence[str]) -> FrozenSet[int]:
+  """Parses --namespaces."""
   try:
-    numbers = frozenset(int(word) for word in words)
+    numbers = frozenset(map(int, values))
   except ValueError:
     numbers = frozenset()
   if not numbers:
-    raise ValueError("--namespaces {}: expected numbers separated by commas, "
-                     "such as 0 or 0,100".format(",".join(words)))
+    raise InputError("--namespaces {}: expected numbers separated by commas, "
+                     "such as 0 or 0,100".format(",".join(values)))
   return numbers
 
 
 def main() -> None:
-  """Checks the flags and runs the extraction."""
   selection = Selection(_namespace_numbers(FLAGS.namespaces),
                         FLAGS.keep_disambiguation, FLAGS.max_articles)
   options = prose.Options(min_words=FLAGS.min_words,
@@ -190,16 +214,9 @@ def main() -> None:
   with output.ArticleWriter(FLAGS.output_file, "output_file",
                             FLAGS.overwrite) as writer:
     reader = extract(FLAGS.dump_file, writer, selection, options,
-                     FLAGS.num_workers or _processors())
+                     FLAGS.num_workers or workers.available_cores())
     writer.finish()
   print("{} from {:,} pages".format(writer.summary(), reader.pages_read))
-
-
-def _processors() -> int:
-  """Returns how many processors this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 if __name__ == "__main__":

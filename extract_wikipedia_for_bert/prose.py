@@ -1,6 +1,6 @@
 """Turns paragraphs into the lines of the output: tidy sentences of prose.
 
-Each rule is a row of a table, with an example beside it.
+Each rule is a row of a table, under a comment with an example.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ _MIN_LIST_ITEM_WORDS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What is kept.
+  """Which sentences are kept.
 
   Attributes:
     language: the language code for the sentence splitter.
-    min_words: shorter sentences go.
-    min_sentences: articles with fewer sentences go.
+    min_words: sentences of fewer words are dropped.
+    min_sentences: articles of fewer sentences are dropped.
   """
   language: str = "en"
   min_words: int = 3
@@ -43,13 +43,13 @@ def define_flags() -> None:
 
 
 class TidyRule(NamedTuple):
-  """A replacement that mends what the removal of markup left behind."""
+  """A replacement that corrects what the removal of markup has left."""
   name: str
   pattern: "re.Pattern[str]"
   replacement: str
 
 
-# Not the joiners U+200C and U+200D: Persian and Hindi are spelled with them.
+# Not the joiners U+200C and U+200D, which Persian and Hindi need.
 _INVISIBLE = "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a-\u202e"
 TIDY_RULES = (
     # "soft\u00adhyphen" -> "softhyphen"
@@ -103,8 +103,8 @@ LEFTOVER_MARKUP = {
                   r"|\bRetrieved (?:on )?\d",
 }
 _LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
-# Scripts without spaces between words: each character counts as a word, as
-# BERT's own tokenizer has it.
+# Scripts without spaces between words: each character counts as a word, as in
+# BERT's tokenizer.
 _UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
                        "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 
@@ -117,7 +117,7 @@ def tidy(text: str) -> str:
 
 
 def count_words(text: str) -> int:
-  """Counts words by spaces, or by characters in scripts without spaces."""
+  """Counts words: in scripts without spaces, characters."""
   words = len(text.split())
   if text.isascii():
     return words
@@ -125,11 +125,11 @@ def count_words(text: str) -> int:
 
 
 def lines(paragraphs: Iterable[Paragraph], options: Options) -> List[str]:
-  """Returns the sentences of an article; none where they are too few.
+  """Returns the sentences of an article, or none if there are too few.
 
   Args:
     paragraphs: the article's paragraphs as plain text.
-    options: what is kept.
+    options: which sentences are kept.
   """
   kept = []
   for paragraph in paragraphs:
@@ -140,10 +140,10 @@ def lines(paragraphs: Iterable[Paragraph], options: Options) -> List[str]:
 
 
 def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
-  """Returns the sentences of a paragraph; none where it is no prose.
+  """Returns the sentences of a paragraph, or none if it is not prose.
 
-  What reads as prose is long enough and ends in a terminal mark, a paragraph
-  possibly in a colon. A last sentence without that goes by itself.
+  Prose is long enough and ends in a terminal mark; a paragraph may also end in
+  a colon. A last sentence that does not end so is dropped.
 
   Args:
     paragraph: plain text.
@@ -164,6 +164,6 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
 
 
 def is_kept(sentence: str, min_words: int) -> bool:
-  """Says whether a sentence is long enough and shows no markup."""
+  """Returns whether a sentence is long enough and shows no markup."""
   return (count_words(sentence) >= min_words
           and _LEFTOVER_MARKUP.search(sentence) is None)

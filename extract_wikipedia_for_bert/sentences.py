@@ -1,17 +1,17 @@
 """Splits a paragraph into sentences.
 
-The library sentencex finds the boundaries; the rules here are ours, for what
-it leaves together (inside quotation marks, after a whole sentence in
-parentheses) and for what it takes apart (abbreviations, numbers of lists).
+The library sentencex finds the boundaries. The rules here correct where it does
+not split (inside quotation marks, after a complete sentence in parentheses) and
+where it should not (abbreviations, numbers of lists).
 """
 
 import re
-from typing import Iterator, List
+from typing import Iterator, List, Optional, Tuple
 
 import sentencex
 
-# sentencex never splits inside quotation marks: it looks at the text without
-# them. ’ is the apostrophe too; the boundaries are the same without it.
+# sentencex never splits inside quotation marks, so it gets the text without
+# them. ’ is also the apostrophe; the boundaries are the same without it.
 _QUOTATION_MARKS = "\"“”„‟«»‹›‘’‚‛「」『』《》"
 _ENGLISH = ("en", "simple")
 _QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
@@ -21,31 +21,33 @@ TERMINAL_MARKS = ".!?…‼⁇⁈⁉‽。！？．｡؟۔।॥།።။។៕"
 _ENDS_SENTENCE = re.compile(
     "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS)
     + r"\s]*(?:\[\d+\])*$")
-# Older versions of sentencex are quadratic: they see so much at a time.
+# Older versions of sentencex take quadratic time, so they get a window of so
+# many characters at a time.
 _WINDOW = 5000
-# What tells whether a piece is a sentence is near its end.
+# Whether a piece is a complete sentence shows in its last characters.
 _TAIL = 80
 _WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
-# Never the end of a sentence, whatever follows: "Vol. One", "spp. Homo".
+# Never the end of a sentence: "Vol. One", "spp. Homo".
 _ABBREVIATION = re.compile(
     _WORD_START +
     r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr"
     r"|Brig|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g"
     r"|i\.e)\.$")
-# No end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
+# Not the end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
     _WORD_START +
     r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir"
     r"|[ivxl]+|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?"
     r"|[Oo]ct|[Nn]ov|[Dd]ec)\.$")
-# A list's number alone, or one in a row: "one; 2.", "one, and 2."
+# The number of a list item, by itself or within a sentence: "2.", "one; 2.",
+# "one, and 2."
 _LIST_NUMBER = re.compile(
     r"(?:^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]"
     r"|[;:,](?: and| or)? \(?\d{1,2}\.)$")
-# What no sentence starts with: "= 'feminine'", "; then".
+# No sentence starts with these: "= 'feminine'", "; then".
 _CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
-# sentencex takes these for abbreviations; before a capital letter they end an
-# English sentence more often than not: "a work of art. Hirst said".
+# Words that sentencex takes for abbreviations. Before a capital letter they most
+# often end an English sentence: "a work of art. Hirst said".
 _ENGLISH_LAST_WORD = re.compile(
     r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*"
     r"(?P<space>\s+)(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
@@ -59,12 +61,12 @@ def split(paragraph: str, language: str = "en") -> List[str]:
 
   Args:
     paragraph: text without line breaks.
-    language: a language code; for one that sentencex does not know it uses a
-      related language or English.
+    language: a language code; for an unknown one sentencex uses a related
+      language or English.
 
   Returns:
-    The sentences, stripped. Joined by single spaces they are the paragraph,
-    save for the space between them.
+    The sentences, stripped. Apart from the space between them they make up the
+    paragraph.
   """
   pieces: List[str] = []
   for piece in _pieces(paragraph, language):
@@ -81,7 +83,7 @@ def split(paragraph: str, language: str = "en") -> List[str]:
 
 
 def is_ended(sentence: str) -> bool:
-  """Says whether a sentence ends in a terminal mark (and closing marks)."""
+  """Returns whether a sentence ends in a terminal mark (and closing marks)."""
   return _ENDS_SENTENCE.search(sentence[-_TAIL:]) is not None
 
 
@@ -93,7 +95,7 @@ def _pieces(paragraph: str, language: str) -> Iterator[str]:
     start += len(window)
     pieces = _pieces_of_window(window, language)
     if start < len(paragraph) and len(pieces) > 1:
-      start -= len(pieces.pop())  # It may go on behind the window.
+      start -= len(pieces.pop())  # It may continue after the window.
     yield from pieces
 
 
@@ -103,13 +105,13 @@ def _pieces_of_window(paragraph: str, language: str) -> List[str]:
   start = 0
   position = 0
   for segment in sentencex.segment(language, bare):
-    words = segment.strip()
-    if not words:
+    segment = segment.strip()
+    if not segment:
       continue
-    # Older versions of sentencex strip the segments: look each one up.
-    position = bare.index(words, position) + len(words)
+    # Older versions of sentencex return stripped segments: find each one.
+    position = bare.index(segment, position) + len(segment)
     end = (kept[position - 1] if kept is not None else position - 1) + 1
-    # Closing marks that were left out of `bare` stay on the left.
+    # Closing marks, which `bare` lacks, stay with the sentence before them.
     while end < len(paragraph) and paragraph[end] in _QUOTATION_MARKS:
       end += 1
     while end < len(paragraph) and paragraph[end].isspace():
@@ -122,19 +124,23 @@ def _pieces_of_window(paragraph: str, language: str) -> List[str]:
   return pieces
 
 
-def _without_quotation_marks(paragraph: str):
-  """Returns the text without quotation marks, and each character's place.
+def _without_quotation_marks(
+    paragraph: str) -> Tuple[str, Optional[List[int]]]:
+  """Removes the quotation marks from a paragraph.
 
-  The places are None where they are the same.
+  Returns:
+    The text; the position of each of its characters in the paragraph, or None
+    if there is no quotation mark.
   """
   if _QUOTATION_MARK.search(paragraph) is None:
     return paragraph, None
-  kept = [place for place, character in enumerate(paragraph)
+  kept = [position for position, character in enumerate(paragraph)
           if character not in _QUOTATION_MARKS]
   return _QUOTATION_MARK.sub("", paragraph), kept
 
 
 def _belongs_together(left: str, right: str) -> bool:
+  """Returns whether two pieces that sentencex splits are one sentence."""
   if right[0] == "-" and not left[-1].isspace():  # "reflection-vs.-angle curve"
     return True
   left = left.rstrip()
@@ -149,7 +155,7 @@ def _belongs_together(left: str, right: str) -> bool:
 
 
 def _split_after_parenthesis(sentence: str) -> List[str]:
-  """Splits "(It was so.) It is." behind the parenthesis."""
+  """Splits "(It was so.) It is." after the parenthesis."""
   match = _WHOLE_PARENTHESIS.match(sentence)
   if match is None or sentence[match.end()].islower():
     return [sentence]
@@ -157,7 +163,7 @@ def _split_after_parenthesis(sentence: str) -> List[str]:
 
 
 def _split_after_last_word(sentence: str) -> List[str]:
-  """Splits "It is art. He is an artist." behind "art."."""
+  """Splits "It is art. He is an artist." after "art."."""
   parts = []
   start = 0
   for match in _ENGLISH_LAST_WORD.finditer(sentence):

@@ -1,12 +1,12 @@
-"""Renders the templates that carry words of a sentence.
+"""Renders the templates that stand for words of a sentence.
 
-A dump holds the calls of templates, not what they expand to. Most may go:
-boxes, notes, coordinates, pronunciations. Those that stand for words may not,
-or the sentence gets a hole ("an average of of rainfall"). `RENDERERS` names
-those; whatever is not in it is left out.
+A dump contains the calls of templates, not what they expand to. Most can be
+dropped: boxes, notes, coordinates, pronunciations. Those that stand for words
+cannot, or the sentence gets a hole ("an average of of rainfall"). `RENDERERS`
+has a renderer for these; all other templates are dropped.
 
-Each renderer takes the call's arguments, already plain text: a dict from "1",
-"2", ... and the named ones to stripped strings. Its docstring is its example.
+A renderer takes the arguments of the call, already plain text: a dict from "1",
+"2", ... and the named ones to stripped strings. Its docstring is an example.
 """
 
 import re
@@ -14,18 +14,18 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 Arguments = Mapping[str, str]
 
-# Stands for words that cannot be told from the dump (a formula, a price of
-# today). The sentence around it is dropped in the end. A private-use character:
-# a NUL would end mwparserfromhell's parse without a word.
+# Stands for words that are not in the dump (a formula, a price of today). The
+# sentence around it is dropped in the end. It is a private-use character: at a
+# NUL, mwparserfromhell would stop parsing without an error.
 UNKNOWN_WORDS = "\ue000"
-# Breaks paragraphs around a quotation that stands by itself.
+# Separates a block quotation from the paragraphs around it.
 _PARAGRAPH_BREAK = "\n\n"
 
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July",
            "August", "September", "October", "November", "December")
 
-# What {{convert}} reads: code, symbol, singular, plural. {{convert}} writes
-# British spellings unless told sp=us.
+# The units of {{convert}}: codes, symbol, singular, plural. It writes British
+# spellings unless sp=us is given.
 _UNIT_TABLE = """
 m|m|metre|metres
 km|km|kilometre|kilometres
@@ -184,7 +184,7 @@ _RAIL_GAUGE = re.compile(r"^([\d.]+)\s*(mm|m|in|ft)$")
 
 
 def normalize_name(name: str) -> str:
-  """Returns a template's name as the tables have it."""
+  """Returns a template's name in the form that the tables use."""
   name = " ".join(name.replace("_", " ").split()).lower()
   for prefix in ("template:", "subst:", "safesubst:"):
     if name.startswith(prefix):
@@ -230,7 +230,7 @@ def _joined(arguments: Arguments) -> str:
 
 
 def _convert(arguments: Arguments, abbreviate: bool = False) -> str:
-  """{{convert|1300|mi|km}} -> 1,300 miles: the number that the source has."""
+  """{{convert|1300|mi|km}} -> 1,300 miles: the number in the source's unit."""
   values = positional(arguments)
   if not values:
     return UNKNOWN_WORDS
@@ -253,7 +253,7 @@ def _convert(arguments: Arguments, abbreviate: bool = False) -> str:
 
 def _with_unit(text: str, value: str, code: str, arguments: Arguments,
                abbreviate: bool) -> str:
-  """Adds a unit's name in the number and form that the arguments ask for."""
+  """Adds a unit's name in the number and form that the arguments give."""
   symbol, singular, plural = _UNITS.get(code, (code, code, code))
   adjective = arguments.get("adj", "")
   if arguments.get("abbr") in ("on", "in", "comma"):
@@ -311,7 +311,7 @@ def _as_of(arguments: Arguments) -> str:
 
 
 def _day_month_year(values: List[str], order: str) -> str:
-  """Writes [year, month, day] as far as it is given."""
+  """Writes a date from [year, month, day], of which the last may be missing."""
   year, month, day = (values + ["", "", ""])[:3]
   if _SMALL_INTEGER.match(month) and 1 <= int(month) <= 12:
     month = _MONTHS[int(month) - 1]
@@ -398,7 +398,7 @@ def _any_ship(arguments: Arguments) -> str:
 
 
 def _ship_name(prefix: str, name: str, number: str, form: str) -> str:
-  """Writes a ship's name; forms 2 and up leave out the number or prefix."""
+  """Writes a ship's name; the form says whether with prefix and number."""
   if form in ("3", "5", "6"):
     prefix = ""
   text = (prefix + " " + name).strip()
@@ -470,9 +470,9 @@ def _section_link(arguments: Arguments) -> str:
 def _bible_verse(arguments: Arguments) -> str:
   """{{bibleverse|1|John|4:8|KJV}} -> 1 John 4:8."""
   values = positional(arguments)
-  place = next((index for index, value in enumerate(values) if ":" in value),
+  verse = next((index for index, value in enumerate(values) if ":" in value),
                len(values) - 1)
-  return " ".join(value for value in values[:place + 1] if value)
+  return " ".join(value for value in values[:verse + 1] if value)
 
 
 def _flag(arguments: Arguments) -> str:
@@ -532,7 +532,7 @@ def _japanese_first(arguments: Arguments) -> str:
   return _nihongo({"1": romanized, "2": japanese, "3": english})
 
 
-# Which renderer serves which templates; names in lower case.
+# The templates of each renderer; names in lower case.
 _TABLE = (
     (_first,
      "nowrap, nobr, nobreak, nobold, noitalic, small, smaller, big, larger, "
@@ -621,7 +621,7 @@ _TABLE = (
     (_constant("×"), "times"),
     (_constant("°"), "degree, deg"),
     (_constant("H"), "hydrogen"),
-    # Words that the dump does not tell.
+    # Words that are not in the dump.
     (_constant(UNKNOWN_WORDS),
      "age, age in years, age in years and days, inflation, format price, "
      "formatprice, currentyear, currentmonthname, currentday, "
@@ -634,13 +634,13 @@ _TABLE = (
 
 RENDERERS: Dict[str, Callable[[Arguments], str]] = {
     name: renderer for renderer, names in _TABLE for name in names.split(", ")}
-# The language of the names of units, months and languages here.
+# Wikis in the language in which units, months and languages are named here.
 _OWN_LANGUAGES = ("en", "simple")
 _LANGUAGE_PREFIX = "lang-"
 
 
 def find(name: str, language: str) -> Optional[Callable[[Arguments], str]]:
-  """Returns what renders a template, or None where nothing is to be shown.
+  """Returns the renderer of a template, or None if the template is dropped.
 
   Args:
     name: the template's name, as `normalize_name` returns it.

@@ -1,9 +1,9 @@
 """Turns the wikitext of a page into paragraphs of plain text.
 
-The work goes from the large to the small, and every step is linear in the
-page: tags and comments, sections, tables, what spans lines (boxes, files),
-lines into blocks. Then mwparserfromhell parses each block by itself, for the
-links and templates inside, so that junk in one place costs that place alone.
+The steps go from large to small, and each takes linear time: tags and comments,
+sections, tables, what spans lines (boxes, files), lines into blocks. Then
+mwparserfromhell parses each block separately, for its links and templates, so
+that broken markup spoils only its own block.
 """
 
 import bisect
@@ -20,13 +20,14 @@ from mwparserfromhell.wikicode import Wikicode
 from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert.dump import Site
 
-# The parser is quadratic on junk such as unclosed links. Paragraphs of prose
-# are far shorter; a longer block is parsed by lines, a longer line dropped.
+# The parser takes quadratic time on broken markup such as unclosed links.
+# Paragraphs of prose are far shorter than this: a longer block is parsed line
+# by line, a longer line is dropped.
 _MAX_BLOCK = 20000
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)\b([^<>]*)>")
-# Tags that go with all they enclose.
+# Tags that are dropped with all they enclose.
 _DROPPED_TAGS = frozenset("""
     ref references gallery source syntaxhighlight timeline score hiero table
     imagemap inputbox categorytree graph mapframe maplink includeonly pre
@@ -37,19 +38,19 @@ _BLOCK_TAGS = frozenset("""
     p div center blockquote ul ol li dl dt dd hr h1 h2 h3 h4 h5 h6 poem td th tr
     caption tbody thead tfoot
     """.split())
-# Tags that go and leave what they enclose where it is.
+# Tags that are dropped without what they enclose.
 _INLINE_TAGS = frozenset("""
     abbr b bdi bdo big cite code data del dfn em font i ins kbd mark noinclude
     nowiki onlyinclude q rb s samp small span strike strong sub sup time tt u
     var wbr langconvert noindex nobr
     """.split())
-# A formula that reads as text: "x", "n = 3", "2.5 < x".
+# A formula that can be read as text: "x", "n = 3", "2.5 < x".
 _PLAIN_FORMULA = re.compile(r"[A-Za-z0-9 .,=+\-−<>/()!%]{1,20}")
 _INTEGER = re.compile(r"[-−+]?\d+")
 
 _HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*={1,6}[ \t]*$", re.MULTILINE)
-# Sections without prose, by their heading in lower case. "Literature" is not
-# among them: articles on countries have prose there.
+# Sections without prose, by their heading in lower case. Not "Literature":
+# articles on countries have prose there.
 _DROPPED_SECTIONS = frozenset([
     "references", "external links", "external link", "see also",
     "further reading", "notes", "bibliography", "footnotes", "citations",
@@ -72,12 +73,12 @@ _DROPPED_SECTIONS = frozenset([
 ])
 
 _MARKED_LINE = re.compile(r"^[*#:;]+\s*")
-# Rows of a table whose start a template wrote.
+# How a row of a table begins; the table's start may come from a template.
 _TABLE_LINE = ("|", "!", "{|")
 _BRACES = re.compile(r"\{\{|\}\}")
 _LINK_BRACKETS = re.compile(r"\[\[|\]\]")
 _LINK_PREFIX = re.compile(r"\[\[\s*([^\[\]|:{}\n]*?)\s*:")
-# [[de:Titel]] and [[zh-min-nan:Titel]] link the page in another language.
+# [[de:Titel]] and [[zh-min-nan:Titel]] link to the page in another language.
 _LANGUAGE_PREFIX = re.compile(
     r"(?:[a-z]{2,3}|[a-z]{2,3}-[a-z]{2,7}(?:-[a-z]+)?|simple|tokipona)$")
 _QUOTES = re.compile(r"'{2,}")
@@ -102,19 +103,19 @@ _DISAMBIGUATION_TITLE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Wiki:
-  """What there is to know of a wiki to read its wikitext.
+  """What must be known about a wiki to read its wikitext.
 
   Attributes:
-    language: its language code.
-    dropped_links: prefixes of links that are not text, in lower case: files,
-      with captions, and categories.
+    language: the language code.
+    dropped_links: prefixes of links that are not text, in lower case: those of
+      files and categories.
   """
   language: str = "en"
   dropped_links: FrozenSet[str] = frozenset()
 
   @classmethod
   def of(cls, site: Site) -> "Wiki":
-    """Returns what a dump says of its wiki."""
+    """Returns what the header of a dump says about its wiki."""
     return cls(site.language, site.media_prefixes | site.category_prefixes)
 
 
@@ -125,10 +126,10 @@ class Paragraph(NamedTuple):
 
 
 def is_disambiguation(title: str, text: str) -> bool:
-  """Says whether a page only tells the meanings of a name apart.
+  """Returns whether a page is a disambiguation page.
 
   Args:
-    title: the page's title; alone it finds about half of them.
+    title: the page's title, which shows about half of them.
     text: the page's wikitext.
   """
   return (_DISAMBIGUATION_TITLE.search(title) is not None
@@ -143,8 +144,8 @@ def paragraphs(text: str, wiki: Wiki) -> Iterator[Paragraph]:
     wiki: the wiki it is from.
 
   Yields:
-    Paragraphs as plain text; markup that nobody closed may remain. Where words
-    could not be told, `templates.UNKNOWN_WORDS` stands for them.
+    Paragraphs as plain text. Markup that is not closed may remain;
+    `templates.UNKNOWN_WORDS` stands for words that are not in the dump.
   """
   text = text.replace(templates.UNKNOWN_WORDS, "").replace("\r", "")
   text = _COMMENT.sub("", text)
@@ -164,14 +165,14 @@ def paragraphs(text: str, wiki: Wiki) -> Iterator[Paragraph]:
 def resolve_tags(text: str) -> str:
   """Resolves the tags of a page, in one pass.
 
-  `a<ref>b</ref> c<br>d` becomes `a c\\nd`. Short plain formulas stay, others
-  become `templates.UNKNOWN_WORDS`.
+  `a<ref>b</ref> c<br>d` becomes `a c\\nd`. Short plain formulas are kept,
+  others become `templates.UNKNOWN_WORDS`.
 
   Args:
     text: wikitext without comments.
 
   Returns:
-    Wikitext with no tags but those that nobody knows.
+    Wikitext without tags, except for unknown ones.
   """
   tags = list(_TAG.finditer(text))
   closings: Dict[str, List[int]] = collections.defaultdict(list)
@@ -182,7 +183,7 @@ def resolve_tags(text: str) -> str:
   pieces = []
   position = 0
   for tag in tags:
-    if tag.start() < position:  # Inside what has gone already.
+    if tag.start() < position:  # Inside what is dropped already.
       continue
     pieces.append(text[position:tag.start()])
     position = tag.end()
@@ -206,7 +207,7 @@ def resolve_tags(text: str) -> str:
         pieces.append(_escaped(text[position:closing]))
         position = ends[closing]
     elif name == "sup":
-      # 10<sup>6</sup> is no 106; km<sup>2</sup> reads well as km2.
+      # 10<sup>6</sup> is not 106, but km<sup>2</sup> may be km2.
       if (closing is not None and text[max(0, tag.start() - 1)].isdigit()
           and _INTEGER.fullmatch(text[position:closing].strip())):
         pieces.append("^")
@@ -216,18 +217,20 @@ def resolve_tags(text: str) -> str:
   return "".join(pieces)
 
 
-def _first_after(places: List[int], position: int) -> Optional[int]:
-  index = bisect.bisect_left(places, position)
-  return places[index] if index < len(places) else None
+def _first_after(positions: List[int], start: int) -> Optional[int]:
+  """Returns the first of rising positions that is not before a start."""
+  index = bisect.bisect_left(positions, start)
+  return positions[index] if index < len(positions) else None
 
 
 def _formula(text: str) -> str:
+  """Returns a formula as text, if it is simple enough."""
   text = html.unescape(text).strip()
   return text if _PLAIN_FORMULA.fullmatch(text) else templates.UNKNOWN_WORDS
 
 
 def _escaped(text: str) -> str:
-  """Keeps what is meant literally from being read as markup."""
+  """Escapes literal text, so that it is not read as markup."""
   return "".join(
       character if character.isalnum() or character.isspace()
       or character == "&" else "&#{};".format(ord(character))
@@ -235,7 +238,7 @@ def _escaped(text: str) -> str:
 
 
 def drop_sections(text: str) -> str:
-  """Drops the sections that hold no prose, with their subsections.
+  """Drops the sections without prose, with their subsections.
 
   Args:
     text: wikitext.
@@ -261,9 +264,10 @@ def drop_sections(text: str) -> str:
 
 
 def drop_tables(text: str) -> str:
-  """Drops tables, line by line, nested ones too.
+  """Drops tables, nested ones too.
 
-  Of a table that nobody closed only the lines that look like one go.
+  Of a table that is not closed, this leaves the lines: `blocks` drops those
+  that look like rows.
 
   Args:
     text: wikitext.
@@ -290,7 +294,7 @@ def drop_tables(text: str) -> str:
 
 
 def _outermost(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
-  """Returns the spans that lie in no other one, in order."""
+  """Returns the spans that are not inside another one, in order."""
   outermost: List[Tuple[int, int]] = []
   for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
     if not outermost or start > outermost[-1][1]:
@@ -299,7 +303,7 @@ def _outermost(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
 
 
 def _balanced(text: str, brackets: "re.Pattern[str]") -> List[Tuple[int, int]]:
-  """Returns the spans of pairs of double brackets, without the unclosed."""
+  """Returns the spans of pairs of double brackets; unclosed ones have none."""
   opened: List[int] = []
   spans = []
   for bracket in brackets.finditer(text):
@@ -311,14 +315,14 @@ def _balanced(text: str, brackets: "re.Pattern[str]") -> List[Tuple[int, int]]:
 
 
 def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
-  """Drops links that are no text: files with captions, categories, languages.
+  """Drops links that are not text: files, categories and other languages.
 
   Args:
     text: wikitext.
-    prefixes: the names of files and categories, in lower case.
+    prefixes: those of links to files and categories, in lower case.
 
   Returns:
-    Wikitext with the other links as they were.
+    Wikitext with the other links unchanged.
   """
   dropped = []
   for start, end in _balanced(text, _LINK_BRACKETS):
@@ -332,12 +336,13 @@ def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
 
 
 def _without(text: str, spans: List[Tuple[int, int]]) -> str:
+  """Removes spans from a text."""
   pieces = []
   position = 0
   for start, end in _outermost(spans):
     pieces.append(text[position:start])
     position = end
-    # What filled a line leaves no blank one, which would break a paragraph.
+    # A line that becomes empty goes too: it would break a paragraph.
     if text[start - 1:start] in ("", "\n") and text[end:end + 1] == "\n":
       position += 1
   pieces.append(text[position:])
@@ -345,16 +350,16 @@ def _without(text: str, spans: List[Tuple[int, int]]) -> str:
 
 
 def resolve_block_templates(text: str, language: str) -> str:
-  """Resolves the templates that span lines or fill a line by themselves.
+  """Resolves the templates that span lines or start a line.
 
-  Those of running text stay, for the parser of the block around them.
+  Those within a line are left to the parser of their block.
 
   Args:
     text: wikitext.
     language: the wiki's language code.
 
   Returns:
-    Wikitext in which each remaining template lies within a line.
+    Wikitext in which each remaining template is within a line.
   """
   pieces = []
   position = 0
@@ -373,12 +378,16 @@ def resolve_block_templates(text: str, language: str) -> str:
 
 
 def blocks(text: str) -> Iterator[Paragraph]:
-  """Yields the blocks that the lines of a page make: paragraphs, list items.
+  """Joins the lines of a page to blocks: paragraphs and list items.
 
-  Single line breaks join; headings, blank lines and list marks break.
+  Headings, blank lines and list marks separate blocks; single line breaks do
+  not.
 
   Args:
     text: wikitext without tables and boxes.
+
+  Yields:
+    The blocks in order, as wikitext.
   """
   lines: List[str] = []
   for line in text.split("\n"):
@@ -400,10 +409,10 @@ def blocks(text: str) -> Iterator[Paragraph]:
 
 
 def plain_text(block: str, language: str) -> str:
-  """Renders a block: links to labels, templates to words, entities.
+  """Renders a block: links as their labels, templates and entities as text.
 
   Args:
-    block: wikitext without what spans blocks.
+    block: wikitext without markup that spans blocks.
     language: the wiki's language code.
   """
   block = _without_quotes(block)
@@ -419,20 +428,22 @@ def plain_text(block: str, language: str) -> str:
 
 
 def _without_quotes(block: str) -> str:
-  """Removes the quotes of bold and italic type, not the apostrophe by them."""
+  """Removes the quotes of bold and italic type, but no apostrophe."""
   if "''" not in block:
     return block
   block = _POSSESSIVE.sub("'", block)
-  # Four quotes are an apostrophe and bold type; more than five, likewise.
+  # Four quotes are an apostrophe and bold type; of more than five, those beyond
+  # five are apostrophes.
   return _QUOTES.sub(
       lambda run: "'" * {4: 1}.get(len(run[0]), max(0, len(run[0]) - 5)), block)
 
 
 def _parsed(block: str, language: str) -> str:
+  """Renders the links and templates of a block."""
   try:
     code = wikicode_parser.Parser().parse(block, skip_style_tags=True)
   except wikicode_parser.ParserError:
-    # The library's own failure, on one block of junk: not worth a long run.
+    # The parser fails on some broken markup: drop the block, not the run.
     return ""
   return _rendered(code, language)
 
@@ -487,9 +498,10 @@ def _rendered_template(template: nodes.Template, language: str) -> str:
 
 
 def _split_function(name: str, language: str) -> Tuple[str, Optional[str]]:
-  """Returns a template's name, and its first argument where that is in it.
+  """Splits the name of a parser function, as in {{formatnum:1234}}.
 
-  {{formatnum:1234}}: a parser function has its first argument in its name.
+  Returns:
+    The normalized name, and the first argument of a parser function or None.
   """
   whole = templates.normalize_name(name)
   function, colon, argument = name.partition(":")

@@ -2,7 +2,7 @@
 
 Tests and benchmarks compare the fast code with this one. It follows the
 published description of BERT's input (Devlin et al. 2019, section A.1 and the
-notes of the reference release) one token at a time: token strings, lists of
+notes that came with BERT's code) one token at a time: token strings, lists of
 instances in memory, one `tf.train.Example` at a time.
 
 The order of the draws from `random.Random(seed)` is part of the contract.
@@ -13,6 +13,21 @@ import unicodedata
 from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 _MAX_WORD_LENGTH = 200
+# A small vocabulary, and words for a text, some of which it lacks.
+TOKENS = ("[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat on a mat and un ##want "
+          "##ed ##s run ##ning dog , .".split())
+_WORDS = ([token for token in TOKENS if token[0] not in "[#"]
+          + ["unwanted", "runs", "running", "Cats", "caf\u00e9", "x-ray"])
+
+
+def random_text(rng: random.Random, num_documents: int, max_sentences: int = 12,
+                max_words: int = 30) -> str:
+  """Returns documents of sentences, as a text file has them."""
+  documents = [
+      "\n".join(" ".join(rng.choices(_WORDS, k=rng.randint(1, max_words)))
+                for _ in range(rng.randint(1, max_sentences)))
+      for _ in range(num_documents)]
+  return "\n\n".join(documents) + "\n"
 
 
 def read_vocabulary(path: str) -> Dict[str, int]:

@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 import modeling
-import records
+from records import schema
+from records import tfrecord
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIG = modeling.BertConfig(
@@ -18,7 +19,7 @@ CONFIG = modeling.BertConfig(
     intermediate_size=12, hidden_dropout_prob=0.0,
     attention_probs_dropout_prob=0.0, max_position_embeddings=16,
     type_vocab_size=2)
-SHAPE = records.RecordShape(
+SHAPE = schema.RecordShape(
     max_seq_length=10, max_predictions_per_seq=3, truncation_factor=4)
 SHAPE_FLAGS = ("--max_seq_length=10", "--max_predictions_per_seq=3")
 # As the README has it.
@@ -28,14 +29,14 @@ MPIRUN = ("mpirun -np 2 -H localhost:2 -bind-to none -map-by slot "
 
 
 def run_script(name, *arguments, cwd=ROOT):
-  """Runs a script of the top folder to its end; returns what it said."""
+  """Runs a script of the top folder to its end; returns the process."""
   return subprocess.run(
       [sys.executable, str(ROOT / name), *map(str, arguments)], cwd=cwd,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
 
 
 def launch(launcher, script, *arguments):
-  """Runs a script in two processes; returns what they said."""
+  """Runs a script in two processes to their end; returns the launcher."""
   path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
   environment = dict(
       os.environ, PATH=path,
@@ -47,7 +48,7 @@ def launch(launcher, script, *arguments):
 
 
 def assert_one_line_error(result, *words):
-  """Checks that a script ended as it must where a user erred."""
+  """Checks that a script ended with one line that holds some words."""
   lines = result.stderr.strip().splitlines()
   assert result.returncode == 1, result.stderr
   assert len(lines) == 1, result.stderr
@@ -57,7 +58,7 @@ def assert_one_line_error(result, *words):
 
 def write_config(path, config=CONFIG, **changes):
   """Writes a config as Google does; returns its path."""
-  values = dict(vars(config), **changes)
+  values = dict(config.to_dict(), **changes)
   path.write_text(json.dumps(values))
   return path
 
@@ -91,22 +92,17 @@ def read_checkpoint(path):
 
 
 def scores(config, variables, features):
-  """Runs the project's model; returns masked-word and next-sentence scores."""
+  """Runs the project's model; returns masked-LM and next-sentence logits."""
   tf1 = tf.compat.v1
   with tf.Graph().as_default(), tf1.Session() as session:
-    tensors = {name: tf.constant(np.asarray(values), tf.int32)
-               for name, values in features.items()
-               if np.asarray(values).dtype.kind == "i"}
-    model = modeling.BertModel(
-        config, False, tensors[records.INPUT_IDS], tensors[records.INPUT_MASK],
-        tensors[records.SEGMENT_IDS])
-    outputs = (
-        modeling.masked_lm_logits(
-            config, model, tensors[records.MASKED_LM_POSITIONS]),
-        modeling.next_sentence_logits(config, model))
+    outputs = modeling.pretraining_logits(
+        config, False, *(
+            tf.constant(np.asarray(features[name]), tf.int32) for name in (
+                schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS,
+                schema.MASKED_LM_POSITIONS)))
     for variable in tf1.trainable_variables():
       variable.load(variables[variable.op.name], session)
-    return session.run(outputs)
+    return tuple(session.run(outputs))
 
 
 def random_features(generator, config=CONFIG, shape=SHAPE):
@@ -116,28 +112,44 @@ def random_features(generator, config=CONFIG, shape=SHAPE):
   num_slots = int(generator.integers(1, slots + 1))
   is_token = np.arange(length) < num_tokens
   is_slot = np.arange(slots) < num_slots
-  words = generator.integers(0, config.vocab_size, size=(2, length))
+  token_ids = generator.integers(0, config.vocab_size, size=(2, length))
   entries = np.stack([generator.permutation(config.vocab_size)[:top_k]
                       for _ in range(slots)])
   probabilities = -np.sort(-generator.dirichlet(
       np.ones(top_k + 1), size=slots)[:, :top_k])
   return {
-      records.INPUT_IDS: words[0] * is_token,
-      records.INPUT_MASK: is_token.astype(int),
-      records.SEGMENT_IDS: (np.arange(length) > num_tokens // 2) * is_token,
-      records.MASKED_LM_POSITIONS: np.sort(
+      schema.INPUT_IDS: token_ids[0] * is_token,
+      schema.INPUT_MASK: is_token.astype(int),
+      schema.SEGMENT_IDS: (np.arange(length) > num_tokens // 2) * is_token,
+      schema.MASKED_LM_POSITIONS: np.sort(
           generator.permutation(num_tokens)[:slots]) * is_slot,
-      records.MASKED_LM_IDS: words[1, :slots] * is_slot,
-      records.MASKED_LM_WEIGHTS: is_slot.astype(np.float32),
-      records.NEXT_SENTENCE_LABELS: generator.integers(0, 2, size=1),
-      records.TEACHER_PROBABILITIES: probabilities * is_slot[:, np.newaxis],
-      records.TEACHER_INDICES: entries * is_slot[:, np.newaxis],
+      schema.MASKED_LM_IDS: token_ids[1, :slots] * is_slot,
+      schema.MASKED_LM_WEIGHTS: is_slot.astype(np.float32),
+      schema.NEXT_SENTENCE_LABELS: generator.integers(0, 2, size=1),
+      schema.TEACHER_PROBABILITIES: probabilities * is_slot[:, np.newaxis],
+      schema.TEACHER_INDICES: entries * is_slot[:, np.newaxis],
   }
+
+
+def without_labels(features):
+  """Returns the features of a record as stage III writes them."""
+  return {name: values for name, values in features.items()
+          if name not in schema.LABELS}
+
+
+def serialize(features):
+  """Serializes the features of one record."""
+  return tfrecord.encode({
+      name: np.asarray(values).reshape(1, -1)
+      for name, values in features.items()})[0]
 
 
 def write_records(path, examples):
   """Writes features as a file without a manifest; returns its path."""
-  with tf.io.TFRecordWriter(str(path)) as writer:
-    for features in examples:
-      writer.write(records.encode(features))
+  return write_serialized(path, map(serialize, examples))
+
+
+def write_serialized(path, serialized):
+  """Writes serialized records as a file without a manifest."""
+  path.write_bytes(tfrecord.frame(list(serialized)))
   return path

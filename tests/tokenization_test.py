@@ -1,6 +1,10 @@
 """Tests of BERT's tokenizers."""
 
+import inspect
+import pathlib
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +21,32 @@ _TRICKY = (
     "\ufb01\U0001f600\U000e0001\ud800")
 
 
+# The vocabulary of BERT's own tests, and one word for it that has an accent.
+_BERT_TOKENS = ("[UNK] [CLS] [SEP] want ##want ##ed wa un runn ##ing ,"
+                .split())
+_BERT_TEXT = "UNwant\u00e9d,running"
+# What BERT's tokenization.py offers: names, parameters and defaults.
+_BERT_INTERFACE = {
+    "validate_case_matches_checkpoint": ("do_lower_case", "init_checkpoint"),
+    "convert_to_unicode": ("text",),
+    "printable_text": ("text",),
+    "load_vocab": ("vocab_file",),
+    "convert_by_vocab": ("vocab", "items"),
+    "convert_tokens_to_ids": ("vocab", "tokens"),
+    "convert_ids_to_tokens": ("inv_vocab", "ids"),
+    "whitespace_tokenize": ("text",),
+    "FullTokenizer": ("vocab_file", ("do_lower_case", True)),
+    "FullTokenizer.tokenize": ("self", "text"),
+    "FullTokenizer.convert_tokens_to_ids": ("self", "tokens"),
+    "FullTokenizer.convert_ids_to_tokens": ("self", "ids"),
+    "BasicTokenizer": (("do_lower_case", True),),
+    "BasicTokenizer.tokenize": ("self", "text"),
+    "WordpieceTokenizer": ("vocab", ("unk_token", "[UNK]"),
+                           ("max_input_chars_per_word", 200)),
+    "WordpieceTokenizer.tokenize": ("self", "text"),
+}
+
+
 @pytest.fixture(scope="module", name="vocab")
 def _vocab():
   """A vocabulary in which most characters and some words have a token."""
@@ -29,20 +59,193 @@ def _vocab():
   return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
 
 
+@pytest.fixture(name="bert_vocab_file")
+def _bert_vocab_file(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("".join(token + "\n" for token in _BERT_TOKENS))
+  return str(path)
+
+
+# --- BERT's interface --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(_BERT_INTERFACE))
+def test_names_and_signatures_are_those_of_bert(name):
+  found = tokenization
+  for part in name.split("."):
+    found = getattr(found, part)
+  parameters = inspect.signature(found).parameters.values()
+  assert tuple(
+      parameter.name if parameter.default is parameter.empty
+      else (parameter.name, parameter.default)
+      for parameter in parameters) == _BERT_INTERFACE[name]
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("caf\u00e9", "caf\u00e9"),
+    ("caf\u00e9".encode("utf-8"), "caf\u00e9"),
+    (b"ca\xfff\xc3", "caf"),
+    ("", ""),
+])
+def test_text_may_be_str_or_bytes(text, expected):
+  assert tokenization.convert_to_unicode(text) == expected
+  assert tokenization.printable_text(text) == expected
+
+
+@pytest.mark.parametrize("text", [None, 5, ["text"], bytearray(b"text")])
+def test_text_of_another_type_is_an_error(text):
+  for function in (tokenization.convert_to_unicode,
+                   tokenization.printable_text):
+    with pytest.raises(ValueError, match="not " + type(text).__name__):
+      function(text)
+
+
+def test_full_tokenizer_reads_its_vocabulary(bert_vocab_file):
+  tokenizer = tokenization.FullTokenizer(
+      vocab_file=bert_vocab_file, do_lower_case=True)
+  tokens = tokenizer.tokenize(_BERT_TEXT)
+  assert tokens == ["un", "##want", "##ed", ",", "runn", "##ing"]
+  assert tokenizer.tokenize(_BERT_TEXT.encode("utf-8")) == tokens
+  ids = [7, 4, 5, 10, 8, 9]
+  assert tokenizer.convert_tokens_to_ids(tokens) == ids
+  assert tokenizer.convert_ids_to_tokens(ids) == tokens
+  assert tokenizer.encode(_BERT_TEXT) == ids
+  assert tokenizer.encode(_BERT_TEXT.encode("utf-8")) == ids
+  assert tokenizer.vocab == {token: i for i, token in enumerate(_BERT_TOKENS)}
+  assert tokenizer.inv_vocab == dict(enumerate(_BERT_TOKENS))
+
+
+def test_full_tokenizer_is_one_tokenizer_after_the_other(bert_vocab_file):
+  for do_lower_case in (True, False):
+    tokenizer = tokenization.FullTokenizer(bert_vocab_file, do_lower_case)
+    words = tokenizer.basic_tokenizer.tokenize(_BERT_TEXT)
+    assert words == (["unwanted", ",", "running"] if do_lower_case
+                     else ["UNwant\u00e9d", ",", "running"])
+    assert tokenizer.tokenize(_BERT_TEXT) == [
+        piece for word in words
+        for piece in tokenizer.wordpiece_tokenizer.tokenize(word)]
+
+
+def test_a_vocabulary_in_memory_gives_the_same_tokenizer(bert_vocab_file):
+  from_file = tokenization.FullTokenizer(bert_vocab_file, do_lower_case=False)
+  from_memory = tokenization.FullTokenizer.from_vocab(
+      tokenization.load_vocab(bert_vocab_file), do_lower_case=False)
+  assert isinstance(from_memory, tokenization.FullTokenizer)
+  assert from_memory.vocab == from_file.vocab
+  assert from_memory.inv_vocab == from_file.inv_vocab
+  assert from_memory.encode("unwanted UN,") == [7, 4, 5, 0, 10]
+
+
+@pytest.mark.parametrize("text, tokens", [
+    ("", []),
+    (" \t\n", []),
+    ("unwanted running", ["un", "##want", "##ed", "runn", "##ing"]),
+    (b" unwanted\n", ["un", "##want", "##ed"]),
+    ("unwantedX running", ["[UNK]", "runn", "##ing"]),
+    # The case and the punctuation are left to the basic tokenizer.
+    ("want, Want", ["[UNK]", "[UNK]"]),
+])
+def test_wordpiece_tokenizes_text(text, tokens):
+  vocab = {token: i for i, token in enumerate(_BERT_TOKENS)}
+  assert tokenization.WordpieceTokenizer(vocab).tokenize(text) == tokens
+
+
+def test_wordpiece_has_an_unknown_token_and_a_longest_word():
+  tokenizer = tokenization.WordpieceTokenizer(
+      vocab={"a": 0, "##a": 1}, unk_token="<unk>", max_input_chars_per_word=3)
+  assert tokenizer.tokenize("aaa aaaa b") == [
+      "a", "##a", "##a", "<unk>", "<unk>"]
+  assert tokenizer.unk_token == "<unk>"
+  assert tokenizer.max_input_chars_per_word == 3
+
+
+@pytest.mark.parametrize("tokens", [
+    [], [""], ["##"], ["", "##", "a"], ["##a"], ["[UNK]"]])
+def test_wordpiece_accepts_small_vocabularies(tokens):
+  vocab = {token: i for i, token in enumerate(tokens)}
+  tokenizer = tokenization.WordpieceTokenizer(vocab)
+  assert tokenizer.tokenize("a b") == ["a" if "a" in vocab else "[UNK]",
+                                       "[UNK]"]
+  assert tokenizer.tokenize("ab") == ["[UNK]"]
+
+
+def test_a_vocabulary_may_lack_an_unknown_token():
+  tokenizer = tokenization.FullTokenizer.from_vocab({"a": 0, "##b": 1})
+  assert tokenizer.tokenize("a AB") == ["a", "a", "##b"]
+  assert tokenizer.encode("a AB") == [0, 0, 1]
+  assert tokenizer.tokenize("ab c") == ["a", "##b", "[UNK]"]
+  with pytest.raises(KeyError, match="'c' is unknown"):
+    tokenizer.encode("ab c")
+  with pytest.raises(KeyError, match="UNK"):
+    tokenizer.convert_tokens_to_ids(["[UNK]"])
+
+
+def test_items_are_converted_by_a_vocabulary():
+  vocab = {"a": 3, "b": 5}
+  assert tokenization.convert_by_vocab(vocab, ("b", "a", "b")) == [5, 3, 5]
+  assert tokenization.convert_tokens_to_ids(vocab, ["a"]) == [3]
+  assert tokenization.convert_ids_to_tokens({3: "a", 5: "b"}, [5]) == ["b"]
+  with pytest.raises(KeyError):
+    tokenization.convert_tokens_to_ids(vocab, ["c"])
+
+
+@pytest.mark.parametrize("text", ["", " \t", "a", "  a \n b\tc ", "a\u3000b"])
+def test_whitespace_tokenize_splits_at_white_space(text):
+  assert tokenization.whitespace_tokenize(text) == [
+      character for character in text if not character.isspace()]
+
+
+@pytest.mark.parametrize("path, is_lower", [
+    ("uncased_L-12_H-768_A-12/bert_model.ckpt", True),
+    ("/models/wwm_uncased_L-24_H-1024_A-16/bert_model.ckpt", True),
+    ("gs://bert/BERT-Uncased/vocab.txt", True),
+    ("multilingual_L-12_H-768_A-12/bert_model.ckpt", True),
+    ("x/chinese_L-12_H-768_A-12/vocab.txt", True),
+    ("cased_L-12_H-768_A-12/bert_model.ckpt", False),
+    ("/uncased/multi_cased_L-12_H-768_A-12/vocab.txt", False),
+])
+def test_the_case_must_be_that_of_the_checkpoint(path, is_lower):
+  tokenization.validate_case_matches_checkpoint(is_lower, path)
+  with pytest.raises(ValueError) as error:
+    tokenization.validate_case_matches_checkpoint(not is_lower, path)
+  assert path in str(error.value)
+  assert "do_lower_case={}".format(is_lower) in str(error.value)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", [
+    "", None, "bert_model.ckpt", "my_model/cased.ckpt", "uncased/tuned/model",
+    "encased_L-12/bert_model.ckpt", "cased_and_uncased/vocab.txt",
+    "chinese_L-12_H-768_A-12_tuned/model.ckpt"])
+def test_a_name_that_tells_no_case_passes(path):
+  for do_lower_case in (True, False):
+    tokenization.validate_case_matches_checkpoint(do_lower_case, path)
+
+
+def test_it_needs_only_the_standard_library():
+  # -S: without the installed packages.
+  subprocess.run(
+      [sys.executable, "-S", "-c", "import tokenization"], check=True,
+      cwd=pathlib.Path(tokenization.__file__).parent)
+
+
+# --- The rules ---------------------------------------------------------------
+
+
 @pytest.mark.parametrize("text, lower, cased", [
     ("Hello, World!", "hello , world !", "Hello , World !"),
     ("don't  e-mail\tme", "don ' t e - mail me", "don ' t e - mail me"),
     # Accents go, and so do combining ones; the sharp s stays.
     ("Caf\u00e9 cafe\u0301 \u00df", "cafe cafe \u00df",
      "Caf\u00e9 cafe\u0301 \u00df"),
-    # Chinese stands alone, kana and Hangul do not.
+    # Chinese characters are words, kana and Hangul are not.
     ("\u4e00\u9fffa\u3042\u3044", "\u4e00 \u9fff a\u3042\u3044",
      "\u4e00 \u9fff a\u3042\u3044"),
     # ASCII symbols are punctuation, others are not.
     ("a+b=$5 \u20ac5", "a + b = $ 5 \u20ac5", "a + b = $ 5 \u20ac5"),
     # Control characters vanish, also where Python would split.
     ("a\x0bb\x1cc\x85d\u200be\0f\ufffdg\xadh", "abcdefgh", "abcdefgh"),
-    # Every kind of space splits; U+2028 is one to Python alone.
+    # Every kind of space splits; U+2028 is one only for Python.
     ("a\xa0b\u3000c\u2028d\re", "a b c d e", "a b c d e"),
     ("", "", ""),
     (" \t\xa0\0 ", "", ""),
@@ -55,27 +258,23 @@ def test_basic_tokenizer_splits_words_and_marks(text, lower, cased):
 @pytest.mark.parametrize("word, pieces", [
     ("unaffable", "un ##aff ##able"),
     ("unwanted", "un ##want ##ed"),
-    ("running", "runn [no] ##ing"),
+    ("running", None),
     ("runnning", "runn ##ning"),
-    ("unx", "un [no]"),
+    ("unx", None),
     ("hello", "hello"),
-    ("h" * 200, None),
+    ("h" * 200, "h" + " ##h" * 199),
+    ("h" * 201, None),
 ])
 def test_wordpiece_takes_the_longest_pieces(word, pieces):
   vocab = {token: i for i, token in enumerate(
       "[UNK] [CLS] [SEP] [MASK] un ##aff ##able ##want ##ed run runn ##ning "
       "hello h ##h".split())}
-  tokens = tokenization.FullTokenizer(vocab).tokenize(word)
-  if pieces is None:
-    assert tokens == ["h"] + ["##h"] * 199
-    # One letter more is too long.
-    assert tokenization.FullTokenizer(vocab).tokenize(word + "h") == ["[UNK]"]
-  else:
-    assert tokens == (["[UNK]"] if "[no]" in pieces else pieces.split())
+  tokens = tokenization.FullTokenizer.from_vocab(vocab).tokenize(word)
+  assert tokens == (pieces.split() if pieces else ["[UNK]"])
 
 
 def test_tokens_and_ids_are_converted_both_ways(vocab):
-  tokenizer = tokenization.FullTokenizer(vocab)
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
   tokens = tokenizer.tokenize("Hello unaffable world \U0001f600")
   assert tokens == ["hello", "un", "##aff", "##able", "world", "[UNK]"]
   ids = tokenizer.convert_tokens_to_ids(tokens)
@@ -97,7 +296,7 @@ def test_ids_equal_the_reference_on_random_unicode(vocab, do_lower_case):
     else:
       line = "".join(chr(rng.randrange(0x110000)) for _ in range(6))
     lines.append(line + rng.choice(("", " ", "\n")) + rng.choice(_TRICKY))
-  tokenizer = tokenization.FullTokenizer(vocab, do_lower_case)
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab, do_lower_case)
   ids, lengths = tokenizer.encode_lines(lines)
   end = 0
   for line, length in zip(lines, lengths):
@@ -117,41 +316,54 @@ def test_ids_equal_the_reference_on_real_text(shared):
                               ("state_of_the_union.txt", False)):
     text = (shared / "data/text" / name).read_text(encoding="utf-8")
     lines = text.split("\n")[:6000]
-    tokenizer = tokenization.FullTokenizer(vocab, do_lower_case)
+    tokenizer = tokenization.FullTokenizer(vocab_file, do_lower_case)
     for line in lines:
       assert tokenizer.tokenize(line) == reference.tokenize(
           line, vocab, do_lower_case)
 
 
-def test_a_full_cache_changes_nothing(vocab, monkeypatch):
+def test_a_full_cache_changes_nothing(vocab):
   rng = random.Random(0)
   lines = [" ".join("".join(rng.choices("abc,.", k=rng.randrange(1, 4)))
                     for _ in range(20)) for _ in range(50)]
-  expected = tokenization.FullTokenizer(vocab).encode_lines(lines)
-  monkeypatch.setattr(tokenization, "_MAX_CACHED_WORDS", 5)
-  monkeypatch.setattr(tokenization, "_MAX_CACHED_LENGTH", 2)
-  tokenizer = tokenization.FullTokenizer(vocab)
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
+  expected = tokenizer.encode_lines(lines)
+  assert len(tokenizer.word_cache) > 5
+  tokenizer.word_cache = tokenization.WordCache(
+      tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer, max_words=5,
+      max_length=2)
   assert tokenizer.encode_lines(lines) == expected
-  assert len(tokenizer._cache) <= 5
-  assert max(map(len, tokenizer._cache)) <= 2
+  assert len(tokenizer.word_cache) <= 5
+  assert max(map(len, tokenizer.word_cache)) <= 2
 
 
 def test_large_vocabularies_keep_their_ids():
   vocab = {"[UNK]": 0}
   vocab.update(("w{}".format(i), i) for i in range(1, 0x12000))
-  tokenizer = tokenization.FullTokenizer(vocab)
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
   ids, lengths = tokenizer.encode_lines(["w55296 w57343", "w65536 w73727"])
   assert ids.tolist() == [55296, 57343, 65536, 73727]
   assert lengths.tolist() == [2, 2]
 
 
-@pytest.mark.parametrize("content, told", [
-    (b"[UNK]\n[CLS]\n[SEP]\nword\n", r"no \[MASK\]"),
-    (b"", "0 lines"),
-    (b"[UNK]\n\xff\n", "not UTF-8"),
+@pytest.mark.parametrize("content, tokens", [
+    (b"", []),
+    (b"the\ncat\n", ["the", "cat"]),
+    # White space around a token is not part of it; a last line needs no end.
+    (b" the\r\n\n##s", ["the", "", "##s"]),
+    ("\u2028\u4e00\n".encode(), ["\u4e00"]),
 ])
-def test_a_vocabulary_that_is_none_is_an_error(tmp_path, content, told):
+def test_any_utf_8_text_is_a_vocabulary(tmp_path, content, tokens):
   path = tmp_path / "vocab.txt"
   path.write_bytes(content)
-  with pytest.raises(ValueError, match="--vocab_file.*vocab.txt.*" + told):
+  vocab = tokenization.load_vocab(str(path))
+  assert list(vocab.items()) == [(token, i) for i, token in enumerate(tokens)]
+
+
+def test_a_vocabulary_of_another_encoding_is_an_error(tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_bytes(b"[UNK]\n\xff\n")
+  with pytest.raises(ValueError, match="vocab.txt is not UTF-8"):
     tokenization.load_vocab(str(path))
+  with pytest.raises(ValueError, match="vocab.txt is not UTF-8"):
+    tokenization.FullTokenizer(str(path))

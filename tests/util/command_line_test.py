@@ -1,4 +1,4 @@
-"""Tests of the edge that every script shares."""
+"""Tests of what every script shares: command lines in, errors out."""
 
 import ast
 import subprocess
@@ -17,16 +17,22 @@ _SCRIPT = '''
 import sys
 sys.path.insert(0, {root!r})
 from absl import flags
-import command_line
+from util import command_line
 
 def main():
   values = flags.FLAGS
   if values.count == 3:
-    raise ValueError("--count is 3,\\n  which is\\n  unlucky")
+    raise command_line.InputError("--count is 3,\\n  which is\\n  unlucky")
   if values.count == 4:
     raise KeyboardInterrupt
   if values.count == 5:
     raise RuntimeError("a bug")
+  if values.count == 6:
+    raise ValueError("a bug")
+  if values.count == 7:
+    raise KeyboardInterrupt("run it again")
+  if values.count == 8:
+    open("no such file")
   sys.stdout.write("name={{}} flag={{}} count={{}}".format(
       values.name, values.flag, values.count))
 
@@ -51,15 +57,15 @@ def run(tmp_path_factory):
   return run_with
 
 
-@pytest.mark.parametrize("words, wanted", [
+@pytest.mark.parametrize("words, expected", [
     (("--flag",), True), (("--flag=true",), True), (("--flag", "True"), True),
     (("--flag", "1"), True), (("-flag", "t"), True), (("--noflag",), False),
     (("--flag", "False"), False), (("--flag", "false"), False),
     (("--flag=False",), False), (("--flag", "0"), False), ((), False),
 ])
-def test_a_boolean_flag_means_what_it_says(run, words, wanted):
+def test_a_boolean_flag_means_what_it_says(run, words, expected):
   result = run("--name", "x", *words, "--count", "2")
-  assert result.stdout == "name=x flag={} count=2".format(wanted)
+  assert result.stdout == "name=x flag={} count=2".format(expected)
   assert result.returncode == 0
 
 
@@ -78,6 +84,7 @@ def test_a_stray_word_is_an_error(run, words):
     (("--name=x", "--unheard=1"), ("unheard",)),
     ((), ("--name", "A name")),
     (("--name=x", "--count=3"), ("--count is 3, which is unlucky",)),
+    (("--name=x", "--count=8"), ("No such file", "no such file")),
 ])
 def test_an_error_is_one_line(run, words, told):
   tiny.assert_one_line_error(run(*words), *told)
@@ -89,14 +96,21 @@ def test_verbosity_shows_where_an_error_came_from(run):
   assert "Traceback" in result.stderr
 
 
-def test_a_bug_keeps_its_traceback(run):
-  assert "Traceback" in run("--name=x", "--count=5").stderr
+@pytest.mark.parametrize("count, error", [
+    ("5", "RuntimeError: a bug"), ("6", "ValueError: a bug")])
+def test_a_bug_keeps_its_traceback(run, count, error):
+  result = run("--name=x", "--count", count)
+  assert result.returncode == 1
+  assert result.stderr.startswith("Traceback")
+  assert result.stderr.endswith(error + "\n")
 
 
-def test_an_interrupt_is_one_line(run):
-  result = run("--name=x", "--count=4")
+@pytest.mark.parametrize("count, message", [
+    ("4", "interrupted"), ("7", "interrupted; run it again")])
+def test_an_interrupt_is_one_line(run, count, message):
+  result = run("--name=x", "--count", count)
   assert result.returncode == 130
-  assert result.stderr == "script.py: interrupted\n"
+  assert result.stderr == "script.py: {}\n".format(message)
 
 
 def test_help_lists_the_required_flag_first(run):
@@ -108,10 +122,17 @@ def test_help_lists_the_required_flag_first(run):
   assert flags == ["--name", "--flag", "--count"]
 
 
-@pytest.mark.parametrize("path", sorted(
-    [*tiny.ROOT.glob("*.py"), *tiny.ROOT.glob("extract_wikipedia_for_bert/*.py"),
-     *tiny.ROOT.glob("benchmarks/*.py")]), ids=lambda path: path.name)
+def _python_files():
+  """Returns the modules of the repository, tests left out."""
+  folders = ("", "benchmarks", "distillation", "examples",
+             "extract_wikipedia_for_bert", "records", "util")
+  return sorted(path for folder in folders
+                for path in (tiny.ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize(
+    "path", _python_files(), ids=lambda path: str(path.relative_to(tiny.ROOT)))
 def test_commands_in_the_help_keep_their_lines(path):
   """A docstring that is not raw would join them at the backslash."""
-  text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-  assert max(map(len, text.splitlines())) <= 80
+  text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+  assert max(map(len, text.splitlines()), default=0) <= 80

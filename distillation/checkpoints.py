@@ -1,0 +1,266 @@
+"""Checkpoints: matching with a model, restoring, exporting; newest and best."""
+
+import collections
+import os
+import re
+import shutil
+from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from distillation import evaluation
+import modeling
+from util import files
+from util.command_line import InputError
+
+tf1 = tf.compat.v1
+
+# Folder in output_dir of the exported student, and what it holds.
+EXPORT_FOLDER = "student"
+CONFIG_FILE = "bert_config.json"
+CHECKPOINT_FILE = "bert_model.ckpt"
+# What the name of a variable begins with: a layer, or another part.
+_LAYER = re.compile("bert/encoder/layer_([0-9]+)")
+_PART = re.compile("[^/]*/?[^/]*")
+_OPTIMIZER_SLOTS = ("adam_m", "adam_v")
+_MODEL_SCOPES = ("bert/", "cls/")
+
+
+# --- Configs -----------------------------------------------------------------
+
+
+def load_config(path: str, max_seq_length: int = 0) -> modeling.BertConfig:
+  """Reads a model's config.
+
+  Args:
+    path: of the JSON file that --bert_config_file names.
+    max_seq_length: the longest sequence that the model is to read.
+
+  Raises:
+    InputError: there is no such file, it describes no model, or the model
+      cannot read such sequences.
+  """
+  try:
+    config = modeling.BertConfig.from_json_file(path)
+  except (FileNotFoundError, ValueError) as error:
+    raise InputError("--bert_config_file: {}".format(error)) from None
+  if max_seq_length > config.max_position_embeddings:
+    raise InputError(
+        "--max_seq_length={} is over max_position_embeddings={} of the "
+        "config; use shorter sequences or another model".format(
+            max_seq_length, config.max_position_embeddings))
+  return config
+
+
+# --- Matching ----------------------------------------------------------------
+
+
+class CheckpointMatch(NamedTuple):
+  """Which variables of a model a checkpoint holds.
+
+  Attributes:
+    restored: those that it has.
+    missing: those that it has not.
+    unused: what it has of a larger model.
+  """
+  restored: Tuple[str, ...]
+  missing: Tuple[str, ...]
+  unused: Tuple[str, ...]
+
+
+def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
+                     flag: str = "init_checkpoint",
+                     layers: Optional[Sequence[int]] = None
+                    ) -> CheckpointMatch:
+  """Compares a checkpoint with the model of a config, by name and shape.
+
+  Args:
+    config: size of the model.
+    checkpoint: path of a checkpoint, without `.index`.
+    flag: name of the flag that named it, for errors.
+    layers: layers of the checkpoint that become the model's layers 0, 1 and
+      so on; None takes each layer as it is numbered.
+
+  Returns:
+    The names of the variables that both have, and that one of them has.
+
+  Raises:
+    InputError: there is no such checkpoint, a variable has another shape in
+      it, it has nothing of the model, or it lacks one of the layers.
+  """
+  found = _checkpoint_shapes(checkpoint, flag)
+  wanted = modeling.variable_shapes(config)
+  if layers is not None:
+    if len(layers) != config.num_hidden_layers:
+      raise InputError(
+          "--init_layers={} names {} layers, but --bert_config_file has "
+          "num_hidden_layers {}: name as many".format(
+              ",".join(map(str, layers)), len(layers),
+              config.num_hidden_layers))
+    present = {int(match.group(1)) for match in map(_LAYER.match, found)
+               if match}
+    for layer in layers:
+      if layer not in present:
+        raise InputError(
+            "--init_layers: {} has no layer {}, its layers are {}".format(
+                checkpoint, layer, ", ".join(map(str, sorted(present)))
+                or "none"))
+    found = {name: found[source] for name, source in
+             _sources(wanted, layers).items() if source in found}
+  for name, shape in wanted.items():
+    if name in found and found[name] != shape:
+      raise InputError(
+          "--{}: {} in {} has shape {}, but --bert_config_file makes it {}; "
+          "use the config that belongs to the checkpoint, or one of the same "
+          "sizes".format(flag, name, checkpoint, found[name], shape))
+  restored = tuple(name for name in wanted if name in found)
+  if not restored:
+    raise InputError(
+        "--{}: {} has none of the model's {} variables ({}, ...); it is no "
+        "BERT checkpoint".format(flag, checkpoint, len(wanted),
+                                 next(iter(wanted))))
+  return CheckpointMatch(
+      restored, tuple(name for name in wanted if name not in found),
+      tuple(name for name in found if name not in wanted
+            and name.startswith(_MODEL_SCOPES)))
+
+
+def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
+  """Checks that a teacher's checkpoint holds every variable of its model.
+
+  Raises:
+    InputError: it does not, or as for `match_checkpoint`.
+  """
+  missing = match_checkpoint(config, checkpoint).missing
+  if missing:
+    raise InputError(
+        "--init_checkpoint: {} lacks {} of the teacher's variables, such as "
+        "{}; a teacher with random weights would write labels: use a "
+        "pre-trained checkpoint with its masked-LM head".format(
+            checkpoint, len(missing), missing[0]))
+
+
+def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
+  """Returns the shape of each variable in a checkpoint, without slots."""
+  try:
+    shapes = dict(tf.train.list_variables(checkpoint))
+  except (tf.errors.OpError, ValueError) as error:
+    raise InputError(
+        "--{}: {} is not a readable checkpoint ({}); give the path without "
+        "`.index` or `.data-...`, such as folder/bert_model.ckpt".format(
+            flag, checkpoint, str(error).split("\n")[0])) from None
+  return {name: shape for name, shape in shapes.items()
+          if name.split("/")[-1] not in _OPTIMIZER_SLOTS}
+
+
+def fingerprint(checkpoint: str) -> str:
+  """Returns the SHA-256 of a checkpoint's index.
+
+  The index holds a checksum of every tensor, so it stands for the data too.
+  """
+  return files.fingerprint(checkpoint + ".index")
+
+
+def summarize(names: Sequence[str]) -> str:
+  """Returns the parts of the model that variables belong to, with counts."""
+  parts = collections.Counter(
+      (_LAYER.match(name) or _PART.match(name)).group(0) for name in names)
+  return ", ".join("{} ({})".format(part, count)
+                   for part, count in parts.items())
+
+
+def _sources(names: Iterable[str], layers: Sequence[int]) -> Dict[str, str]:
+  """Returns for each variable the name that it has in a checkpoint."""
+  return {
+      name: _LAYER.sub(
+          lambda match: "{}{}".format(
+              match.group(0)[:-len(match.group(1))],
+              layers[int(match.group(1))]), name)
+      for name in names}
+
+
+# --- Restoring and exporting -------------------------------------------------
+
+
+def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
+  """Makes the graph's variables start as in a checkpoint, where it has them.
+
+  Args:
+    checkpoint: one that `match_checkpoint` has compared.
+    layers: as for `match_checkpoint`.
+  """
+  variables = tf1.trainable_variables()
+  if layers is None:
+    assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
+        variables, checkpoint)
+    tf1.train.init_from_checkpoint(checkpoint, assignment_map)
+    return
+  found = dict(tf.train.list_variables(checkpoint))
+  names = [variable.op.name for variable in variables]
+  # A layer may be taken twice, which one map from names to names cannot say.
+  for name, source in _sources(names, layers).items():
+    if source in found:
+      tf1.train.init_from_checkpoint(checkpoint, {source: name})
+
+
+def export(config: modeling.BertConfig, checkpoint: str, path: str) -> None:
+  """Writes only the model's variables, as Google's checkpoints hold them.
+
+  Args:
+    config: size of the model.
+    checkpoint: one that holds every variable, and perhaps slots.
+    path: the checkpoint to write, without `.index`.
+  """
+  reader = tf.train.load_checkpoint(checkpoint)
+  names = sorted(modeling.variable_shapes(config))
+  with tf.Graph().as_default(), tf1.Session(
+      config=tf1.ConfigProto(device_count={"GPU": 0})) as session:
+    values = [tf1.placeholder(reader.get_tensor(name).dtype) for name in names]
+    session.run(
+        tf.raw_ops.SaveV2(
+            prefix=path, tensor_names=names,
+            shape_and_slices=[""] * len(names), tensors=values),
+        {value: reader.get_tensor(name)
+         for name, value in zip(names, values)})
+
+
+def export_model(config: modeling.BertConfig, config_file: str,
+                 checkpoint: str, output_dir: str) -> str:
+  """Exports a model to a folder that appears when it is complete.
+
+  Args:
+    config: size of the model.
+    config_file: path of its config, which is copied.
+    checkpoint: as for `export`.
+    output_dir: folder of the run.
+
+  Returns:
+    The path of the exported folder.
+  """
+  folder = os.path.join(output_dir, EXPORT_FOLDER)
+  with files.replaced_folder(folder) as partial:
+    export(config, checkpoint, os.path.join(partial, CHECKPOINT_FILE))
+    shutil.copyfile(config_file, os.path.join(partial, CONFIG_FILE))
+  return folder
+
+
+# --- Newest and best ---------------------------------------------------------
+
+
+def newest_step(output_dir: str) -> int:
+  """Returns the global step of the newest checkpoint; 0 without any."""
+  newest = tf.train.latest_checkpoint(output_dir)
+  if not newest:
+    return 0
+  return int(tf.train.load_variable(newest, tf1.GraphKeys.GLOBAL_STEP))
+
+
+def best_checkpoint(output_dir: str) -> Optional[str]:
+  """Returns the checkpoint that --eval_every_checkpoint has kept, or None."""
+  folder = os.path.join(output_dir, evaluation.BEST_FOLDER)
+  results = evaluation.read_results(
+      os.path.join(folder, evaluation.RESULTS_FILE))
+  if not results:
+    return None
+  return os.path.join(
+      folder, "model.ckpt-{}".format(int(results["global_step"])))

@@ -1,0 +1,130 @@
+"""Precision, XLA, and the choice and memory of GPUs."""
+
+import contextlib
+import dataclasses
+import os
+import re
+from typing import Iterator, Optional
+
+from absl import logging
+import tensorflow as tf
+
+from util.command_line import InputError
+
+tf1 = tf.compat.v1
+
+# Arithmetic of the matrix products.
+PRECISIONS = ("fp32", "bf16", "fp16")
+# Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
+_REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions:
+  """Where a graph runs, and in what arithmetic.
+
+  Attributes:
+    precision: one of `PRECISIONS`. Variables are float32 in any case.
+    use_xla: whether XLA compiles the graph, on a GPU.
+  """
+  precision: str = "fp32"
+  use_xla: bool = False
+
+
+def session_config(options: DeviceOptions = DeviceOptions(),
+                   gpu: Optional[int] = None) -> tf1.ConfigProto:
+  """Returns a session's settings.
+
+  Where the device has the arithmetic, TensorFlow rewrites the graph around
+  the float32 variables.
+
+  Args:
+    options: precision and compiler.
+    gpu: the GPU to use, None for TensorFlow's choice.
+  """
+  config = tf1.ConfigProto()
+  config.gpu_options.allow_growth = True
+  if gpu is not None:
+    config.gpu_options.visible_device_list = str(gpu)
+  rewrites = config.graph_options.rewrite_options
+  if options.precision == "bf16" and _has_arithmetic("bf16"):
+    rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+    os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
+  elif options.precision == "fp16" and _has_arithmetic("fp16"):
+    rewrites.auto_mixed_precision = rewrites.ON
+  if options.use_xla and has_gpu():
+    config.graph_options.optimizer_options.global_jit_level = (
+        tf1.OptimizerOptions.ON_1)
+  return config
+
+
+def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
+  """Gives a process one GPU of its machine, and hides the others from it.
+
+  Args:
+    local_rank: the process among those of its machine; None leaves the choice
+      to TensorFlow.
+
+  Returns:
+    The GPU's number, None on a machine without GPUs or without a choice.
+
+  Raises:
+    InputError: there are fewer GPUs than processes.
+  """
+  gpus = tf.config.list_physical_devices("GPU")
+  if local_rank is None or not gpus:
+    return None
+  if local_rank >= len(gpus):
+    raise InputError(
+        "process {} of this machine finds no GPU of its own, as there are {}: "
+        "start no more processes than GPUs (-np, -H HOST:{})".format(
+            local_rank, len(gpus), len(gpus)))
+  tf.config.set_visible_devices(gpus[local_rank], "GPU")
+  return local_rank
+
+
+def warn_of_device(options: DeviceOptions) -> None:
+  """Says where the device does not do what `session_config` is asked for."""
+  if not _has_arithmetic(options.precision):
+    logging.warning(
+        "--precision=%s: %s; running at fp32.", options.precision,
+        "TensorFlow rewrites graphs to fp16 on a GPU" if has_gpu() else
+        "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
+  if options.use_xla and not has_gpu():
+    logging.warning("--use_xla: there is no GPU; nothing is compiled.")
+
+
+def has_gpu() -> bool:
+  """Says whether TensorFlow finds a GPU."""
+  return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _has_arithmetic(precision: str) -> bool:
+  """Says whether TensorFlow's rewrite and the device know a precision."""
+  if precision != "bf16" or has_gpu():
+    return precision == "fp32" or precision == "fp16" and has_gpu()
+  try:
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+      return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None
+  except OSError:
+    return False
+
+
+@contextlib.contextmanager
+def exhaustion_errors(remedy: str) -> Iterator[None]:
+  """Turns memory or disk that runs out in TensorFlow into InputError.
+
+  Args:
+    remedy: what to do, for the error.
+  """
+  try:
+    yield
+  except tf.errors.ResourceExhaustedError as error:
+    raise InputError("memory or disk ran out ({}): {}".format(
+        _first_line(error), remedy)) from error
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+  """Returns what a TensorFlow error says first, after its heading."""
+  lines = filter(None, error.message.split("\n"))
+  return next((line for line in lines if line != "Graph execution error:"), "")

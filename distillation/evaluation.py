@@ -1,0 +1,104 @@
+"""Evaluation: the results file, and checkpoints while training goes along."""
+
+import os
+from typing import Any, Callable, Dict, Mapping
+
+from absl import logging
+import tensorflow as tf
+
+from util import files
+
+tf1 = tf.compat.v1
+
+RESULTS_FILE = "eval_results.txt"
+# Folder in output_dir of the best checkpoint.
+BEST_FOLDER = "best"
+# The metric that is lowest at the best checkpoint.
+_BEST_BY = "kl_from_teacher"
+# File in the folder with the name of the checkpoint that was evaluated last.
+_EVALUATED_FILE = "evaluated.txt"
+
+# Evaluates a checkpoint; returns its results by key.
+Evaluate = Callable[[str], Dict[str, Any]]
+
+
+def write_results(folder: str, results: Mapping[str, Any]) -> None:
+  """Writes one line `key = value` for each result, by key, and logs them."""
+  os.makedirs(folder, exist_ok=True)
+  path = os.path.join(folder, RESULTS_FILE)
+  text = _format_results(results)
+  files.write_atomically(path, text)
+  logging.info("%s:\n%s", path, text.rstrip())
+
+
+def _format_results(results: Mapping[str, Any]) -> str:
+  return "".join("{} = {}\n".format(key, results[key])
+                 for key in sorted(results))
+
+
+def read_results(path: str) -> Dict[str, float]:
+  """Reads what `write_results` wrote; nothing where there is no file."""
+  if not os.path.exists(path):
+    return {}
+  with open(path, encoding="utf-8") as file:
+    return {key: float(value)
+            for key, value in (line.split(" = ") for line in file)}
+
+
+class HeldOutListener(tf1.train.CheckpointSaverListener):
+  """Evaluates each checkpoint as it is saved and keeps the best one."""
+
+  def __init__(self, evaluate: Evaluate, output_dir: str):
+    """Prepares the evaluations.
+
+    Args:
+      evaluate: what evaluates a checkpoint.
+      output_dir: folder of the checkpoints.
+    """
+    self._evaluate = evaluate
+    self._output_dir = output_dir
+    self._folder = os.path.join(output_dir, BEST_FOLDER)
+    self._results_path = os.path.join(self._folder, RESULTS_FILE)
+    self._evaluated_path = os.path.join(self._folder, _EVALUATED_FILE)
+
+  def after_save(self, session, global_step_value):
+    self._evaluate_newest()
+
+  def catch_up(self) -> None:
+    """Evaluates the newest checkpoint if a kill has prevented that."""
+    newest = tf.train.latest_checkpoint(self._output_dir)
+    evaluated = ""
+    if os.path.exists(self._evaluated_path):
+      with open(self._evaluated_path, encoding="utf-8") as file:
+        evaluated = file.read().strip()
+    if evaluated != os.path.basename(newest):
+      self._evaluate_newest()
+
+  def _evaluate_newest(self) -> None:
+    checkpoint = tf.train.latest_checkpoint(self._output_dir)
+    results = self._evaluate(checkpoint)
+    best = read_results(self._results_path).get(_BEST_BY, float("inf"))
+    is_best = results[_BEST_BY] < best
+    logging.info(
+        "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f, "
+        "teacher_top1_agreement %.4f", results["global_step"], _BEST_BY,
+        results[_BEST_BY], " (the best)" if is_best else "",
+        results["masked_lm_accuracy"], results["teacher_top1_agreement"])
+    os.makedirs(self._folder, exist_ok=True)
+    if is_best:
+      self._keep(checkpoint, results)
+    files.write_atomically(
+        self._evaluated_path, os.path.basename(checkpoint) + "\n")
+
+  def _keep(self, checkpoint: str, results: Mapping[str, Any]) -> None:
+    """Copies a checkpoint; the results, written last, say which one counts."""
+    name = os.path.basename(checkpoint)
+    for path in tf.io.gfile.glob(checkpoint + ".*"):
+      files.copy_atomically(
+          path, os.path.join(self._folder, os.path.basename(path)))
+    files.write_atomically(self._results_path, _format_results(results))
+    tf1.train.update_checkpoint_state(
+        self._folder, name, all_model_checkpoint_paths=[name])
+    for path in tf.io.gfile.glob(os.path.join(self._folder, "model.ckpt-*")):
+      if not os.path.basename(path).startswith(name + "."):
+        os.remove(path)

@@ -1,0 +1,363 @@
+"""The method: what is stored of the teacher, and the student's losses.
+
+The truncation of the teacher's distribution to K entries, the losses of the
+student against these entries, and their gradients in closed form.
+
+Dimensions:
+  P: slots for masked tokens in a sequence
+  N: slots in a batch
+  V: tokens in the vocabulary
+  K: teacher entries stored for each slot
+  M: entries among these that are drawn at random
+"""
+
+import dataclasses
+from typing import NamedTuple, Optional, Tuple
+
+import tensorflow as tf
+
+# What to do with the teacher's probability outside the stored entries.
+TAIL_MASSES = ("drop", "renormalize", "bucket")
+# Tokens whose maximum is taken at once in the search for the best ones.
+_BLOCK_SIZE = 128
+
+
+class TeacherLabels(NamedTuple):
+  """The stored entries of the teacher's distribution.
+
+  Attributes:
+    probabilities: float32 [N, K], falling.
+    indices: int32 [N, K], token ids.
+  """
+  probabilities: tf.Tensor
+  indices: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+  """What the student learns from.
+
+  Attributes:
+    hard_label_weight: w; the masked-LM loss is (1 - w) times that against the
+      teacher plus w times the cross entropy of the masked tokens. At 1 the
+      teacher's labels are not read.
+    temperature: T, as for `teacher_losses`.
+    tail_mass: as for `teacher_losses`.
+  """
+  hard_label_weight: float = 0.0
+  temperature: float = 1.0
+  tail_mass: str = "drop"
+
+
+def truncate(logits: tf.Tensor, truncation_factor: int,
+             temperature: float = 1.0, draws: Optional[tf.Tensor] = None
+            ) -> TeacherLabels:
+  """Keeps K entries of the teacher's distribution.
+
+  Without draws these are the most probable tokens, with the probabilities of
+  the whole distribution: they sum to less than 1. With M draws, the last M
+  entries are drawn from the other tokens in proportion to their probability
+  and share their mass, so that the cross entropy of the K entries is an
+  unbiased estimate of the full one (compare Sparse Logit Sampling, arXiv
+  2503.16870, which draws all entries; an exact head has less variance).
+
+  Args:
+    logits: float32 [N, V], the teacher's logits z.
+    truncation_factor: K.
+    temperature: T of softmax(z / T).
+    draws: float32 [N, M], uniform from 0 to under 1 - 2^-24; M < K.
+
+  Returns:
+    The labels: falling probabilities, then the drawn entries.
+  """
+  distribution = tf.nn.softmax(logits / temperature if temperature != 1
+                               else logits)
+  num_draws = 0 if draws is None else draws.shape[1]
+  head, head_indices = top_k_entries(distribution, truncation_factor - num_draws)
+  if not num_draws:
+    return TeacherLabels(head, head_indices)
+  num_slots, num_heads = tf.shape(head)[0], head.shape[1]
+  coordinates = tf.stack([tf.repeat(tf.range(num_slots), num_heads),
+                          tf.reshape(head_indices, [-1])], axis=1)
+  tail = tf.tensor_scatter_nd_update(
+      distribution, coordinates, tf.zeros([num_slots * num_heads]))
+  cumulated = tf.cumsum(tail, axis=-1)
+  # The first token whose cumulated mass is over the draw has mass itself.
+  tail_indices = tf.searchsorted(
+      cumulated, draws * cumulated[:, -1:], side="right")
+  tail_indices = tf.minimum(tail_indices, distribution.shape[1] - 1)
+  rest = tf.maximum(0.0, 1.0 - tf.reduce_sum(head, axis=-1, keepdims=True))
+  return TeacherLabels(
+      tf.concat([head, tf.repeat(rest / num_draws, num_draws, axis=1)], axis=1),
+      tf.concat([head_indices, tail_indices], axis=1))
+
+
+def top_k_entries(distribution: tf.Tensor, top_k: int
+                 ) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Finds the k highest of V values, as `tf.math.top_k` does, but faster.
+
+  The k highest values are in the k blocks with the highest maxima, and the
+  maximum of a block is a matter of vector instructions.
+
+  Args:
+    distribution: float32 [N, V], values over -1.
+    top_k: k.
+
+  Returns:
+    Values, float32 [N, k], falling, and indices, int32 [N, k].
+  """
+  size = distribution.shape[1]
+  num_blocks = -(-size // _BLOCK_SIZE)
+  if top_k > num_blocks // 2:
+    return tf.math.top_k(distribution, k=top_k)
+  blocks = tf.reshape(
+      tf.pad(distribution, [[0, 0], [0, num_blocks * _BLOCK_SIZE - size]],
+             constant_values=-1.0), [-1, num_blocks, _BLOCK_SIZE])
+  _, best_blocks = tf.math.top_k(tf.reduce_max(blocks, axis=-1), k=top_k)
+  best_blocks = tf.sort(best_blocks)  # Of equal values the first one counts.
+  candidates = tf.reshape(tf.gather(blocks, best_blocks, batch_dims=1),
+                          [-1, top_k * _BLOCK_SIZE])
+  values, positions = tf.math.top_k(candidates, k=top_k)
+  indices = (tf.gather(best_blocks, positions // _BLOCK_SIZE, batch_dims=1)
+             * _BLOCK_SIZE + positions % _BLOCK_SIZE)
+  return values, indices
+
+
+def masked_lm_losses(options: LossOptions, logits: tf.Tensor,
+                     hard_labels: tf.Tensor, hard_losses: tf.Tensor,
+                     labels: Optional[TeacherLabels]) -> tf.Tensor:
+  """Returns what is trained in each slot.
+
+  Args:
+    options: what the student learns from.
+    logits: float32 [N, V], the student's.
+    hard_labels: int32 [N], the ids of the masked tokens.
+    hard_losses: float32 [N], their cross entropies.
+    labels: what is stored of the teacher; may be None where w is 1.
+
+  Returns:
+    float32 [N].
+  """
+  weight = options.hard_label_weight
+  if weight == 1:
+    return hard_losses
+  assert labels
+  if weight > 0 and options.temperature == 1 and options.tail_mass != "bucket":
+    return teacher_cross_entropies(logits, mix_hard_labels(
+        _with_tail(labels, options.tail_mass), hard_labels, weight))
+  losses = teacher_losses(
+      logits, labels, options.temperature, options.tail_mass)
+  if weight == 0:
+    return losses
+  return (1 - weight) * losses + weight * hard_losses
+
+
+def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
+                   temperature: float = 1.0,
+                   tail_mass: str = "drop") -> tf.Tensor:
+  """Returns what the student learns from the teacher in each slot.
+
+  The student's logits are divided by the temperature and the loss is
+  multiplied by its square, which keeps the size of the gradients (Hinton et
+  al. 2015, arXiv 1503.02531).
+
+  Args:
+    logits: float32 [N, V], the student's.
+    labels: what is stored of the teacher, at the same temperature.
+    temperature: T.
+    tail_mass: what to do with the teacher's probability outside the K stored
+      entries, one of `TAIL_MASSES`: `drop` and `renormalize` give the cross
+      entropy of the stored probabilities as they are, and scaled to a sum of
+      1; `bucket` gives the divergence with the rest as one more entry.
+
+  Returns:
+    float32 [N].
+  """
+  assert tail_mass in TAIL_MASSES, tail_mass
+  if tail_mass == "bucket":
+    losses = divergences_from_teacher(logits, labels, temperature)
+  else:
+    losses = teacher_cross_entropies(
+        logits, _with_tail(labels, tail_mass), temperature)
+  return losses * temperature ** 2
+
+
+def _with_tail(labels: TeacherLabels, tail_mass: str) -> TeacherLabels:
+  """Returns the entries that `drop` and `renormalize` train on."""
+  if tail_mass == "drop":
+    return labels
+  return labels._replace(probabilities=tf.math.divide_no_nan(
+      labels.probabilities,
+      tf.reduce_sum(labels.probabilities, axis=-1, keepdims=True)))
+
+
+def mix_hard_labels(labels: TeacherLabels, hard_labels: tf.Tensor,
+                    weight: float) -> TeacherLabels:
+  """Mixes the hard labels into the teacher's.
+
+  Cross entropy is linear in its target, so that of the mixture is the mixture
+  of both cross entropies, at the cost of one.
+
+  Args:
+    labels: what is stored of the teacher.
+    hard_labels: int32 [N], the ids of the masked tokens.
+    weight: w, of the hard labels; the teacher's is 1 - w.
+
+  Returns:
+    Labels of K + 1 entries; a token may be among them twice.
+  """
+  hard_labels = hard_labels[:, tf.newaxis]
+  return TeacherLabels(
+      tf.concat([(1 - weight) * labels.probabilities,
+                 tf.fill(tf.shape(hard_labels), weight)], axis=1),
+      tf.concat([labels.indices, hard_labels], axis=1))
+
+
+def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
+                            temperature: float = 1.0) -> tf.Tensor:
+  """Returns the cross entropy of the stored entries, for each slot.
+
+  It is -sum_K p_teacher * log_softmax(student / T), the probabilities as they
+  are stored. It makes one tensor of the size of the logits, which becomes the
+  gradient.
+
+  Args:
+    logits: float32 [N, V], the student's.
+    labels: what is stored of the teacher.
+    temperature: T.
+
+  Returns:
+    float32 [N].
+  """
+  probabilities, indices = labels
+
+  @tf.custom_gradient
+  def from_logits(logits):
+    scaled = _scaled(logits, temperature)
+    entries = tf.gather(scaled, indices, batch_dims=1)  # [N, K]
+    # The student's best entry is the label of the fused kernel: logits relative
+    # to it keep the digits that large ones would round away.
+    best = tf.argmax(entries, axis=-1, output_type=tf.int32)  # [N]
+    best_losses, slopes = _softmax(
+        scaled, tf.gather(indices, best, batch_dims=1))
+    log_student = (entries - tf.reduce_max(entries, axis=-1, keepdims=True)
+                   - best_losses[:, tf.newaxis])
+    losses = -tf.reduce_sum(
+        tf.math.multiply_no_nan(log_student, probabilities), axis=-1)
+
+    def gradient(upstream):
+      mass = tf.reduce_sum(probabilities, axis=-1, keepdims=True)  # [N, 1]
+      is_best = tf.one_hot(best, indices.shape[-1])  # [N, K]
+      return _add_entries(slopes, mass, indices, mass * is_best - probabilities,
+                          upstream / temperature)
+
+    return losses, gradient
+
+  return from_logits(logits)
+
+
+def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
+                             temperature: float = 1.0) -> tf.Tensor:
+  """Returns KL(teacher, student) over the stored entries and the rest as one.
+
+  With q the student's softmax(student / T), r = 1 - sum_K p and
+  s = 1 - sum_K q it is sum_K p log(p / q) + r log(r / s). Where all V tokens
+  are stored there is no rest, and it is the full divergence.
+
+  The student's rest is summed up over the tokens outside K instead of taken
+  from 1, so that it has all its digits however small it is. The gradient is
+  q_j * (sum_K p + r) - p_j for a stored token, and for another one, with
+  t_j = q_j / s its share of the rest, t_j * (s * (sum_K p + r) - r): every
+  factor is within [0, 1] up to rounding, whatever the logits are.
+
+  Args:
+    logits: float32 [N, V], the student's.
+    labels: what is stored of the teacher, each token once.
+    temperature: T.
+
+  Returns:
+    float32 [N].
+  """
+  probabilities, indices = labels
+  entropies = tf.reduce_sum(
+      tf.math.xlogy(probabilities, probabilities), axis=-1)
+  if indices.shape[-1] == logits.shape[-1]:
+    return entropies + teacher_cross_entropies(logits, labels, temperature)
+  mass = tf.reduce_sum(probabilities, axis=-1)
+  rest = tf.maximum(0.0, 1.0 - mass)  # r, [N]
+
+  @tf.custom_gradient
+  def from_logits(logits):
+    scaled = _scaled(logits, temperature)
+    entries = tf.gather(scaled, indices, batch_dims=1)  # [N, K]
+    scaled = _put_entries(scaled, indices, tf.fill(
+        tf.shape(indices), -float("inf")))
+    best = tf.argmax(scaled, axis=-1, output_type=indices.dtype)  # [N]
+    best_losses, slopes = _softmax(scaled, best)
+    best_logits = tf.gather(scaled, best, batch_dims=1)
+    # Logits near 0 keep the digits that large ones would round away.
+    highest = tf.maximum(best_logits, tf.reduce_max(entries, axis=-1))
+    entries -= highest[:, tf.newaxis]
+    log_rest = best_logits - highest + best_losses
+    log_normalizers = tf.reduce_logsumexp(
+        tf.concat([entries, log_rest[:, tf.newaxis]], axis=-1), axis=-1)
+    log_student = entries - log_normalizers[:, tf.newaxis]
+    log_student_rest = log_rest - log_normalizers
+    cross_entropies = -(
+        tf.reduce_sum(
+            tf.math.multiply_no_nan(log_student, probabilities), axis=-1)
+        + tf.math.multiply_no_nan(log_student_rest, rest))
+
+    def gradient(upstream):
+      total = mass + rest
+      of_entries = (tf.exp(log_student) * total[:, tf.newaxis]
+                    - probabilities)  # [N, K]
+      of_rest = tf.exp(log_student_rest) * total - rest  # [N]
+      of_rest = of_rest[:, tf.newaxis]
+      return _add_entries(
+          slopes, of_rest,
+          tf.concat([indices, best[:, tf.newaxis]], axis=-1),
+          tf.concat([of_entries, of_rest], axis=-1), upstream / temperature)
+
+    return cross_entropies, gradient
+
+  return entropies + tf.math.xlogy(rest, rest) + from_logits(logits)
+
+
+def _scaled(logits: tf.Tensor, temperature: float) -> tf.Tensor:
+  return logits if temperature == 1 else logits / temperature
+
+
+def _softmax(logits: tf.Tensor, labels: tf.Tensor):
+  """Runs the fused kernel of the cross entropy, in float32.
+
+  Args:
+    logits: [N, V].
+    labels: int32 [N], one token id for each slot.
+
+  Returns:
+    -log_softmax at the labels, float32 [N], and softmax less 1 at the labels,
+    float32 [N, V].
+  """
+  return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+      features=tf.cast(logits, tf.float32), labels=labels)
+
+
+def _add_entries(dense: tf.Tensor, factors: tf.Tensor, indices: tf.Tensor,
+                 entries: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+  """Returns upstream * (factors * dense + entries at indices), [N, V]."""
+  upstream = upstream[:, tf.newaxis]
+  return tf.tensor_scatter_nd_add(
+      dense * (upstream * factors), _coordinates(indices), upstream * entries)
+
+
+def _put_entries(dense: tf.Tensor, indices: tf.Tensor,
+                 entries: tf.Tensor) -> tf.Tensor:
+  """Returns float32 [N, V] with other values at the indices [N, K]."""
+  return tf.tensor_scatter_nd_update(dense, _coordinates(indices), entries)
+
+
+def _coordinates(indices: tf.Tensor) -> tf.Tensor:
+  """Returns slot and token id of each entry, int32 [N, K, 2]."""
+  slots = tf.range(tf.shape(indices)[0])[:, tf.newaxis]
+  return tf.stack([tf.broadcast_to(slots, tf.shape(indices)), indices], axis=-1)

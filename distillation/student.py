@@ -1,0 +1,393 @@
+"""The student: its model_fn and metrics.
+
+Dimensions:
+  B: sequences in a batch
+  N: slots for masked tokens in a batch
+  V: tokens in the vocabulary
+  K: teacher entries stored for each slot
+"""
+
+import dataclasses
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+
+import tensorflow as tf
+
+from distillation import checkpoints
+from distillation import hooks
+from distillation import losses
+import modeling
+import optimization
+from records import schema
+
+tf1 = tf.compat.v1
+
+# Of the student's most probable tokens, how many are looked for among the
+# teacher's.
+_TOP_TOKENS = 5
+# Bins of confidence of the calibration error (Guo et al. 2017, arXiv
+# 1706.04599).
+_CALIBRATION_BINS = 15
+# Keeps the mean over the real predictions of a batch defined without any.
+_WEIGHT_EPSILON = 1e-5
+# The outputs that are no tensors over slots or sequences.
+_SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss")
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentOptions:
+  """Everything that the student's model_fn depends on.
+
+  Attributes:
+    config: the student's size.
+    loss: what it learns from.
+    init_checkpoint: where variables start that it has; None starts from
+      scratch.
+    init_layers: as for `checkpoints.restore`.
+    learning_rate: as for `optimization.create_train_step`.
+    num_train_steps: likewise.
+    num_warmup_steps: likewise.
+    wrap_optimizer: likewise.
+    use_tpu: whether the graph is built for a TPU.
+    tail_samples: how many of the K entries, the last ones, were drawn; in
+      evaluation the student is compared with the others.
+    num_micro_batches: how many micro-batches a batch is split into, computed
+      one after the other, before the variables move.
+    static_shapes: whether padded slots go through the last layer and the
+      masked-LM head too, for compilers that want shapes that do not change.
+    scale_loss: whether the loss is scaled for float16.
+  """
+  config: modeling.BertConfig
+  loss: losses.LossOptions = losses.LossOptions()
+  init_checkpoint: Optional[str] = None
+  init_layers: Optional[Tuple[int, ...]] = None
+  learning_rate: float = 5e-5
+  num_train_steps: int = 100000
+  num_warmup_steps: int = 10000
+  wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
+                                    tf1.train.Optimizer]] = None
+  use_tpu: bool = False
+  tail_samples: int = 0
+  num_micro_batches: int = 1
+  static_shapes: bool = False
+  scale_loss: bool = False
+
+
+def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
+  """Builds the student's model_fn for TPUEstimator.
+
+  Args:
+    options: what it depends on.
+
+  Returns:
+    A function of features, labels (None), mode and params that returns a
+    TPUEstimatorSpec for training or evaluation.
+  """
+  tpu = tf1.estimator.tpu
+
+  def model_fn(features, labels, mode, params):
+    assert labels is None and mode != tf.estimator.ModeKeys.PREDICT
+    if mode == tf.estimator.ModeKeys.TRAIN:
+      outputs, step = create_train_step(options, features)
+      training_hooks = []
+      if not options.use_tpu:  # A TPU hands out nothing but the loss.
+        _summarize(outputs, step)
+        training_hooks.append(hooks.StopAtNonFiniteHook(step.is_finite))
+      return tpu.TPUEstimatorSpec(
+          mode=mode, loss=outputs["loss"], train_op=step.operation,
+          scaffold_fn=_restore(options), training_hooks=training_hooks)
+    outputs = _student_outputs(
+        options, features, False, _BatchSize.of(features))
+    metric_inputs = {name: value for name, value in outputs.items()
+                     if name not in _SCALARS}
+    return tpu.TPUEstimatorSpec(
+        mode=mode, loss=outputs["loss"], scaffold_fn=_restore(options),
+        eval_metrics=(evaluation_metrics, metric_inputs))
+
+  return model_fn
+
+
+# --- Training ----------------------------------------------------------------
+
+
+def create_train_step(
+    options: StudentOptions, features: Mapping[str, tf.Tensor]
+) -> Tuple[Dict[str, tf.Tensor], optimization.TrainStep]:
+  """Builds a step over all micro-batches of a batch.
+
+  The losses of the micro-batches are shares of that of the batch: their sum,
+  and that of their gradients, is what the batch in one piece would give.
+
+  Args:
+    options: what the student depends on.
+    features: the batch, by feature name.
+
+  Returns:
+    The loss of the batch and the two losses that it is the sum of, by name,
+    each a scalar; and the step.
+  """
+  size = _BatchSize.of(features)
+  loss_scale = optimization.LossScale() if options.scale_loss else None
+  micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
+      tf.split(feature, options.num_micro_batches)
+      for feature in features.values()))]
+  all_outputs, gradients = [], None
+  for number, micro_batch in enumerate(micro_batches):
+    # One after the other: the memory of each is free by the next.
+    with tf.control_dependencies(gradients), tf1.variable_scope(
+        tf1.get_variable_scope(), reuse=number > 0):
+      outputs = _student_outputs(options, micro_batch, True, size)
+      if number < len(micro_batches) - 1:
+        gradients = optimization.accumulate_gradients(
+            outputs["loss"], gradients, loss_scale)
+    all_outputs.append(outputs)
+  step = optimization.create_train_step(
+      outputs["loss"], options.learning_rate, options.num_train_steps,
+      options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale)
+  return {name: tf.add_n([outputs[name] for outputs in all_outputs])
+          for name in _SCALARS}, step
+
+
+def _summarize(outputs: Mapping[str, tf.Tensor],
+               step: optimization.TrainStep) -> None:
+  """Draws the curves of training for TensorBoard."""
+  for name, value in (
+      ("masked_lm_loss", outputs["masked_lm_loss"]),
+      ("next_sentence_loss", outputs["next_sentence_loss"]),
+      ("learning_rate", step.learning_rate),
+      ("gradient_norm", step.gradient_norm)):
+    tf1.summary.scalar(name, value)
+
+
+def _restore(options: StudentOptions) -> Optional[Callable[[], Any]]:
+  """Lets the variables start from the initial checkpoint.
+
+  Returns:
+    A scaffold_fn where a TPU needs the work done on its host, else None.
+  """
+  if not options.init_checkpoint:
+    return None
+  if not options.use_tpu:
+    checkpoints.restore(options.init_checkpoint, options.init_layers)
+    return None
+
+  def scaffold_fn():
+    checkpoints.restore(options.init_checkpoint, options.init_layers)
+    return tf1.train.Scaffold()
+
+  return scaffold_fn
+
+
+# --- Outputs -----------------------------------------------------------------
+
+
+class _BatchSize(NamedTuple):
+  """What the sums over a batch are divided by.
+
+  Attributes:
+    num_predictions: float32, a scalar: real predictions.
+    num_sequences: B, float32, a scalar.
+  """
+  num_predictions: tf.Tensor
+  num_sequences: tf.Tensor
+
+  @classmethod
+  def of(cls, features: Mapping[str, tf.Tensor]) -> "_BatchSize":
+    """Counts a batch."""
+    weights = features[schema.MASKED_LM_WEIGHTS]
+    return cls(tf.reduce_sum(weights) + _WEIGHT_EPSILON,
+               tf.cast(tf.shape(weights)[0], tf.float32))
+
+
+def _student_outputs(options: StudentOptions,
+                     features: Mapping[str, tf.Tensor], is_training: bool,
+                     size: _BatchSize) -> Dict[str, tf.Tensor]:
+  """Runs the student on a batch, or on a micro-batch.
+
+  Args:
+    options: what the student depends on.
+    features: the sequences.
+    is_training: whether to apply dropout.
+    size: of the batch.
+
+  Returns:
+    By name: the loss, a scalar, and the two losses that it is the sum of; for
+    the masked tokens, each [N], weights, whether the best token is the masked
+    one (1 or 0), the best token's probabilities, cross entropies and what is
+    trained; for the next sentence, each [B], whether the prediction is correct
+    and losses. In evaluation, where the records have labels, `teacher_metrics`
+    too.
+  """
+  hard_labels = tf.reshape(features[schema.MASKED_LM_IDS], [-1])
+  weights = tf.reshape(features[schema.MASKED_LM_WEIGHTS], [-1])
+  labels = _teacher_labels(features)
+  is_real = None
+  if not (options.static_shapes or options.use_tpu):
+    is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+    slots = tf.where(weights > 0)[:, 0]
+    hard_labels, weights = (
+        tf.gather(hard_labels, slots), tf.gather(weights, slots))
+    if labels:
+      labels = losses.TeacherLabels(
+          *(tf.gather(entries, slots) for entries in labels))
+  logits, next_sentence_logits = modeling.pretraining_logits(
+      options.config, is_training, features[schema.INPUT_IDS],
+      features[schema.INPUT_MASK], features[schema.SEGMENT_IDS],
+      features[schema.MASKED_LM_POSITIONS], is_real)
+  hard_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=hard_labels, logits=logits)
+  masked_lm_losses = losses.masked_lm_losses(
+      options.loss, logits, hard_labels, hard_losses, labels)
+  log_normalizers = hard_losses + tf.gather(logits, hard_labels, batch_dims=1)
+
+  next_labels = tf.reshape(features[schema.NEXT_SENTENCE_LABELS], [-1])
+  next_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=next_labels, logits=next_sentence_logits)
+  masked_lm_loss = (
+      tf.reduce_sum(masked_lm_losses * weights) / size.num_predictions)
+  next_sentence_loss = tf.reduce_sum(next_losses) / size.num_sequences
+  outputs = {
+      "loss": masked_lm_loss + next_sentence_loss,
+      "masked_lm_loss": masked_lm_loss,
+      "next_sentence_loss": next_sentence_loss,
+      "masked_lm_weights": weights,
+      "masked_lm_is_correct": _is_correct(logits, hard_labels),
+      "masked_lm_confidences": tf.exp(
+          tf.reduce_max(logits, axis=-1) - log_normalizers),
+      "masked_lm_cross_entropies": hard_losses,
+      "masked_lm_training_losses": masked_lm_losses,
+      "next_sentence_is_correct": _is_correct(
+          next_sentence_logits, next_labels),
+      "next_sentence_losses": next_losses,
+  }
+  if labels and not is_training:
+    outputs.update(teacher_metrics(
+        logits, labels, options.loss.temperature, options.tail_samples))
+  return outputs
+
+
+def _teacher_labels(features: Mapping[str, tf.Tensor]
+                   ) -> Optional[losses.TeacherLabels]:
+  """Returns the labels of a batch, None where it was read without."""
+  if schema.TEACHER_INDICES not in features:
+    return None
+  top_k = features[schema.TEACHER_INDICES].shape[-1]
+  return losses.TeacherLabels(
+      tf.reshape(features[schema.TEACHER_PROBABILITIES], [-1, top_k]),
+      tf.reshape(features[schema.TEACHER_INDICES], [-1, top_k]))
+
+
+def _is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+  """Returns 1.0 where the highest of [N, V] logits is the label's, else 0.0."""
+  best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+  return tf.cast(tf.equal(best, labels), tf.float32)
+
+
+# --- Metrics -----------------------------------------------------------------
+
+
+def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:
+  """Averages the student's outputs over all slots and sequences.
+
+  `masked_lm_training_loss` is the masked-LM term of the loss that is trained,
+  by default against the teacher; `masked_lm_loss` is its name of 2019.
+
+  Args:
+    **outputs: as `_student_outputs` gives them, without the scalars.
+
+  Returns:
+    A value and an update operation by name of the metric.
+  """
+  weights = outputs["masked_lm_weights"]
+  mean = tf1.metrics.mean
+  metrics = {
+      "masked_lm_accuracy": mean(outputs["masked_lm_is_correct"], weights),
+      "masked_lm_cross_entropy": mean(
+          outputs["masked_lm_cross_entropies"], weights),
+      "masked_lm_training_loss": mean(
+          outputs["masked_lm_training_losses"], weights),
+      "next_sentence_accuracy": mean(outputs["next_sentence_is_correct"]),
+      "next_sentence_loss": mean(outputs["next_sentence_losses"]),
+      "expected_calibration_error": _calibration_error(
+          outputs["masked_lm_confidences"], outputs["masked_lm_is_correct"],
+          weights),
+  }
+  for name in _TEACHER_METRICS:
+    if name in outputs:
+      metrics[name] = mean(outputs[name], weights)
+  for old_name, name in _OLD_METRIC_NAMES.items():
+    if name in metrics:
+      metrics[old_name] = metrics[name]
+  return metrics
+
+
+def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
+                    temperature: float, tail_samples: int = 0
+                   ) -> Dict[str, tf.Tensor]:
+  """Compares the student with the teacher in each slot.
+
+  Args:
+    logits: float32 [N, V], the student's.
+    labels: what is stored of the teacher.
+    temperature: as for `losses.teacher_losses`.
+    tail_samples: how many of the entries, the last ones, were drawn.
+
+  Returns:
+    By name of the metric, float32 [N]: the cross entropy of all entries; and
+    of those that were not drawn, the divergence with the rest as one entry,
+    whether the most probable token is the student's, and the share of the
+    student's most probable tokens that is among them.
+  """
+  num_top = labels.indices.shape[-1] - tail_samples
+  top = losses.TeacherLabels(labels.probabilities[:, :num_top],
+                             labels.indices[:, :num_top])
+  # Files of 2019 hold the entries in any order.
+  best = tf.gather(
+      top.indices, tf.argmax(top.probabilities, axis=-1), batch_dims=1)
+  predicted = tf.math.top_k(
+      logits, k=min(_TOP_TOKENS, logits.shape[-1])).indices
+  is_stored = tf.reduce_any(
+      tf.equal(predicted[:, :, tf.newaxis], top.indices[:, tf.newaxis, :]),
+      axis=-1)
+  return {
+      "teacher_cross_entropy": losses.teacher_cross_entropies(
+          logits, labels, temperature),
+      "kl_from_teacher": losses.divergences_from_teacher(
+          logits, top, temperature),
+      "teacher_top1_agreement": tf.cast(
+          tf.equal(predicted[:, 0], best), tf.float32),
+      "teacher_topk_precision": tf.reduce_mean(
+          tf.cast(is_stored, tf.float32), axis=-1),
+  }
+
+
+_TEACHER_METRICS = ("teacher_cross_entropy", "kl_from_teacher",
+                    "teacher_top1_agreement", "teacher_topk_precision")
+# masked_lm_loss is 2019's name and stays. teacher_topk_recall was wrong: it
+# stays for one version, for scripts that read it.
+_OLD_METRIC_NAMES = {"masked_lm_loss": "masked_lm_training_loss",
+                     "teacher_topk_recall": "teacher_topk_precision"}
+
+
+def _calibration_error(confidences: tf.Tensor, is_correct: tf.Tensor,
+                       weights: tf.Tensor):
+  """Returns the expected calibration error, a value and an update operation.
+
+  It is the mean over the slots of |accuracy - confidence|, each taken over the
+  slots whose confidence falls into the same bin.
+
+  Args:
+    confidences: float32 [N], the probability of the most probable token.
+    is_correct: float32 [N], 1 where that token is the masked one.
+    weights: float32 [N], 1 for a real prediction and 0 for padding.
+  """
+  bins = tf.minimum(tf.cast(confidences * _CALIBRATION_BINS, tf.int32),
+                    _CALIBRATION_BINS - 1)
+  gaps = tf.ensure_shape(
+      tf.math.unsorted_segment_sum(
+          (is_correct - confidences) * weights, bins, _CALIBRATION_BINS),
+      [_CALIBRATION_BINS])
+  num_slots = tf.reduce_sum(weights)
+  mean, update = tf1.metrics.mean_tensor(
+      tf.math.divide_no_nan(gaps, num_slots),
+      tf.fill([_CALIBRATION_BINS], num_slots))
+  return tf.reduce_sum(tf.abs(mean)), update

@@ -1,0 +1,335 @@
+"""The frozen teacher that labels records.
+
+Dimensions:
+  N: sequences in a window, or in one call of the teacher
+  S: tokens in a sequence
+  P: slots for masked tokens in a sequence
+  K: truncation_factor, entries stored for each slot
+  M: tail_samples, entries among these that are drawn
+"""
+
+from concurrent import futures
+import dataclasses
+import os
+import time
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from absl import logging
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from distillation import checkpoints
+from distillation import devices
+from distillation import losses
+import modeling
+from records import input_pipeline
+from records import schema
+from records import tfrecord
+from records.manifest import count_records, Manifest, RecordWriter
+from util.command_line import InputError
+
+tf1 = tf.compat.v1
+
+# Batches among which sequences are sorted by length; progress is kept by
+# windows of so many batches.
+_WINDOW_BATCHES = 16
+# On GPUs lengths are multiples of this: odd sizes are slow there, and XLA
+# compiles every size once more.
+_GPU_LENGTH_MULTIPLE = 16
+# What a teacher should predict of the masked tokens; BERT-Base is over 50%.
+_SUSPICIOUS_ACCURACY = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelOptions:
+  """What is computed for each masked token, and how.
+
+  Attributes:
+    truncation_factor: K.
+    temperature: T of softmax(z / T).
+    tail_samples: M.
+    random_seed: of the draws.
+    batch_size: sequences that are read at once.
+    device: where and in what precision.
+  """
+  truncation_factor: int = 10
+  temperature: float = 1.0
+  tail_samples: int = 0
+  random_seed: int = 0
+  batch_size: int = 32
+  device: devices.DeviceOptions = devices.DeviceOptions()
+
+
+class Teacher:
+  """A frozen teacher in a session of its own.
+
+  Attributes:
+    seconds: spent in computing so far.
+  """
+
+  def __init__(self, config: modeling.BertConfig, checkpoint: str,
+               options: LabelOptions, gpu: Optional[int] = None):
+    """Builds and restores the teacher.
+
+    Args:
+      config: its size.
+      checkpoint: its variables.
+      options: what to compute.
+      gpu: which GPU to use; None leaves the choice to TensorFlow.
+    """
+    self.seconds = 0.0
+    self._options = options
+    self._has_gpu = devices.has_gpu()
+    devices.warn_of_device(options.device)
+    session_config = devices.session_config(options.device, gpu)
+    with tf.Graph().as_default() as graph:
+      inputs, outputs = _build_graph(config, options)
+      checkpoints.restore(checkpoint)
+      # Constants are converted once, variables at every step.
+      with tf1.Session() as session:
+        session.run(tf1.global_variables_initializer())
+        graph_def = tf1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), [output.op.name
+                                            for output in outputs])
+    with tf.Graph().as_default() as graph:
+      names = [tensor.name for tensor in (*inputs.values(), *outputs)]
+      tensors = tf.import_graph_def(graph_def, return_elements=names, name="")
+      self._inputs = dict(zip(inputs, tensors))
+      self._outputs = tensors[len(inputs):]
+      self._session = tf1.Session(graph=graph, config=session_config)
+
+  def label(self, features: Dict[str, np.ndarray], first_record: int
+           ) -> Tuple[np.ndarray, np.ndarray]:
+    """Labels the sequences of a window, in batches of similar length.
+
+    Args:
+      features: [N, S] and [N, P] arrays by feature name.
+      first_record: index of the first sequence among all records.
+
+    Returns:
+      Probabilities float32 [N, P, K] and indices int32 [N, P, K].
+    """
+    options = self._options
+    num_records, num_slots = features[schema.MASKED_LM_IDS].shape
+    is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+    shape = (num_records, num_slots, options.truncation_factor)
+    probabilities, indices = np.zeros(shape, "f"), np.zeros(shape, np.int32)
+    draws = np.stack([_draws(options, first_record + i, num_slots)
+                      for i in range(num_records)])
+    lengths = features[schema.INPUT_MASK].sum(axis=1)
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, num_records, options.batch_size):
+      rows = order[start:start + options.batch_size]
+      slots = is_real[rows]
+      if not slots.any():
+        continue
+      batch = self._trim(features, rows, int(lengths[rows].max()))
+      # XLA compiles for each number of slots, so it gets all of them.
+      wanted = np.ones_like(slots) if options.device.use_xla else slots
+      batch["is_wanted"] = wanted
+      if options.tail_samples:
+        batch["draws"] = draws[rows][wanted]
+      begin = time.perf_counter()
+      found = self._session.run(self._outputs, {
+          self._inputs[name]: values for name, values in batch.items()})
+      self.seconds += time.perf_counter() - begin
+      positions = rows[np.nonzero(slots)[0]], np.nonzero(slots)[1]
+      probabilities[positions], indices[positions] = (
+          values[slots[wanted]] for values in found)
+    return probabilities, indices
+
+  def _trim(self, features: Dict[str, np.ndarray], rows: np.ndarray,
+            length: int) -> Dict[str, np.ndarray]:
+    """Returns the inputs of some sequences, without needless padding."""
+    if self._has_gpu:
+      length += -length % _GPU_LENGTH_MULTIPLE
+    batch = {name: features[name][rows][:, :length] for name in (
+        schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS)}
+    batch[schema.MASKED_LM_POSITIONS] = (
+        features[schema.MASKED_LM_POSITIONS][rows])
+    return batch
+
+
+def _build_graph(config: modeling.BertConfig, options: LabelOptions
+                ) -> Tuple[Dict[str, tf.Tensor], List[tf.Tensor]]:
+  """Builds the teacher's graph.
+
+  Returns:
+    Placeholders by name, and the labels of the wanted slots.
+  """
+  inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
+            for name in (schema.INPUT_IDS, schema.INPUT_MASK,
+                         schema.SEGMENT_IDS, schema.MASKED_LM_POSITIONS)}
+  inputs["is_wanted"] = tf1.placeholder(tf.bool, [None, None])
+  if options.tail_samples:
+    inputs["draws"] = tf1.placeholder(tf.float32, [None, options.tail_samples])
+  logits = modeling.pretraining_logits(
+      config, False, inputs[schema.INPUT_IDS], inputs[schema.INPUT_MASK],
+      inputs[schema.SEGMENT_IDS], inputs[schema.MASKED_LM_POSITIONS],
+      inputs["is_wanted"], has_next_sentence=False).masked_lm
+  labels = losses.truncate(
+      logits, options.truncation_factor, options.temperature,
+      inputs["draws"] if options.tail_samples else None)
+  return inputs, list(labels)
+
+
+def _draws(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
+  """Draws the uniform numbers of one record, float32 [P, M]."""
+  if not options.tail_samples:
+    return np.empty((num_slots, 0), "f")
+  generator = np.random.default_rng([options.random_seed, record])
+  # Of 23 bits, so that no product with a mass is rounded up to that mass.
+  draws = generator.integers(0, 1 << 23, (num_slots, options.tail_samples))
+  return (draws / (1 << 23)).astype("f")
+
+
+# --- Records in, records out -------------------------------------------------
+
+
+class Share(NamedTuple):
+  """The records that one process labels: from `first` to before `last`."""
+  first: int
+  last: int
+
+
+class Window(NamedTuple):
+  """Consecutive records.
+
+  Attributes:
+    first: index of the first one.
+    serialized: the records.
+    features: arrays by feature name, [N, S], [N, P] and [N, 1].
+  """
+  first: int
+  serialized: Sequence[bytes]
+  features: Dict[str, np.ndarray]
+
+
+def read_windows(paths: Sequence[str], shape: schema.RecordShape, share: Share,
+                 size: int) -> Iterator[Window]:
+  """Reads records in windows, ahead of their use.
+
+  Args:
+    paths: record files.
+    shape: lengths of the records, without labels.
+    share: which records.
+    size: N.
+
+  Raises:
+    InputError: a file is damaged.
+  """
+  dataset = tf.data.TFRecordDataset(list(paths)).skip(share.first)
+  dataset = dataset.take(share.last - share.first).batch(size)
+  dataset = dataset.map(lambda serialized: (
+      serialized, input_pipeline.decode(serialized, shape)))
+  first = share.first
+  with input_pipeline.record_errors("input_file"):
+    for serialized, features in dataset.prefetch(2).as_numpy_iterator():
+      yield Window(first, serialized, features)
+      first += len(serialized)
+
+
+class LabelStatistics:
+  """Counts what is reported of the labels at the end."""
+
+  def __init__(self, num_top: int):
+    """Counts nothing yet.
+
+    Args:
+      num_top: how many of the stored entries are the most probable tokens.
+    """
+    self._num_top = num_top
+    self._masses: List[np.ndarray] = []
+    self._num_correct = 0
+    self._start = time.perf_counter()
+
+  def add(self, features: Dict[str, np.ndarray], probabilities: np.ndarray,
+          indices: np.ndarray) -> None:
+    """Counts the labels of a window."""
+    is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+    self._masses.append(
+        probabilities[is_real, :self._num_top].sum(axis=-1))
+    self._num_correct += int((indices[is_real, 0] == features[
+        schema.MASKED_LM_IDS][is_real]).sum())
+
+  def log(self, teacher: Teacher, num_records: int, path: str) -> None:
+    """Logs mass, accuracy, speed and size; warns of an unlikely teacher."""
+    if not sum(map(len, self._masses)):
+      return  # Nothing was left to label, or no token is masked.
+    masses = np.concatenate(self._masses)
+    accuracy = self._num_correct / len(masses)
+    seconds = time.perf_counter() - self._start
+    logging.info(
+        "%d sequences at %.1f a second, %.0f%% of the time in the teacher. The "
+        "%d most probable tokens hold %.1f%% of the mass, and over %.1f%% for "
+        "95%% of the masked tokens. The teacher predicts %.1f%% of them. A "
+        "sequence takes %.0f bytes.", num_records, num_records / seconds,
+        100 * teacher.seconds / seconds, self._num_top, 100 * masses.mean(),
+        100 * np.quantile(masses, 0.05), 100 * accuracy,
+        os.path.getsize(path) / count_records(path, "output_file"))
+    if accuracy < _SUSPICIOUS_ACCURACY:
+      logging.warning(
+          "The teacher predicts only %.1f%% of the masked tokens: are the "
+          "records of its vocabulary and case, and is --init_checkpoint a "
+          "pre-trained one?", 100 * accuracy)
+
+
+def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
+               shape: schema.RecordShape, share: Share, output_file: str,
+               manifest: Manifest, overwrite: bool) -> None:
+  """Labels a share of the records, from where an earlier run stopped.
+
+  Args:
+    teacher: labels them.
+    options: of the teacher.
+    paths: record files.
+    shape: lengths of the records, without labels.
+    share: which records.
+    output_file: labelled records to write.
+    manifest: what makes them.
+    overwrite: whether to start from scratch.
+
+  Raises:
+    InputError: the output was begun in another way, is being written by
+      another process, or an input file is damaged.
+  """
+  statistics = LabelStatistics(
+      options.truncation_factor - options.tail_samples)
+  size = options.batch_size * _WINDOW_BATCHES
+  with RecordWriter(output_file, None if overwrite else manifest) as writer, \
+      futures.ThreadPoolExecutor(1) as background:
+    done = writer.num_records
+    if done:
+      logging.info("Resuming %s after record %d.", output_file, done)
+
+    def write(serialized, probabilities, indices):
+      labelled = tfrecord.add_features(serialized, {
+          schema.TEACHER_PROBABILITIES: probabilities.reshape(
+              len(serialized), -1),
+          schema.TEACHER_INDICES: indices.reshape(len(serialized), -1)})
+      for record in labelled:
+        writer.write(record)
+      writer.save_progress(manifest)
+
+    written = None
+    windows = read_windows(
+        paths, shape, share._replace(first=share.first + done), size)
+    with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
+                   unit=" sequences") as bar:
+      for window in windows:
+        labels = teacher.label(window.features, window.first)
+        statistics.add(window.features, *labels)
+        # One window is written while the next one is labelled.
+        if written:
+          written.result()
+        written = background.submit(write, window.serialized, *labels)
+        bar.update(len(window.serialized))
+    if written:
+      written.result()
+    if writer.num_records != share.last - share.first:
+      raise InputError(
+          "--input_file holds other records than before; do not change it "
+          "during a run, and start again")
+    writer.commit(manifest)
+  statistics.log(teacher, writer.num_records - done, output_file)

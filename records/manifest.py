@@ -1,0 +1,273 @@
+"""What made a record file, and whether it is finished.
+
+Beside each record file NAME lies its manifest, NAME.json. While a file is
+written, its records are in a hidden file, with a manifest of the same form
+beside that for as far as they are of use to a later run.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any, List, Mapping, Optional
+
+from absl import logging
+
+from records import tfrecord
+from util import files
+from util.command_line import InputError
+
+_SUFFIX = ".json"
+# Records that are framed and written at once: few enough for a core's cache.
+_BUFFERED_RECORDS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """What made a record file; kept beside it as NAME.json.
+
+  Attributes:
+    stage: name of the script.
+    flags: value by name of the flags that shape the records.
+    fingerprints: content hash by name of the flag that names the file.
+    sources: content hash by name of the source file, in the order in which
+      they were read.
+    vocab_size: tokens in the vocabulary that the ids belong to.
+    num_records: records in the file.
+    num_bytes: size of the file.
+  """
+  stage: str
+  flags: Mapping[str, Any]
+  fingerprints: Mapping[str, str]
+  sources: Mapping[str, str]
+  vocab_size: int
+  num_records: int = 0
+  num_bytes: int = 0
+
+  def difference(self, other: "Manifest") -> Optional[str]:
+    """Names the first way in which what made `other` is not what made this.
+
+    Counts do not matter.
+
+    Returns:
+      "FLAG is THIS, not OTHER", or None where both say the same.
+    """
+    if self.stage != other.stage:
+      return "stage is {}, not {}".format(self.stage, other.stage)
+    for mine, theirs, name_format in (
+        (self.flags, other.flags, "--{}"),
+        (self.fingerprints, other.fingerprints, "the content of --{}"),
+        (self.sources, other.sources, "source file {}")):
+      for name in sorted(set(mine) | set(theirs)):
+        if mine.get(name) != theirs.get(name):
+          return "{} is {}, not {}".format(
+              name_format.format(name), mine.get(name), theirs.get(name))
+    if list(self.sources) != list(other.sources):
+      return "the order of the source files is {}, not {}".format(
+          ", ".join(self.sources), ", ".join(other.sources))
+    if self.vocab_size != other.vocab_size:
+      return "vocabulary size is {}, not {}".format(
+          self.vocab_size, other.vocab_size)
+    return None
+
+
+def manifest_path(path: str) -> str:
+  """Returns the path of the manifest of the record file `path`."""
+  return path + _SUFFIX
+
+
+def read_manifest(path: str) -> Optional[Manifest]:
+  """Reads the manifest beside a record file.
+
+  Args:
+    path: the record file.
+
+  Returns:
+    The manifest, or None where there is none (files of 2019).
+
+  Raises:
+    InputError: the manifest does not parse, or is of another file.
+  """
+  try:
+    with files.open_file(manifest_path(path)) as file:
+      manifest = Manifest(**json.loads(file.read().decode("utf-8")))
+    with files.open_file(path) as file:
+      file.seek(0, os.SEEK_END)
+      num_bytes = file.tell()
+  except FileNotFoundError:
+    return None
+  except (TypeError, ValueError) as error:
+    raise InputError(
+        "{} is not a manifest of this project ({}); remove it if {} is intact"
+        .format(manifest_path(path), error, path)) from None
+  if manifest.num_bytes != num_bytes:
+    raise InputError(
+        "{} has {} bytes, but its manifest {} says {}: the file was changed or "
+        "cut; make it again".format(path, num_bytes, manifest_path(path),
+                                    manifest.num_bytes))
+  return manifest
+
+
+def records_fingerprint(path: str) -> str:
+  """Returns the SHA-256 of what made a record file, or of the file itself."""
+  has_manifest = read_manifest(path) is not None
+  return files.fingerprint(manifest_path(path) if has_manifest else path)
+
+
+def count_records(path: str, flag: str) -> int:
+  """Counts the records of a file, by its manifest where there is one.
+
+  Args:
+    path: the record file.
+    flag: name of the flag that named it, for errors.
+
+  Raises:
+    InputError: the file is damaged or no TFRecord file.
+  """
+  manifest = read_manifest(path)
+  if manifest:
+    return manifest.num_records
+  return sum(1 for _ in tfrecord.read(path, flag))
+
+
+# --- Writing -----------------------------------------------------------------
+
+
+class RecordWriter:
+  """Writes a record file that appears under its name only when it is complete.
+
+  The records go to a hidden file beside it, which is locked meanwhile.
+  `commit` gives that file its name and writes the manifest; without it,
+  closing removes the hidden file, unless `save_progress` has said how much of
+  it is of use.
+
+  Attributes:
+    num_records: records in the file so far, those of an earlier run included.
+  """
+
+  def __init__(self, path: str, resume: Optional[Manifest] = None):
+    """Opens the hidden file.
+
+    Args:
+      path: the file to make.
+      resume: what makes it; the records that an earlier run has left are kept
+        as far as `save_progress` counts them. None starts from scratch.
+
+    Raises:
+      InputError: another process is writing the file, or the earlier run was
+        begun in another way.
+    """
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    self._path = path
+    self._progress_path = manifest_path(files.partial_path(path))
+    self._buffer: List[bytes] = []
+    self._partial = files.PartialFile(path, resume is not None)
+    try:
+      progress = resume and self._read_progress(resume)
+    except InputError:
+      self._partial.close()
+      raise
+    self.num_records = progress.num_records if progress else 0
+    self._partial.truncate(progress.num_bytes if progress else 0)
+    self._partial.keep = progress is not None
+    if not progress:
+      files.remove(self._progress_path)
+
+  def _read_progress(self, wanted: Manifest) -> Optional[Manifest]:
+    """Reads how far an earlier run came; None where nothing is of use."""
+    try:
+      with open(self._progress_path, encoding="utf-8") as file:
+        found = Manifest(**json.load(file))
+      if os.fstat(self._partial.file.fileno()).st_size < found.num_bytes:
+        return None
+    except (OSError, TypeError, ValueError):
+      return None
+    difference = wanted.difference(found)
+    if difference:
+      raise InputError(
+          "{} was begun differently: {}: finish it with the flags it was begun "
+          "with, or start from scratch with --overwrite".format(
+              self._path, difference))
+    return found
+
+  def write(self, serialized: bytes) -> None:
+    """Appends one serialized Example."""
+    self._buffer.append(serialized)
+    self.num_records += 1
+    if len(self._buffer) == _BUFFERED_RECORDS:
+      self._flush()
+
+  def _flush(self) -> None:
+    if self._buffer:
+      self._partial.file.write(tfrecord.frame(self._buffer))
+      self._buffer.clear()
+
+  def save_progress(self, manifest: Manifest) -> None:
+    """Keeps what is written so far for a later run, however this one ends.
+
+    Args:
+      manifest: what makes the file; the counts are filled in here.
+    """
+    self._write_manifest(manifest, self._progress_path)
+    self._partial.keep = True
+
+  def commit(self, manifest: Manifest) -> None:
+    """Gives the finished file its name.
+
+    Args:
+      manifest: what made it; the counts are filled in here.
+    """
+    # A manifest never stands beside records that it does not describe: the
+    # old records go first, and a manifest without records counts for nothing.
+    files.remove(self._path)
+    self._write_manifest(manifest, manifest_path(self._path))
+    self._partial.commit()
+    files.remove(self._progress_path)
+
+  def _write_manifest(self, manifest: Manifest, path: str) -> None:
+    """Makes the records durable, then describes them."""
+    self._flush()
+    self._partial.file.flush()
+    os.fsync(self._partial.file.fileno())
+    manifest = dataclasses.replace(
+        manifest, num_records=self.num_records,
+        num_bytes=self._partial.file.tell())
+    files.write_atomically(
+        path, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+
+  def __enter__(self) -> "RecordWriter":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self._partial.close()
+
+
+def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
+  """Says whether an output is there already, made in just this way.
+
+  Args:
+    path: the record file to make.
+    wanted: what would make it.
+    overwrite: whether to make it again in any case.
+
+  Returns:
+    True where the finished file is kept, False where it is to be made.
+
+  Raises:
+    InputError: there is a file that was made in another way.
+  """
+  if os.path.isdir(path):
+    raise InputError("{} is a folder, not a file to write; name a file in it"
+                     .format(path))
+  if overwrite or not os.path.exists(path):
+    return False
+  found = read_manifest(path)
+  remedy = "keep it by choosing another name, or replace it with --overwrite"
+  if found is None:
+    raise InputError("{} exists, and without a manifest nothing tells how it "
+                     "was made: {}".format(path, remedy))
+  difference = wanted.difference(found)
+  if difference:
+    raise InputError("{} exists and was made differently: {}: {}".format(
+        path, difference, remedy))
+  logging.info("%s is finished: %d records kept.", path, found.num_records)
+  return True

@@ -1,0 +1,456 @@
+"""Instances of BERT's pre-training, drawn from a text as BERT's reference does.
+
+A text becomes a corpus of token ids, a Sampler draws masked sequences of
+sentence pairs from it, and `features_of` makes records of these. The procedure
+is that of Devlin et al. (2019), section A.1, draw by draw: with equal seeds it
+gives the records that the reference gives.
+
+Dimensions:
+  N: instances
+  S: max_seq_length, tokens in a sequence
+  P: max_predictions_per_seq, slots for masked tokens in a sequence
+"""
+
+import array
+import bisect
+import dataclasses
+import random
+from typing import (Any, Callable, Dict, Iterator, List, Mapping,
+                    MutableSequence, NamedTuple, Optional, Tuple)
+
+import numpy as np
+
+from records import schema
+import tokenization
+from util.command_line import InputError
+
+# How much text is read at once.
+BLOCK_BYTES = 1 << 20
+# [CLS], [SEP] and [SEP].
+_NUM_SPECIAL = 3
+# Positions in a file's text are int32.
+_MAX_TOKENS = 2**31 - 1
+# A masked token becomes [MASK] 8 times in 10; of the rest, half stay.
+_MASK_RATE = 0.8
+_KEEP_RATE = 0.5
+# Stands for the new id of a masked token that stays.
+_KEPT = -1
+# How often another document is drawn before the same one is accepted.
+_MAX_DRAWS_OF_DOCUMENT = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingOptions:
+  """What determines the records, apart from text, vocabulary and seed.
+
+  Attributes:
+    do_lower_case: whether to lower the case and drop accents.
+    max_seq_length: S.
+    max_predictions_per_seq: P.
+    dupe_factor: how many times to go through the text.
+    masked_lm_prob: share of the tokens to mask.
+    short_seq_prob: share of the documents cut into shorter sequences.
+    do_whole_word_mask: whether to mask all pieces of a word or none.
+  """
+  do_lower_case: bool
+  max_seq_length: int
+  max_predictions_per_seq: int
+  dupe_factor: int
+  masked_lm_prob: float
+  short_seq_prob: float
+  do_whole_word_mask: bool
+
+  @property
+  def row_dtype(self) -> np.dtype:
+    """The layout of an instance, int32.
+
+    Fields: start and length of both spans of the corpus; whether the second
+    one is a random next; the number of masked tokens, their positions and their
+    new ids, in the order in which they were drawn.
+    """
+    per_slot = (self.max_predictions_per_seq,)
+    return np.dtype([
+        ("first_start", np.int32),
+        ("first_length", np.int32),
+        ("second_start", np.int32),
+        ("second_length", np.int32),
+        ("is_random_next", np.int32),
+        ("num_masked", np.int32),
+        ("positions", np.int32, per_slot),
+        ("new_ids", np.int32, per_slot),
+    ])
+
+
+# --- Reading -----------------------------------------------------------------
+
+
+class Corpus(NamedTuple):
+  """The token ids of a text file: documents of sentences, in order.
+
+  Attributes:
+    ids: int32 [tokens].
+    sentences: where each sentence starts in ids, and where the last one ends.
+    documents: which sentence each document starts with, and the number of
+      sentences.
+  """
+  ids: np.ndarray
+  sentences: "array.array[int]"
+  documents: "array.array[int]"
+
+
+def read_vocabulary(vocab_file: str) -> Dict[str, int]:
+  """Reads a vocabulary that has every token that records need.
+
+  Args:
+    vocab_file: path.
+
+  Returns:
+    Ids by token, in the order of the file.
+
+  Raises:
+    InputError: the file is not UTF-8, is empty or lacks a special token.
+    OSError: the file cannot be read.
+  """
+  try:
+    vocab = tokenization.load_vocab(vocab_file)
+  except ValueError as error:
+    raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token a "
+                     "line".format(error)) from None
+  missing = [token for token in tokenization.SPECIAL_TOKENS
+             if token not in vocab]
+  if missing:
+    raise InputError(
+        "--vocab_file: {} has {} lines but no {}; give a BERT vocab.txt, which "
+        "has each of {} on a line of its own".format(
+            vocab_file, len(vocab), ", ".join(missing),
+            ", ".join(tokenization.SPECIAL_TOKENS)))
+  return vocab
+
+
+def text_blocks(path: str, digest: Any) -> Iterator[str]:
+  """Reads a text file in blocks of whole lines.
+
+  Args:
+    path: the file.
+    digest: hash of hashlib that is updated with the bytes.
+
+  Raises:
+    InputError: the file is not UTF-8.
+  """
+  offset = 0
+  rest: List[bytes] = []
+  with open(path, "rb") as file:
+    while True:
+      block = file.read(BLOCK_BYTES)
+      digest.update(block)
+      cut = block.rfind(b"\n") + 1
+      if block and not cut:
+        rest.append(block)
+        continue
+      whole = b"".join(rest + [block[:cut]])
+      try:
+        yield whole.decode("utf-8")
+      except UnicodeDecodeError as error:
+        raise InputError(
+            "--input_dir: {} is not UTF-8 at byte {} ({}): convert it, for "
+            "example with iconv -f latin1 -t utf-8".format(
+                path, offset + error.start, error.reason)) from None
+      if not block:
+        return
+      offset += len(whole)
+      rest = [block[cut:]]
+
+
+def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
+                report: Callable[[int], None]) -> Corpus:
+  """Reads and tokenizes a text file.
+
+  Args:
+    path: the file: one sentence a line, a blank line between documents.
+    tokenizer: for its lines.
+    digest: hash of hashlib that is updated with the bytes.
+    report: called now and then with the number of characters just read.
+
+  Raises:
+    InputError: the file is not UTF-8, holds no text or too much.
+  """
+  ids = array.array("i")
+  sentences = array.array("q", [0])
+  documents = array.array("q", [0])
+  for text in text_blocks(path, digest):
+    lines = text.split("\n")
+    if not lines[-1]:
+      lines.pop()  # What follows the last line end is no line.
+    block_ids, lengths = tokenizer.encode_lines(lines)
+    end = len(ids)
+    ids.extend(block_ids)
+    for line, length in zip(lines, lengths):
+      if length:
+        end += length
+        sentences.append(end)
+      elif not line.strip() and documents[-1] != len(sentences) - 1:
+        documents.append(len(sentences) - 1)
+    report(len(text))
+  if documents[-1] != len(sentences) - 1:
+    documents.append(len(sentences) - 1)
+  if not ids:
+    raise InputError("--input_dir: {} holds no text; remove it".format(path))
+  if len(ids) > _MAX_TOKENS:
+    raise InputError("--input_dir: {} has {} tokens, over the limit of {}; "
+                     "split the text with a larger --split_number".format(
+                         path, len(ids), _MAX_TOKENS))
+  return Corpus(np.frombuffer(ids, np.int32), sentences, documents)
+
+
+# --- Sampling ----------------------------------------------------------------
+
+
+class Sampler:
+  """Draws the instances of a corpus as BERT's reference does.
+
+  Every draw is the one that the methods of `random.Random` would make there;
+  they are spelt out, for most of the time goes into them.
+  """
+
+  def __init__(self, corpus: Corpus, vocab: Mapping[str, int],
+               options: SamplingOptions, rng: random.Random):
+    """Shuffles the documents, which is the first thing that is drawn.
+
+    Args:
+      corpus: to draw from.
+      vocab: ids by token.
+      options: what to draw.
+      rng: source of all draws.
+    """
+    self._sentences = corpus.sentences
+    self._options = options
+    self._row_dtype = options.row_dtype
+    self._random = rng.random
+    self._getrandbits = rng.getrandbits
+    self._mask_id = vocab[tokenization.MASK_TOKEN]
+    self._replacements = list(vocab.values())
+    self._positions = list(range(options.max_seq_length))
+    self._continues_word: Optional[bytes] = None
+    if options.do_whole_word_mask:
+      is_continuation = np.zeros(max(vocab.values()) + 1, bool)
+      is_continuation[[
+          index for token, index in vocab.items()
+          if token.startswith(tokenization.CONTINUATION_PREFIX)]] = True
+      self._continues_word = is_continuation[corpus.ids].tobytes()
+    self._documents = corpus.documents
+    self._order = array.array("I", range(len(corpus.documents) - 1))
+    shuffle(self._order, self._getrandbits)
+
+  @property
+  def num_documents(self) -> int:
+    return len(self._order)
+
+  def rows(self) -> Iterator[np.ndarray]:
+    """Yields the instances of each document in turn, dupe_factor times over.
+
+    Yields:
+      `row_dtype` of the options, [N].
+    """
+    for _ in range(self._options.dupe_factor):
+      for index in range(len(self._order)):
+        yield np.frombuffer(self._sample_document(index), self._row_dtype)
+
+  def _below(self, limit: int) -> int:
+    """Draws an integer from 0 to limit - 1."""
+    bits = limit.bit_length()
+    draw = self._getrandbits(bits)
+    while draw >= limit:
+      draw = self._getrandbits(bits)
+    return draw
+
+  def _sample_document(self, index: int) -> "array.array[int]":
+    """Draws the instances of one document; the fields of row_dtype of each."""
+    options = self._options
+    rand = self._random
+    below = self._below
+    sentences = self._sentences
+    rows = array.array("i")
+    max_tokens = options.max_seq_length - _NUM_SPECIAL
+    target = max_tokens
+    if rand() < options.short_seq_prob:
+      target = 2 + below(max_tokens - 1)
+    document = self._order[index]
+    start, document_end = self._documents[document:document + 2]
+    while start < document_end:
+      # Whole sentences, until the target is reached.
+      end = bisect.bisect_left(
+          sentences, sentences[start] + target, start + 1, document_end)
+      middle = start + 1
+      if end - start > 1:
+        middle += below(end - start - 1)
+      first = sentences[start]
+      first_end = sentences[middle]
+      is_random_next = end - start == 1 or rand() < 0.5
+      if is_random_next:
+        second, second_end = self._random_second(
+            index, target - (first_end - first))
+        start = middle  # The rest of the chunk is used again.
+      else:
+        second, second_end = first_end, sentences[end]
+        start = end
+      # Truncate: one token at a time, from either end of the longer side.
+      first_length = first_end - first
+      second_length = second_end - second
+      for _ in range(first_length + second_length - max_tokens):
+        if first_length > second_length:
+          first_length -= 1
+          if rand() < 0.5:
+            first += 1
+        else:
+          second_length -= 1
+          if rand() < 0.5:
+            second += 1
+      positions, new_ids = self._mask(
+          first, first_length, second, second_length)
+      padding = [0] * (options.max_predictions_per_seq - len(positions))
+      rows.extend([first, first_length, second, second_length, is_random_next,
+                   len(positions), *positions, *padding, *new_ids, *padding])
+    return rows
+
+  def _random_second(self, index: int, target: int) -> Tuple[int, int]:
+    """Draws a span of another document, if there is one; its start and end."""
+    for _ in range(_MAX_DRAWS_OF_DOCUMENT):
+      other = self._below(len(self._order))
+      if other != index:
+        break
+    document = self._order[other]
+    first, last = self._documents[document:document + 2]
+    start = first + self._below(last - first)
+    end = bisect.bisect_left(
+        self._sentences, self._sentences[start] + target, start + 1, last)
+    return self._sentences[start], self._sentences[end]
+
+  def _mask(self, first: int, first_length: int, second: int,
+            second_length: int) -> Tuple[List[int], List[int]]:
+    """Draws which positions to mask, and with which ids."""
+    options = self._options
+    rand = self._random
+    num_tokens = first_length + second_length
+    num_masked = min(
+        options.max_predictions_per_seq,
+        max(1, round((num_tokens + _NUM_SPECIAL) * options.masked_lm_prob)))
+    positions = (self._positions[1:first_length + 1]
+                 + self._positions[first_length + 2:num_tokens + 2])
+    if self._continues_word is None:
+      shuffle(positions, self._getrandbits, num_masked)
+      del positions[num_masked:]
+    else:
+      continues_word = (
+          self._continues_word[first:first + first_length]
+          + self._continues_word[second:second + second_length])
+      positions = self._whole_words(positions, continues_word, num_masked)
+    mask_id = self._mask_id
+    new_ids = []
+    for _ in positions:
+      if rand() < _MASK_RATE:
+        new_ids.append(mask_id)
+      elif rand() < _KEEP_RATE:
+        new_ids.append(_KEPT)
+      else:
+        new_ids.append(
+            self._replacements[self._below(len(self._replacements))])
+    return positions, new_ids
+
+  def _whole_words(self, positions: List[int], continues_word: bytes,
+                   num_masked: int) -> List[int]:
+    """Draws whole words that have at most num_masked pieces together."""
+    words: List[List[int]] = []
+    for position, continues in zip(positions, continues_word):
+      if continues and words:
+        words[-1].append(position)
+      else:
+        words.append([position])
+    shuffle(words, self._getrandbits)
+    chosen: List[int] = []
+    for word in words:
+      if len(chosen) + len(word) <= num_masked:
+        chosen += word
+    return chosen
+
+
+def shuffle(items: MutableSequence, getrandbits: Callable[[int], int],
+            num_needed: Optional[int] = None) -> None:
+  """Shuffles in place, with the draws and the outcome of `Random.shuffle`.
+
+  Args:
+    items: to be shuffled.
+    getrandbits: of the generator.
+    num_needed: how many items at the front are wanted; the others are left in
+      no particular order, some of them lost. None for all.
+  """
+  if num_needed is None:
+    num_needed = len(items)
+  last = len(items) - 1
+  while last > 0:
+    bits = (last + 1).bit_length()
+    first = (1 << bits - 1) - 1  # Draws below this need fewer bits.
+    # Beyond the front, what would be swapped to index i is not needed.
+    for i in range(last, max(first, num_needed) - 1, -1):
+      draw = getrandbits(bits)
+      while draw > i:
+        draw = getrandbits(bits)
+      items[draw] = items[i]
+    for i in range(min(last, num_needed - 1), max(first, 1) - 1, -1):
+      draw = getrandbits(bits)
+      while draw > i:
+        draw = getrandbits(bits)
+      items[draw], items[i] = items[i], items[draw]
+    last = first - 1
+
+
+# --- Records -----------------------------------------------------------------
+
+
+def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
+                options: SamplingOptions) -> Dict[str, np.ndarray]:
+  """Builds the features of instances.
+
+  Args:
+    rows: `row_dtype` of the options, [N], as a Sampler gives them.
+    ids: int32, of the corpus.
+    vocab: ids by token.
+    options: those of the Sampler.
+
+  Returns:
+    Arrays by feature name, [N, S], [N, P] and [N, 1].
+  """
+  first_length = rows["first_length"][:, np.newaxis]
+  second_length = rows["second_length"][:, np.newaxis]
+  position = np.arange(options.max_seq_length)
+  is_first = position < first_length + 2  # [CLS], first, [SEP]; [N, S]
+  is_token = position < first_length + second_length + _NUM_SPECIAL
+  start = np.where(is_first, rows["first_start"][:, np.newaxis] - 1,
+                   rows["second_start"][:, np.newaxis] - 2 - first_length)
+  # Where there is no token of the corpus, something else comes below.
+  input_ids = ids.take(start + position, mode="clip")  # [N, S]
+  input_ids[:, 0] = vocab[tokenization.CLASS_TOKEN]
+  row = np.arange(len(rows))[:, np.newaxis]
+  for separator in (first_length + 1, first_length + second_length + 2):
+    input_ids[row, separator] = vocab[tokenization.SEPARATOR_TOKEN]
+  input_ids[~is_token] = 0
+
+  # Slots in the order of their positions; the empty ones come last.
+  is_slot = (np.arange(options.max_predictions_per_seq)
+             < rows["num_masked"][:, np.newaxis])  # [N, P]
+  order = np.argsort(
+      np.where(is_slot, rows["positions"], options.max_seq_length))
+  positions = np.take_along_axis(rows["positions"], order, axis=1)
+  new_ids = np.take_along_axis(rows["new_ids"], order, axis=1)
+  labels = input_ids[row, positions]  # [N, P]
+  new_ids = np.where(is_slot & (new_ids != _KEPT), new_ids, labels)
+  # Empty slots point at [CLS], which they leave as it is.
+  input_ids[row, positions] = new_ids
+  return {
+      schema.INPUT_IDS: input_ids,
+      schema.INPUT_MASK: is_token.astype(np.int32),
+      schema.SEGMENT_IDS: (is_token & ~is_first).astype(np.int32),
+      schema.MASKED_LM_POSITIONS: positions,
+      schema.MASKED_LM_IDS: labels * is_slot,
+      schema.MASKED_LM_WEIGHTS: is_slot.astype(np.float32),
+      schema.NEXT_SENTENCE_LABELS: rows["is_random_next"][:, np.newaxis],
+  }

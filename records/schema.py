@@ -1,0 +1,68 @@
+"""The features of a record: their names, dtypes and shapes.
+
+A record is one `tf.train.Example` for one sequence.
+
+Dimensions:
+  S: max_seq_length, tokens in a sequence
+  P: max_predictions_per_seq, slots for masked tokens in a sequence
+  K: truncation_factor, teacher entries stored for each slot
+"""
+
+from typing import Dict, NamedTuple, Tuple
+
+import numpy as np
+
+INPUT_IDS = "input_ids"
+INPUT_MASK = "input_mask"
+SEGMENT_IDS = "segment_ids"
+MASKED_LM_POSITIONS = "masked_lm_positions"
+MASKED_LM_IDS = "masked_lm_ids"
+MASKED_LM_WEIGHTS = "masked_lm_weights"
+NEXT_SENTENCE_LABELS = "next_sentence_labels"
+TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
+TEACHER_INDICES = "top_k_indices"
+# Features that the teacher's labels consist of, and features of token ids.
+LABELS = (TEACHER_PROBABILITIES, TEACHER_INDICES)
+TOKEN_IDS = (INPUT_IDS, MASKED_LM_IDS, TEACHER_INDICES)
+
+
+class RecordShape(NamedTuple):
+  """Lengths that all records of a run share.
+
+  Attributes:
+    max_seq_length: S.
+    max_predictions_per_seq: P.
+    truncation_factor: K, or 0 for records read without teacher labels.
+  """
+  max_seq_length: int
+  max_predictions_per_seq: int
+  truncation_factor: int = 0
+
+
+class Feature(NamedTuple):
+  """A feature's dtype in the file, its shape, and the flags that set it."""
+  dtype: type
+  shape: Tuple[int, ...]
+  flags: Tuple[str, ...]
+
+
+def features(shape: RecordShape) -> Dict[str, Feature]:
+  """Returns every feature of a record, by name, in the order of the stages."""
+  seq_length, predictions, top_k = shape
+  per_token = ((seq_length,), ("max_seq_length",))
+  per_slot = ((predictions,), ("max_predictions_per_seq",))
+  schema = {
+      INPUT_IDS: Feature(np.int64, *per_token),
+      INPUT_MASK: Feature(np.int64, *per_token),
+      SEGMENT_IDS: Feature(np.int64, *per_token),
+      MASKED_LM_POSITIONS: Feature(np.int64, *per_slot),
+      MASKED_LM_IDS: Feature(np.int64, *per_slot),
+      MASKED_LM_WEIGHTS: Feature(np.float32, *per_slot),
+      NEXT_SENTENCE_LABELS: Feature(np.int64, (1,), ()),
+  }
+  if top_k:
+    per_entry = ((predictions, top_k),
+                 ("max_predictions_per_seq", "truncation_factor"))
+    schema[TEACHER_PROBABILITIES] = Feature(np.float32, *per_entry)
+    schema[TEACHER_INDICES] = Feature(np.int64, *per_entry)
+  return schema

@@ -1,0 +1,82 @@
+"""Subprocesses of tests: starting them, and waiting for what they do."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+
+_POLL_SECONDS = 0.01
+
+
+def start(command, **keywords):
+  """Starts a subprocess that Ctrl-C and SIGTERM end, whatever started pytest.
+
+  A shell starts background jobs with SIGINT ignored, which children inherit.
+
+  Args:
+    command: the program and its arguments.
+    **keywords: of subprocess.Popen.
+
+  Returns:
+    The subprocess.Popen.
+  """
+  return subprocess.Popen(
+      list(map(str, command)), preexec_fn=_reset_signals, **keywords)
+
+
+def _reset_signals():
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)
+  signal.pthread_sigmask(
+      signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+
+
+def wait_until(condition, process=None, timeout=60):
+  """Polls until a condition holds; returns its value.
+
+  Args:
+    condition: a function without arguments.
+    process: a subprocess that must not end before the condition holds.
+    timeout: seconds after which to fail.
+  """
+  deadline = time.monotonic() + timeout
+  while True:
+    exit_code = process.poll() if process else None
+    value = condition()  # After the poll, to see what the process did last.
+    if value:
+      return value
+    assert exit_code is None, "the process ended with exit code {}".format(
+        exit_code)
+    assert time.monotonic() < deadline, "not so after {} seconds".format(
+        timeout)
+    time.sleep(_POLL_SECONDS)
+
+
+def is_running(process_id):
+  """Returns whether a process runs; one that nobody has waited for does not."""
+  return state(process_id) not in (None, "Z", "X")
+
+
+def state(process_id):
+  """Returns a process's state, such as "S" for sleeping; None for no process.
+
+  Skips the test where the system does not tell (/proc of Linux).
+  """
+  if not os.path.exists("/proc/self/stat"):
+    pytest.skip("needs /proc to see what processes do")
+  try:
+    stat = pathlib.Path("/proc/{}/stat".format(process_id)).read_text()
+  except (FileNotFoundError, ProcessLookupError):
+    return None
+  return stat.rpartition(")")[2].split()[0]
+
+
+def children(process_id):
+  """Returns the ids of the processes that a process has started."""
+  path = pathlib.Path("/proc/{0}/task/{0}/children".format(process_id))
+  if not path.exists():
+    pytest.skip("needs /proc to find the workers")
+  return [int(word) for word in path.read_text().split()]

@@ -1,0 +1,375 @@
+"""Files: finding, locking, atomic writing, fingerprints.
+
+A final name never holds a half-written file. What is written goes to a hidden
+file beside it, which its writer locks and renames at the end.
+"""
+
+import collections
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import shutil
+import struct
+from typing import Any, BinaryIO, Iterator, List, Optional, Tuple
+
+from absl import logging
+
+from util.command_line import InputError
+
+_BLOCK_BYTES = 1 << 20
+_MANIFEST_SUFFIX = ".json"
+# What Linux fills in for F_GETLK: type, whence, start, length, process.
+_FLOCK = struct.Struct("hhqqi")
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+# --- Remote files ------------------------------------------------------------
+
+_remote_files: Any = None
+
+
+def set_remote_files(file_system: Any) -> None:
+  """Lets paths with a scheme, such as gs://, be found and read.
+
+  Args:
+    file_system: what does that: tf.io.gfile, or something with its functions
+      `GFile`, `exists`, `glob` and `isdir`.
+  """
+  global _remote_files
+  _remote_files = file_system
+
+
+def _remote(path: str) -> Any:
+  """Returns the file system of a path with a scheme, None for a local path."""
+  if "://" not in path:
+    return None
+  if _remote_files is None:
+    raise InputError("{}: this stage reads local files only; copy it to this "
+                     "machine first".format(path))
+  return _remote_files
+
+
+# --- Finding -----------------------------------------------------------------
+
+
+def natural_key(path: str) -> Tuple[Any, ...]:
+  """Returns a sort key that puts `wiki_2` before `wiki_10`.
+
+  Files of one folder stay together, whatever the folder's name begins with.
+  """
+  names = [re.split(r"([0-9]+)", name) for name in path.split(os.sep)]
+  return [[int(part) if i % 2 else part for i, part in enumerate(parts)]
+          for parts in names], path
+
+
+def find_files(patterns: str, flag: str) -> List[str]:
+  """Lists the regular files that a flag's value names.
+
+  Hidden files and manifests are left out of what a pattern matches.
+
+  Args:
+    patterns: paths and globs, separated by commas.
+    flag: name of the flag, for errors.
+
+  Returns:
+    Paths, the matches of each pattern in natural order.
+
+  Raises:
+    InputError: a path does not exist or is a folder; a pattern matches
+      nothing; a file is named twice.
+  """
+  paths = []
+  for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+    matches = sorted(_glob(pattern), key=natural_key)
+    if matches != [pattern]:
+      matches = [
+          path for path in matches
+          if not os.path.basename(path).startswith(".")
+          and not path.endswith(_MANIFEST_SUFFIX)
+          and not _is_folder(path)
+      ]
+    elif _is_folder(pattern):
+      raise InputError(
+          "--{}: {} is a folder; give files or a pattern such as {}".format(
+              flag, pattern, os.path.join(pattern, "*.tfrecord")))
+    if not matches:
+      raise InputError(
+          "--{}: there is no file {}; check the path, and quote a pattern so "
+          "that the shell passes it on".format(flag, pattern))
+    paths.extend(matches)
+  if not paths:
+    raise InputError("--{} is empty; give a path or a pattern".format(flag))
+  if len(set(paths)) < len(paths):
+    raise InputError("--{} names {} twice".format(
+        flag, collections.Counter(paths).most_common(1)[0][0]))
+  return paths
+
+
+def list_files(folder: str, flag: str, advice: str,
+               recursive: bool = False) -> List[str]:
+  """Lists the regular files in a folder, hidden ones left out.
+
+  Args:
+    folder: the folder.
+    flag: name of the flag that named it, for errors.
+    advice: what to give instead, for errors.
+    recursive: whether to list the files of subfolders too.
+
+  Returns:
+    Paths in natural order.
+
+  Raises:
+    InputError: there is no such folder, or no file in it.
+  """
+  if not os.path.isdir(folder):
+    raise InputError("--{}: there is no folder {}; {}".format(
+        flag, folder, advice))
+  paths = []
+  for parent, subfolders, names in os.walk(folder):
+    subfolders[:] = [name for name in subfolders
+                     if recursive and not name.startswith(".")]
+    paths.extend(os.path.join(parent, name) for name in names
+                 if not name.startswith("."))
+  paths = sorted(filter(os.path.isfile, paths), key=natural_key)
+  if not paths:
+    raise InputError("--{}: {} holds no file; {}".format(flag, folder, advice))
+  return paths
+
+
+def _glob(pattern: str) -> List[str]:
+  remote = _remote(pattern)
+  if remote:
+    return remote.glob(pattern)
+  # A name that has the characters of a pattern is taken as it is.
+  return [pattern] if os.path.lexists(pattern) else glob.glob(pattern)
+
+
+def _is_folder(path: str) -> bool:
+  return (_remote(path) or os.path).isdir(path)
+
+
+# --- Reading -----------------------------------------------------------------
+
+
+def open_file(path: str) -> BinaryIO:
+  """Opens a file for reading bytes.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  remote = _remote(path)
+  if not remote:
+    return open(path, "rb")
+  if not remote.exists(path):
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+  return remote.GFile(path, "rb")
+
+
+def fingerprint(path: str) -> str:
+  """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+  digest = hashlib.sha256()
+  with open_file(path) as file:
+    for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+# --- Writing -----------------------------------------------------------------
+
+
+class PartialFile:
+  """A file that appears under its name only when it is complete.
+
+  It is written as the hidden file that `partial_path` names, under a lock
+  that ends with its process, however that ends. `commit` gives it its name;
+  without it, leaving a `with` block removes the hidden file, unless `keep` is
+  set.
+
+  Attributes:
+    file: the hidden file, open for binary reading and writing.
+    keep: whether the hidden file outlives this object, for a later run.
+  """
+
+  def __init__(self, path: str, resume: bool = False):
+    """Opens and locks the hidden file.
+
+    Args:
+      path: the final name.
+      resume: whether to keep what an earlier run has left in the hidden file,
+        and to continue at its end; `truncate` says how much of it is of use.
+
+    Raises:
+      InputError: another process is writing the file.
+      OSError: the hidden file cannot be opened.
+    """
+    self._path = path
+    self._partial = partial_path(path)
+    self.keep = resume
+    self.file = _open_locked(self._partial, path)
+    if resume:
+      self.file.seek(0, os.SEEK_END)
+    else:
+      self.file.truncate(0)
+
+  def truncate(self, num_bytes: int) -> None:
+    """Cuts the hidden file to its first bytes, and continues there."""
+    self.file.truncate(num_bytes)
+    self.file.seek(num_bytes)
+
+  def commit(self) -> None:
+    """Makes the file durable and gives it its name."""
+    self.file.flush()
+    os.fsync(self.file.fileno())
+    os.replace(self._partial, self._path)
+    self.file.close()
+    _sync_folder(self._path)
+
+  def close(self) -> None:
+    """Closes the hidden file, and removes it unless `keep` is set."""
+    if self.file.closed:
+      return
+    if not self.keep:
+      remove(self._partial)  # Under the lock, so that it is ours.
+    self.file.close()
+
+  def __enter__(self) -> "PartialFile":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
+
+
+def write_atomically(path: str, text: str) -> None:
+  """Writes a small text file, UTF-8, that is never half there."""
+  with PartialFile(path) as partial:
+    partial.file.write(text.encode("utf-8"))
+    partial.commit()
+
+
+def copy_atomically(source: str, path: str) -> None:
+  """Copies a file to a name that never holds half of it."""
+  with open(source, "rb") as file, PartialFile(path) as partial:
+    shutil.copyfileobj(file, partial.file, _BLOCK_BYTES)
+    partial.commit()
+
+
+@contextlib.contextmanager
+def replaced_folder(folder: str) -> Iterator[str]:
+  """Gives a folder new contents, which appear under its name when complete.
+
+  Args:
+    folder: the folder to make or to replace.
+
+  Yields:
+    The path of an empty hidden folder beside it, to be filled.
+  """
+  partial, replaced = partial_path(folder), partial_path(folder + ".replaced")
+  for leftover in (partial, replaced):
+    shutil.rmtree(leftover, ignore_errors=True)
+  os.makedirs(partial)
+  yield partial
+  for name in os.listdir(partial):
+    sync(os.path.join(partial, name))
+  # No system call replaces a folder that is not empty.
+  if os.path.exists(folder):
+    os.replace(folder, replaced)
+  os.replace(partial, folder)
+  _sync_folder(folder)
+  shutil.rmtree(replaced, ignore_errors=True)
+
+
+def partial_path(path: str) -> str:
+  """Returns the hidden name beside `path` that unfinished output has."""
+  folder, name = os.path.split(path)
+  return os.path.join(folder, ".{}.partial".format(name))
+
+
+def remove_partial(path: str) -> None:
+  """Removes the hidden file that a writer of `path` has left.
+
+  One that another process is writing stays.
+  """
+  if os.path.lexists(partial_path(path)):
+    with contextlib.suppress(InputError), PartialFile(path):
+      pass
+
+
+def remove(path: str) -> None:
+  """Removes a file that may not be there."""
+  with contextlib.suppress(FileNotFoundError):
+    os.remove(path)
+
+
+def sync(path: str) -> None:
+  """Makes a file's bytes survive a power cut."""
+  with open(path, "rb") as file:
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: str) -> None:
+  """Makes the name of a file or folder survive a power cut."""
+  descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+# --- Locking -----------------------------------------------------------------
+
+
+def _open_locked(path: str, output: str) -> BinaryIO:
+  """Opens a file for reading and writing, with an exclusive advisory lock.
+
+  Args:
+    path: the file; made if it is missing. A symbolic link is not followed.
+    output: what the lock protects, for errors.
+
+  Raises:
+    InputError: another process holds the lock, or the file is a link.
+  """
+  while True:
+    try:
+      descriptor = os.open(
+          path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+      if error.errno != errno.ELOOP:
+        raise
+      raise InputError("{} is a symbolic link, which is not followed; remove "
+                       "it".format(path)) from None
+    file = os.fdopen(descriptor, "r+b")
+    try:
+      fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+      holder = _lock_holder(descriptor)
+      file.close()
+      raise InputError(
+          "{} is being written by another process{}: wait until it has "
+          "finished, or choose another name".format(output, holder)) from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        file.close()
+        raise
+      logging.warning("The file system of %s has no locks: take care that no "
+                      "second process writes it.", output)
+    # Its last writer may have renamed or removed it since it was opened.
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+        return file
+    file.close()
+
+
+def _lock_holder(descriptor: int) -> str:
+  """Returns " (process N)" where the system tells who holds a lock."""
+  try:
+    found = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(
+        fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    process_id = _FLOCK.unpack(found)[-1]
+  except (OSError, struct.error):
+    return ""
+  # Holders on other hosts have none.
+  return " (process {})".format(process_id) if process_id > 0 else ""
