@@ -6,7 +6,7 @@
 #   DEMO_STEPS=20000 ./demo.sh  # training steps of a student; the teacher's
 #                               # are three times as many
 #
-# Run again, it keeps what is finished. Remove ./demo to start afresh.
+# Run again, it keeps what is finished. Remove ./demo to start from scratch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh
@@ -17,7 +17,7 @@ readonly TEACHER_STEPS=$((3 * STEPS))
 # Google's layout, as the trainer leaves it: no slots of the optimizer.
 readonly TEACHER=demo/teacher/student/bert_model.ckpt
 readonly LENGTHS='--max_seq_length 64 --max_predictions_per_seq 10'
-# Of 20 stored words 10 are drawn from the rest: the loss is unbiased.
+# Of 20 stored tokens 10 are drawn from the rest: the loss is unbiased.
 readonly LABELS='--truncation_factor 20 --tail_samples 10'
 readonly TRAINING="$LENGTHS --learning_rate 5e-4 --truncation_factor 20"
 
@@ -79,21 +79,23 @@ label() { # INPUT_FILE OUTPUT_FILE
 
 title 'Text: the sentences in the docstrings of the installed packages'
 if [ ! -f demo/vocab.txt ]; then
-  run python benchmarks/demo_corpus.py --output_file demo/text.txt \
+  run python examples/demo_corpus.py --output_file demo/text.txt \
     --heldout_file demo/heldout/text/text.txt
-  run python benchmarks/demo_vocabulary.py --input_file demo/text.txt \
+  run python examples/demo_vocabulary.py --input_file demo/text.txt \
     --output_file demo/vocab.txt
 fi
 
 title 'III: masked records'
-[ -f demo/split/text_1.txt ] || run python split_text.py --read_file demo/text.txt \
-  --split_number 2 --folder demo/split --name_base text
+[ -f demo/split/text_1.txt ] || run python split_text.py \
+  --read_file demo/text.txt --split_number 2 --folder demo/split \
+  --name_base text
 write_records demo/split demo/masked 2
 write_records demo/heldout/text demo/heldout 1
 
-title 'A teacher of 4 layers, trained on the masked words'
+title 'A teacher of 4 layers, trained on the masked tokens'
 write_config demo/teacher 4
-train demo/teacher $TEACHER_STEPS --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
+train demo/teacher $TEACHER_STEPS --input_file 'demo/masked/*.tfrecord' \
+  --hard_label_weight 1
 
 title 'IV: labels of the teacher'
 label 'demo/masked/*.tfrecord' demo/labelled.tfrecord
@@ -104,15 +106,16 @@ write_config demo/distilled 2
 train demo/distilled $STEPS --input_file demo/labelled.tfrecord \
   --init_checkpoint "$TEACHER"
 
-title 'The same student, trained on the masked words, without a teacher'
-write_config demo/alone 2
-train demo/alone $STEPS --input_file 'demo/masked/*.tfrecord' --hard_label_weight 1
+title 'The same student, trained on the masked tokens, without a teacher'
+write_config demo/hard_labels 2
+train demo/hard_labels $STEPS --input_file 'demo/masked/*.tfrecord' \
+  --hard_label_weight 1
 
 title 'All three on held-out text'
 evaluate demo/teacher
 evaluate demo/distilled
-evaluate demo/alone
-run python benchmarks/demo_table.py \
+evaluate demo/hard_labels
+run python examples/demo_table.py \
   --input_file demo/heldout/labelled.tfrecord $LENGTHS \
   --models "teacher=demo/teacher,distilled student=demo/distilled,\
-student without a teacher=demo/alone"
+student without a teacher=demo/hard_labels"

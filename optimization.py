@@ -304,8 +304,10 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
       kernel: Adam for resource variables, or that for reference variables.
       kernel_input: returns what the kernel takes for a variable.
     """
-    rate, beta_1, beta_2 = (
-        tf.cast(value, gradient.dtype) for value in self._rate_and_betas)
+    dtype = gradient.dtype
+    rate, beta_1, beta_2, epsilon, zero = (
+        tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
+        for value in (*self._rate_and_betas, self.epsilon, 0.0))
     # The variable may be read until its gradient is known.
     decayed = [gradient]
     if self._decays(variable.op.name):
@@ -317,9 +319,9 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
       return kernel(
           var=kernel_input(variable),
           m=kernel_input(self.get_slot(variable, "m")),
-          v=kernel_input(self.get_slot(variable, "v")), beta1_power=0.0,
-          beta2_power=0.0, lr=rate, beta1=beta_1, beta2=beta_2,
-          epsilon=self.epsilon, grad=gradient, use_locking=False)
+          v=kernel_input(self.get_slot(variable, "v")), beta1_power=zero,
+          beta2_power=zero, lr=rate, beta1=beta_1, beta2=beta_2,
+          epsilon=epsilon, grad=gradient, use_locking=False)
 
   def _decays(self, name: str) -> bool:
     """Says whether the variable of a name decays."""

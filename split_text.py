@@ -1,4 +1,4 @@
-r"""Splits a text file into files of nearly equal size.
+r"""Splits a text into files of nearly equal size.
 
   python split_text.py \
     --read_file data/wikipedia.txt \
@@ -6,13 +6,12 @@ r"""Splits a text file into files of nearly equal size.
     --folder data/split \
     --name_base wiki
 
-This writes data/split/wiki_0.txt to wiki_99.txt. Documents, which blank lines
-set apart, are never cut. The cuts are found by seeking and the parts are
-copied as bytes, so no part of the text is kept in memory.
+This writes data/split/wiki_0.txt to wiki_99.txt. It never cuts a document;
+documents are separated by blank lines. The cuts are found by seeking and the
+parts are copied as bytes, so the text is not loaded into memory.
 """
 
 import collections
-import contextlib
 import os
 import re
 from typing import BinaryIO, Iterator, List, Optional, Sequence
@@ -21,17 +20,19 @@ from absl import flags
 from absl import logging
 import tqdm
 
-import command_line
+from util import command_line
+from util import files
+from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
 _REQUIRED_FLAGS = ("read_file", "split_number", "folder", "name_base")
 _SEARCH_BYTES = 1 << 16
 _COPY_BYTES = 1 << 20
-# A line of white space alone, between the ends of two lines.
+# The end of a line, and a line of only white space.
 _BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
 _NOT_SPACE = re.compile(rb"\S")
-# How many names an error lists.
+# Names that an error lists at most.
 _MAX_LISTED = 5
 
 
@@ -39,30 +40,30 @@ def define_flags() -> None:
   """Defines the flags of this stage."""
   flags.DEFINE_string(
       "read_file", None,
-      "Text to split: one sentence a line, a blank line between documents.")
+      "Text to split: one sentence per line, a blank line between documents.")
   flags.DEFINE_integer(
-      "split_number", None, "How many files to write.", lower_bound=1)
+      "split_number", None, "Number of files to write.", lower_bound=1)
   flags.DEFINE_string("folder", None, "Folder for the files.")
   flags.DEFINE_string(
       "name_base", None,
-      "Start of the names: NAME_BASE_0.txt, NAME_BASE_1.txt and so on.")
+      "Prefix of the names: NAME_BASE_0.txt, NAME_BASE_1.txt and so on.")
 
 
 # --- Cuts --------------------------------------------------------------------
 
 
 def next_document(file: BinaryIO, position: int) -> Optional[int]:
-  """Finds the first document that starts behind a position.
+  """Finds the first document that starts after a position.
 
   Args:
     file: the text.
-    position: where to look from; behind the start of another document.
+    position: where to start; after the start of another document.
 
   Returns:
-    Where the document's first line starts, or None where there is no more.
+    The position of the document's first line, or None if there is no document.
   """
   file.seek(position)
-  is_behind_blank_line = False
+  is_after_blank_line = False
   rest = b""
   while True:
     block = file.read(_SEARCH_BYTES)
@@ -71,59 +72,59 @@ def next_document(file: BinaryIO, position: int) -> Optional[int]:
     block = rest + block
     position -= len(rest)
     start = 0
-    if not is_behind_blank_line:
+    if not is_after_blank_line:
       blank_line = _BLANK_LINE.search(block)
       if blank_line:
-        is_behind_blank_line = True
+        is_after_blank_line = True
         start = blank_line.end()
-    if is_behind_blank_line:
+    if is_after_blank_line:
       text = _NOT_SPACE.search(block, start)
       if text:
         return position + block.rfind(b"\n", 0, text.start()) + 1
-    # The last line's end matters if nothing but white space follows it.
+    # A blank line may begin in this block and end in the next one.
     end_of_line = max(block.rfind(b"\n"), 0)
     rest = b"" if _NOT_SPACE.search(block, end_of_line) else block[end_of_line:]
     position += len(block)
 
 
 def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
-  """Finds where to cut a text into parts of nearly equal size.
+  """Finds where to cut a text into N parts of nearly equal size.
 
   Args:
     file: the text.
     num_parts: N.
 
   Returns:
-    N + 1 positions, rising, from 0 to the size of the file; the others are
-    starts of documents.
+    N + 1 rising positions: 0, starts of documents, and the size of the file.
 
   Raises:
-    ValueError: there are fewer than N documents.
+    InputError: there are fewer than N documents.
   """
   size = os.fstat(file.fileno()).st_size
   first = _first_text(file)
   cuts = _cuts_by_size(file, first, size, num_parts)
   if None in cuts:
-    # Much of the text is in a few documents at its end. Each part leaves a
-    # document for each part behind it.
+    # Much of the text is in a few documents at its end. Each part must leave a
+    # document for each of the parts after it.
     latest = collections.deque(_documents(file, first), maxlen=num_parts - 1)
     if len(latest) < num_parts - 1:
-      raise ValueError(
+      raise InputError(
           "--split_number={} is more than the {} documents in --read_file={}, "
-          "which blank lines set apart: use {} or less".format(
+          "which blank lines separate: use {} or less".format(
               num_parts, len(latest) + 1, file.name, len(latest) + 1))
     cuts = _cuts_by_size(file, first, size, num_parts, latest)
   return [0] + cuts + [size]
 
 
 def _first_text(file: BinaryIO) -> int:
-  """Returns where the first character is that is not white space."""
+  """Returns the position of the first character that is not white space."""
   file.seek(0)
   position = 0
   while True:
     block = file.read(_SEARCH_BYTES)
     if not block:
-      raise ValueError("--read_file: {} holds no text".format(file.name))
+      raise InputError("--read_file: {} contains no text; check the path"
+                       .format(file.name))
     text = _NOT_SPACE.search(block)
     if text:
       return position + text.start()
@@ -131,7 +132,7 @@ def _first_text(file: BinaryIO) -> int:
 
 
 def _documents(file: BinaryIO, first: int) -> Iterator[int]:
-  """Yields where each document but the first one starts."""
+  """Yields the positions of all documents except the first one."""
   start = next_document(file, first)
   while start is not None:
     yield start
@@ -140,17 +141,17 @@ def _documents(file: BinaryIO, first: int) -> Iterator[int]:
 
 def _cuts_by_size(file: BinaryIO, first: int, size: int, num_parts: int,
                   latest: Sequence[int] = ()) -> List[Optional[int]]:
-  """Cuts at the first document behind each N-th part of the size.
+  """Cuts at the first document after each N-th of the size.
 
   Args:
     file: the text.
-    first: where it starts.
+    first: the position of the first document.
     size: of the file.
     num_parts: N.
-    latest: the last position for each cut, where documents are few.
+    latest: the last allowed position for each cut, if documents are few.
 
   Returns:
-    N - 1 positions; None from where on documents do not suffice.
+    N - 1 positions; or fewer, the last one None, if documents do not suffice.
   """
   cuts = []
   cut = first
@@ -172,28 +173,31 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
 
   Args:
     read_file: path of the text.
-    num_parts: N.
-    folder: of the files; made where it is missing.
-    name_base: start of their names.
+    num_parts: number of files to write.
+    folder: folder for the files; created if it is missing.
+    name_base: prefix of their names.
 
   Raises:
-    ValueError: the text cannot be split into so many parts, or files in the
-      folder stand in the way.
+    InputError: the text cannot be split into so many parts, the folder has
+      files that must not be there, or another process is writing the parts.
     OSError: a file cannot be read or written.
   """
   if not os.path.isfile(read_file):
-    raise ValueError("--read_file: there is no file {}; check the path".format(
+    raise InputError("--read_file: there is no file {}; check the path".format(
         read_file))
   if os.path.basename(name_base) != name_base:
-    raise ValueError("--name_base={} is a path; give a name, and the folder "
+    raise InputError("--name_base={} is a path; give a name, and the folder "
                      "with --folder".format(name_base))
   stem = name_base if name_base.endswith("_") else name_base + "_"
   names = ["{}{}.txt".format(stem, i) for i in range(num_parts)]
-  _check_folder(folder, stem, names, read_file)
   with open(read_file, "rb") as file:
     cuts = find_cuts(file, num_parts)
     os.makedirs(folder, exist_ok=True)
-    _copy_parts(file, cuts, folder, names)
+    # Every split of this name has a first part, so its lock guards all parts.
+    with files.PartialFile(os.path.join(folder, names[0])) as first:
+      _check_folder(folder, stem, names, read_file)
+      _write_parts(file, cuts, first,
+                   [os.path.join(folder, name) for name in names[1:]])
   sizes = [end - start for start, end in zip(cuts, cuts[1:])]
   logging.info("%d files of %d to %d bytes in %s.", num_parts, min(sizes),
                max(sizes), folder)
@@ -201,15 +205,13 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
 
 def _check_folder(folder: str, stem: str, names: Sequence[str],
                   read_file: str) -> None:
-  """Raises ValueError where files in the folder stand in the way."""
-  if not os.path.isdir(folder):
-    return
+  """Raises InputError if the folder has files that must not be there."""
   pattern = re.compile(re.escape(stem) + r"[0-9]+\.txt")
-  older = sorted(name for name in set(os.listdir(folder)) - set(names)
-                 if pattern.fullmatch(name))
+  older = sorted((name for name in set(os.listdir(folder)) - set(names)
+                  if pattern.fullmatch(name)), key=files.natural_key)
   if older:
-    raise ValueError(
-        "--folder: {} holds {} files of an earlier, larger split that would be "
+    raise InputError(
+        "--folder: {} has {} files of an earlier, larger split that would be "
         "read as part of this one: {}{}; remove them, or choose another "
         "--folder or --name_base".format(
             folder, len(older), ", ".join(older[:_MAX_LISTED]),
@@ -217,36 +219,51 @@ def _check_folder(folder: str, stem: str, names: Sequence[str],
   for name in names:
     path = os.path.join(folder, name)
     if os.path.exists(path) and os.path.samefile(path, read_file):
-      raise ValueError("--read_file={} would be overwritten by its own part; "
-                       "choose another --folder or --name_base".format(
+      raise InputError("--read_file={} would be overwritten by one of its "
+                       "parts; choose another --folder or --name_base".format(
                            read_file))
 
 
-def _copy_parts(file: BinaryIO, cuts: Sequence[int], folder: str,
-                names: Sequence[str]) -> None:
-  """Copies byte ranges into files, which get their names all at the end."""
-  partial_paths = [os.path.join(folder, ".{}.partial".format(name))
-                   for name in names]
+def _write_parts(file: BinaryIO, cuts: Sequence[int], first: files.PartialFile,
+                 others: Sequence[str]) -> None:
+  """Copies byte ranges into files, which all get their names at the end.
+
+  Args:
+    file: the text.
+    cuts: where the ranges start, and where the last one ends.
+    first: the first part, locked.
+    others: paths of the other parts. They are open one at a time, since there
+      may be more than a process can open.
+  """
   file.seek(0)
   try:
     with tqdm.tqdm(total=cuts[-1], unit="B", unit_scale=True,
                    disable=None) as bar:
-      for path, start, end in zip(partial_paths, cuts, cuts[1:]):
-        with open(path, "wb") as part:
-          while start < end:
-            block = file.read(min(_COPY_BYTES, end - start))
-            if not block:
-              raise OSError("--read_file: {} became shorter while it was read"
-                            .format(file.name))
-            part.write(block)
-            start += len(block)
-            bar.update(len(block))
-    for path, name in zip(partial_paths, names):
-      os.replace(path, os.path.join(folder, name))
+      _copy(file, first.file, cuts[1], bar)
+      for path, start, end in zip(others, cuts[1:], cuts[2:]):
+        with files.PartialFile(path) as part:
+          part.keep = True
+          _copy(file, part.file, end - start, bar)
+    for path in others:
+      with files.PartialFile(path, resume=True) as part:
+        part.commit()
+    first.commit()
   finally:
-    for path in partial_paths:
-      with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
+    for path in others:
+      files.remove_partial(path)
+
+
+def _copy(source: BinaryIO, destination: BinaryIO, num_bytes: int,
+          bar: tqdm.tqdm) -> None:
+  """Copies bytes from one file to another."""
+  while num_bytes:
+    block = source.read(min(_COPY_BYTES, num_bytes))
+    if not block:
+      raise InputError("--read_file: {} became shorter while it was read; run "
+                       "the command again".format(source.name))
+    destination.write(block)
+    num_bytes -= len(block)
+    bar.update(len(block))
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Times split_text.py beside cp on a large file.
+"""Compares the time of split_text.py with that of cp on a large file.
 
   python benchmarks/split_text.py --folder split_benchmark
 
-The file, 1 GB of made-up documents unless told otherwise, is made in the
-folder first and removed at the end, with all copies. Both take turns.
+The file, by default 1 GB of synthetic documents, is written into the folder
+first; at the end the folder is removed. Runs of the two alternate.
 """
 
 import os
@@ -13,22 +13,20 @@ import shutil
 import statistics
 import subprocess
 import sys
+from typing import Sequence, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT)]
-
+sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
 from absl import flags
 
-import command_line
+from util import command_line
 
 FLAGS = flags.FLAGS
 
 _DOCUMENTS = 2000
 _SENTENCE = "the cat sat on the mat and looked at the dog that ran\n"
-
-
-# A process of its own, since a child's peak starts with that of its parent.
+# In a process of its own, since a child's peak memory starts with its parent's.
 _LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -41,9 +39,12 @@ print(time.perf_counter() - start,
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_string("folder", None, "Folder to work in; it must not exist.")
-  flags.DEFINE_integer("megabytes", 1000, "Size of the file.")
-  flags.DEFINE_integer("split_number", 100, "How many files to write.")
-  flags.DEFINE_integer("repetitions", 5, "How often to time each.")
+  flags.DEFINE_integer(
+      "megabytes", 1000, "Size of the file.", lower_bound=1)
+  flags.DEFINE_integer(
+      "split_number", 100, "Number of files to write.", lower_bound=1)
+  flags.DEFINE_integer(
+      "repetitions", 5, "Number of runs of each.", lower_bound=1)
 
 
 def make_text(path: pathlib.Path, num_bytes: int) -> None:
@@ -56,8 +57,12 @@ def make_text(path: pathlib.Path, num_bytes: int) -> None:
       file.write(block[:num_bytes - file.tell()])
 
 
-def timed(command, output: pathlib.Path):
-  """Runs a command on a clean slate; returns seconds and its peak memory."""
+def timed(command: Sequence[str], output: pathlib.Path) -> Tuple[float, int]:
+  """Runs a command with an empty output folder.
+
+  Returns:
+    Its time in seconds and its peak memory in kB.
+  """
   shutil.rmtree(output, ignore_errors=True)
   output.mkdir()
   os.sync()
@@ -69,7 +74,7 @@ def timed(command, output: pathlib.Path):
 
 def run(folder: pathlib.Path, megabytes: int, split_number: int,
         repetitions: int) -> None:
-  """Times both and prints the medians, their ratio and the peak memory."""
+  """Times both; prints the medians, their ratio and the peak memory."""
   text, output = folder / "text.txt", folder / "output"
   make_text(text, megabytes * 10**6)
   commands = {

@@ -5,35 +5,46 @@ r"""Times the labelling of records against the straightforward graph.
     --init_checkpoint teacher/bert_model.ckpt \
     --input_file data/masked/wiki_masked_0.tfrecord
 
-The straightforward graph computes the whole last layer, all slots, sequences
-padded to max_seq_length, in float32. The variants label the same records in
-turns, A B C A B C; the figures are medians over the turns. The same run tells
-what the machine's matrix product does, and how far the bf16 labels are from
-those of fp32.
+The straightforward graph is that of the tests, tests/reference_bert.py, written
+as the formulas are: the whole last layer, all slots, sequences padded to
+max_seq_length, float32. The variants label the same records in turns, A B C A
+B C; the figures are medians over the turns. The same run measures the
+machine's matrix product, and how far the bf16 labels are from those of fp32.
 """
 
+import dataclasses
 import os
+import pathlib
 import statistics
 import sys
 import time
+from typing import Callable, Dict, List, Mapping
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+# pylint: disable=wrong-import-position
 from absl import flags
 import numpy as np
 import tensorflow as tf
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
-# pylint: disable=wrong-import-position
-import command_line
-import extract_teacher_labels_truncated as extraction
+from distillation import checkpoints
+from distillation import devices
+from distillation import teacher
 import modeling
-import records
+from records import input_pipeline
+from records import schema
+import reference_bert
+from util import command_line
+from util import files
 
 tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
 
+_INPUTS = (schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS,
+           schema.MASKED_LM_POSITIONS)
 _TOP_K = 10
 _MATRIX_SIZE = 3072
 
@@ -46,31 +57,33 @@ def define_flags() -> None:
   flags.DEFINE_integer("num_records", 512, "Records to label in a turn.")
   flags.DEFINE_integer("num_turns", 5, "Turns.")
   flags.DEFINE_integer("batch_size", 32, "Sequences in a batch.")
-  command_line.define_record_lengths()
+  input_pipeline.define_flags()
 
 
 def straightforward(config: modeling.BertConfig, checkpoint: str,
-                    batch_size: int):
-  """Builds the straightforward graph; returns a function of the features."""
+                    shape: schema.RecordShape, batch_size: int
+                   ) -> Callable[[Mapping[str, np.ndarray]], None]:
+  """Builds the straightforward graph; returns what labels features with it."""
+  sizes = schema.features(shape)
   with tf.Graph().as_default():
-    names = (records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS,
-             records.MASKED_LM_POSITIONS)
-    inputs = {name: tf1.placeholder(tf.int32, [None, None]) for name in names}
-    model = modeling.BertModel(
-        config, False, inputs[records.INPUT_IDS], inputs[records.INPUT_MASK],
-        inputs[records.SEGMENT_IDS])
-    logits = modeling.masked_lm_logits(
-        config, model, inputs[records.MASKED_LM_POSITIONS])
+    inputs = {name: tf1.placeholder(
+        tf.int32, [batch_size, *sizes[name].shape]) for name in _INPUTS}
+    variables = {
+        name: tf1.get_variable(name, shape=size, use_resource=True)
+        for name, size in modeling.variable_shapes(config).items()}
+    logits, _ = reference_bert.forward(variables, inputs, config)
     outputs = tf.math.top_k(tf.nn.softmax(logits), _TOP_K)
-    modeling.restore(checkpoint)
+    checkpoints.restore(checkpoint)
     session = tf1.Session()
     session.run(tf1.global_variables_initializer())
 
   def label(features):
-    for start in range(0, len(features[names[0]]), batch_size):
+    for start in range(0, len(features[schema.INPUT_IDS]), batch_size):
+      rows = range(start, start + batch_size)
+      # The last batch is filled up with the first records.
       session.run(outputs, {
-          inputs[name]: features[name][start:start + batch_size]
-          for name in names})
+          inputs[name]: features[name].take(rows, axis=0, mode="wrap")
+          for name in _INPUTS})
 
   return label
 
@@ -97,42 +110,44 @@ def operations(config: modeling.BertConfig, tokens: float, slots: float,
   Args:
     config: the teacher's size.
     tokens: how many it reads, with the padding that it reads.
-    slots: how many masked words.
+    slots: how many masked tokens.
     length: mean length of the sequences.
-    is_narrow: whether the last layer is computed for the slots alone.
+    is_narrow: whether the last layer is computed for the slots only.
   """
-  width, inner = config.hidden_size, config.intermediate_size
-  projections = 2 * 4 * width * width
-  attention = 4 * length * width
-  feed_forward = 4 * width * inner
+  hidden_size = config.hidden_size
+  projections = 2 * 4 * hidden_size * hidden_size
+  attention = 4 * length * hidden_size
+  feed_forward = 4 * hidden_size * config.intermediate_size
   layer = projections + attention + feed_forward
   total = tokens * layer * (config.num_hidden_layers - is_narrow)
   if is_narrow:
     total += tokens * projections / 2
     total += slots * (projections / 2 + attention + feed_forward)
-  return total + slots * 2 * width * (width + config.vocab_size)
+  return total + slots * 2 * hidden_size * (hidden_size + config.vocab_size)
 
 
 def main() -> None:
-  config = modeling.BertConfig.from_json_file(FLAGS.bert_config_file)
-  shape = records.RecordShape(FLAGS.max_seq_length,
-                              FLAGS.max_predictions_per_seq)
-  files = records.find_files(FLAGS.input_file, "input_file")
-  _, _, features = next(extraction.windows(
-      files, shape, extraction.Share(0, FLAGS.num_records), FLAGS.num_records))
-  options = extraction.LabelOptions(_TOP_K, batch_size=FLAGS.batch_size)
+  config = checkpoints.load_config(FLAGS.bert_config_file, FLAGS.max_seq_length)
+  shape = schema.RecordShape(FLAGS.max_seq_length,
+                             FLAGS.max_predictions_per_seq)
+  features = next(teacher.read_windows(
+      files.find_files(FLAGS.input_file, "input_file"), shape,
+      teacher.Share(0, FLAGS.num_records), FLAGS.num_records)).features
+  options = teacher.LabelOptions(_TOP_K, batch_size=FLAGS.batch_size)
   teachers = {
-      precision: extraction.Teacher(config, FLAGS.init_checkpoint,
-                                    options._replace(precision=precision))
+      precision: teacher.Teacher(
+          config, FLAGS.init_checkpoint, dataclasses.replace(
+              options, device=devices.DeviceOptions(precision)))
       for precision in ("fp32", "bf16")}
-  plain = straightforward(config, FLAGS.init_checkpoint, FLAGS.batch_size)
+  plain = straightforward(
+      config, FLAGS.init_checkpoint, shape, FLAGS.batch_size)
   variants = {
       "straightforward": lambda: plain(features),
       "fp32": lambda: teachers["fp32"].label(features, 0),
       "bf16": lambda: teachers["bf16"].label(features, 0),
   }
   labels = {name: run() for name, run in variants.items()}  # Warms up, too.
-  seconds = {name: [] for name in variants}
+  seconds: Dict[str, List[float]] = {name: [] for name in variants}
   for _ in range(FLAGS.num_turns):
     for name, run in variants.items():
       start = time.perf_counter()
@@ -140,8 +155,8 @@ def main() -> None:
       seconds[name].append(time.perf_counter() - start)
   rates = {"fp32": matrix_product_rate(tf.float32),
            "bf16": matrix_product_rate(tf.bfloat16)}
-  lengths = features[records.INPUT_MASK].sum(axis=1)
-  is_real = features[records.MASKED_LM_WEIGHTS] > 0
+  lengths = features[schema.INPUT_MASK].sum(axis=1)
+  is_real = features[schema.MASKED_LM_WEIGHTS] > 0
   say = sys.stdout.write
   say("{} records, mean length {:.1f} of {}, {:.1f} of {} slots\n".format(
       len(lengths), lengths.mean(), FLAGS.max_seq_length,
@@ -159,11 +174,10 @@ def main() -> None:
         "matrix product\n".format(
             name, len(lengths) / median, slowest / median, count / median / 1e9,
             rates.get(name, rates["fp32"])))
-  (exact, exact_words), (rounded, rounded_words) = (
-      labels["fp32"], labels["bf16"])
-  say("bf16 against fp32: best word equal at {:.2%} of the slots, "
+  (exact, exact_ids), (rounded, rounded_ids) = labels["fp32"], labels["bf16"]
+  say("bf16 against fp32: best token equal in {:.2%} of the slots, "
       "probabilities {:.4f} apart on average\n".format(
-          (exact_words[..., 0] == rounded_words[..., 0])[is_real].mean(),
+          (exact_ids[..., 0] == rounded_ids[..., 0])[is_real].mean(),
           np.abs(exact - rounded)[is_real].mean()))
 
 

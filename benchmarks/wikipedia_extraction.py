@@ -5,9 +5,9 @@ r"""Measures the extraction from a Wikipedia dump: quality, speed and memory.
     --metrics ../shared/wiki_metrics.py \
     --reference ../shared/golden/wikipedia/prose_reference.txt.gz
 
-Quality comes from the dump as it is. Speed and memory come from a dump of many
-copies of its pages, so that starting up does not count; runs with one worker
-and with two alternate, since other work on the machine comes and goes. Needs
+Quality is that of the dump's text. Speed and memory are measured on a dump of
+many copies of its pages, so that the start-up does not count. Runs with one
+worker and with two alternate, since the load on the machine may vary. Needs
 Linux (/proc).
 """
 
@@ -27,9 +27,10 @@ from absl import flags
 from absl import logging
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
-import command_line
+from util import command_line
+from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
@@ -39,10 +40,10 @@ _POLL_SECONDS = .02
 
 
 class Run(NamedTuple):
-  """What one run of the script took and gave.
+  """What one run of the script took and wrote.
 
-  `other_cores` is how many cores other work took meanwhile: with more than a
-  tenth of one, times say little of the script.
+  `other_cores` is the number of cores that other processes used meanwhile: if
+  it is above 0.1, the times say little about the script.
   """
   wall_seconds: float
   cpu_seconds: float
@@ -54,24 +55,26 @@ class Run(NamedTuple):
 
 def define_flags() -> None:
   """Defines this script's flags."""
-  flags.DEFINE_string("dump_file", None, "A small dump, packed with bz2.")
-  flags.DEFINE_string("metrics", None, "The script that tells the quality.")
+  flags.DEFINE_string("dump_file", None, "A small dump, compressed with bz2.")
   flags.DEFINE_string(
-      "reference", None, "The sentences whose recall the quality script tells.")
+      "metrics", None, "The script that measures the quality of a text.")
+  flags.DEFINE_string(
+      "reference", None,
+      "The sentences whose recall the quality script measures.")
   flags.DEFINE_integer(
-      "copies", 10, "How often the pages are repeated.", lower_bound=1)
+      "copies", 10, "How often to repeat the pages.", lower_bound=1)
   flags.DEFINE_integer(
       "repetitions", 3, "Runs with one worker, and as many with two.",
       lower_bound=1)
 
 
 def repeat_pages(dump_file: str, path: Path, copies: int) -> int:
-  """Writes a dump with the pages of another one several times.
+  """Writes a dump in which the pages of another one are repeated.
 
   Args:
-    dump_file: a dump in UTF-8, packed with bz2.
-    path: the dump to write, packed with bz2 in several streams.
-    copies: how often.
+    dump_file: a dump in UTF-8, compressed with bz2.
+    path: the dump to write, compressed with bz2 in several streams.
+    copies: how often to repeat the pages.
 
   Returns:
     The number of bytes of the XML.
@@ -90,7 +93,7 @@ def repeat_pages(dump_file: str, path: Path, copies: int) -> int:
 
 
 def peak_megabytes(pid: int) -> float:
-  """Returns the most memory that a process has held, 0 when it is gone."""
+  """Returns the peak memory of a process, 0 when it has ended."""
   try:
     status = Path("/proc/{}/status".format(pid)).read_text()
   except OSError:
@@ -102,7 +105,7 @@ def peak_megabytes(pid: int) -> float:
 
 
 def busy_seconds() -> float:
-  """Returns the time that all cores together have not been idle."""
+  """Returns the time that the cores have been busy, added up."""
   with open("/proc/stat", encoding="ascii") as file:
     user, nice, system, _, _, interrupt, soft_interrupt = map(
         int, file.readline().split()[1:8])
@@ -110,17 +113,23 @@ def busy_seconds() -> float:
       "SC_CLK_TCK")
 
 
-def children(pid: int) -> List[int]:
-  """Returns the processes that a process has started."""
+def workers(pid: int) -> List[int]:
+  """Returns the worker processes of a process."""
+  found = []
   try:
     text = Path("/proc/{0}/task/{0}/children".format(pid)).read_text()
-  except OSError:
-    return []
-  return [int(word) for word in text.split()]
+    for child in map(int, text.split()):
+      # Not the tracker of multiprocessing, nor a copy of the parent that is
+      # about to become a worker.
+      if b"spawn_main" in Path("/proc/{}/cmdline".format(child)).read_bytes():
+        found.append(child)
+  except OSError:  # One of them has just ended.
+    pass
+  return found
 
 
 def extract(dump_file: str, written: Path, num_workers: int) -> Run:
-  """Runs the script once and watches it.
+  """Runs the script once and measures it.
 
   Args:
     dump_file: the dump.
@@ -128,7 +137,7 @@ def extract(dump_file: str, written: Path, num_workers: int) -> Run:
     num_workers: number of worker processes.
 
   Raises:
-    ValueError: the script failed.
+    InputError: the script failed.
   """
   start, busy = time.monotonic(), busy_seconds()
   process = subprocess.Popen(
@@ -138,8 +147,8 @@ def extract(dump_file: str, written: Path, num_workers: int) -> Run:
   parent = worker = 0.
   while True:
     parent = max(parent, peak_megabytes(process.pid))
-    worker = max([worker, *map(peak_megabytes, children(process.pid))])
-    # The usage includes that of the workers, which the parent waits for.
+    worker = max([worker, *map(peak_megabytes, workers(process.pid))])
+    # The usage includes that of the workers, since their parent waits for them.
     pid, status, usage = os.wait4(process.pid, os.WNOHANG)
     if pid:
       break
@@ -148,13 +157,13 @@ def extract(dump_file: str, written: Path, num_workers: int) -> Run:
   cpu = usage.ru_utime + usage.ru_stime
   other_cores = max(0., busy_seconds() - busy - cpu) / wall
   if status:
-    raise ValueError("the script failed on --dump_file {}".format(dump_file))
+    raise InputError("the script failed on --dump_file {}".format(dump_file))
   return Run(wall, cpu, other_cores, parent, worker,
              hashlib.sha256(written.read_bytes()).hexdigest())
 
 
 def quality(written: Path, metrics: str, reference: str) -> Dict[str, float]:
-  """Returns what the quality script says of a text."""
+  """Returns the figures of the quality script for a text."""
   result = subprocess.run(
       [sys.executable, metrics, "--reference", reference, str(written)],
       stdout=subprocess.PIPE, check=True)
@@ -166,12 +175,12 @@ def measure(dump_file: str, metrics: str, reference: str, copies: int,
   """Returns the figures by name.
 
   Args:
-    dump_file: a small dump, packed with bz2.
+    dump_file: a small dump, compressed with bz2.
     metrics: the quality script.
     reference: its reference sentences.
-    copies: how often the pages are repeated for speed and memory.
+    copies: how often to repeat the pages for speed and memory.
     repetitions: runs with one worker, and as many with two.
-    folder: where files may be written.
+    folder: for temporary files.
   """
   written = folder / "wikipedia.txt"
   small = extract(dump_file, written, 1)
@@ -215,7 +224,7 @@ def measure(dump_file: str, metrics: str, reference: str, copies: int,
 
 
 def main() -> None:
-  """Measures and prints one figure a line."""
+  """Measures, and prints one figure per line."""
   with tempfile.TemporaryDirectory() as folder:
     figures = measure(FLAGS.dump_file, FLAGS.metrics, FLAGS.reference,
                       FLAGS.copies, FLAGS.repetitions, Path(folder))

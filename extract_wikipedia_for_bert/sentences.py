@@ -46,8 +46,8 @@ _LIST_NUMBER = re.compile(
     r"|[;:,](?: and| or)? \(?\d{1,2}\.)$")
 # No sentence starts with these: "= 'feminine'", "; then".
 _CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
-# Words that sentencex takes for abbreviations. Before a capital letter they most
-# often end an English sentence: "a work of art. Hirst said".
+# Words that sentencex takes for abbreviations. Before a capital letter they end
+# an English sentence most of the time: "a work of art. Hirst said".
 _ENGLISH_LAST_WORD = re.compile(
     r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*"
     r"(?P<space>\s+)(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")

@@ -13,6 +13,7 @@ Dimensions:
   N: records encoded at once
 """
 
+import contextlib
 import functools
 import os
 import struct
@@ -26,6 +27,7 @@ from util import files
 from util.command_line import InputError
 
 _CRC_MASK_DELTA = 0xA282EAD8
+_UINT64_MAX = (1 << 64) - 1
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEAD_BYTES = _LENGTH.size + _CRC.size
@@ -78,8 +80,9 @@ def add_features(serialized: Sequence[bytes],
       # An Example is one message of features, to whose end more can be joined.
       extended.append(_delimited(1, b"".join([record[start:], *entries])))
     else:
-      all_entries = {name: _delimited(1, entry)
-                     for name, entry in _map_entries(record)}
+      with _parse_errors():
+        all_entries = {name: _delimited(1, entry)
+                       for name, entry in _map_entries(record)}
       all_entries.update(zip(names, entries))
       extended.append(_delimited(1, b"".join(
           all_entries[name] for name in sorted(all_entries))))
@@ -172,29 +175,30 @@ def decode(serialized: bytes) -> Dict[str, Any]:
   Raises:
     InputError: the record is no Example.
   """
-  try:
+  with _parse_errors():
     return {name: _decode_feature(value)
             for name, entry in _map_entries(serialized)
             for field, _, value in _fields(entry) if field == 2}
-  except (IndexError, TypeError, ValueError, struct.error) as error:
-    raise _no_example(error) from None
 
 
-def _no_example(error: Exception) -> InputError:
-  return InputError("the record is no tf.train.Example ({})".format(error))
+@contextlib.contextmanager
+def _parse_errors() -> Iterator[None]:
+  """Turns what parsing raises into InputError."""
+  try:
+    yield
+  except (IndexError, TypeError, ValueError) as error:
+    raise InputError("the record is no tf.train.Example ({})".format(
+        error)) from None
 
 
 def _map_entries(serialized: bytes) -> Iterator[Tuple[str, bytes]]:
   """Yields the features of an Example: name and entry of the map."""
-  try:
-    for field, _, features in _fields(serialized):
-      if field == 1:
-        for _, _, entry in _fields(features):
-          name = b"".join(value for number, _, value in _fields(entry)
-                          if number == 1)
-          yield name.decode("utf-8"), entry
-  except (IndexError, TypeError, ValueError, struct.error) as error:
-    raise _no_example(error) from None
+  for field, _, features in _fields(serialized):
+    if field == 1:
+      for _, _, entry in _fields(features):
+        name = b"".join(value for number, _, value in _fields(entry)
+                        if number == 1)
+        yield name.decode("utf-8"), entry
 
 
 def _decode_feature(feature: bytes) -> Any:
@@ -209,7 +213,7 @@ def _decode_feature(feature: bytes) -> Any:
       if kind == _FLOAT_LIST:
         pieces.append(np.frombuffer(value, "<f4"))
       elif wire_type == _VARINT:
-        pieces.append(np.array([value], np.uint64).view(np.int64))
+        pieces.append(np.array([value & _UINT64_MAX], np.uint64).view(np.int64))
       else:
         pieces.append(_decode_varints(value))
     decoded = np.concatenate(pieces) if pieces else np.zeros(

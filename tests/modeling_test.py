@@ -1,6 +1,7 @@
-"""Tests of the model and its checkpoints."""
+"""Tests of the model and of BERT's public names."""
 
 import dataclasses
+import inspect
 import math
 
 import numpy as np
@@ -8,11 +9,44 @@ import pytest
 import tensorflow as tf
 
 import modeling
-import records
+from records import schema
 import reference_bert
 import tiny
 
 tf1 = tf.compat.v1
+
+_INPUTS = (schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS,
+           schema.MASKED_LM_POSITIONS)
+
+
+def _batch(num_sequences, seed):
+  """Returns random features, float64 and int64."""
+  generator = np.random.default_rng(seed)
+  return reference_bert.batch(
+      [tiny.random_features(generator) for _ in range(num_sequences)])
+
+
+def _inputs(features):
+  """Returns what the model reads of features, as constants of the graph."""
+  return [tf.constant(features[name].numpy(), tf.int32) for name in _INPUTS]
+
+
+def _load(session, variables):
+  """Gives the variables of the session's graph their values, by name."""
+  for variable in tf1.trainable_variables():
+    variable.load(variables[variable.op.name], session)
+
+
+def _run(build, variables=None, config=tiny.CONFIG, seed=1):
+  """Builds tensors from the inputs of random features; returns their values."""
+  features = _batch(4, seed)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    outputs = build(*_inputs(features))
+    _load(session, variables or tiny.random_variables(config))
+    return session.run(outputs)
+
+
+# --- Scores ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_hidden_layers, heads", [(1, 2), (3, 4), (2, 1)])
@@ -21,96 +55,107 @@ def test_scores_equal_the_formulas(num_hidden_layers, heads):
       tiny.CONFIG, num_hidden_layers=num_hidden_layers,
       num_attention_heads=heads)
   variables = tiny.random_variables(config)
-  generator = np.random.default_rng(1)
-  features = reference_bert.batch(
-      [tiny.random_features(generator) for _ in range(5)])
-  masked, following = tiny.scores(config, variables, features)
-  wanted_masked, wanted_following = reference_bert.forward(
+  features = _batch(5, seed=1)
+  masked, next_sentence = tiny.scores(config, variables, features)
+  wanted_masked, wanted_next_sentence = reference_bert.forward(
       {name: np.float64(value) for name, value in variables.items()},
       features, config)
   np.testing.assert_allclose(
       masked, np.reshape(wanted_masked, masked.shape), atol=1e-5)
-  np.testing.assert_allclose(following, wanted_following, atol=1e-5)
+  np.testing.assert_allclose(next_sentence, wanted_next_sentence, atol=1e-5)
 
 
 @pytest.mark.parametrize("num_hidden_layers", [1, 2])
 @pytest.mark.parametrize("leaves_out", [False, True])
+@pytest.mark.parametrize("is_training", [False, True])
 def test_both_heads_need_no_more_of_the_last_layer(
-    num_hidden_layers, leaves_out):
+    num_hidden_layers, leaves_out, is_training):
   """Scores, and gradients of their sum, are those of the whole model."""
   config = dataclasses.replace(
       tiny.CONFIG, num_hidden_layers=num_hidden_layers)
   variables = tiny.random_variables(config)
-  generator = np.random.default_rng(2)
-  examples = [tiny.random_features(generator) for _ in range(5)]
-  is_real = np.stack([features[records.MASKED_LM_WEIGHTS] > 0
-                      for features in examples])
+  features = _batch(5, seed=2)
+  is_real = features[schema.MASKED_LM_WEIGHTS].numpy() > 0
+  assert 0 < is_real.mean() < 1
   wanted = is_real if leaves_out else np.ones_like(is_real)
   with tf.Graph().as_default(), tf1.Session() as session:
-    ids, mask, segments, positions = (
-        tf.constant(np.stack([features[name] for features in examples]),
-                    tf.int32) for name in (
-                        records.INPUT_IDS, records.INPUT_MASK,
-                        records.SEGMENT_IDS, records.MASKED_LM_POSITIONS))
-    model = modeling.BertModel(config, False, ids, mask, segments)
-    whole = (
-        tf.gather(modeling.masked_lm_logits(config, model, positions),
-                  np.flatnonzero(wanted)),
-        modeling.next_sentence_logits(config, model))
-    with tf1.variable_scope("", reuse=True):
-      needed = modeling.pretraining_logits(
-          config, False, ids, mask, segments, positions,
-          tf.constant(is_real) if leaves_out else None)
+    inputs = _inputs(features)
+    needed = modeling.pretraining_logits(
+        config, is_training, *inputs,
+        tf.constant(is_real) if leaves_out else None)
+    masked, next_sentence = reference_bert.forward(
+        {variable.op.name: variable for variable in tf1.trainable_variables()},
+        dict(zip(_INPUTS, inputs)), config)
+    whole = (tf.gather(tf.reshape(masked, [-1, config.vocab_size]),
+                       np.flatnonzero(wanted)), next_sentence)
     if not leaves_out:
       assert needed.masked_lm.shape == [15, 29]
       assert needed.next_sentence.shape == [5, 2]
-    for variable in tf1.trainable_variables():
-      variable.load(variables[variable.op.name], session)
-    slopes = [tf.gradients([tf.reduce_sum(tf.square(scores))
-                            for scores in outputs], tf1.trainable_variables())
-              for outputs in (whole, needed)]
-    (masked, following), (their_masked, their_following) = session.run(
+    _load(session, variables)
+    slopes = [[tf.convert_to_tensor(gradient) for gradient in tf.gradients(
+        [tf.reduce_sum(tf.square(scores)) for scores in outputs],
+        tf1.trainable_variables())] for outputs in (whole, needed)]
+    (masked, next_sentence), (their_masked, their_next_sentence) = session.run(
         (whole, tuple(needed)))
     slopes = session.run(slopes)
   np.testing.assert_allclose(masked, their_masked, atol=1e-5)
-  np.testing.assert_allclose(following, their_following, atol=1e-5)
+  np.testing.assert_allclose(next_sentence, their_next_sentence, atol=1e-5)
   for mine, theirs in zip(*slopes):
     np.testing.assert_allclose(mine, theirs, atol=1e-3, rtol=1e-4)
 
 
+@pytest.mark.parametrize("num_hidden_layers", [1, 2])
+def test_the_scores_without_next_sentences_are_the_same(num_hidden_layers):
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
+  variables = tiny.random_variables(config)
+  features = _batch(6, seed=2)
+  is_real = features[schema.MASKED_LM_WEIGHTS].numpy() > 0
+  assert 0 < is_real.mean() < 1
+  wanted, _ = tiny.scores(config, variables, features)
+  with tf.Graph().as_default(), tf1.Session() as session:
+    logits = modeling.pretraining_logits(
+        config, False, *_inputs(features), tf.constant(is_real),
+        has_next_sentence=False)
+    names = {variable.op.name for variable in tf1.trainable_variables()}
+    _load(session, variables)
+    found = session.run(logits.masked_lm)
+  assert logits.next_sentence is None
+  assert not [name for name in names if "pooler" in name or "seq_rel" in name]
+  np.testing.assert_allclose(found, wanted[is_real.ravel()], atol=1e-5)
+
+
 def test_padding_changes_nothing():
   variables = tiny.random_variables()
-  features = reference_bert.batch(
-      [tiny.random_features(np.random.default_rng(3))])
-  padding = 1 - features[records.INPUT_MASK]
+  features = _batch(1, seed=3)
+  padding = 1 - features[schema.INPUT_MASK]
   assert int(tf.reduce_sum(padding)) > 0
   before = tiny.scores(tiny.CONFIG, variables, features)
-  features[records.INPUT_IDS] += 7 * padding
+  features[schema.INPUT_IDS] += 7 * padding
   after = tiny.scores(tiny.CONFIG, variables, features)
   np.testing.assert_allclose(before[0], after[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("num_hidden_layers", [1, 2])
-def test_the_narrow_last_layer_gives_the_same_scores(num_hidden_layers):
-  config = dataclasses.replace(
-      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
-  variables = tiny.random_variables(config)
-  generator = np.random.default_rng(2)
-  features = reference_bert.batch(
-      [tiny.random_features(generator) for _ in range(6)])
-  is_real = features[records.MASKED_LM_WEIGHTS].numpy() > 0
-  assert 0 < is_real.mean() < 1
-  wanted, _ = tiny.scores(config, variables, features)
-  with tf.Graph().as_default(), tf1.Session() as session:
-    inputs = [tf.constant(features[name].numpy(), tf.int32) for name in (
-        records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS,
-        records.MASKED_LM_POSITIONS)]
-    logits = modeling.real_masked_lm_logits(config, *inputs,
-                                            tf.constant(is_real))
-    for variable in tf1.trainable_variables():
-      variable.load(variables[variable.op.name], session)
-    found = session.run(logits)
-  np.testing.assert_allclose(found, wanted[is_real.ravel()], atol=1e-5)
+def test_shapes_are_static_where_those_of_the_inputs_are():
+  features = _batch(4, seed=1)
+  with tf.Graph().as_default():
+    inputs = _inputs(features)
+    logits = modeling.pretraining_logits(tiny.CONFIG, True, *inputs)
+    model = modeling.BertModel(tiny.CONFIG, True, *inputs[:3], scope="other")
+    unpooled = modeling.BertModel(
+        tiny.CONFIG, True, *inputs[:3], scope="third",
+        output_positions=inputs[3], has_pooler=False)
+  assert logits.masked_lm.shape == [12, 29]
+  assert logits.next_sentence.shape == [4, 2]
+  assert model.get_sequence_output().shape == [4, 10, 8]
+  assert model.get_pooled_output().shape == [4, 8]
+  assert model.get_embedding_table().shape == [29, 8]
+  assert [layer.shape for layer in model.get_all_encoder_layers()] == [
+      [4, 10, 8]]
+  assert unpooled.get_sequence_output().shape == [12, 8]
+
+
+# --- Layers ------------------------------------------------------------------
 
 
 def test_gelu_is_the_tanh_form():
@@ -163,8 +208,8 @@ def test_variables_have_the_names_and_shapes_of_google():
     for name in ("query", "key", "value"):
       wanted[scope + "attention/self/" + name + "/kernel"] = [8, 8]
       wanted[scope + "attention/self/" + name + "/bias"] = [8]
-    for output, width in (("attention/output", 8), ("output", 12)):
-      wanted[scope + output + "/dense/kernel"] = [width, 8]
+    for output, input_size in (("attention/output", 8), ("output", 12)):
+      wanted[scope + output + "/dense/kernel"] = [input_size, 8]
       wanted[scope + output + "/dense/bias"] = [8]
       wanted[scope + output + "/LayerNorm/beta"] = [8]
       wanted[scope + output + "/LayerNorm/gamma"] = [8]
@@ -174,18 +219,38 @@ def test_variables_have_the_names_and_shapes_of_google():
   assert modeling.variable_shapes(config) == wanted
 
 
-def test_fresh_weights_are_truncated_normal():
+def test_new_weights_are_truncated_normal():
   config = dataclasses.replace(
       tiny.CONFIG, vocab_size=5000, initializer_range=0.02)
   with tf.Graph().as_default(), tf1.Session() as session:
     tokens = tf.zeros([1, 4], tf.int32)
     table = modeling.BertModel(
-        config, False, tokens, tokens, tokens).embedding_table
+        config, False, tokens, tokens, tokens).get_embedding_table()
     session.run(tf1.global_variables_initializer())
     values = session.run(table)
   assert np.abs(values).max() <= 0.04
   # A normal distribution cut at two deviations keeps 0.88 of the deviation.
   assert values.std() == pytest.approx(0.88 * 0.02, rel=0.02)
+
+
+def test_the_gradient_of_the_word_embeddings_is_dense():
+  variables = tiny.random_variables()
+  with tf.Graph().as_default():
+    tokens = tf.constant([[3, 3, 5]])
+    model = modeling.BertModel(tiny.CONFIG, False, tokens, tokens * 0 + 1,
+                               tokens * 0)
+    gradients = tf.gradients(
+        tf.reduce_sum(model.get_sequence_output()[..., 0]),
+        tf1.trainable_variables())
+    assert not any(isinstance(gradient, tf.IndexedSlices)
+                   for gradient in gradients[:1])
+    with tf1.Session() as session:
+      _load(session, variables)
+      of_tokens = session.run(gradients[0])
+  assert np.flatnonzero(np.abs(of_tokens).sum(axis=1)).tolist() == [3, 5]
+
+
+# --- Dropout -----------------------------------------------------------------
 
 
 def test_dropout_is_for_training():
@@ -197,14 +262,15 @@ def test_dropout_is_for_training():
     for is_training in (True, False):
       with tf1.variable_scope("", reuse=tf1.AUTO_REUSE):
         outputs.append(modeling.BertModel(
-            config, is_training, tokens, tokens, tokens).sequence_output)
+            config, is_training, tokens, tokens, tokens,
+            scope="bert").get_sequence_output())
     session.run(tf1.global_variables_initializer())
     training, evaluation = zip(*(session.run(outputs) for _ in range(2)))
   assert not np.allclose(training[0], training[1])
   np.testing.assert_array_equal(evaluation[0], evaluation[1])
 
 
-def test_dropout_follows_from_seed_place_and_step():
+def test_dropout_follows_from_seed_scope_and_step():
   """What else is in the graph does not matter, nor how often it has run."""
   variables = tiny.random_variables()
   config = dataclasses.replace(tiny.CONFIG, hidden_dropout_prob=0.5,
@@ -221,10 +287,10 @@ def test_dropout_follows_from_seed_place_and_step():
       for reuse in (False, True):
         with tf1.variable_scope(tf1.get_variable_scope(), reuse=reuse):
           models.append(modeling.BertModel(
-              config, True, tokens, tokens, tokens).sequence_output)
+              config, True, tokens, tokens, tokens,
+              scope="bert").get_sequence_output())
       session.run(tf1.global_variables_initializer())
-      for variable in tf1.trainable_variables():
-        variable.load(variables[variable.op.name], session)
+      _load(session, variables)
       global_step.load(step, session)
       for _ in range(num_runs):
         values = session.run(models)
@@ -232,59 +298,284 @@ def test_dropout_follows_from_seed_place_and_step():
 
   first, second = outputs(seed=3, step=5)
   np.testing.assert_array_equal(outputs(3, 5, num_runs=3), [first, second])
-  assert not np.allclose(first, second), "two places, one mask"
+  assert not np.allclose(first, second), "two scopes, one mask"
   assert not np.allclose(first, outputs(3, 6)[0]), "two steps, one mask"
   assert not np.allclose(first, outputs(4, 5)[0]), "two seeds, one mask"
 
 
-def test_the_gradient_of_the_word_embeddings_is_dense():
-  variables = tiny.random_variables()
+def test_a_later_version_drops_what_this_one_drops(monkeypatch):
+  """Runs are resumed over updates: neither scopes nor masks may change."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tf1.set_random_seed(3)
+    step = tf1.train.get_or_create_global_step()
+    with tf1.name_scope("bert/embeddings"):
+      dropped = modeling.dropout(tf.ones([12]), 0.5)
+    session.run(tf1.global_variables_initializer())
+    step.load(5, session)
+    assert session.run(dropped).tolist() == [2, 2, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0]
+  scopes = []
+
+  def record(inputs, unused_rate):
+    scopes.append(tf1.get_default_graph().get_name_scope())
+    return inputs
+
+  monkeypatch.setattr(modeling, "dropout", record)
   with tf.Graph().as_default():
-    tokens = tf.constant([[3, 3, 5]])
-    model = modeling.BertModel(tiny.CONFIG, False, tokens, tokens * 0 + 1,
-                               tokens * 0)
-    gradients = tf.gradients(
-        tf.reduce_sum(model.sequence_output[..., 0]), tf1.trainable_variables())
-    assert not any(isinstance(gradient, tf.IndexedSlices)
-                   for gradient in gradients[:1])
-    with tf1.Session() as session:
-      for variable in tf1.trainable_variables():
-        variable.load(variables[variable.op.name], session)
-      of_words = session.run(gradients[0])
-  assert np.flatnonzero(np.abs(of_words).sum(axis=1)).tolist() == [3, 5]
+    tokens = tf.ones([1, 4], tf.int32)
+    for reuse in (False, True):
+      with tf1.variable_scope(tf1.get_variable_scope(), reuse=reuse):
+        modeling.pretraining_logits(
+            tiny.CONFIG, True, tokens, tokens, tokens, tokens)
+  assert scopes == [
+      model + scope for model in ("bert", "bert_1") for scope in (
+          "/embeddings", "/encoder/layer_0/attention/self",
+          "/encoder/layer_0/attention/output", "/encoder/layer_0/output")]
 
 
-@pytest.mark.parametrize("has_gpu, precision, wanted", [
-    (False, "fp32", (0, 0)), (False, "fp16", (0, 0)), (True, "fp32", (0, 0)),
-    (True, "fp16", (1, 0)), (True, "bf16", (0, 0)),
+# --- BERT's public names -----------------------------------------------------
+
+
+_EMPTY = inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("function, wanted", [
+    (modeling.BertConfig, {
+        "vocab_size": _EMPTY, "hidden_size": 768, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "intermediate_size": 3072,
+        "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1, "max_position_embeddings": 512,
+        "type_vocab_size": 16, "initializer_range": 0.02}),
+    (modeling.BertConfig.from_dict, {"json_object": _EMPTY}),
+    (modeling.BertConfig.from_json_file, {"json_file": _EMPTY}),
+    (modeling.BertConfig.to_dict, {"self": _EMPTY}),
+    (modeling.BertConfig.to_json_string, {"self": _EMPTY}),
+    (modeling.BertModel, {
+        "config": _EMPTY, "is_training": _EMPTY, "input_ids": _EMPTY,
+        "input_mask": None, "token_type_ids": None,
+        "use_one_hot_embeddings": False, "scope": None,
+        # Extensions of this project.
+        "output_positions": None, "is_wanted": None, "has_pooler": True}),
+    (modeling.gelu, {"x": _EMPTY}),
+    (modeling.get_activation, {"activation_string": _EMPTY}),
+    (modeling.get_assignment_map_from_checkpoint, {
+        "tvars": _EMPTY, "init_checkpoint": _EMPTY}),
+    (modeling.create_initializer, {"initializer_range": 0.02}),
+    (modeling.dropout, {"input_tensor": _EMPTY, "dropout_prob": _EMPTY}),
+    (modeling.layer_norm, {"input_tensor": _EMPTY, "name": None}),
+    (modeling.get_shape_list, {
+        "tensor": _EMPTY, "expected_rank": None, "name": None}),
 ])
-def test_a_session_is_set_up_for_precision_and_device(
-    monkeypatch, has_gpu, precision, wanted):
-  monkeypatch.setattr(modeling, "_has_gpu", lambda: has_gpu)
-  options = modeling.session_config(precision, use_xla=True).graph_options
-  rewrites = options.rewrite_options
-  assert (rewrites.auto_mixed_precision,
-          rewrites.auto_mixed_precision_onednn_bfloat16) == wanted
-  assert options.optimizer_options.global_jit_level == has_gpu
+def test_signatures_are_those_of_bert(function, wanted):
+  parameters = inspect.signature(function).parameters
+  assert {name: parameter.default
+          for name, parameter in parameters.items()} == wanted
+  assert list(parameters) == list(wanted)
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch):
-  visible = []
-  monkeypatch.setattr(tf.config, "set_visible_devices",
-                      lambda gpu, kind: visible.append((gpu, kind)))
-  for gpus, wanted in (([], None), (["a", "b"], 1)):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
-    assert modeling.choose_gpu(1) == wanted
-  assert visible == [("b", "GPU")]
-  with pytest.raises(ValueError, match="process 2 .* there are 2: .*HOST:2"):
-    modeling.choose_gpu(2)
+def test_outputs_of_all_layers_equal_the_formulas():
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=3)
+  variables = tiny.random_variables(config)
+  features = _batch(4, seed=1)
+
+  def build(ids, mask, segments, _):
+    model = modeling.BertModel(config, True, ids, mask, segments)
+    return (model.get_embedding_output(), *model.get_all_encoder_layers(),
+            model.get_sequence_output(), model.get_pooled_output(),
+            model.get_embedding_table())
+
+  *layers, last, pooled, table = _run(build, variables)
+  variables = {name: np.float64(value) for name, value in variables.items()}
+  wanted = reference_bert.encoder_layers(variables, features, config)
+  assert len(layers) == len(wanted) == 4
+  for found, layer in zip(layers, wanted):
+    np.testing.assert_allclose(found, layer, atol=1e-5)
+  np.testing.assert_array_equal(last, layers[-1])
+  np.testing.assert_allclose(
+      pooled, reference_bert.pool(variables, wanted[-1]), atol=1e-5)
+  np.testing.assert_array_equal(
+      table, np.float32(variables["bert/embeddings/word_embeddings"]))
 
 
-def test_bf16_is_for_cpus_that_have_it(monkeypatch):
-  for has_it in (False, True):
-    monkeypatch.setattr(modeling, "_has_arithmetic", lambda _: has_it)
-    rewrites = modeling.session_config("bf16").graph_options.rewrite_options
-    assert rewrites.auto_mixed_precision_onednn_bfloat16 == has_it
+@pytest.mark.parametrize("num_hidden_layers", [1, 2])
+@pytest.mark.parametrize("has_pooler", [False, True])
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_output_positions_are_those_of_the_whole_output(
+    num_hidden_layers, has_pooler, leaves_out):
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
+  # First tokens, repeated positions, and one sequence of which none is wanted.
+  positions = np.int32([[0, 4, 4], [3, 0, 2], [4, 3, 1], [2, 1, 0]])
+  is_wanted = np.ones_like(positions, bool)
+  if leaves_out:
+    is_wanted = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 1, 0]], bool)
+
+  def build(ids, mask, segments, _):
+    whole = modeling.BertModel(config, False, ids, mask, segments, scope="bert")
+    with tf1.variable_scope(tf1.get_variable_scope(), reuse=True):
+      model = modeling.BertModel(
+          config, False, ids, mask, segments, scope="bert",
+          output_positions=tf.constant(positions),
+          is_wanted=tf.constant(is_wanted) if leaves_out else None,
+          has_pooler=has_pooler)
+    assert (model.get_pooled_output() is None) is not has_pooler
+    pooled = (model if has_pooler else whole).get_pooled_output()
+    return (whole.get_all_encoder_layers(), whole.get_pooled_output(),
+            model.get_all_encoder_layers(), pooled, model.get_sequence_output())
+
+  layers, pooled, found_layers, found_pooled, found = _run(
+      build, tiny.random_variables(config))
+  np.testing.assert_allclose(
+      found, layers[-1][np.nonzero(is_wanted)[0], positions[is_wanted]],
+      atol=1e-6)
+  np.testing.assert_allclose(found_pooled, pooled, atol=1e-6)
+  np.testing.assert_array_equal(found_layers[-1], found)
+  np.testing.assert_allclose(found_layers[:-1], layers[:-1], atol=1e-6)
+
+
+def test_without_a_mask_every_token_counts_and_is_of_segment_0():
+  def build(ids, *_):
+    models = [modeling.BertModel(tiny.CONFIG, False, ids, scope="bert")]
+    with tf1.variable_scope("", reuse=True):
+      models.append(modeling.BertModel(
+          tiny.CONFIG, False, ids, tf.ones_like(ids), tf.zeros_like(ids),
+          scope="bert"))
+    return [model.get_sequence_output() for model in models]
+
+  np.testing.assert_array_equal(*_run(build))
+
+
+def test_one_hot_embeddings_equal_looked_up_ones():
+  def build(ids, mask, segments, _):
+    outputs = []
+    for reuse, is_one_hot in ((False, False), (True, True)):
+      with tf1.variable_scope(tf1.get_variable_scope(), reuse=reuse):
+        model = modeling.BertModel(
+            tiny.CONFIG, False, ids, mask, segments, is_one_hot, "bert")
+      output = model.get_sequence_output()
+      outputs.append([model.get_embedding_output(), output, *tf.gradients(
+          tf.reduce_sum(tf.sin(output)), tf1.trainable_variables()[:1])])
+    return outputs
+
+  for found, wanted in zip(*_run(build)):
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_scope_is_bert_unless_it_is_named():
+  with tf.Graph().as_default():
+    tokens = tf.zeros([1, 4], tf.int32)
+    for scope in (None, None, "encoder", "bert_2"):
+      modeling.BertModel(tiny.CONFIG, False, tokens, scope=scope)
+    names = {variable.op.name.split("/")[0]
+             for variable in tf1.trainable_variables()}
+  assert names == {"bert", "bert_1", "encoder", "bert_2"}
+
+
+def test_named_scopes_share_their_variables():
+  with tf.Graph().as_default():
+    tokens = tf.zeros([1, 4], tf.int32)
+    for reuse in (False, True, True):
+      with tf1.variable_scope(tf1.get_variable_scope(), reuse=reuse):
+        modeling.pretraining_logits(
+            tiny.CONFIG, True, tokens, tokens, tokens, tokens)
+    names = {variable.op.name for variable in tf1.global_variables()}
+  assert names == set(modeling.variable_shapes(tiny.CONFIG))
+
+
+def test_training_and_inference_agree_without_dropout():
+  def build(*inputs):
+    logits = [modeling.pretraining_logits(tiny.CONFIG, True, *inputs)]
+    with tf1.variable_scope("", reuse=True):
+      logits.append(modeling.pretraining_logits(tiny.CONFIG, False, *inputs))
+    return logits
+
+  training, inference = _run(build)
+  for found, wanted in zip(training, inference):
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_activations_have_names():
+  assert modeling.get_activation("gelu") is modeling.gelu
+  assert modeling.get_activation("GELU") is modeling.gelu
+  assert modeling.get_activation("relu") is tf.nn.relu
+  assert modeling.get_activation("tanh") is tf.tanh
+  assert modeling.get_activation(tf.nn.swish) is tf.nn.swish
+  for linear in ("linear", "", None):
+    assert modeling.get_activation(linear) is None
+  with pytest.raises(ValueError, match="'swish'.*gelu, linear, relu, tanh"):
+    modeling.get_activation("swish")
+
+
+def test_the_activation_is_that_of_the_config():
+  def build(ids, *_):
+    outputs = {}
+    for activation in ("gelu", modeling.gelu, "linear", None, "relu",
+                       tf.nn.relu):
+      config = dataclasses.replace(tiny.CONFIG, hidden_act=activation)
+      with tf1.variable_scope("", reuse=tf1.AUTO_REUSE):
+        outputs[activation] = modeling.BertModel(
+            config, False, ids, scope="bert").get_sequence_output()
+    return outputs
+
+  found = _run(build)
+  np.testing.assert_array_equal(found["gelu"], found[modeling.gelu])
+  np.testing.assert_array_equal(found["linear"], found[None])
+  np.testing.assert_array_equal(found["relu"], found[tf.nn.relu])
+  assert not np.allclose(found["gelu"], found["linear"], atol=1e-2)
+  assert not np.allclose(found["gelu"], found["relu"], atol=1e-3)
+
+
+def test_assignment_maps_hold_what_both_have(tmp_path):
+  variables = tiny.random_variables(
+      dataclasses.replace(tiny.CONFIG, num_hidden_layers=2))
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", variables))
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.zeros([1, 4], tf.int32)
+    modeling.BertModel(tiny.CONFIG, False, tokens)
+    tf1.get_variable("output_weights", [2, 8], use_resource=False)
+    tvars = tf1.trainable_variables()
+    assignment_map, initialized = modeling.get_assignment_map_from_checkpoint(
+        tvars, path)
+    tf1.train.init_from_checkpoint(path, assignment_map)
+    session.run(tf1.global_variables_initializer())
+    values = {variable.op.name: value
+              for variable, value in zip(tvars, session.run(tvars))}
+  assert dict(assignment_map) == {
+      name: name for name in values if name != "output_weights"}
+  assert set(initialized) == {
+      name + end for name in assignment_map for end in ("", ":0")}
+  assert all(variable.name in initialized for variable in tvars[:-1])
+  for name in assignment_map:
+    np.testing.assert_array_equal(values[name], variables[name])
+
+
+def test_layer_norm_by_hand():
+  with tf.Graph().as_default(), tf1.Session() as session:
+    outputs = [modeling.layer_norm(tf.constant([[1.0, 3.0], [5.0, 5.0]]), name)
+               for name in (None, None, "norm")]
+    names = [variable.op.name for variable in tf1.trainable_variables()]
+    session.run(tf1.global_variables_initializer())
+    found = session.run(outputs)
+  np.testing.assert_allclose(found, [[[-1, 1], [0, 0]]] * 3, atol=1e-6)
+  assert names == [scope + name for scope in (
+      "LayerNorm", "LayerNorm_1", "norm") for name in ("/beta", "/gamma")]
+
+
+def test_dropout_of_nothing_is_the_identity():
+  inputs = tf.ones([3])
+  assert modeling.dropout(inputs, 0.0) is modeling.dropout(inputs, None) is (
+      inputs)
+
+
+def test_shape_lists_are_static_where_they_can_be():
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tensor = tf1.placeholder(tf.float32, [None, 3], name="rows")
+    first, second = modeling.get_shape_list(tensor, expected_rank=[1, 2])
+    assert second == 3
+    assert session.run(first, {tensor: np.zeros([5, 3])}) == 5
+    with pytest.raises(ValueError, match=r"rows:0 .*\(None, 3\).* must be 3"):
+      modeling.get_shape_list(tensor, expected_rank=3)
+    with pytest.raises(ValueError, match="must be 2"):
+      modeling.BertModel(tiny.CONFIG, False, tf.zeros([4], tf.int32))
 
 
 # --- Configuration -----------------------------------------------------------
@@ -295,112 +586,65 @@ def test_a_config_survives_its_file(tmp_path):
   assert modeling.BertConfig.from_json_file(str(path)) == tiny.CONFIG
 
 
-@pytest.mark.parametrize("text, told", [
-    ("{", "not JSON"), ("[1]", "no vocab_size"), ("{}", "no vocab_size"),
+def test_a_config_survives_its_text(tmp_path):
+  path = tmp_path / "bert_config.json"
+  path.write_text(tiny.CONFIG.to_json_string())
+  assert modeling.BertConfig.from_json_file(str(path)) == tiny.CONFIG
+  assert modeling.BertConfig.from_dict(tiny.CONFIG.to_dict()) == tiny.CONFIG
+
+
+def test_other_keys_of_a_config_are_passed_over():
+  config = modeling.BertConfig.from_dict({"vocab_size": 9, "pooler_type": "x"})
+  assert config == modeling.BertConfig(9)
+  with pytest.raises(ValueError, match="no vocab_size"):
+    modeling.BertConfig.from_dict({"hidden_size": 8})
+
+
+def test_a_config_may_be_modified_and_is_not():
+  config = modeling.BertConfig.from_dict(dict(
+      tiny.CONFIG.to_dict(), hidden_dropout_prob=0.5,
+      attention_probs_dropout_prob=0.5))
+  before = config.to_dict()
+
+  def build(ids, *_):
+    model = modeling.BertModel(config, False, ids, scope="bert")
+    assert config.to_dict() == before
+    config.hidden_dropout_prob = 0
+    config.attention_probs_dropout_prob = 0.0
+    with tf1.variable_scope("", reuse=True):
+      trained = modeling.BertModel(config, True, ids, scope="bert")
+    return model.get_pooled_output(), trained.get_pooled_output()
+
+  np.testing.assert_allclose(*_run(build), atol=1e-6)
+  config.num_attention_heads = 3
+  with pytest.raises(ValueError, match="hidden_size 8.*num_attention_heads 3"):
+    _run(build)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "not JSON"), ("\xff", "not JSON"), ("[1]", "no vocab_size"),
+    ("{}", "no vocab_size"),
     ('{"vocab_size": "many"}', "vocab_size is 'many'"),
     ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}',
      "hidden_size 10.*num_attention_heads 3"),
     ('{"vocab_size": 9, "hidden_act": "swish"}', "hidden_act is 'swish'"),
     ('{"vocab_size": 9, "hidden_dropout_prob": 1.5}', "hidden_dropout_prob"),
 ])
-def test_a_config_that_is_none_is_an_error(tmp_path, text, told):
+def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
   path = tmp_path / "bert_config.json"
-  path.write_text(text)
-  with pytest.raises(ValueError, match="--bert_config_file.*" + told):
+  path.write_bytes(text.encode("latin-1"))
+  with pytest.raises(ValueError, match="bert_config.json.*" + message):
     modeling.BertConfig.from_json_file(str(path))
 
 
 def test_a_config_that_is_missing_is_an_error(tmp_path):
   for path in (tmp_path / "none.json", tmp_path):
-    with pytest.raises(ValueError, match="--bert_config_file.*no file"):
+    with pytest.raises(FileNotFoundError, match="no file " + str(path)):
       modeling.BertConfig.from_json_file(str(path))
 
 
-def test_sequences_are_no_longer_than_the_positions():
-  tiny.CONFIG.check_length(16)
-  with pytest.raises(ValueError, match="--max_seq_length=17.*16"):
-    tiny.CONFIG.check_length(17)
-
-
-# --- Checkpoints -------------------------------------------------------------
-
-
-@pytest.mark.parametrize("num_hidden_layers, num_fresh", [(1, 0), (3, 16)])
-def test_a_model_starts_from_a_checkpoint_of_other_depth(
-    tmp_path, num_hidden_layers, num_fresh):
-  saved_config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
-  saved = tiny.random_variables(saved_config)
-  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", dict(
-      saved, **{"global_step": np.int64(7),
-                "cls/predictions/output_bias/adam_m": np.ones(29, "f")})))
-  config = dataclasses.replace(
-      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
-  match = modeling.match_checkpoint(config, path)
-  assert len(match.fresh) == num_fresh
-  assert all("layer_2" in name for name in match.fresh)
-  with tf.Graph().as_default(), tf1.Session() as session:
-    tokens = tf.zeros([1, 4], tf.int32)
-    modeling.BertModel(config, False, tokens, tokens, tokens)
-    modeling.restore(path)
-    session.run(tf1.global_variables_initializer())
-    for variable in tf1.trainable_variables():
-      if variable.op.name in saved:
-        np.testing.assert_array_equal(
-            session.run(variable), saved[variable.op.name])
-      else:
-        assert "layer_2" in variable.op.name
-
-
-@pytest.mark.parametrize("layers", [(0, 2), (3, 1), (1, 1)])
-def test_a_model_starts_from_chosen_layers(tmp_path, layers):
-  saved = tiny.random_variables(
-      dataclasses.replace(tiny.CONFIG, num_hidden_layers=4))
-  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", saved))
-  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
-  match = modeling.match_checkpoint(config, path, layers=layers)
-  assert not match.fresh
-  assert modeling.summarize(match.restored) == (
-      "bert/embeddings (5), bert/encoder/layer_0 (16), "
-      "bert/encoder/layer_1 (16), bert/pooler (2), cls/predictions (5), "
-      "cls/seq_relationship (2)")
-  with tf.Graph().as_default(), tf1.Session() as session:
-    tokens = tf.zeros([1, 4], tf.int32)
-    model = modeling.BertModel(config, False, tokens, tokens, tokens)
-    modeling.masked_lm_logits(config, model, tokens)
-    modeling.next_sentence_logits(config, model)
-    modeling.restore(path, layers)
-    session.run(tf1.global_variables_initializer())
-    for variable in tf1.trainable_variables():
-      source = variable.op.name
-      for layer in range(2):
-        if "/layer_{}/".format(layer) in variable.op.name:
-          source = variable.op.name.replace(
-              "layer_{}".format(layer), "layer_{}".format(layers[layer]))
-      np.testing.assert_array_equal(session.run(variable), saved[source])
-
-
-def test_a_checkpoint_of_another_width_is_refused(tmp_path):
-  path = str(tiny.write_checkpoint(
-      tmp_path / "bert_model.ckpt", tiny.random_variables()))
-  config = dataclasses.replace(tiny.CONFIG, hidden_size=4)
-  with pytest.raises(
-      ValueError, match=r"--init_checkpoint.*\[29, 8\].*\[29, 4\]"):
-    modeling.match_checkpoint(config, path)
-
-
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-  path = str(tiny.write_checkpoint(
-      tmp_path / "other.ckpt", {"weights": np.zeros(3, "f")}))
-  with pytest.raises(ValueError, match="none of the model's 30 variables"):
-    modeling.match_checkpoint(tiny.CONFIG, path)
-  with pytest.raises(ValueError, match="--init_checkpoint.*not a readable"):
-    modeling.match_checkpoint(tiny.CONFIG, str(tmp_path / "none.ckpt"))
-
-
-def test_the_real_teacher_matches_its_config(shared):
-  folder = shared / "data/teacher"
-  config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
-  match = modeling.match_checkpoint(config, str(folder / "bert_model.ckpt"))
-  assert len(match.restored) == 110 and not match.fresh
+def test_the_real_teacher_has_its_size(shared):
+  config = modeling.BertConfig.from_json_file(
+      str(shared / "data/teacher/bert_config.json"))
   assert math.prod(modeling.variable_shapes(config)[
       "bert/embeddings/word_embeddings"]) == 30522 * 384

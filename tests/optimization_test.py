@@ -1,5 +1,7 @@
 """Tests of the learning rate and the optimizer."""
 
+import inspect
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -25,7 +27,7 @@ def test_the_rate_without_warm_up_falls_from_the_start():
 
 def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
            wrap_optimizer=None, has_loss_scale=False):
-  """Trains variables on a loss whose gradients are given; returns all."""
+  """Trains variables on a loss of given gradients; returns all variables."""
   with tf.Graph().as_default(), tf1.Session() as session:
     variables = {name: tf1.get_variable(name, initializer=value,
                                         use_resource=True)
@@ -92,19 +94,19 @@ def test_weights_decay_but_biases_and_norms_do_not():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_gradient_that_is_no_number_changes_nothing(value):
+def test_a_non_finite_gradient_changes_nothing(value):
   start = {"kernel": np.float32([1.0, 2.0]), "bias": np.float32([3.0])}
   gradients = {"kernel": np.float32([[0.1, 0.2], [0.3, value], [0.5, 0.6]]),
                "bias": np.float32([[0.7], [0.8], [0.9]])}
-  with_it = _train(start, {name: rows[:2] for name, rows in gradients.items()},
+  skipped = _train(start, {name: rows[:2] for name, rows in gradients.items()},
                    0.1, 10, 0)
   before = _train(start, {name: rows[:1] for name, rows in gradients.items()},
                   0.1, 10, 0)
-  assert with_it.pop("global_step") == before.pop("global_step") + 1 == 2
+  assert skipped.pop("global_step") == before.pop("global_step") + 1 == 2
   for name, wanted in before.items():
-    np.testing.assert_array_equal(with_it[name], wanted, err_msg=name)
-  behind = _train(start, gradients, 0.1, 10, 0)
-  assert np.all(behind["kernel"] < before["kernel"])
+    np.testing.assert_array_equal(skipped[name], wanted, err_msg=name)
+  after = _train(start, gradients, 0.1, 10, 0)
+  assert np.all(after["kernel"] < before["kernel"])
 
 
 def test_gradients_are_averaged_before_they_are_clipped():
@@ -130,20 +132,20 @@ def test_gradients_are_averaged_before_they_are_clipped():
   assert large["kernel/adam_m"] == pytest.approx(0.1)
 
 
-def test_gradients_of_earlier_parts_count():
-  """The parts' sum is averaged, clipped and applied once."""
+def test_accumulated_gradients_count():
+  """The sum over the micro-batches is averaged, clipped and applied once."""
   with tf.Graph().as_default(), tf1.Session() as session:
     variable = tf1.get_variable("kernel", initializer=np.float32([0.0, 0.0]),
                                 use_resource=True)
     tf1.get_variable("other", initializer=np.float32([0.0]), use_resource=True)
-    gradients = optimization.accumulate(
+    gradients = optimization.accumulate_gradients(
         tf.reduce_sum(variable * [0.1, 0.2]), None)
-    gradients = optimization.accumulate(
+    gradients = optimization.accumulate_gradients(
         tf.reduce_sum(variable * [0.1, 0.1]), gradients)
     other = tf1.trainable_variables()[1]
     step = optimization.create_train_step(
         tf.reduce_sum(variable * [0.2, 0.1]) + 0.5 * other[0], 0.1, 10, 0,
-        earlier=gradients)
+        accumulated_gradients=gradients)
     session.run(tf1.global_variables_initializer())
     session.run(step.operation)
     found = {variable.op.name: session.run(variable)
@@ -156,7 +158,7 @@ def test_gradients_of_earlier_parts_count():
                         "other/adam_v"}
 
 
-def test_a_loss_scale_changes_no_number_and_is_not_saved():
+def test_a_loss_scale_changes_no_result_and_is_not_saved():
   start = {"kernel": np.float32([1.0, 2.0]), "bias": np.float32([3.0])}
   gradients = {"kernel": np.float32([[0.1, 0.2], [3.0, 4.0]]),
                "bias": np.float32([[0.7], [0.8]])}
@@ -169,7 +171,7 @@ def test_a_loss_scale_changes_no_number_and_is_not_saved():
 
 def test_the_loss_scale_follows_the_gradients(monkeypatch):
   monkeypatch.setattr(optimization, "_FIRST_LOSS_SCALE", 4.0)
-  monkeypatch.setattr(optimization, "_GOOD_STEPS", 2)
+  monkeypatch.setattr(optimization, "_FINITE_STEPS", 2)
   found = []
   with tf.Graph().as_default(), tf1.Session() as session:
     variable = tf1.get_variable("kernel", initializer=np.float32([0.0]),
@@ -181,9 +183,200 @@ def test_the_loss_scale_follows_the_gradients(monkeypatch):
     session.run((tf1.global_variables_initializer(),
                  tf1.local_variables_initializer()))
     for value in (1.0, 1.0, 1.0, np.inf, np.inf, np.nan, np.inf, 1.0):
-      _, is_sound = session.run((step.operation, step.is_sound),
-                                {slope: value})
-      found.append((session.run(loss_scale.value), is_sound))
-  # Two good steps double it; each bad one halves it; at 1 nothing helps more.
+      _, is_finite = session.run((step.operation, step.is_finite),
+                                 {slope: value})
+      found.append((session.run(loss_scale.value), is_finite))
+  # Two finite steps double it; each other one halves it; at 1 nothing helps.
   assert found == [(4, True), (8, True), (8, True), (4, True), (2, True),
                    (1, True), (1, False), (1, True)]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_non_finite_gradient_that_no_scale_helps_is_told(value):
+  """`is_finite` is what the trainers stop at."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    variable = tf1.get_variable("kernel", initializer=np.float32([1.0]),
+                                use_resource=True)
+    slope = tf1.placeholder(tf.float32, [])
+    step = optimization.create_train_step(slope * variable[0], 0.1, 100, 0)
+    session.run(tf1.global_variables_initializer())
+    told = [session.run((step.operation, step.is_finite, step.gradient_norm),
+                        {slope: slope_value})[1:]
+            for slope_value in (2.0, value)]
+  assert told[0] == (True, 2.0)
+  assert not told[1][0] and not np.isfinite(told[1][1])
+
+
+# --- BERT's public names -----------------------------------------------------
+
+
+_EMPTY = inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("function, wanted", [
+    (optimization.create_optimizer, {
+        "loss": _EMPTY, "init_lr": _EMPTY, "num_train_steps": _EMPTY,
+        "num_warmup_steps": _EMPTY, "use_tpu": _EMPTY}),
+    (optimization.AdamWeightDecayOptimizer, {
+        "learning_rate": _EMPTY, "weight_decay_rate": 0.0, "beta_1": 0.9,
+        "beta_2": 0.999, "epsilon": 1e-6, "exclude_from_weight_decay": None,
+        "name": "AdamWeightDecayOptimizer",
+        # An extension of this project.
+        "accumulated_gradients": None}),
+])
+def test_signatures_are_those_of_bert(function, wanted):
+  parameters = inspect.signature(function).parameters
+  assert {name: parameter.default
+          for name, parameter in parameters.items()} == wanted
+  assert list(parameters) == list(wanted)
+
+
+def _values(session):
+  """Returns the values of all variables by name."""
+  return {variable.op.name: session.run(variable)
+          for variable in tf1.global_variables()}
+
+
+def _by_hand(start, gradients, rates, decay=0.0, beta_1=0.9, beta_2=0.999,
+             epsilon=1e-6):
+  """Returns a variable and its two moments after some steps of AdamW."""
+  x, m, v = np.asarray(start, np.float64), 0.0, 0.0
+  for gradient, rate in zip(gradients, rates):
+    gradient = np.asarray(gradient, np.float64)
+    m = beta_1 * m + (1 - beta_1) * gradient
+    v = beta_2 * v + (1 - beta_2) * gradient ** 2
+    x = x - rate * (m / (np.sqrt(v) + epsilon) + decay * x)
+  return x, m, v
+
+
+@pytest.mark.parametrize("use_resource", [False, True])
+@pytest.mark.parametrize("method", ["minimize", "apply_gradients"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_the_optimizer_steps_as_by_hand(use_resource, method, as_tensor):
+  """Of a dense, a sparse and an excluded variable, and one without gradient."""
+  start = {"kernel": np.float32([1.0, -2.0]),
+           "table": np.float32([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
+           "layer_1/bias": np.float32([3.0]), "other": np.float32([4.0])}
+  with tf.Graph().as_default(), tf1.Session() as session:
+    variables = {name: tf1.get_variable(name, initializer=value,
+                                        use_resource=use_resource)
+                 for name, value in start.items()}
+    # Row 0 is looked up twice in a step, and row 1 never.
+    rows = tf.gather(variables["table"], [0, 2, 0])
+    loss = (tf.reduce_sum(variables["kernel"] * [0.5, -3.0])
+            + tf.reduce_sum(rows * [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+            + 7.0 * variables["layer_1/bias"][0])
+    step = tf1.train.get_or_create_global_step()
+    optimizer = optimization.AdamWeightDecayOptimizer(
+        tf.constant(0.1) if as_tensor else 0.1, 0.25, 0.8, 0.9, 1e-3,
+        exclude_from_weight_decay=["^layer_[0-9]", "LayerNorm"])
+    computed = optimizer.compute_gradients(loss)
+    kinds = {variable.op.name: gradient for gradient, variable in computed}
+    assert isinstance(kinds["table"], tf.IndexedSlices)
+    assert kinds["other"] is None
+    if method == "minimize":
+      operation = optimizer.minimize(loss, global_step=step)
+    else:
+      operation = optimizer.apply_gradients(computed, global_step=step)
+    session.run(tf1.global_variables_initializer())
+    for _ in range(3):
+      session.run(operation)
+    found = _values(session)
+  assert found["global_step"] == 3
+  np.testing.assert_array_equal(found["other"], start["other"])
+  assert "other/adam_m" not in found
+  gradients = {"kernel": [0.5, -3.0], "table": [[6, 8], [0, 0], [3, 4]],
+               "layer_1/bias": [7.0]}
+  for name, gradient in gradients.items():
+    decay = 0.0 if name == "layer_1/bias" else 0.25
+    x, m, v = _by_hand(start[name], [gradient] * 3, [0.1] * 3, decay, 0.8, 0.9,
+                       1e-3)
+    np.testing.assert_allclose(found[name], x, rtol=1e-5)
+    np.testing.assert_allclose(found[name + "/adam_m"], m, rtol=1e-5)
+    np.testing.assert_allclose(found[name + "/adam_v"], v, rtol=1e-5)
+
+
+def test_the_optimizer_does_not_decay_by_default():
+  with tf.Graph().as_default(), tf1.Session() as session:
+    variable = tf1.get_variable("kernel", initializer=np.float64([2.0]),
+                                use_resource=True)
+    operation = optimization.AdamWeightDecayOptimizer(0.5).apply_gradients(
+        [(tf.constant([0.25], tf.float64), variable)])
+    session.run(tf1.global_variables_initializer())
+    session.run(operation)
+    found = _values(session)
+  x, m, v = _by_hand([2.0], [[0.25]], [0.5])
+  assert set(found) == {"kernel", "kernel/adam_m", "kernel/adam_v"}
+  np.testing.assert_allclose(found["kernel"], x, rtol=1e-12)
+  np.testing.assert_allclose(found["kernel/adam_m"], m, rtol=1e-12)
+  np.testing.assert_allclose(found["kernel/adam_v"], v, rtol=1e-12)
+
+
+def test_gradients_are_of_the_variables_before_the_step():
+  """The decay waits for whatever reads a variable."""
+  for use_resource in (False, True):
+    with tf.Graph().as_default(), tf1.Session() as session:
+      variables = [tf1.get_variable(name, initializer=np.float32([2.0]),
+                                    use_resource=use_resource)
+                   for name in ("first", "second")]
+      operation = optimization.AdamWeightDecayOptimizer(
+          1.0, 0.5).minimize(tf.reduce_sum(variables[0] * variables[1]))
+      session.run(tf1.global_variables_initializer())
+      session.run(operation)
+      found = _values(session)
+    for name in ("first", "second"):
+      np.testing.assert_allclose(found[name + "/adam_m"], [0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("use_resource", [False, True])
+def test_create_optimizer_trains_as_bert_does(use_resource):
+  """Clipping, warm-up, decay, sparse gradients and unused variables."""
+  start = {"kernel": np.float32([[1.0, 2.0], [3.0, 4.0]]),
+           "LayerNorm/gamma": np.float32([1.0, 1.0]),
+           "unused": np.float32([5.0])}
+  with tf.Graph().as_default(), tf1.Session() as session:
+    variables = {name: tf1.get_variable(name, initializer=value,
+                                        use_resource=use_resource)
+                 for name, value in start.items()}
+    loss = (tf.reduce_sum(tf.gather(variables["kernel"], [1]) * [3.0, 4.0])
+            + 12.0 * variables["LayerNorm/gamma"][0])
+    train_op = optimization.create_optimizer(
+        loss, 0.1, num_train_steps=8, num_warmup_steps=2, use_tpu=False)
+    session.run(tf1.global_variables_initializer())
+    for _ in range(4):
+      session.run(train_op)
+    found = _values(session)
+  assert found["global_step"] == 4
+  rates = [0.0, 0.05, 0.1 * 6 / 8, 0.1 * 5 / 8]
+  for name, gradient, decay in (
+      ("kernel", [[0, 0], [3 / 13, 4 / 13]], 0.01),
+      ("LayerNorm/gamma", [12 / 13, 0], 0.0)):
+    x, m, _ = _by_hand(start[name], [gradient] * 4, rates, decay)
+    # float32's 1 - 0.999 is 0.001 to five digits.
+    np.testing.assert_allclose(found[name], x, atol=2e-5)
+    np.testing.assert_allclose(found[name + "/adam_m"], m, rtol=1e-5)
+  np.testing.assert_array_equal(found["unused"], start["unused"])
+
+
+def test_create_optimizer_averages_over_the_cores_of_a_tpu(monkeypatch):
+  wrapped = []
+
+  def wrap(optimizer):
+    wrapped.append(optimizer)
+    return optimizer
+
+  monkeypatch.setattr(tf1.tpu, "CrossShardOptimizer", wrap)
+  for use_tpu in (False, True):
+    with tf.Graph().as_default():
+      variable = tf1.get_variable("kernel", [2], use_resource=True)
+      optimization.create_optimizer(
+          tf.reduce_sum(variable), 0.1, 8, 2, use_tpu)
+    assert len(wrapped) == use_tpu
+  assert isinstance(wrapped[0], optimization.AdamWeightDecayOptimizer)
+
+
+def test_a_loss_of_no_variable_is_an_error():
+  with tf.Graph().as_default():
+    tf1.get_variable("kernel", [2], use_resource=True)
+    with pytest.raises(ValueError, match="depends on no trainable variable"):
+      optimization.create_optimizer(tf.constant(1.0), 0.1, 8, 2, False)

@@ -56,14 +56,14 @@ def wait_until(condition, process=None, timeout=60):
 
 
 def is_running(process_id):
-  """Returns whether a process runs; one that nobody has waited for does not."""
+  """Returns whether a process runs; a zombie does not."""
   return state(process_id) not in (None, "Z", "X")
 
 
 def state(process_id):
   """Returns a process's state, such as "S" for sleeping; None for no process.
 
-  Skips the test where the system does not tell (/proc of Linux).
+  Skips the test if there is no /proc, as outside Linux.
   """
   if not os.path.exists("/proc/self/stat"):
     pytest.skip("needs /proc to see what processes do")
@@ -74,9 +74,15 @@ def state(process_id):
   return stat.rpartition(")")[2].split()[0]
 
 
-def children(process_id):
-  """Returns the ids of the processes that a process has started."""
+def workers(process_id):
+  """Returns the ids of the worker processes of util.workers in a process.
+
+  Skips the test if there is no /proc, as outside Linux.
+  """
   path = pathlib.Path("/proc/{0}/task/{0}/children".format(process_id))
   if not path.exists():
     pytest.skip("needs /proc to find the workers")
-  return [int(word) for word in path.read_text().split()]
+  return [
+      child for child in map(int, path.read_text().split())
+      if b"spawn_main" in pathlib.Path(
+          "/proc/{}/cmdline".format(child)).read_bytes()]

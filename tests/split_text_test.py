@@ -1,15 +1,18 @@
-"""Tests of the splitting of texts."""
+"""Tests of splitting a text."""
 
 import os
 import pathlib
 import random
 import re
+import resource
 import subprocess
 import sys
 
 import pytest
 
 import split_text
+from util import files
+from util.command_line import InputError
 
 _SCRIPT = str(pathlib.Path(split_text.__file__).resolve())
 
@@ -128,12 +131,63 @@ def test_an_error_leaves_nothing_half_written(tmp_path, monkeypatch):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
 
   def fail(*unused_paths):
-    raise OSError("no room")
+    raise OSError("disk full")
 
   monkeypatch.setattr(split_text.os, "replace", fail)
-  with pytest.raises(OSError, match="no room"):
+  with pytest.raises(OSError, match="disk full"):
     split_text.split(str(tmp_path / "text.txt"), 2, str(tmp_path / "out"), "a")
   assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_text_that_becomes_shorter_is_an_error(tmp_path, monkeypatch):
+  text = tmp_path / "text.txt"
+  text.write_text("one\n\ntwo\n\nthree\n")
+  find_cuts = split_text.find_cuts
+
+  def cut_and_truncate(file, num_parts):
+    cuts = find_cuts(file, num_parts)
+    os.truncate(text, 7)
+    return cuts
+
+  monkeypatch.setattr(split_text, "find_cuts", cut_and_truncate)
+  with pytest.raises(InputError, match="became shorter"):
+    split_text.split(str(text), 3, str(tmp_path / "out"), "a")
+  assert os.listdir(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("locked", [0, 1])
+def test_a_second_split_of_the_same_name_is_refused(tmp_path, locked):
+  (tmp_path / "text.txt").write_text("one\n\ntwo\n")
+  (tmp_path / "out").mkdir()
+  path = tmp_path / "out" / "a_{}.txt".format(locked)
+  with files.PartialFile(str(path)) as part:
+    part.file.write(b"ours")
+    result = _run(tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "being written by another process" in result.stderr
+    part.commit()
+  assert path.read_bytes() == b"ours"
+  assert os.listdir(tmp_path / "out") == [path.name]
+
+
+def test_parts_that_a_killed_run_has_left_are_replaced(tmp_path):
+  (tmp_path / "text.txt").write_text("one\n\ntwo\n")
+  (tmp_path / "out").mkdir()
+  for name in ("a_0.txt", "a_1.txt"):
+    pathlib.Path(files.partial_path(str(tmp_path / "out" / name))).write_text(
+        "a part of a longer text")
+  assert _run(tmp_path).returncode == 0
+  assert _parts(tmp_path / "out") == [b"one\n\n", b"two\n"]
+
+
+def test_there_may_be_more_parts_than_a_process_can_open(tmp_path):
+  (tmp_path / "text.txt").write_text("one\n\n" * 100)
+  _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  result = _run(tmp_path, split_number="100", preexec_fn=lambda: (
+      resource.setrlimit(resource.RLIMIT_NOFILE, (30, most))))
+  assert result.returncode == 0, result.stderr
+  assert _parts(tmp_path / "out") == [b"one\n\n"] * 100
 
 
 def test_it_does_without_tensorflow():
@@ -143,7 +197,7 @@ def test_it_does_without_tensorflow():
       cwd=os.path.dirname(_SCRIPT), check=True)
 
 
-def _run(where, **changes):
+def _run(where, preexec_fn=None, **changes):
   """Runs the script on where/text.txt; a flag that is None is left out."""
   flags = dict(read_file="text.txt", split_number="2", folder="out",
                name_base="a")
@@ -153,4 +207,4 @@ def _run(where, **changes):
     if value is not None:
       command += ["--" + name, value]
   return subprocess.run(command, cwd=where, capture_output=True, text=True,
-                        check=False)
+                        check=False, preexec_fn=preexec_fn)

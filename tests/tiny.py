@@ -1,5 +1,6 @@
 """A BERT of one layer, its records, and scripts as subprocesses."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import sys
 import numpy as np
 import tensorflow as tf
 
+from distillation import evaluation
+from distillation import training
 import modeling
 from records import schema
 from records import tfrecord
@@ -103,6 +106,65 @@ def scores(config, variables, features):
     for variable in tf1.trainable_variables():
       variable.load(variables[variable.op.name], session)
     return tuple(session.run(outputs))
+
+
+def trainer_inputs(folder):
+  """Writes configs, a checkpoint and labelled records; returns the folder."""
+  write_config(folder / "bert_config.json")
+  write_config(folder / "with_dropout.json", hidden_dropout_prob=0.3,
+               attention_probs_dropout_prob=0.3)
+  write_checkpoint(folder / "bert_model.ckpt", random_variables())
+  write_records(folder / "labelled.tfrecord", random_examples(21, seed=5))
+  return folder
+
+
+def trainer_options(folder, output_dir, **changes):
+  """Returns the options of a short run.
+
+  Args:
+    folder: as `trainer_inputs` writes it.
+    output_dir: of the run.
+    **changes: values of fields, whatever group of options has them.
+  """
+  options = training.TrainerOptions(
+      output_dir=str(output_dir), do_train=True, do_eval=True,
+      model=training.ModelOptions(
+          bert_config_file=str(folder / "bert_config.json"),
+          init_checkpoint=str(folder / "bert_model.ckpt")),
+      records=training.RecordOptions(
+          str(folder / "labelled.tfrecord"), None, *SHAPE),
+      schedule=training.ScheduleOptions(
+          train_batch_size=2, learning_rate=1e-3, num_train_steps=2,
+          num_warmup_steps=0, save_checkpoints_steps=100))
+  options = _with_changes(options, changes)
+  assert not changes, changes
+  return options
+
+
+def _with_changes(options, changes):
+  """Changes fields of nested dataclasses, and takes them out of `changes`."""
+  values = {}
+  for field in dataclasses.fields(options):
+    value = getattr(options, field.name)
+    if dataclasses.is_dataclass(value):
+      values[field.name] = _with_changes(value, changes)
+    elif field.name in changes:
+      value = changes.pop(field.name)
+      values[field.name] = (
+          str(value) if isinstance(value, pathlib.Path) else value)
+  return dataclasses.replace(options, **values)
+
+
+def read_results(output_dir):
+  """Returns eval_results.txt of a run as numbers by key."""
+  return evaluation.read_results(
+      str(output_dir / evaluation.RESULTS_FILE))
+
+
+def random_examples(count, seed, shape=SHAPE):
+  """Returns the features of some records, with labels and padding."""
+  generator = np.random.default_rng(seed)
+  return [random_features(generator, shape=shape) for _ in range(count)]
 
 
 def random_features(generator, config=CONFIG, shape=SHAPE):

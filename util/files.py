@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import struct
-from typing import Any, BinaryIO, Iterator, List, Optional, Tuple
+from typing import Any, BinaryIO, Iterator, List, Tuple
 
 from absl import logging
 

@@ -9,12 +9,9 @@ import sys
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-# pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import extract_jsons
 
-SCRIPT = ROOT / "extract_wikipedia_for_bert" / "extract_jsons.py"
+SCRIPT = Path(extract_jsons.__file__).resolve()
 
 
 def article(title, text):
@@ -108,11 +105,15 @@ def test_removes_only_the_title():
     ("wiki_00", ADA + ZOE[:-9], ["wiki_00 line 2"]),
     ("wiki_00", ADA + "[1]\n", ["wiki_00 line 2"]),
     ("wiki_00", b"\xff\xfe\xff\n", ["wiki_00 line 1"]),
+    ("wiki_00", ADA + '{"text": null}\n', ["wiki_00 line 2"]),
+    # Half of a surrogate pair, which no text can have.
+    ("wiki_00", ADA + '{"text": "It is \\ud83d."}\n', ["wiki_00 line 2"]),
+    ("wiki_00", ADA + '{"text": ' + "[" * 100000 + "\n", ["wiki_00 line 2"]),
     ("wiki_00.bz2", bz2.compress(ADA.encode() * 9)[:-9],
      ["wiki_00.bz2", "byte"]),
     ("wiki_00", EMPTY, ["no article", "among the 1"]),
     ("wiki_00", "", ["no article", "among the 0"]),
-    (".hidden", ADA, ["no file in it"]),
+    (".hidden", ADA, ["holds no file", "AA/wiki_00"]),
 ])
 def test_damaged_folders(tmp_path, name, content, words):
   write(tmp_path / "in", {name: content})
@@ -124,7 +125,8 @@ def test_damaged_folders(tmp_path, name, content, words):
 def test_wrong_flags(tmp_path):
   write(tmp_path / "in", {"wiki_00": ADA})
   written = tmp_path / "out.txt"
-  assert_one_line(run(tmp_path / "no", written), "--folder", "no such folder")
+  assert_one_line(run(tmp_path / "no", written),
+                  "--folder", "there is no folder")
   assert_one_line(run(tmp_path / "in", tmp_path / "no" / "out"),
                   "--write_file", "no folder")
   assert_one_line(run(tmp_path / "in", written, "--min_words", "0"),

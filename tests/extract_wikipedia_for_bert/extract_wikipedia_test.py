@@ -1,8 +1,4 @@
-"""Tests of the extraction from a dump: reading, writing, and what goes wrong.
-
-The tests on real dumps read the folder ../shared beside the repository, or the
-one that the environment variable SHARED_DIR names.
-"""
+"""Tests of the extraction from a dump: reading, writing and errors."""
 
 import bz2
 import gzip
@@ -12,38 +8,28 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
-import time
 from xml.sax.saxutils import escape
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-# pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import dump
 from extract_wikipedia_for_bert import extract_wikipedia
-from extract_wikipedia_for_bert import ordered_pool
 from extract_wikipedia_for_bert import output
 from extract_wikipedia_for_bert import prose
 from extract_wikipedia_for_bert import wikitext
+import processes
+from util import files
+from util.command_line import InputError
 
-SCRIPT = ROOT / "extract_wikipedia_for_bert" / "extract_wikipedia.py"
+SCRIPT = Path(extract_wikipedia.__file__).resolve()
 SITEINFO = """<siteinfo><sitename>Wikipedia</sitename><namespaces>
 <namespace key="0" /><namespace key="4">Wikipedia</namespace>
 <namespace key="6">File</namespace></namespaces></siteinfo>"""
 
 
-def shared(*parts):
-  """Returns a path in the shared folder; skips the test without it."""
-  folder = Path(os.environ.get("SHARED_DIR") or ROOT.parent / "shared")
-  path = folder.joinpath(*parts)
-  if not path.exists():
-    pytest.skip("there is no {}".format(path))
-  return path
-
-
-def english_excerpt():
-  return next(shared("data", "wikipedia").glob("enwiki-latest-*.bz2"))
+@pytest.fixture(name="english_excerpt")
+def _english_excerpt(shared):
+  return next((shared / "data" / "wikipedia").glob("enwiki-latest-*.bz2"))
 
 
 def page(title, text, namespace=0, extra=""):
@@ -259,16 +245,17 @@ BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
     (bz2.compress(b""), ["not a MediaWiki dump"]),
     (b"hello", ["not a MediaWiki dump"]),
     (b"<html><body>404</body></html>", ["<html>", "expected <mediawiki>"]),
-    (b"7z\xbc\xaf\x27\x1c" + bytes(50), ["unpack it first"]),
-    (BZ2_DUMP[:-9], ["cut short", "byte {0} of {0}".format(len(BZ2_DUMP) - 9)]),
-    (BZ2_DUMP[:40], ["cut short", "byte 40 of 40", "no page was read whole"]),
+    (b"7z\xbc\xaf\x27\x1c" + bytes(50), ["decompress it first"]),
+    (BZ2_DUMP[:-9], ["truncated", "byte {0} of {0}".format(len(BZ2_DUMP) - 9)]),
+    (BZ2_DUMP[:40], ["truncated", "byte 40 of 40",
+                     "no complete page was read"]),
     (BZ2_DUMP[:99] + b"?????" + BZ2_DUMP[104:], ["corrupt"]),
-    (GZIP_DUMP[:-9], ["cut short"]),
-    (XML_DUMP[:-5], ["cut short", "'Zoë'", "byte {0} of {0}".format(
+    (GZIP_DUMP[:-9], ["truncated"]),
+    (XML_DUMP[:-5], ["truncated", "'Zoë'", "byte {0} of {0}".format(
         len(XML_DUMP) - 5)]),
-    (XML_DUMP[:XML_DUMP.index(b"Zo")], ["cut short", "'Stub'"]),
+    (XML_DUMP[:XML_DUMP.index(b"Zo")], ["truncated", "'Stub'"]),
     (BROKEN_IN_ZOE, ["broken", "'Stub'"]),
-    (bz2.compress(XML_DUMP[:-13]) + b"junk", ["cut short", "'Zoë'"]),
+    (bz2.compress(XML_DUMP[:-13]) + b"junk", ["truncated", "'Zoë'"]),
     (dump_of().encode(), ["no article", "0 pages"]),
     (dump_of(page("Stub", "One.")).encode(), ["no article", "'Stub'"]),
 ])
@@ -283,7 +270,7 @@ def test_every_truncation_is_an_error(tmp_path):
   for whole in (BZ2_DUMP, GZIP_DUMP, XML_DUMP.rstrip()):
     for size in range(0, len(whole), 7):
       path.write_bytes(whole[:size])
-      with pytest.raises(dump.DumpError):
+      with pytest.raises(InputError):
         with dump.DumpReader(str(path)) as reader:
           for _ in reader:
             pass
@@ -292,14 +279,14 @@ def test_every_truncation_is_an_error(tmp_path):
 def test_no_corruption_ends_in_a_traceback(tmp_path):
   path = tmp_path / "dump"
   for whole in (BZ2_DUMP, GZIP_DUMP):
-    for place in range(0, len(whole), 7):
-      path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xff])
-                       + whole[place + 1:])
+    for index in range(0, len(whole), 7):
+      path.write_bytes(whole[:index] + bytes([whole[index] ^ 0xff])
+                       + whole[index + 1:])
       try:
         with dump.DumpReader(str(path)) as reader:
           for _ in reader:
             pass
-      except dump.DumpError:
+      except InputError:
         pass
 
 
@@ -317,7 +304,7 @@ def test_missing_files(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def test_existing_output_is_kept_unless_told(tmp_path):
+def test_existing_output_is_kept_without_overwrite(tmp_path):
   (tmp_path / "out.txt").write_text("mine")
   result, text = extract(tmp_path, SMALL_DUMP)
   assert_one_line(result, "--output_file", "exists already", "--overwrite")
@@ -337,47 +324,31 @@ def test_two_runs_do_not_write_the_same_file(tmp_path):
     (tmp_path / "dump.xml").write_text(SMALL_DUMP, "utf-8")
     assert_one_line(
         run("--dump_file", tmp_path / "dump.xml", "--output_file", written),
-        "another run")
+        "being written by another process")
   assert not written.exists()
 
 
-def children(process):
-  """Returns the ids of the processes that a process started."""
-  path = Path("/proc/{0}/task/{0}/children".format(process.pid))
-  if not path.exists():
-    pytest.skip("needs /proc to find the workers")
-  return [int(word) for word in path.read_text().split()]
-
-
 def start(large_dump, written):
-  """Starts a run with two workers; returns it when a part is written."""
-  process = subprocess.Popen(
-      [sys.executable, str(SCRIPT), "--dump_file", str(large_dump),
-       "--output_file", str(written), "--num_workers", "2"],
+  """Starts a run; returns it and its two workers when some text is written."""
+  process = processes.start(
+      [sys.executable, SCRIPT, "--dump_file", large_dump, "--output_file",
+       written, "--num_workers", "2"],
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
-  deadline = time.monotonic() + 30
-  hidden = written.with_name(".{}.partial".format(written.name))
-  while not (hidden.exists() and hidden.stat().st_size):
-    assert process.poll() is None and time.monotonic() < deadline
-    time.sleep(.01)
-  assert len(children(process)) == 2
-  return process
+  hidden = Path(files.partial_path(str(written)))
+  processes.wait_until(
+      lambda: hidden.exists() and hidden.stat().st_size, process)
+  workers = processes.workers(process.pid)
+  assert len(workers) == 2
+  return process, workers
 
 
 def wait_for_end(pids):
-  deadline = time.monotonic() + 20
-  while any(Path("/proc/{}".format(pid)).exists() for pid in pids):
-    if time.monotonic() > deadline:
-      for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-      pytest.fail("workers outlive the run")
-    time.sleep(.05)
+  processes.wait_until(lambda: not any(map(processes.is_running, pids)))
 
 
-def test_killed_run_leaves_nothing_and_runs_again(tmp_path, large_dump):
+def test_killed_run_leaves_no_output_and_runs_again(tmp_path, large_dump):
   written = tmp_path / "out.txt"
-  process = start(large_dump, written)
-  workers = children(process)
+  process, workers = start(large_dump, written)
   process.kill()
   process.wait()
   process.stdout.close()
@@ -391,25 +362,25 @@ def test_killed_run_leaves_nothing_and_runs_again(tmp_path, large_dump):
 
 
 def test_killed_worker_is_an_error(tmp_path, large_dump):
-  process = start(large_dump, tmp_path / "out.txt")
-  workers = children(process)
+  process, workers = start(large_dump, tmp_path / "out.txt")
   os.kill(workers[0], signal.SIGKILL)
   try:
     _, stderr = process.communicate(timeout=30)
   finally:
     process.kill()
   assert process.returncode == 1
-  assert stderr.count("\n") == 1 and "worker process died" in stderr, stderr
+  assert stderr.count("\n") == 1, stderr
+  assert "a worker was killed by signal 9 (SIGKILL)" in stderr
+  assert "--num_workers (now 2)" in stderr
   assert os.listdir(tmp_path) == []
   wait_for_end(workers)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_nothing(tmp_path, large_dump, number):
-  process = start(large_dump, tmp_path / "out.txt")
-  workers = children(process)
+  process, workers = start(large_dump, tmp_path / "out.txt")
   os.kill(process.pid, number)
-  if number == signal.SIGINT:  # A terminal tells the workers too.
+  if number == signal.SIGINT:  # A terminal sends it to the workers too.
     for pid in workers:
       os.kill(pid, number)
   _, stderr = process.communicate(timeout=60)
@@ -419,80 +390,64 @@ def test_interrupt_leaves_nothing(tmp_path, large_dump, number):
   wait_for_end(workers)
 
 
-def test_pool_reads_little_ahead():
-  drawn = []
-
-  def items():
-    for number in range(200):
-      drawn.append(number)
-      yield number
-
-  for workers in (1, 2):
-    drawn.clear()
-    with ordered_pool.OrderedPool(str, workers) as pool:
-      results = pool.map(items())
-      for number in range(200):
-        assert next(results) == str(number)
-        assert len(drawn) <= number + 1 + 4 * workers + 1
-      assert list(results) == []
-
-
-def test_pool_passes_errors_on():
-  for workers in (1, 2):
-    with ordered_pool.OrderedPool(int, workers) as pool:
-      with pytest.raises(ValueError):
-        list(pool.map(iter(["1", "2", "x"])))
-
-
-def give_up(item):
-  raise MemoryError(item)
-
-
-def test_worker_without_memory_is_an_error():
-  with ordered_pool.OrderedPool(give_up, 2) as pool:
-    with pytest.raises(OSError, match="out of memory"):
-      list(pool.map(iter(range(9))))
-
-
-def test_page_that_fails_is_skipped(monkeypatch):
-  whole = wikitext.paragraphs
+@pytest.fixture(name="bug_in_ada")
+def _bug_in_ada(monkeypatch):
+  """Makes the cleaning of pages that mention Ada fail."""
+  paragraphs = wikitext.paragraphs
 
   def fail_on_ada(text, wiki):
     if "Ada" in text:
       raise KeyError("a bug")
-    return whole(text, wiki)
+    return paragraphs(text, wiki)
   monkeypatch.setattr(wikitext, "paragraphs", fail_on_ada)
+
+
+@pytest.mark.usefixtures("bug_in_ada")
+def test_page_that_fails_is_skipped():
   batch = extract_wikipedia.Batch(
       (("Ada", "Ada is a name. It is old."),
        ("Zoë", "Zoë is a name. It is new.")), wikitext.Wiki(), False,
       prose.Options())
-  assert extract_wikipedia.clean(batch) == [["Zoë is a name.", "It is new."]]
+  skipped = []
+  assert extract_wikipedia.clean(batch, skipped.append) == [
+      ["Zoë is a name.", "It is new."]]
+  (title, error, traceback), = skipped
+  assert (title, error) == ("Ada", "KeyError('a bug')")
+  assert "in fail_on_ada" in traceback
 
 
-def test_pool_ends_with_work_left():
-  with ordered_pool.OrderedPool(str, 2) as pool:
-    assert next(pool.map(iter(range(100)))) == "0"
+@pytest.mark.usefixtures("bug_in_ada")
+def test_page_that_fails_is_logged(tmp_path, monkeypatch):
+  logged = []
+  monkeypatch.setattr(extract_wikipedia.logging, "error",
+                      lambda *message: logged.append(message[0] % message[1:]))
+  (tmp_path / "dump.xml").write_text(SMALL_DUMP, "utf-8")
+  with output.ArticleWriter(str(tmp_path / "out"), "output_file") as writer:
+    extract_wikipedia.extract(
+        str(tmp_path / "dump.xml"), writer, extract_wikipedia.Selection(),
+        prose.Options(), num_workers=1)
+    assert writer.articles == 1
+  assert logged == ["skipped the page 'Ada', which failed: KeyError('a bug')"]
 
 
 def test_importing_defines_no_flag():
-  code = ("import sys; sys.path.insert(0, {!r})\n"
-          "from absl import flags\n"
+  code = ("from absl import flags\n"
           "from extract_wikipedia_for_bert import extract_wikipedia\n"
           "from extract_wikipedia_for_bert import extract_jsons\n"
           "for name in ('dump_file', 'folder', 'min_words', 'overwrite'):\n"
-          "  assert name not in flags.FLAGS").format(str(ROOT))
-  subprocess.run([sys.executable, "-c", code], check=True)
+          "  assert name not in flags.FLAGS")
+  subprocess.run([sys.executable, "-c", code], check=True,
+                 cwd=SCRIPT.parents[1])
 
 
-def test_quality_of_english_excerpt(tmp_path):
-  excerpt = english_excerpt()
+def test_quality_of_english_excerpt(tmp_path, shared, english_excerpt):
   written = tmp_path / "out.txt"
-  result = run("--dump_file", excerpt, "--output_file", written,
+  result = run("--dump_file", english_excerpt, "--output_file", written,
                "--num_workers", "2")
   assert result.returncode == 0, result.stderr
   figures = json.loads(subprocess.run(
-      [sys.executable, str(shared("wiki_metrics.py")), "--reference",
-       str(shared("golden", "wikipedia", "prose_reference.txt.gz")),
+      [sys.executable, str(shared / "wiki_metrics.py"), "--reference",
+       str(shared / "golden" / "wikipedia" / "prose_reference.txt.gz"),
        str(written)], stdout=subprocess.PIPE, check=True).stdout)
   assert figures["markup"] <= 10
   assert figures["broken"] <= 5
@@ -502,7 +457,7 @@ def test_quality_of_english_excerpt(tmp_path):
   assert figures["words"] >= 420000
   # 106 articles: 8 disambiguation pages, and a list without a sentence.
   assert figures["articles"] == 97
-  with dump.DumpReader(str(excerpt)) as reader:
+  with dump.DumpReader(str(english_excerpt)) as reader:
     pages = list(reader)
   assert len(pages) == 206
   assert sum(page.is_redirect for page in pages) == 100
@@ -510,16 +465,17 @@ def test_quality_of_english_excerpt(tmp_path):
   assert reader.site.language == "en"
 
 
-def test_cut_english_excerpt(tmp_path):
-  cut = english_excerpt().read_bytes()[:900000]
-  result, text = extract(tmp_path, cut, "--num_workers", 2, name="cut.xml.bz2")
-  assert_one_line(result, "cut.xml.bz2", "byte 900000 of 900000",
-                  "the last page read whole is")
+def test_truncated_english_excerpt(tmp_path, english_excerpt):
+  start_of_dump = english_excerpt.read_bytes()[:900000]
+  result, text = extract(tmp_path, start_of_dump, "--num_workers", 2,
+                         name="start.xml.bz2")
+  assert_one_line(result, "start.xml.bz2", "byte 900000 of 900000",
+                  "the last complete page is")
   assert text is None
 
 
-def test_dump_without_siteinfo(tmp_path):
-  path = shared("data", "wikipedia", "enwiki-table-markup.xml.bz2")
+def test_dump_without_siteinfo(tmp_path, shared):
+  path = shared / "data" / "wikipedia" / "enwiki-table-markup.xml.bz2"
   result, text = extract(tmp_path, path.read_bytes())
   assert result.returncode == 0
   articles = text.split("\n\n")
@@ -531,9 +487,9 @@ def test_dump_without_siteinfo(tmp_path):
   assert not any(mark in text for mark in ("{|", "|}", "||", "[[", "{{"))
 
 
-def test_bulgarian_dump_in_utf_16(tmp_path):
-  path = shared("data", "wikipedia",
-                "bgwiki-latest-pages-articles-shortened.xml.bz2")
+def test_bulgarian_dump_in_utf_16(tmp_path, shared):
+  path = (shared / "data" / "wikipedia"
+          / "bgwiki-latest-pages-articles-shortened.xml.bz2")
   result, text = extract(tmp_path, path.read_bytes())
   assert result.returncode == 0
   assert text.split("\n\n")[1:] == []  # The two others are of namespace 4.

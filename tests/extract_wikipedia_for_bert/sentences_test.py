@@ -1,12 +1,7 @@
 """Tests of the sentence splitter: the boundaries are written by hand."""
 
-from pathlib import Path
-import sys
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-# pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import sentences
 
 # "|" stands where a sentence ends.

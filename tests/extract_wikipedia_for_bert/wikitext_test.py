@@ -1,15 +1,11 @@
 """Tests of the cleaning rules: each with an example written by hand."""
 
-from pathlib import Path
 import random
 import re
-import sys
 import time
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-# pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import dump
 from extract_wikipedia_for_bert import prose
 from extract_wikipedia_for_bert import templates
@@ -48,13 +44,13 @@ MARKUP = {
                                 ["See the file."]),
     "external link": ("See [http://a.org/b the site] and [http://c.org].",
                       ["See the site and ."]),
-    "bare address": ("See http://a.org/b. Go on.",
-                     ["See " + UNKNOWN + ". Go on."]),
+    "bare address": ("See http://a.org/b. Read on.",
+                     ["See " + UNKNOWN + ". Read on."]),
     "comment": ("A<!-- [[b]]\n\nc --> d.", ["A d."]),
-    "comment that nobody closed": ("A.<!-- b\n\nc", ["A."]),
+    "comment that is not closed": ("A.<!-- b\n\nc", ["A."]),
     "reference": ('A<ref>b [[c]]</ref> d<ref name="e" /> f.', ["A d f."]),
     "reference with an angle": ("A<ref>1 < 2</ref> b.", ["A b."]),
-    "reference that nobody closed": ("A<ref> b.", ["A b."]),
+    "reference that is not closed": ("A<ref> b.", ["A b."]),
     "references in capitals": ("A<REF>b</Ref> c.", ["A c."]),
     "gallery": ("A.\n<gallery>\nFile:b.jpg|c.\n</gallery>\nD.", ["A.", "D."]),
     "source code": ("A.\n<source lang='c'>\nint b;\n</source>\nC.",
@@ -86,11 +82,11 @@ MARKUP = {
     "literature has prose": ("A.\n== Literature ==\nB.", ["A.", "B."]),
     "table": ("A.\n{| class='b'\n|-\n| c || d\n|}\nE.", ["A.", "E."]),
     "table in a table": ("A.\n{|\n|\n{|\n| b\n|}\n| c\n|}\nD.", ["A.", "D."]),
-    "table that nobody closed": ("A.\n{|\n| b\n! c\n|-\nD.", ["A.", "D."]),
-    "text behind a table": ("{|\n| a\n|} B.", ["B."]),
+    "table that is not closed": ("A.\n{|\n| b\n! c\n|-\nD.", ["A.", "D."]),
+    "text after a table": ("{|\n| a\n|} B.", ["B."]),
     "rows without a table": ("A.\n| b || c\n! d\nE.", ["A.", "E."]),
     "box": ("{{Infobox\n| a = {{b|c}}\n| d = [[e]]\n}}\nF.", ["F."]),
-    "box that nobody closed": ("{{Infobox\n| a = b\nC.", ["{{Infobox", "C."]),
+    "box that is not closed": ("{{Infobox\n| a = b\nC.", ["{{Infobox", "C."]),
     "note": ("It is so.{{citation needed|date=May 2010}} Yes.",
              ["It is so. Yes."]),
     "quotation over lines": ("A:\n{{quote|B.\n\nC.|D}}\nE.",
@@ -123,7 +119,7 @@ def test_local_names_of_files():
   assert paragraphs == ["Б. Category:d"]
 
 
-# Templates and what they say; every name in the table occurs here.
+# Templates and what they render as; every renderer has an example here.
 TEMPLATES = """
 {{nowrap|of the year}} => of the year
 {{Convert|1300|mi|km}} => 1,300 miles
@@ -272,7 +268,7 @@ def test_no_renderer_fails_on_odd_arguments(name):
     wikitext.plain_text("{{" + name + arguments + "}}", "en")
 
 
-# What each rule makes of an example, by itself.
+# An example of each rule.
 TIDY = {
     "invisible": ("soft\u00adhyphen\u200b", "softhyphen"),
     "spaces": ("five\u00a0\u2009 miles", "five miles"),
@@ -403,7 +399,7 @@ def test_junk_takes_no_time(junk):
   text = "It starts here. " + junk * (100000 // len(junk)) + " It ends here."
   start = time.process_time()
   prose.lines(wikitext.paragraphs(text, WIKI), prose.Options())
-  # What is quadratic takes minutes.
+  # Quadratic time would be minutes.
   assert time.process_time() - start < 5
 
 

@@ -163,7 +163,7 @@ def test_in_order_few_tasks_are_drawn_ahead(num_workers):
 
 
 def test_while_a_task_holds_up_the_order_the_others_go_ahead_so_far(tmp_path):
-  path = tmp_path / "released"
+  path = tmp_path / "go"
   drawn = []
 
   def tasks():

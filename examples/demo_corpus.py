@@ -1,16 +1,17 @@
 r"""Writes the English prose in installed Python packages as a text corpus.
 
-  python benchmarks/demo_corpus.py --output_file demo/text.txt \
+  python examples/demo_corpus.py --output_file demo/text.txt \
     --heldout_file demo/heldout/text.txt
 
 Docstrings hold real sentences on every machine that has Python, so the demo
 needs no download. One module is one document: one sentence a line, a blank
-line between documents, in the order of the modules' paths. Code,
-tables and sentences that stood elsewhere before are left out. Every 20th
-document goes to the held-out file.
+line between documents, in the order of the modules' paths. Code, tables and
+sentences that an earlier module has are left out. Every 20th document goes to
+the held-out file.
 """
 
 import os
+import pathlib
 import re
 import sys
 import sysconfig
@@ -20,15 +21,15 @@ from absl import flags
 from absl import logging
 import tqdm
 
-sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir))
-import command_line  # pylint: disable=wrong-import-position
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+# pylint: disable=wrong-import-position
+from util import command_line
+from util import files
 
-FLAGS = flags.FLAGS
-
-# Read by pattern, not by parser: that takes seconds instead of minutes.
+# By pattern, not by parser: that takes seconds instead of minutes.
 _DOCSTRING = re.compile(r'"""(.*?)"""', re.S)
 # A sentence begins with a capital, ends with its mark, and between them has
-# words and the marks of prose; what has other signs is code or a table.
+# words and the marks of prose; text with other signs is code or a table.
 _SENTENCE = re.compile(r"[A-Z][\w .,;:'\"%()/-]+[.!?]")
 _CODE = re.compile(r"\w\(|--| - |/ |XXX|TODO|_\w+_|: \w+[,.]? \w+:")
 _SENTENCE_END = re.compile(r"(?<=[a-z0-9)]{2}[.!?])\s+(?=[A-Z])")
@@ -79,21 +80,20 @@ def document(path: str, seen: Set[str]) -> List[str]:
   with open(path, encoding="utf-8", errors="replace") as file:
     found = [sentence for docstring in _DOCSTRING.findall(file.read())
              for sentence in sentences(docstring)]
-  fresh = list(dict.fromkeys(s for s in found if s not in seen))
-  if len(fresh) < _MIN_SENTENCES:
+  new = list(dict.fromkeys(s for s in found if s not in seen))
+  if len(new) < _MIN_SENTENCES:
     return []
-  seen.update(fresh)
-  return fresh
+  seen.update(new)
+  return new
 
 
 def write(path: str, documents: List[List[str]]) -> None:
   """Writes documents and says how much that is."""
   os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-  with open(path, "w", encoding="utf-8") as file:
-    num_bytes = file.write("".join(
-        "\n".join(lines) + "\n\n" for lines in documents))
+  text = "".join("\n".join(lines) + "\n\n" for lines in documents)
+  files.write_atomically(path, text)
   logging.info("%s: %d documents, %d sentences, %.1f MB", path, len(documents),
-               sum(map(len, documents)), num_bytes / 1e6)
+               sum(map(len, documents)), len(text) / 1e6)
 
 
 def main() -> None:
@@ -103,8 +103,8 @@ def main() -> None:
   documents = [lines for lines in documents if lines]
   heldout = documents[::_HELDOUT_EVERY]
   del documents[::_HELDOUT_EVERY]
-  write(FLAGS.output_file, documents)
-  write(FLAGS.heldout_file, heldout)
+  write(flags.FLAGS.output_file, documents)
+  write(flags.FLAGS.heldout_file, heldout)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
-"""Tests of truncation, loss and metrics."""
+"""Tests of the truncation of the teacher, and of the student's losses."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-import distillation
-import records
-import tiny
+from distillation import losses
 
 _LOGITS = np.log(np.float32([
     [0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.15, 0.05], [0.25, 0.25, 0.4, 0.1]]))
 
 
-def test_truncation_keeps_the_most_probable_words():
-  labels = distillation.truncate(tf.constant(_LOGITS), 2)
+def test_truncation_keeps_the_most_probable_tokens():
+  labels = losses.truncate(tf.constant(_LOGITS), 2)
   np.testing.assert_allclose(
       labels.probabilities, [[0.4, 0.3], [0.7, 0.15], [0.4, 0.25]], rtol=1e-6)
   np.testing.assert_array_equal(labels.indices, [[3, 2], [0, 2], [2, 0]])
@@ -21,7 +19,7 @@ def test_truncation_keeps_the_most_probable_words():
 
 def test_temperature_flattens_the_distribution():
   # The square root of 0.1, 0.2, 0.3 and 0.4, over their sum.
-  labels = distillation.truncate(tf.constant(_LOGITS[:1]), 4, temperature=2.0)
+  labels = losses.truncate(tf.constant(_LOGITS[:1]), 4, temperature=2.0)
   roots = np.sqrt([0.4, 0.3, 0.2, 0.1])
   np.testing.assert_allclose(
       labels.probabilities, [roots / roots.sum()], rtol=1e-6)
@@ -29,11 +27,11 @@ def test_temperature_flattens_the_distribution():
 
 @pytest.mark.parametrize("size, top_k", [(1000, 3), (1024, 4), (129, 1),
                                          (300, 200)])
-def test_top_words_are_those_of_top_k(size, top_k):
+def test_top_k_entries_are_those_of_top_k(size, top_k):
   generator = np.random.default_rng(size)
   # Few different values, so that many are equal.
   values = tf.constant(generator.integers(0, 40, (50, size)) / 40, tf.float32)
-  for found, wanted in zip(distillation.top_words(values, top_k),
+  for found, wanted in zip(losses.top_k_entries(values, top_k),
                            tf.math.top_k(values, top_k)):
     np.testing.assert_array_equal(found, wanted)
 
@@ -41,17 +39,17 @@ def test_top_words_are_those_of_top_k(size, top_k):
 def _drawn_labels(logits, top_k, num_draws, count):
   """Truncates one distribution `count` times, with draws of its own each."""
   draws = np.random.default_rng(0).random((count, num_draws), np.float32)
-  return distillation.truncate(
+  return losses.truncate(
       tf.repeat(tf.constant(logits[np.newaxis]), count, axis=0), top_k,
       draws=tf.constant(draws))
 
 
-def test_drawn_words_share_the_mass_of_the_rest():
+def test_drawn_tokens_share_the_mass_of_the_rest():
   labels = _drawn_labels(_LOGITS[0], 3, 2, 100)
   np.testing.assert_allclose(labels.probabilities, [[0.4, 0.3, 0.3]] * 100,
                              rtol=1e-5)
   np.testing.assert_array_equal(labels.indices[:, 0], [3] * 100)
-  # Words 0, 1 and 2 are the rest, in the ratio 1 : 2 : 3.
+  # Tokens 0, 1 and 2 are the rest, in the ratio 1 : 2 : 3.
   counts = np.bincount(np.ravel(labels.indices[:, 1:]), minlength=4)
   np.testing.assert_allclose(counts / 200, [1 / 6, 2 / 6, 3 / 6, 0], atol=0.1)
 
@@ -73,30 +71,30 @@ def test_the_mean_target_is_the_whole_distribution():
   assert 4 < errors[0] / errors[1] < 25
 
 
-def test_the_extremes_of_the_draws_are_words_of_the_rest():
+def test_the_extremes_of_the_draws_are_tokens_of_the_rest():
   draws = tf.constant([[0.0, 1 - 2.0 ** -23]])
   logits = tf.constant([[0.0, 1.0, -200.0, 2.0, 0.0]])
-  labels = distillation.truncate(logits, 3, draws=draws)
+  labels = losses.truncate(logits, 3, draws=draws)
   assert labels.indices.numpy().tolist() == [[3, 0, 4]]
 
 
 def test_teacher_cross_entropy_by_hand():
-  labels = distillation.TeacherLabels(
+  labels = losses.TeacherLabels(
       tf.constant([[0.5, 0.25], [0.0, 0.0]]), tf.constant([[3, 0], [0, 0]]))
-  losses = distillation.teacher_cross_entropies(
+  values = losses.teacher_cross_entropies(
       tf.constant(_LOGITS[:2] + 5), labels)
   np.testing.assert_allclose(
-      losses, [-0.5 * np.log(0.4) - 0.25 * np.log(0.1), 0], rtol=1e-5)
+      values, [-0.5 * np.log(0.4) - 0.25 * np.log(0.1), 0], rtol=1e-5)
 
 
-def test_with_all_words_stored_it_is_the_full_cross_entropy():
+def test_with_all_tokens_stored_the_loss_is_the_full_cross_entropy():
   generator = np.random.default_rng(0)
   teacher, student = generator.normal(size=(2, 50, 29)).astype(np.float32)
-  labels = distillation.truncate(tf.constant(teacher), 29)
+  labels = losses.truncate(tf.constant(teacher), 29)
   full = tf.nn.softmax_cross_entropy_with_logits(
       labels=tf.nn.softmax(teacher), logits=student)
   np.testing.assert_allclose(
-      distillation.teacher_cross_entropies(tf.constant(student), labels), full,
+      losses.teacher_cross_entropies(tf.constant(student), labels), full,
       rtol=1e-5)
 
 
@@ -109,60 +107,78 @@ def _dense_divergences(student, labels, temperature=1.0):
   is_stored = np.zeros(q.shape, bool)
   np.put_along_axis(is_stored, np.asarray(labels.indices), True, axis=-1)
   stored_q = np.take_along_axis(q, np.asarray(labels.indices), axis=-1)
-  losses = np.sum(p * np.log(p / stored_q), axis=-1)
+  values = np.sum(p * np.log(p / stored_q), axis=-1)
   if p.shape[1] < q.shape[1]:
     rest = 1 - p.sum(axis=-1)
-    losses += rest * np.log(rest / np.sum(q * ~is_stored, axis=-1))
-  return losses
+    values += rest * np.log(rest / np.sum(q * ~is_stored, axis=-1))
+  return values
 
 
 def test_a_bucket_holds_the_rest_by_hand():
   # The student has 0.4, 0.1 and 0.5 for the rest; the teacher 0.5, 0.25, 0.25.
-  labels = distillation.TeacherLabels(
+  labels = losses.TeacherLabels(
       tf.constant([[0.5, 0.25]]), tf.constant([[3, 0]]))
-  losses = distillation.teacher_losses(
+  values = losses.teacher_losses(
       tf.constant(_LOGITS[:1] - 3), labels, tail_mass="bucket")
   np.testing.assert_allclose(
-      losses, [0.5 * np.log(0.5 / 0.4) + 0.25 * np.log(0.25 / 0.1)
+      values, [0.5 * np.log(0.5 / 0.4) + 0.25 * np.log(0.25 / 0.1)
                + 0.25 * np.log(0.25 / 0.5)], rtol=1e-5)
 
 
 def test_renormalized_labels_sum_to_one():
-  labels = distillation.TeacherLabels(
+  labels = losses.TeacherLabels(
       tf.constant([[0.5, 0.25], [0.0, 0.0]]), tf.constant([[3, 0], [0, 0]]))
-  losses = distillation.teacher_losses(
+  values = losses.teacher_losses(
       tf.constant(_LOGITS[:2]), labels, tail_mass="renormalize")
   np.testing.assert_allclose(
-      losses, [-2 / 3 * np.log(0.4) - 1 / 3 * np.log(0.1), 0], rtol=1e-5)
+      values, [-2 / 3 * np.log(0.4) - 1 / 3 * np.log(0.1), 0], rtol=1e-5)
 
 
 def test_a_temperature_flattens_the_student():
   # At T = 2 the student's probabilities go as their square roots.
   roots = np.sqrt(np.float32([0.1, 0.2, 0.3, 0.4]))
-  labels = distillation.TeacherLabels(
+  labels = losses.TeacherLabels(
       tf.constant([[0.5, 0.25]]), tf.constant([[3, 0]]))
-  losses = distillation.teacher_losses(
+  values = losses.teacher_losses(
       tf.constant(_LOGITS[:1]), labels, temperature=2.0)
   np.testing.assert_allclose(
-      losses, [-4 * (0.5 * np.log(roots[3] / roots.sum())
+      values, [-4 * (0.5 * np.log(roots[3] / roots.sum())
                      + 0.25 * np.log(roots[0] / roots.sum()))], rtol=1e-5)
 
 
-def test_masked_words_mix_into_the_labels():
+def test_hard_labels_mix_into_the_labels():
   """Loss and gradient of the mixture are the mixtures of both."""
   logits = tf.Variable(np.random.default_rng(2).normal(
       size=_LOGITS.shape).astype(np.float32))
-  labels = distillation.truncate(tf.constant(_LOGITS), 2)
-  words = tf.constant([3, 1, 0])  # Among the two best words, and not.
+  labels = losses.truncate(tf.constant(_LOGITS), 2)
+  hard_labels = tf.constant([3, 1, 0])  # Among the two best tokens, and not.
   with tf.GradientTape(persistent=True) as tape:
-    mixed = distillation.teacher_cross_entropies(
-        logits, distillation.mix_in_words(labels, words, 0.3))
-    wanted = (0.7 * distillation.teacher_cross_entropies(logits, labels)
+    mixed = losses.teacher_cross_entropies(
+        logits, losses.mix_hard_labels(labels, hard_labels, 0.3))
+    wanted = (0.7 * losses.teacher_cross_entropies(logits, labels)
               + 0.3 * tf.nn.sparse_softmax_cross_entropy_with_logits(
-                  labels=words, logits=logits))
+                  labels=hard_labels, logits=logits))
   np.testing.assert_allclose(mixed, wanted, rtol=1e-6)
   np.testing.assert_allclose(tape.gradient(mixed, logits),
                              tape.gradient(wanted, logits), atol=1e-7)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("temperature, tail_mass", [
+    (1.0, "drop"), (1.0, "renormalize"), (2.0, "drop"), (1.0, "bucket")])
+def test_what_is_trained_weighs_both_losses(weight, temperature, tail_mass):
+  options = losses.LossOptions(weight, temperature, tail_mass)
+  logits = tf.constant(_LOGITS[:, ::-1] * 2)
+  labels = losses.truncate(tf.constant(_LOGITS), 2, temperature)
+  hard_labels = tf.constant([3, 1, 0])
+  hard_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=hard_labels, logits=logits)
+  np.testing.assert_allclose(
+      losses.masked_lm_losses(options, logits, hard_labels, hard_losses,
+                              labels if weight < 1 else None),
+      (1 - weight) * losses.teacher_losses(
+          logits, labels, temperature, tail_mass) + weight * hard_losses,
+      rtol=1e-6)
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 28, 29])
@@ -170,28 +186,28 @@ def test_masked_words_mix_into_the_labels():
 def test_the_bucket_loss_is_the_dense_divergence(top_k, temperature):
   teacher, student = np.random.default_rng(1).normal(
       scale=1.5, size=(2, 200, 29)).astype(np.float32)
-  labels = distillation.truncate(tf.constant(teacher), top_k)
-  losses = distillation.teacher_losses(
+  labels = losses.truncate(tf.constant(teacher), top_k)
+  values = losses.teacher_losses(
       tf.constant(student), labels, temperature, "bucket")
   wanted = _dense_divergences(student, labels, temperature)
   np.testing.assert_allclose(
-      losses / temperature ** 2, wanted, rtol=1e-6, atol=1e-6)
+      values / temperature ** 2, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("tail_mass", distillation.TAIL_MASSES)
+@pytest.mark.parametrize("tail_mass", losses.TAIL_MASSES)
 @pytest.mark.parametrize("top_k", [1, 7, 29])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_gradients_equal_those_of_the_formulas(tail_mass, top_k, temperature):
   generator = np.random.default_rng(2)
   teacher, student = generator.normal(size=(2, 40, 29))
-  labels = distillation.truncate(tf.constant(teacher, tf.float32), top_k)
+  labels = losses.truncate(tf.constant(teacher, tf.float32), top_k)
   upstream = generator.normal(size=40)
   logits = tf.constant(student, tf.float32)
   with tf.GradientTape() as tape:
     tape.watch(logits)
-    losses = distillation.teacher_losses(
+    values = losses.teacher_losses(
         logits, labels, temperature, tail_mass)
-  gradient = tape.gradient(losses, logits, tf.constant(upstream, tf.float32))
+  gradient = tape.gradient(values, logits, tf.constant(upstream, tf.float32))
   plain = tf.constant(student)
   with tf.GradientTape() as tape:
     tape.watch(plain)
@@ -201,22 +217,22 @@ def test_gradients_equal_those_of_the_formulas(tail_mass, top_k, temperature):
     mass = tf.reduce_sum(p, axis=-1)
     if tail_mass == "renormalize":
       p /= mass[:, tf.newaxis]
-    plain_losses = -tf.reduce_sum(p * tf.math.log(q), axis=-1)
+    formula_losses = -tf.reduce_sum(p * tf.math.log(q), axis=-1)
     if tail_mass == "bucket" and top_k < 29:
-      plain_losses -= (1 - mass) * tf.math.log(1 - tf.reduce_sum(q, axis=-1))
-    plain_losses *= temperature ** 2
+      formula_losses -= (1 - mass) * tf.math.log(1 - tf.reduce_sum(q, axis=-1))
+    formula_losses *= temperature ** 2
   np.testing.assert_allclose(
-      gradient, tape.gradient(plain_losses, plain, tf.constant(upstream)),
+      gradient, tape.gradient(formula_losses, plain, tf.constant(upstream)),
       atol=2e-6)
 
 
-def _extreme_cases(generator, num_slots, num_words, top_k):
+def _extreme_cases(generator, num_slots, vocab_size, top_k):
   """Returns logits and labels over the extremes that float32 reaches."""
   scales = 10.0 ** generator.choice([-30, -3, 0, 1, 2, 4, 30],
                                     size=(num_slots, 1))
-  logits = generator.normal(size=(num_slots, num_words)) * scales
+  logits = generator.normal(size=(num_slots, vocab_size)) * scales
   indices = np.argsort(generator.random(logits.shape), axis=-1)[:, :top_k]
-  # The student's whole mass on the stored words, or none of it, in a third of
+  # The student's whole mass on the stored tokens, or none of it, in a third of
   # the cases each.
   shift = generator.choice([0, 0, 90, 1e4, -90, -1e4], size=(num_slots, 1))
   np.put_along_axis(
@@ -229,131 +245,52 @@ def _extreme_cases(generator, num_slots, num_words, top_k):
   entries = np.where(kind[:, None] == 1, entries / mass, entries)
   entries = np.where(kind[:, None] == 2, entries * 1e-38, entries)
   entries[kind == 3] = np.eye(top_k, dtype=np.float32)[0]
-  return (np.float32(logits), distillation.TeacherLabels(
+  return (np.float32(logits), losses.TeacherLabels(
       tf.constant(np.float32(entries)), tf.constant(np.int32(indices))))
 
 
-@pytest.mark.parametrize("num_words, top_k, num_slots", [
+@pytest.mark.parametrize("vocab_size, top_k, num_slots", [
     (16, 4, 600000), (5, 4, 200000), (4, 4, 200000)])
 def test_no_extreme_makes_a_gradient_that_is_not_finite(
-    num_words, top_k, num_slots):
+    vocab_size, top_k, num_slots):
   """A million cases for each loss."""
   logits, labels = _extreme_cases(
-      np.random.default_rng(6), num_slots, num_words, top_k)
+      np.random.default_rng(6), num_slots, vocab_size, top_k)
   logits = tf.constant(logits)
-  for tail_mass in distillation.TAIL_MASSES:
+  for tail_mass in losses.TAIL_MASSES:
     with tf.GradientTape() as tape:
       tape.watch(logits)
-      losses = distillation.teacher_losses(logits, labels, 1.0, tail_mass)
-    gradient = tape.gradient(losses, logits)
-    assert bool(tf.reduce_all(tf.math.is_finite(losses))), tail_mass
+      values = losses.teacher_losses(logits, labels, 1.0, tail_mass)
+    gradient = tape.gradient(values, logits)
+    assert bool(tf.reduce_all(tf.math.is_finite(values))), tail_mass
     # |q * mass - p| is at most the mass, which rounding takes over 1.
     assert float(tf.reduce_max(tf.abs(gradient))) <= 1 + 1e-5, tail_mass
     assert bool(tf.reduce_all(tf.math.is_finite(gradient))), tail_mass
-    # With all words stored a rest, as some cases have it, is none.
-    if tail_mass == "bucket" and top_k < num_words:
-      assert float(tf.reduce_min(losses)) > -1e-5
+    # With all tokens stored a rest, as some cases have it, is none.
+    if tail_mass == "bucket" and top_k < vocab_size:
+      assert float(tf.reduce_min(values)) > -1e-5
 
 
 def test_a_rest_of_the_student_keeps_its_digits():
-  # Outside the stored word the student has 3 exp(-40): 1 less the rest is 1.
-  labels = distillation.TeacherLabels(
+  # Outside the stored token the student has 3 exp(-40), and 1 less that is 1.
+  labels = losses.TeacherLabels(
       tf.constant([[0.75]]), tf.constant([[1]]))
-  loss = distillation.divergences_from_teacher(
+  loss = losses.divergences_from_teacher(
       tf.constant([[0.0, 40.0, 0.0, 0.0]]), labels)
   assert float(loss[0]) == pytest.approx(
       0.75 * np.log(0.75) + 0.25 * (np.log(0.25) - np.log(3) + 40), rel=1e-6)
 
 
-@pytest.mark.parametrize("tail_mass", distillation.TAIL_MASSES)
+@pytest.mark.parametrize("tail_mass", losses.TAIL_MASSES)
 def test_the_loss_makes_one_tensor_of_the_size_of_the_logits(tail_mass):
   """Forward, beyond the logits: the gradient is built in its place."""
   with tf.Graph().as_default() as graph:
     logits = tf.compat.v1.placeholder(tf.float32, [40, 29])
-    labels = distillation.TeacherLabels(
+    labels = losses.TeacherLabels(
         tf.ones([40, 3]) / 4, tf.ones([40, 3], tf.int32))
-    distillation.teacher_losses(logits, labels, 1.0, tail_mass)
+    losses.teacher_losses(logits, labels, 1.0, tail_mass)
     dense = [operation.type for operation in graph.get_operations()
              for output in operation.outputs if output.shape == [40, 29]]
   kernels = [kind for kind in dense if kind not in (
       "Placeholder", "Identity", "IdentityN", "TensorScatterUpdate")]
   assert kernels == ["SparseSoftmaxCrossEntropyWithLogits"]
-
-
-def test_metrics_are_averaged_over_slots_not_batches():
-  tf1 = tf.compat.v1
-  batches = [([1.0, 1.0], [1.0, 0.0]), ([1.0, 0.0], [0.0, 7.0])]
-  with tf.Graph().as_default(), tf1.Session() as session:
-    weights, values = tf1.placeholder("float32"), tf1.placeholder("float32")
-    metrics = distillation.evaluation_metrics(
-        masked_lm_weights=weights, masked_lm_hits=values,
-        masked_lm_cross_entropies=values, masked_lm_losses=values,
-        masked_lm_confidences=values / 2,
-        next_sentence_hits=values, next_sentence_losses=values)
-    session.run(tf1.local_variables_initializer())
-    for batch in batches:
-      session.run([update for _, update in metrics.values()],
-                  dict(zip((weights, values), batch)))
-    results = session.run({name: value for name, (value, _) in metrics.items()})
-  assert results["masked_lm_accuracy"] == pytest.approx(1 / 3)
-  assert results["masked_lm_loss"] == pytest.approx(1 / 3)
-  assert results["next_sentence_loss"] == pytest.approx(8 / 4)
-  # Of three slots one has a gap: a hit at the confidence 0.5.
-  assert results["expected_calibration_error"] == pytest.approx(1 / 6)
-
-
-def test_teacher_metrics_by_hand():
-  # The student's words by falling probability: 3 2 1 0; 0 2 1 3.
-  labels = distillation.TeacherLabels(
-      tf.constant([[0.2, 0.5, 0.1], [0.5, 0.2, 0.1]]),
-      tf.constant([[0, 3, 1], [1, 2, 3]]))
-  logits = tf.constant(_LOGITS[:2])
-  metrics = distillation.teacher_metrics(logits, labels, 1.0)
-  np.testing.assert_array_equal(metrics["teacher_top1_agreement"], [1, 0])
-  np.testing.assert_array_equal(metrics["teacher_topk_recall"], [0.75, 0.75])
-  # With the last entry drawn the teacher's own are two.
-  metrics = distillation.teacher_metrics(logits, labels, 1.0, tail_samples=1)
-  np.testing.assert_array_equal(metrics["teacher_topk_recall"], [0.5, 0.5])
-  np.testing.assert_allclose(
-      metrics["teacher_cross_entropy"][0],
-      -0.2 * np.log(0.1) - 0.5 * np.log(0.4) - 0.1 * np.log(0.2), rtol=1e-5)
-  np.testing.assert_allclose(
-      metrics["kl_from_teacher"][0],
-      0.2 * np.log(0.2 / 0.1) + 0.5 * np.log(0.5 / 0.4)
-      + 0.3 * np.log(0.3 / 0.5), rtol=1e-5)
-
-
-@pytest.mark.parametrize("mode", ["train", "eval"])
-def test_padded_slots_can_be_left_out_of_the_head(mode):
-  """Loss and slots' losses are the same with static shapes."""
-  tf1 = tf.compat.v1
-  generator = np.random.default_rng(4)
-  examples = [tiny.random_features(generator) for _ in range(6)]
-  for feature in examples:
-    feature[records.MASKED_LM_WEIGHTS][1:] = 0
-  examples[0][records.MASKED_LM_WEIGHTS][:] = 0
-  losses = []
-  for static_shapes in (False, True):
-    with tf.Graph().as_default(), tf1.Session() as session:
-      features = {
-          name: tf.constant(np.stack([feature[name] for feature in examples]))
-          for name in examples[0]}
-      features = {
-          name: tf.cast(value, tf.float32 if value.dtype.is_floating
-                        else tf.int32) for name, value in features.items()}
-      spec = distillation.build_model_fn(distillation.StudentOptions(
-          config=tiny.CONFIG, hard_label_weight=0.5, temperature=1.0,
-          tail_mass="bucket", init_checkpoint=None, init_layers=None,
-          learning_rate=0.1, num_train_steps=10, num_warmup_steps=0,
-          static_shapes=static_shapes))(features, None, mode, {})
-      variables = tiny.random_variables()
-      session.run(tf1.global_variables_initializer())
-      for variable in tf1.trainable_variables():
-        variable.load(variables[variable.op.name], session)
-      losses.append(session.run(spec.loss))
-      if mode == "train":
-        session.run(spec.train_op)
-        losses[-1] = [losses[-1], session.run(tf1.trainable_variables())]
-  tf.nest.map_structure(
-      lambda left, right: np.testing.assert_allclose(left, right, atol=1e-5),
-      *losses)

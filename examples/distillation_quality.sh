@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Trains the same student in four ways with three seeds each and compares them
-# on held-out records: on the masked words alone, and on the teacher's labels
-# with the rest dropped, as a bucket, and sampled. Beside them stand the teacher
-# and the student as it starts.
+# on held-out records: on the hard labels only, and on the teacher's labels with
+# the rest dropped, as a bucket, and sampled. The table has the teacher and the
+# student as it starts, too.
 #
 #   TEACHER=models/uncased_L-12_H-768_A-12 \
 #   TRAIN='data/masked/wiki_masked_[0-9].tfrecord' \
 #   HELDOUT=data/masked/wiki_masked_99.tfrecord \
-#   benchmarks/distillation_quality.sh
+#   examples/distillation_quality.sh
 #
 # TRAIN and HELDOUT are masked records; OUTPUT (./quality) keeps what is made,
 # and what is finished there is not made again. STEPS, BATCH, RATE, LAYERS,
@@ -63,12 +63,10 @@ if [ "$SETTINGS" != "$(cat "$OUTPUT/settings.txt")" ]; then
     "$(cat "$OUTPUT/settings.txt"); choose another" >&2
   exit 1
 fi
-python - "$TEACHER/bert_config.json" "$LAYERS" >"$OUTPUT/bert_config.json" <<'END'
-import json, sys
-config = json.load(open(sys.argv[1]))
-config["num_hidden_layers"] = len(sys.argv[2].split(","))
-json.dump(config, sys.stdout, indent=2)
-END
+IFS=, read -ra layers <<<"$LAYERS"
+python examples/make_student_config.py --layers ${#layers[@]} \
+  --bert_config_file "$TEACHER/bert_config.json" \
+  --output_file "$OUTPUT/bert_config.json"
 label "$HELDOUT" "$OUTPUT/heldout.tfrecord"
 label "$TRAIN" "$OUTPUT/top.tfrecord"
 label "$TRAIN" "$OUTPUT/sampled.tfrecord" --tail_samples 5
@@ -81,31 +79,4 @@ train drop --input_file "$OUTPUT/top.tfrecord"
 train bucket --input_file "$OUTPUT/top.tfrecord" --tail_mass bucket
 train sampled --input_file "$OUTPUT/sampled.tfrecord"
 
-TF_CPP_MIN_LOG_LEVEL=3 python - "$OUTPUT" $SEEDS <<'END'
-import os, statistics, sys
-sys.path.insert(0, os.getcwd())
-import training
-folder, *seeds = sys.argv[1:]
-columns = {"accuracy": "masked_lm_accuracy",
-           "cross entropy": "masked_lm_cross_entropy",
-           "agreement with the teacher": "teacher_top1_agreement",
-           "KL from the teacher": "kl_from_teacher",
-           "calibration error": "expected_calibration_error"}
-rows = {"teacher": ["teacher"], "student, as it starts": ["start"]}
-for row, name in (("hard labels alone", "hard"), ("distilled, drop", "drop"),
-                  ("distilled, bucket", "bucket"),
-                  ("distilled, sampled tail", "sampled")):
-  rows[row] = [name + "-" + seed for seed in seeds]
-print("| model |", " | ".join(columns), "|")
-print("|---" * (len(columns) + 1) + "|")
-for row, names in rows.items():
-  results = [training.read_results(os.path.join(
-      folder, name, training.EVALUATION_RESULTS)) for name in names]
-  cells = []
-  for column in columns.values():
-    values = [result[column] for result in results]
-    cells.append("{:.4f}".format(statistics.mean(values)))
-    if len(values) > 1:
-      cells[-1] += " ± {:.4f}".format(statistics.stdev(values))
-  print("|", row, "|", " | ".join(cells), "|")
-END
+python examples/quality_table.py --folder "$OUTPUT" --seeds "$SEEDS"

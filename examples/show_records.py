@@ -1,0 +1,256 @@
+r"""Prints records of any stage as a person would look at them.
+
+  python examples/show_records.py \
+    --file 'data/labelled/wiki_distill_*.tfrecord' \
+    --vocab_file teacher/vocab.txt --record 7
+
+A masked position of the sequence reads «input→token»: what the model sees
+there and what it should predict, or «token» where the input was kept. The list
+below has the teacher's tokens, where they are stored: the most probable first,
+the one to predict in «», ~ before those that --tail_samples has drawn, and the
+rest of the probability.
+"""
+
+import itertools
+import os
+import pathlib
+import re
+import shutil
+import signal
+import sys
+from typing import Dict, Iterator, List, Mapping, Sequence
+
+from absl import flags
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+# pylint: disable=wrong-import-position
+from records import manifest
+from records import sampling
+from records import schema
+from records import tfrecord
+import tokenization
+from util import command_line
+from util import files
+from util.command_line import InputError
+
+# Where there is no terminal.
+_COLUMNS, _LINES = 100, 24
+# Teacher tokens that are listed for a masked position.
+_MAX_ENTRIES = 10
+# Select Graphic Rendition of ECMA-48: bold, faint, yellow, bold and green.
+_BOLD, _FAINT, _YELLOW, _GREEN = "1", "2", "33", "1;32"
+_COLOR = re.compile("\033\\[[0-9;]*m")
+
+
+def define_flags() -> None:
+  """Defines the flags of the script."""
+  flags.DEFINE_string(
+      "file", None, "Record files: paths and patterns, separated by commas.")
+  flags.DEFINE_string(
+      "vocab_file", None, "Vocabulary that the records were made with.")
+  flags.DEFINE_integer(
+      "record", 0, "Index of the first record to show of each file.",
+      lower_bound=0)
+  flags.DEFINE_integer(
+      "num_records", 1, "Records to show of each file.", lower_bound=1)
+
+
+def decode(serialized: bytes) -> Dict[str, np.ndarray]:
+  """Parses a record of any S, P and K; raises InputError where it is none."""
+  features = tfrecord.decode(serialized)
+  length, slots, entries = (len(features.get(name, ())) for name in (
+      schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES))
+  shape = schema.RecordShape(length, slots, entries // max(slots, 1))
+  for name, feature in schema.features(shape).items():
+    values = features.get(name)
+    if (not isinstance(values, np.ndarray) or values.dtype != feature.dtype
+        or values.size != np.prod(feature.shape)):
+      raise InputError("{} is missing or does not fit the other features; give "
+                       "records of this project".format(name))
+    features[name] = values.reshape(feature.shape)
+  return features
+
+
+def look_up(tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
+  """Returns the tokens of ids; raises InputError where there is none."""
+  outside = ids[(ids < 0) | (ids >= len(tokens))]
+  if outside.size:
+    raise InputError(
+        "it has the token id {}, but --vocab_file has only {} tokens; give the "
+        "vocabulary that it was made with".format(outside[0], len(tokens)))
+  return tokens[ids]
+
+
+def paint(text: str, color: str) -> str:
+  return "\033[{}m{}\033[0m".format(color, text)
+
+
+def wrap(words: Sequence[str], num_columns: int, space: str) -> List[str]:
+  """Joins words to lines of at most so many columns."""
+  lines = list(words[:1])
+  for word in words[1:]:
+    line = lines[-1] + space + word
+    if len(_COLOR.sub("", line)) <= num_columns:
+      lines[-1] = line
+    else:
+      lines.append(word)
+  return lines
+
+
+def sequence_lines(inputs: Sequence[str], labels: Mapping[int, str],
+                   num_columns: int) -> Iterator[str]:
+  """Yields a sequence as text, a new line after each [SEP].
+
+  Args:
+    inputs: the tokens that the model sees.
+    labels: the token to predict, by masked position.
+    num_columns: of the terminal.
+  """
+  words: List[str] = []
+  for position, token in enumerate(inputs):
+    label = labels.get(position, token)
+    text = token if token == label else token + "→" + label
+    if position in labels:
+      text = paint("«{}»".format(text), _YELLOW)
+    elif token in (tokenization.CLASS_TOKEN, tokenization.SEPARATOR_TOKEN):
+      text = paint(text, _FAINT)
+    if words and label.startswith(tokenization.CONTINUATION_PREFIX):
+      words[-1] += text
+    else:
+      words.append(text)
+    if token == tokenization.SEPARATOR_TOKEN or position == len(inputs) - 1:
+      yield from wrap(words, num_columns, " ")
+      words = []
+
+
+def teacher_words(tokens: Sequence[str], probabilities: np.ndarray, label: str,
+                  num_drawn: int) -> List[str]:
+  """Returns what is stored of the teacher at a masked position.
+
+  Args:
+    tokens: str [K].
+    probabilities: float32 [K].
+    label: the token to predict.
+    num_drawn: M, how many of the K are drawn from the tail; the last ones.
+  """
+  num_top = len(tokens) - num_drawn
+  order = sorted(range(len(tokens)),
+                 key=lambda i: (i >= num_top, -probabilities[i]))
+  words = []
+  for i in order[:_MAX_ENTRIES]:
+    word = "{}{} {:.1%}".format(
+        "~" if i >= num_top else "", tokens[i], probabilities[i])
+    words.append(word if tokens[i] != label else
+                 paint("«{}»".format(word), _GREEN))
+  if len(order) > _MAX_ENTRIES:
+    words.append("({} more: {:.1%})".format(
+        len(order) - _MAX_ENTRIES, probabilities[order[_MAX_ENTRIES:]].sum()))
+  rest = max(0.0, 1 - probabilities.sum(dtype=np.float64))
+  return words + [paint("rest {:.1%}".format(rest), _FAINT)]
+
+
+def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
+                 num_drawn: int, num_columns: int) -> Iterator[str]:
+  """Yields a record as lines of text.
+
+  Args:
+    features: as `decode` returns them.
+    tokens: the vocabulary, str [V].
+    num_drawn: as for `teacher_words`.
+    num_columns: of the terminal.
+
+  Raises:
+    InputError: an id has no token, or a masked position no input.
+  """
+  num_tokens = features[schema.INPUT_MASK].sum()
+  inputs = look_up(tokens, features[schema.INPUT_IDS][:num_tokens])
+  is_masked = features[schema.MASKED_LM_WEIGHTS] > 0
+  labels = look_up(tokens, features[schema.MASKED_LM_IDS][is_masked])
+  positions = features[schema.MASKED_LM_POSITIONS][is_masked].tolist()
+  if max(positions, default=0) >= num_tokens:
+    raise InputError("position {} is masked, but it has only {} tokens; make "
+                     "the records again".format(max(positions), num_tokens))
+  yield "{} tokens, {} padding, {} masked, next sentence: {}\n".format(
+      num_tokens, len(features[schema.INPUT_IDS]) - num_tokens, len(positions),
+      "random" if features[schema.NEXT_SENTENCE_LABELS][0] else "follows")
+  yield from sequence_lines(inputs, dict(zip(positions, labels)), num_columns)
+  yield ""
+  rows = [("position", "input", "token")]
+  for position, label in zip(positions, labels):
+    token = inputs[position]
+    how = ("" if token == tokenization.MASK_TOKEN else
+           " (kept)" if token == label else " (random)")
+    rows.append((str(position), token + how, label))
+  teacher: List[List[str]] = [[]] * len(rows)
+  if schema.TEACHER_INDICES in features:
+    teacher = [["teacher"], *map(
+        teacher_words,
+        look_up(tokens, features[schema.TEACHER_INDICES][is_masked]),
+        features[schema.TEACHER_PROBABILITIES][is_masked], labels,
+        itertools.repeat(num_drawn))]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  for (position, *cells), words in zip(rows, teacher):
+    start = "  ".join([position.rjust(widths[0]),
+                       *map(str.ljust, cells, widths[1:]), ""])
+    for line in wrap(words, num_columns - len(start), "  ") or [""]:
+      yield (start + line).rstrip()
+      start = " " * len(start)
+
+
+def show(path: str, first: int, count: int, vocab: Mapping[str, int],
+         vocab_digest: str) -> None:
+  """Prints records of a file, in colours where a terminal shows them.
+
+  Args:
+    path: the record file.
+    first: index of the first record to show.
+    count: how many to show, as far as there are any.
+    vocab: ids by token.
+    vocab_digest: fingerprint of the vocabulary's file.
+
+  Raises:
+    InputError: there is no such record, or the vocabulary does not fit.
+  """
+  made_by = manifest.read_manifest(path)
+  wanted = made_by and made_by.fingerprints.get("vocab_file", vocab_digest)
+  if made_by and wanted != vocab_digest:
+    raise InputError(
+        "--vocab_file has the SHA-256 {:.12}..., but {} was made with a "
+        "vocabulary of {:.12}...: give that one".format(
+            vocab_digest, path, wanted))
+  num_drawn = made_by.flags.get("tail_samples", 0) if made_by else 0
+  tokens = np.full(max(vocab.values()) + 1, tokenization.UNKNOWN_TOKEN, object)
+  tokens[list(vocab.values())] = list(vocab)
+  num_columns = shutil.get_terminal_size((_COLUMNS, _LINES)).columns
+  records = list(itertools.islice(
+      tfrecord.read(path, "file"), first, first + count))
+  if not records:
+    raise InputError("--record={}: {} has {} records, counted from 0; give a "
+                     "lower index".format(first, path, manifest.count_records(
+                         path, "file")))
+  for index, serialized in enumerate(records, first):
+    title = "{}, record {}".format(path, index)
+    try:
+      text = "\n".join([paint(title, _BOLD), *record_lines(
+          decode(serialized), tokens, num_drawn, num_columns)]) + "\n\n"
+    except InputError as error:
+      raise InputError("--file: {}: {}".format(title, error)) from None
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+      text = _COLOR.sub("", text)
+    # Not every locale has arrows.
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "replace"))
+
+
+def main() -> None:
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `... | head`.
+  paths = files.find_files(flags.FLAGS.file, "file")
+  vocab = sampling.read_vocabulary(flags.FLAGS.vocab_file)
+  vocab_digest = files.fingerprint(flags.FLAGS.vocab_file)
+  for path in paths:
+    show(path, flags.FLAGS.record, flags.FLAGS.num_records, vocab, vocab_digest)
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=("file", "vocab_file"))

@@ -1,0 +1,190 @@
+"""Tests of configs and checkpoints: matching, restoring, exporting."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distillation import checkpoints
+import modeling
+import tiny
+from util.command_line import InputError
+
+tf1 = tf.compat.v1
+
+
+# --- Configs -----------------------------------------------------------------
+
+
+def test_a_config_is_read_from_its_file(tmp_path):
+  path = tiny.write_config(tmp_path / "bert_config.json", directionality="bidi")
+  assert checkpoints.load_config(str(path)) == tiny.CONFIG
+
+
+@pytest.mark.parametrize("text, message", [
+    ("{", "not JSON"), ("[1]", "no vocab_size"), ("{}", "no vocab_size"),
+    ('{"vocab_size": "many"}', "vocab_size is 'many'"),
+    ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}',
+     "hidden_size 10.*num_attention_heads 3"),
+    ('{"vocab_size": 9, "hidden_act": "swish"}', "hidden_act is 'swish'"),
+    ('{"vocab_size": 9, "hidden_dropout_prob": 1.5}', "hidden_dropout_prob"),
+])
+def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
+  path = tmp_path / "bert_config.json"
+  path.write_text(text)
+  with pytest.raises(
+      InputError, match="--bert_config_file.*" + message) as error:
+    checkpoints.load_config(str(path))
+  assert str(error.value).count(str(path)) == 1
+
+
+def test_a_config_that_is_missing_is_an_error(tmp_path):
+  for path in (tmp_path / "none.json", tmp_path):
+    with pytest.raises(InputError, match="--bert_config_file.*no file"):
+      checkpoints.load_config(str(path))
+
+
+def test_sequences_are_no_longer_than_the_positions(tmp_path):
+  path = str(tiny.write_config(tmp_path / "bert_config.json"))
+  assert checkpoints.load_config(path, 16) == tiny.CONFIG
+  with pytest.raises(InputError, match="--max_seq_length=17.*16"):
+    checkpoints.load_config(path, 17)
+
+
+# --- Matching and restoring --------------------------------------------------
+
+
+def _restored_values(config, path, layers=None):
+  """Builds a model and restores it; returns its variables by name."""
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tokens = tf.zeros([1, 4], tf.int32)
+    modeling.pretraining_logits(config, False, tokens, tokens, tokens, tokens)
+    checkpoints.restore(path, layers)
+    session.run(tf1.global_variables_initializer())
+    return {variable.op.name: session.run(variable)
+            for variable in tf1.trainable_variables()}
+
+
+@pytest.mark.parametrize("num_hidden_layers, num_missing", [(1, 0), (3, 16)])
+def test_a_model_starts_from_a_checkpoint_of_other_depth(
+    tmp_path, num_hidden_layers, num_missing):
+  saved_config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  saved = tiny.random_variables(saved_config)
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", dict(
+      saved, **{"global_step": np.int64(7),
+                "cls/predictions/output_bias/adam_m": np.ones(29, "f")})))
+  config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=num_hidden_layers)
+  match = checkpoints.match_checkpoint(config, path)
+  assert len(match.missing) == num_missing
+  assert all("layer_2" in name for name in match.missing)
+  assert len(match.unused) == (16 if num_hidden_layers == 1 else 0)
+  assert all("layer_1" in name for name in match.unused)
+  for name, value in _restored_values(config, path).items():
+    if name in saved:
+      np.testing.assert_array_equal(value, saved[name])
+    else:
+      assert "layer_2" in name
+
+
+@pytest.mark.parametrize("layers", [(0, 2), (3, 1), (1, 1)])
+def test_a_model_starts_from_chosen_layers(tmp_path, layers):
+  saved = tiny.random_variables(
+      dataclasses.replace(tiny.CONFIG, num_hidden_layers=4))
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", saved))
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  match = checkpoints.match_checkpoint(config, path, layers=layers)
+  assert not match.missing
+  assert checkpoints.summarize(match.restored) == (
+      "bert/embeddings (5), bert/encoder/layer_0 (16), "
+      "bert/encoder/layer_1 (16), bert/pooler (2), cls/predictions (5), "
+      "cls/seq_relationship (2)")
+  found = _restored_values(config, path, layers)
+  assert len(found) == 46
+  for name, value in found.items():
+    source = name
+    for layer in range(2):
+      if "/layer_{}/".format(layer) in name:
+        source = name.replace("layer_{}".format(layer),
+                              "layer_{}".format(layers[layer]))
+    np.testing.assert_array_equal(value, saved[source])
+
+
+@pytest.mark.parametrize("layers, message", [
+    ((0,), "--init_layers=0 names 1 layers.*num_hidden_layers 2"),
+    ((0, 4), "--init_layers.*no layer 4, its layers are 0, 1"),
+])
+def test_layers_that_do_not_fit_are_refused(tmp_path, layers, message):
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  path = str(tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables(config)))
+  with pytest.raises(InputError, match=message):
+    checkpoints.match_checkpoint(config, path, layers=layers)
+
+
+def test_a_checkpoint_of_another_hidden_size_is_refused(tmp_path):
+  path = str(tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables()))
+  config = dataclasses.replace(tiny.CONFIG, hidden_size=4)
+  with pytest.raises(
+      InputError, match=r"--init_checkpoint.*\[29, 8\].*\[29, 4\]"):
+    checkpoints.match_checkpoint(config, path)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+  path = str(tiny.write_checkpoint(
+      tmp_path / "other.ckpt", {"weights": np.zeros(3, "f")}))
+  with pytest.raises(InputError, match="none of the model's 30 variables"):
+    checkpoints.match_checkpoint(tiny.CONFIG, path)
+  with pytest.raises(InputError, match="--init_checkpoint.*not a readable"):
+    checkpoints.match_checkpoint(tiny.CONFIG, str(tmp_path / "none.ckpt"))
+
+
+def test_the_real_teacher_matches_its_config(shared):
+  folder = shared / "data/teacher"
+  config = checkpoints.load_config(str(folder / "bert_config.json"))
+  match = checkpoints.match_checkpoint(config, str(folder / "bert_model.ckpt"))
+  assert len(match.restored) == 110 and not match.missing
+
+
+# --- Exporting ---------------------------------------------------------------
+
+
+def test_an_export_holds_only_the_model(tmp_path):
+  saved = tiny.random_variables()
+  source = tiny.write_checkpoint(tmp_path / "model.ckpt-1", dict(
+      saved, **{"global_step": np.int64(7),
+                "cls/predictions/output_bias/adam_m": np.ones(29, "f")}))
+  path = tmp_path / "bert_model.ckpt"
+  checkpoints.export(tiny.CONFIG, str(source), str(path))
+  exported = tiny.read_checkpoint(path)
+  assert set(exported) == set(saved)
+  for name, value in exported.items():
+    np.testing.assert_array_equal(value, saved[name], err_msg=name)
+
+
+def test_an_exported_model_replaces_an_earlier_one(tmp_path):
+  config_file = tiny.write_config(tmp_path / "config.json")
+  for seed in (0, 1):
+    saved = tiny.random_variables(seed=seed)
+    source = tiny.write_checkpoint(
+        tmp_path / "model.ckpt-{}".format(seed), saved)
+    folder = checkpoints.export_model(
+        tiny.CONFIG, str(config_file), str(source), str(tmp_path))
+    assert folder == str(tmp_path / "student")
+    assert sorted(path.name for path in (tmp_path / "student").iterdir()) == [
+        "bert_config.json", "bert_model.ckpt.data-00000-of-00001",
+        "bert_model.ckpt.index"]
+    assert checkpoints.load_config(folder + "/bert_config.json") == tiny.CONFIG
+    exported = tiny.read_checkpoint(folder + "/bert_model.ckpt")
+    for name, value in exported.items():
+      np.testing.assert_array_equal(value, saved[name], err_msg=name)
+
+
+def test_the_newest_checkpoint_tells_its_step(tmp_path):
+  assert checkpoints.newest_step(str(tmp_path)) == 0
+  assert checkpoints.best_checkpoint(str(tmp_path)) is None
+  tiny.write_checkpoint(tmp_path / "model.ckpt-7", {"global_step": np.int64(7)})
+  tf1.train.update_checkpoint_state(str(tmp_path), "model.ckpt-7")
+  assert checkpoints.newest_step(str(tmp_path)) == 7

@@ -1,0 +1,296 @@
+"""Tests of manifests, of writing record files, and of what is finished."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import processes
+from records import manifest
+from records import tfrecord
+import tiny
+from util.command_line import InputError
+
+_MANIFEST = manifest.Manifest(
+    stage="a_stage", flags={"dupe_factor": 10},
+    fingerprints={"vocab_file": "f"},
+    sources={"a.txt": "1", "b.txt": "2"}, vocab_size=29)
+# As an earlier version has written it, for a file of the frames of b"one".
+_OLD_MANIFEST = """{
+ "stage": "a_stage",
+ "flags": {
+  "dupe_factor": 10
+ },
+ "fingerprints": {
+  "vocab_file": "f"
+ },
+ "sources": {
+  "a.txt": "1",
+  "b.txt": "2"
+ },
+ "vocab_size": 29,
+ "num_records": 1,
+ "num_bytes": 19
+}
+"""
+# Begins a file, says so, and finishes it when its input ends.
+_WRITER = """
+import sys
+from records.manifest import Manifest, RecordWriter
+manifest = {!r}
+with RecordWriter(sys.argv[1], manifest) as writer:
+  writer.write(b"one")
+  writer.save_progress(manifest)
+  print("ready", flush=True)
+  sys.stdin.read()
+  writer.commit(manifest)
+""".format(_MANIFEST)
+
+
+@pytest.fixture(name="path")
+def _path(tmp_path):
+  return str(tmp_path / "a.tfrecord")
+
+
+def _write(path, *records, **changes):
+  """Writes a finished file."""
+  with manifest.RecordWriter(path) as writer:
+    for record in records:
+      writer.write(record)
+    writer.commit(dataclasses.replace(_MANIFEST, **changes))
+
+
+def _records(path):
+  return list(tfrecord.read(path, "input_file"))
+
+
+# --- Manifests ---------------------------------------------------------------
+
+
+def test_a_manifest_of_an_earlier_version_is_read(tmp_path, path):
+  _write(path, b"one")
+  with open(manifest.manifest_path(path), encoding="utf-8") as file:
+    assert file.read() == _OLD_MANIFEST
+  (tmp_path / "a.tfrecord.json").write_text(_OLD_MANIFEST)
+  found = manifest.read_manifest(path)
+  assert found == dataclasses.replace(_MANIFEST, num_records=1, num_bytes=19)
+  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+
+
+def test_a_manifest_that_is_not_of_its_file_is_an_error(path):
+  _write(path, b"one")
+  with open(path, "ab") as file:
+    file.write(b"more")
+  with pytest.raises(InputError, match="was changed or cut"):
+    manifest.read_manifest(path)
+
+
+@pytest.mark.parametrize("text", [
+    '{"stage": "x"}', "{", "[]", "", _OLD_MANIFEST.replace("stage", "step"),
+    "\udcff"])
+def test_a_text_that_is_no_manifest_is_an_error(tmp_path, path, text):
+  _write(path, b"one")
+  (tmp_path / "a.tfrecord.json").write_bytes(
+      text.encode("utf-8", "surrogateescape"))
+  with pytest.raises(InputError, match="a.tfrecord.json is not a manifest"):
+    manifest.read_manifest(path)
+
+
+def test_a_file_is_counted_and_fingerprinted_by_its_manifest(tmp_path, path):
+  _write(path, b"one", b"two")
+  assert manifest.count_records(path, "input_file") == 2
+  fingerprints = {manifest.records_fingerprint(path)}
+  # The same records, made in another way.
+  _write(path, b"one", b"two", vocab_size=30)
+  fingerprints.add(manifest.records_fingerprint(path))
+  # Without a manifest the records themselves count.
+  os.remove(manifest.manifest_path(path))
+  assert manifest.read_manifest(path) is None
+  assert manifest.count_records(path, "input_file") == 2
+  content = (tmp_path / "a.tfrecord").read_bytes()
+  assert manifest.records_fingerprint(path) == hashlib.sha256(
+      content).hexdigest()
+  assert len(fingerprints | {manifest.records_fingerprint(path)}) == 3
+  (tmp_path / "a.tfrecord").write_bytes(content[:-1])
+  with pytest.raises(InputError, match="--input_file.*cut record"):
+    manifest.count_records(path, "input_file")
+
+
+# --- What is finished --------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"stage": "other"}, "stage is other, not a_stage"),
+    ({"flags": {"dupe_factor": 5}}, "--dupe_factor is 5, not 10"),
+    ({"flags": {"dupe_factor": 10, "new": 1}}, "--new is 1, not None"),
+    ({"fingerprints": {"vocab_file": "g"}}, "content of --vocab_file is g"),
+    ({"sources": {"a.txt": "1"}}, "source file b.txt is None, not 2"),
+    ({"sources": {"b.txt": "2", "a.txt": "1"}}, "order of the source files"),
+    ({"vocab_size": 30}, "vocabulary size is 30, not 29"),
+])
+def test_a_finished_file_is_kept_only_if_made_the_same_way(
+    path, changes, told):
+  assert not manifest.is_finished(path, _MANIFEST, overwrite=False)
+  _write(path)
+  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+  assert not manifest.is_finished(path, _MANIFEST, overwrite=True)
+  other = dataclasses.replace(_MANIFEST, **changes)
+  with pytest.raises(InputError, match=told + ".*--overwrite"):
+    manifest.is_finished(path, other, overwrite=False)
+  assert not manifest.is_finished(path, other, overwrite=True)
+
+
+def test_a_file_without_a_manifest_is_not_overwritten(tmp_path, path):
+  (tmp_path / "a.tfrecord").write_text("precious")
+  with pytest.raises(InputError, match="without a manifest"):
+    manifest.is_finished(path, _MANIFEST, overwrite=False)
+  assert (tmp_path / "a.tfrecord").read_text() == "precious"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_is_no_output(tmp_path, overwrite):
+  with pytest.raises(InputError, match="is a folder"):
+    manifest.is_finished(str(tmp_path), _MANIFEST, overwrite)
+
+
+# --- Writing -----------------------------------------------------------------
+
+
+def test_a_record_file_appears_complete_or_not_at_all(tmp_path):
+  path = str(tmp_path / "new_folder" / "a.tfrecord")
+  with pytest.raises(RuntimeError):
+    with manifest.RecordWriter(path) as writer:
+      writer.write(b"one")
+      raise RuntimeError
+  assert os.listdir(os.path.dirname(path)) == []
+  with manifest.RecordWriter(path) as writer:
+    writer.write(b"one")
+    writer.write(b"two")
+    assert not os.path.exists(path)
+    writer.commit(_MANIFEST)
+  assert _records(path) == [b"one", b"two"]
+  assert manifest.read_manifest(path) == dataclasses.replace(
+      _MANIFEST, num_records=2, num_bytes=os.path.getsize(path))
+  assert sorted(os.listdir(os.path.dirname(path))) == [
+      "a.tfrecord", "a.tfrecord.json"]
+
+
+def test_the_writer_keeps_the_order_across_its_buffer(path):
+  messages = [str(i).encode() for i in range(1000)]
+  _write(path, *messages)
+  assert _records(path) == messages
+  assert manifest.read_manifest(path).num_records == 1000
+
+
+def _write_half(path, *more):
+  """Saves the progress of two records, writes some more, and fails."""
+  with pytest.raises(RuntimeError):
+    with manifest.RecordWriter(path, _MANIFEST) as writer:
+      writer.write(b"one")
+      writer.write(b"two")
+      writer.save_progress(_MANIFEST)
+      for record in more:
+        writer.write(record)
+      raise RuntimeError
+
+
+@pytest.mark.parametrize("more", [[], [b"three"], [b"x" * 1000] * 300])
+def test_a_file_is_continued_where_its_progress_was_saved(
+    tmp_path, path, more):
+  _write_half(path, *more)
+  assert sorted(os.listdir(tmp_path)) == [
+      ".a.tfrecord.partial", ".a.tfrecord.partial.json"]
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    assert writer.num_records == 2
+    writer.write(b"three")
+    writer.commit(_MANIFEST)
+  assert _records(path) == [b"one", b"two", b"three"]
+  assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
+  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda progress, partial: progress.unlink(),
+    lambda progress, partial: progress.write_text("{"),
+    lambda progress, partial: progress.write_text(json.dumps({"stage": 1})),
+    # Less than the progress counts, as after a power cut.
+    lambda progress, partial: os.truncate(partial, 10),
+    lambda progress, partial: partial.unlink(),
+])
+def test_progress_that_is_of_no_use_is_dropped(tmp_path, path, spoil):
+  _write_half(path)
+  spoil(tmp_path / ".a.tfrecord.partial.json", tmp_path / ".a.tfrecord.partial")
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    assert writer.num_records == 0
+    writer.write(b"three")
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_was_begun_differently_is_not_continued(tmp_path, path):
+  _write_half(path)
+  before = (tmp_path / ".a.tfrecord.partial").read_bytes()
+  other = dataclasses.replace(_MANIFEST, flags={"dupe_factor": 5})
+  with pytest.raises(
+      InputError, match="begun differently: --dupe_factor is 5, not 10.*"
+                        "--overwrite"):
+    manifest.RecordWriter(path, other)
+  assert (tmp_path / ".a.tfrecord.partial").read_bytes() == before
+  with manifest.RecordWriter(path) as writer:  # From scratch.
+    assert writer.num_records == 0
+    writer.commit(other)
+  assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
+
+
+def test_a_second_process_does_not_continue_a_file(tmp_path, path):
+  """Nor harm the progress of the process that writes it."""
+  with processes.start(
+      [sys.executable, "-c", _WRITER, path], cwd=tiny.ROOT, text=True,
+      stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    assert holder.stdout.readline() == "ready\n"
+    for resume in (_MANIFEST, None):
+      with pytest.raises(InputError, match="{} .*process {}".format(
+          path, holder.pid)):
+        manifest.RecordWriter(path, resume)
+    holder.communicate()
+    assert holder.returncode == 0
+  assert _records(path) == [b"one"]
+  assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
+
+
+def test_a_manifest_stands_only_beside_its_records(tmp_path, path, monkeypatch):
+  """Whatever of commit's steps is the last one before a crash."""
+  _write(path, b"one")
+  done = []
+
+  def crash_after(count, function):
+    def step(*arguments, **keywords):
+      if len(done) == count:
+        raise KeyboardInterrupt
+      done.append(function)
+      return function(*arguments, **keywords)
+    return step
+
+  other = dataclasses.replace(_MANIFEST, vocab_size=30)
+  for count in range(20):
+    with monkeypatch.context() as patch:
+      for name in ("remove", "replace", "fsync"):
+        patch.setattr(os, name, crash_after(count, getattr(os, name)))
+      done.clear()
+      try:
+        _write(path, b"two", vocab_size=30)
+      except KeyboardInterrupt:
+        pass
+      else:
+        break
+    if os.path.exists(path):
+      found = manifest.read_manifest(path)
+      assert _records(path) == (
+          [b"two"] if other.difference(found) is None else [b"one"])
+    else:
+      assert manifest.read_manifest(path) is None
+  assert 4 < count < 19
+  assert _records(path) == [b"two"]
