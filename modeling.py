@@ -101,15 +101,16 @@ class BertConfig:
     """Reads a `bert_config.json`.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      OSError: there is no such file (FileNotFoundError), or it is unreadable.
       ValueError: the file is not JSON, or `from_dict` refuses it.
     """
     try:
       with tf.io.gfile.GFile(json_file) as file:
-        text = file.read()
-      return cls.from_dict(json.loads(text))
+        return cls.from_dict(json.loads(file.read()))
     except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):
       raise FileNotFoundError("there is no file {}".format(json_file)) from None
+    except tf.errors.OpError as error:
+      raise OSError("{}: {}".format(json_file, error.message)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
       raise ValueError("{} is not JSON ({})".format(json_file, error)) from None
     except ValueError as error:
@@ -210,8 +211,7 @@ class BertModel:
         computed only there, and at the first tokens for the pooler; None is
         everywhere.
       is_wanted: bool [B, P], False for output positions to leave out; None
-        keeps all of them, in shapes that are static where those of the inputs
-        are.
+        keeps all of them, in shapes that are as static as those of the inputs.
       has_pooler: whether to build the pooler.
     """
     assert is_wanted is None or output_positions is not None

@@ -347,15 +347,19 @@ def create(options: RunOptions) -> None:
   num_workers = workers_that_fit(paths, options.num_workers,
                                  workers.available_memory())
   sources = _check_files(paths, num_workers)
-  tasks = [
-      task for task in _tasks(options, sources, max(vocab.values()) + 1)
-      if not manifest.is_finished(
-          task.output_path, task.output_manifest, options.overwrite)
-  ]
+  tasks = _tasks(options, sources, max(vocab.values()) + 1)
+  overwriting = None
+  if options.overwrite:
+    overwriting = manifest.OverwriteProgress(
+        options.output_dir, options.output_base_name,
+        {task.output_path: task.output_manifest for task in tasks})
+  tasks = [task for task in tasks if not manifest.is_finished(
+      task.output_path, task.output_manifest, options.overwrite
+      and not overwriting.is_replaced(task.output_path))]
   os.makedirs(options.output_dir, exist_ok=True)
   _warn_of_older_outputs(
       options.output_dir, options.output_base_name, len(paths))
-  counts = _create_files(tasks, num_workers)
+  counts = _create_files(tasks, num_workers, overwriting)
   _log_counts(counts, options.sampling_options)
 
 
@@ -451,8 +455,10 @@ def _check_files(paths: Sequence[str], num_workers: int) -> List[Source]:
   return [sources[i] for i in range(len(paths))]
 
 
-def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
-  """Makes all files that are missing, in parallel."""
+def _create_files(tasks: Sequence[Task], num_workers: int,
+                  overwriting: Optional[manifest.OverwriteProgress]
+                 ) -> List[Counts]:
+  """Makes all files that are missing or to be replaced, in parallel."""
   counts: List[Counts] = []
   num_sequences = 0
   with _bar("Writing", sum(task.source.num_bytes for task in tasks)) as bar:
@@ -470,6 +476,8 @@ def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
       with contextlib.closing(created):
         for index, file_counts in created:
           counts.append(file_counts)
+          if overwriting:
+            overwriting.add(tasks[index].output_path)
           show(Progress(0.0, 0))
           if file_counts.documents == 1:
             logging.warning(_ONE_DOCUMENT, tasks[index].source.path)
@@ -478,6 +486,8 @@ def _create_files(tasks: Sequence[Task], num_workers: int) -> List[Counts]:
       for task in tasks:
         files.remove_partial(task.output_path)
         files.remove_partial(manifest.manifest_path(task.output_path))
+  if overwriting:
+    overwriting.finish()
   return counts
 
 

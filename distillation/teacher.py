@@ -39,6 +39,8 @@ _WINDOW_BATCHES = 16
 _GPU_LENGTH_MULTIPLE = 16
 # What a teacher should predict of the masked tokens; BERT-Base is over 50%.
 _SUSPICIOUS_ACCURACY = 0.2
+# Bins of the histogram of the stored mass: it is reported in three digits.
+_MASS_BINS = 10000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +233,7 @@ def read_windows(paths: Sequence[str], shape: schema.RecordShape, share: Share,
 
 
 class LabelStatistics:
-  """Counts what is reported of the labels at the end."""
+  """Counts what is reported of the labels at the end, in a fixed memory."""
 
   def __init__(self, num_top: int):
     """Counts nothing yet.
@@ -240,7 +242,8 @@ class LabelStatistics:
       num_top: how many of the stored entries are the most probable tokens.
     """
     self._num_top = num_top
-    self._masses: List[np.ndarray] = []
+    self._histogram = np.zeros(_MASS_BINS, np.int64)
+    self._mass = 0.0
     self._num_correct = 0
     self._start = time.perf_counter()
 
@@ -248,25 +251,42 @@ class LabelStatistics:
           indices: np.ndarray) -> None:
     """Counts the labels of a window."""
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-    self._masses.append(
-        probabilities[is_real, :self._num_top].sum(axis=-1))
+    masses = probabilities[is_real, :self._num_top].sum(axis=-1)
+    self._mass += masses.sum(dtype=np.float64)
+    bins = np.minimum((masses * _MASS_BINS).astype(np.int64), _MASS_BINS - 1)
+    self._histogram += np.bincount(bins, minlength=_MASS_BINS)
     self._num_correct += int((indices[is_real, 0] == features[
         schema.MASKED_LM_IDS][is_real]).sum())
 
+  @property
+  def num_tokens(self) -> int:
+    """How many masked tokens were counted."""
+    return int(self._histogram.sum())
+
+  @property
+  def mean_mass(self) -> float:
+    """Mean probability of the most probable tokens together."""
+    return self._mass / self.num_tokens
+
+  def mass_quantile(self, share: float) -> float:
+    """Returns the mass that a share of the masked tokens stays below."""
+    cumulated = np.concatenate([[0], np.cumsum(self._histogram)])
+    edges = np.arange(_MASS_BINS + 1) / _MASS_BINS
+    return float(np.interp(share * cumulated[-1], cumulated, edges))
+
   def log(self, teacher: Teacher, num_records: int, path: str) -> None:
     """Logs mass, accuracy, speed and size; warns of an unlikely teacher."""
-    if not sum(map(len, self._masses)):
+    if not self.num_tokens:
       return  # Nothing was left to label, or no token is masked.
-    masses = np.concatenate(self._masses)
-    accuracy = self._num_correct / len(masses)
+    accuracy = self._num_correct / self.num_tokens
     seconds = time.perf_counter() - self._start
     logging.info(
         "%d sequences at %.1f a second, %.0f%% of the time in the teacher. The "
         "%d most probable tokens hold %.1f%% of the mass, and over %.1f%% for "
         "95%% of the masked tokens. The teacher predicts %.1f%% of them. A "
         "sequence takes %.0f bytes.", num_records, num_records / seconds,
-        100 * teacher.seconds / seconds, self._num_top, 100 * masses.mean(),
-        100 * np.quantile(masses, 0.05), 100 * accuracy,
+        100 * teacher.seconds / seconds, self._num_top, 100 * self.mean_mass,
+        100 * self.mass_quantile(0.05), 100 * accuracy,
         os.path.getsize(path) / count_records(path, "output_file"))
     if accuracy < _SUSPICIOUS_ACCURACY:
       logging.warning(
@@ -288,7 +308,8 @@ def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
     share: which records.
     output_file: labelled records to write.
     manifest: what makes them.
-    overwrite: whether to start from scratch.
+    overwrite: whether to start from scratch where an earlier run was begun in
+      another way.
 
   Raises:
     InputError: the output was begun in another way, is being written by
@@ -297,7 +318,7 @@ def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
   statistics = LabelStatistics(
       options.truncation_factor - options.tail_samples)
   size = options.batch_size * _WINDOW_BATCHES
-  with RecordWriter(output_file, None if overwrite else manifest) as writer, \
+  with RecordWriter(output_file, manifest, overwrite) as writer, \
       futures.ThreadPoolExecutor(1) as background:
     done = writer.num_records
     if done:

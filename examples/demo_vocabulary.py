@@ -37,10 +37,11 @@ def main() -> None:
       files.find_files(flags.FLAGS.input_file, "input_file"),
       vocab_size=flags.FLAGS.vocab_size, special_tokens=_SPECIAL_TOKENS,
       show_progress=False)
-  vocab = tokenizer.get_vocab()
-  files.write_atomically(output_file, "".join(
-      token + "\n" for token in sorted(vocab, key=vocab.get)))
-  logging.info("%s: %d tokens", output_file, len(vocab))
+  # The ids that the package gives differ from run to run.
+  tokens = sorted(set(tokenizer.get_vocab()) - set(_SPECIAL_TOKENS))
+  tokens = _SPECIAL_TOKENS + tokens
+  files.write_atomically(output_file, "\n".join(tokens) + "\n")
+  logging.info("%s: %d tokens", output_file, len(tokens))
 
 
 if __name__ == "__main__":

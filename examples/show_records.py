@@ -226,9 +226,9 @@ def show(path: str, first: int, count: int, vocab: Mapping[str, int],
   records = list(itertools.islice(
       tfrecord.read(path, "file"), first, first + count))
   if not records:
-    raise InputError("--record={}: {} has {} records, counted from 0; give a "
-                     "lower index".format(first, path, manifest.count_records(
-                         path, "file")))
+    raise InputError(
+        "--record={}: {} has {} records; give an index below that, or another "
+        "file".format(first, path, manifest.count_records(path, "file")))
   for index, serialized in enumerate(records, first):
     title = "{}, record {}".format(path, index)
     try:

@@ -5,6 +5,7 @@ written, its records are in a hidden file, with a manifest of the same form
 beside that for as far as they are of use to a later run.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -54,7 +55,7 @@ class Manifest:
     if self.stage != other.stage:
       return "stage is {}, not {}".format(self.stage, other.stage)
     for mine, theirs, name_format in (
-        (self.flags, other.flags, "--{}"),
+        (_with_effect(self.flags), _with_effect(other.flags), "--{}"),
         (self.fingerprints, other.fingerprints, "the content of --{}"),
         (self.sources, other.sources, "source file {}")):
       for name in sorted(set(mine) | set(theirs)):
@@ -68,6 +69,14 @@ class Manifest:
       return "vocabulary size is {}, not {}".format(
           self.vocab_size, other.vocab_size)
     return None
+
+
+def _with_effect(flags: Mapping[str, Any]) -> Mapping[str, Any]:
+  """Leaves out a seed of draws where nothing is drawn."""
+  if flags.get("tail_samples") != 0:
+    return flags
+  return {name: value for name, value in flags.items()
+          if name != "random_seed"}
 
 
 def manifest_path(path: str) -> str:
@@ -144,13 +153,16 @@ class RecordWriter:
     num_records: records in the file so far, those of an earlier run included.
   """
 
-  def __init__(self, path: str, resume: Optional[Manifest] = None):
+  def __init__(self, path: str, resume: Optional[Manifest] = None,
+               overwrite: bool = False):
     """Opens the hidden file.
 
     Args:
       path: the file to make.
       resume: what makes it; the records that an earlier run has left are kept
         as far as `save_progress` counts them. None starts from scratch.
+      overwrite: whether to start from scratch where the earlier run was begun
+        in another way.
 
     Raises:
       InputError: another process is writing the file, or the earlier run was
@@ -162,7 +174,7 @@ class RecordWriter:
     self._buffer: List[bytes] = []
     self._partial = files.PartialFile(path, resume is not None)
     try:
-      progress = resume and self._read_progress(resume)
+      progress = resume and self._read_progress(resume, overwrite)
     except InputError:
       self._partial.close()
       raise
@@ -172,7 +184,8 @@ class RecordWriter:
     if not progress:
       files.remove(self._progress_path)
 
-  def _read_progress(self, wanted: Manifest) -> Optional[Manifest]:
+  def _read_progress(self, wanted: Manifest,
+                     overwrite: bool) -> Optional[Manifest]:
     """Reads how far an earlier run came; None where nothing is of use."""
     try:
       with open(self._progress_path, encoding="utf-8") as file:
@@ -182,6 +195,8 @@ class RecordWriter:
     except (OSError, TypeError, ValueError):
       return None
     difference = wanted.difference(found)
+    if difference and overwrite:
+      return None
     if difference:
       raise InputError(
           "{} was begun differently: {}: finish it with the flags it was begun "
@@ -271,3 +286,48 @@ def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
         path, difference, remedy))
   logging.info("%s is finished: %d records kept.", path, found.num_records)
   return True
+
+
+class OverwriteProgress:
+  """Remembers which outputs a run with --overwrite has replaced.
+
+  So that the same command resumes where it was stopped, instead of replacing
+  them once more. It is kept in a hidden file until the run is finished.
+  """
+
+  def __init__(self, folder: str, name: str, wanted: Mapping[str, Manifest]):
+    """Reads what an earlier run has left, if that was the same command.
+
+    Args:
+      folder: of the outputs, made if it is missing.
+      name: of the run, unique in the folder.
+      wanted: what makes each output, by its path.
+    """
+    self._path = os.path.join(folder, ".{}.overwrite.json".format(name))
+    self._run = {path: dataclasses.asdict(manifest)
+                 for path, manifest in wanted.items()}
+    self._replaced: List[str] = []
+    os.makedirs(folder, exist_ok=True)
+    with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
+      with open(self._path, encoding="utf-8") as file:
+        found = json.load(file)
+      if found["run"] == self._run:
+        self._replaced = list(found["replaced"])
+    self._write()
+
+  def is_replaced(self, path: str) -> bool:
+    """Returns whether the run has replaced an output already."""
+    return path in self._replaced
+
+  def add(self, path: str) -> None:
+    """Notes that an output is replaced."""
+    self._replaced.append(path)
+    self._write()
+
+  def finish(self) -> None:
+    """Forgets the run: the next one replaces everything."""
+    files.remove(self._path)
+
+  def _write(self) -> None:
+    files.write_atomically(self._path, json.dumps(
+        {"run": self._run, "replaced": self._replaced}) + "\n")

@@ -26,6 +26,8 @@ from util.command_line import InputError
 
 # How much text is read at once.
 BLOCK_BYTES = 1 << 20
+# The longest line: far more than any sentence, and small in memory.
+MAX_LINE_BYTES = 1 << 20
 # [CLS], [SEP] and [SEP].
 _NUM_SPECIAL = 3
 # Positions in a file's text are int32.
@@ -135,9 +137,9 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
     digest: hash of hashlib that is updated with the bytes.
 
   Raises:
-    InputError: the file is not UTF-8.
+    InputError: the file is not UTF-8, or a line is over `MAX_LINE_BYTES`.
   """
-  offset = 0
+  offset = line_number = 0
   rest: List[bytes] = []
   with open(path, "rb") as file:
     while True:
@@ -146,6 +148,11 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
       cut = block.rfind(b"\n") + 1
       if block and not cut:
         rest.append(block)
+        if sum(map(len, rest)) > MAX_LINE_BYTES:
+          raise InputError(
+              "--input_dir: {} has a line of over {:,} bytes, line {}: is it "
+              "text with one sentence a line? Put line ends into it".format(
+                  path, MAX_LINE_BYTES, line_number + 1))
         continue
       whole = b"".join(rest + [block[:cut]])
       try:
@@ -158,6 +165,7 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
       if not block:
         return
       offset += len(whole)
+      line_number += whole.count(b"\n")
       rest = [block[cut:]]
 
 

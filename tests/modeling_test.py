@@ -643,6 +643,11 @@ def test_a_config_that_is_missing_is_an_error(tmp_path):
       modeling.BertConfig.from_json_file(str(path))
 
 
+def test_a_config_that_cannot_be_read_is_an_error():
+  with pytest.raises(OSError, match="^nosuch://bert_config.json: "):
+    modeling.BertConfig.from_json_file("nosuch://bert_config.json")
+
+
 def test_the_real_teacher_has_its_size(shared):
   config = modeling.BertConfig.from_json_file(
       str(shared / "data/teacher/bert_config.json"))

@@ -1,0 +1,106 @@
+"""Tests of the results file, and of keeping the best checkpoint."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distillation import checkpoints
+from distillation import evaluation
+import tiny
+from util import files
+
+_NAN = float("nan")
+
+
+def test_results_are_written_by_key_and_read_again(tmp_path):
+  folder = tmp_path / "new"
+  evaluation.write_results(str(folder), {
+      "loss": np.float32(1.25), "global_step": np.int64(7), "a_rate": 0.5})
+  path = folder / "eval_results.txt"
+  assert path.read_text() == "a_rate = 0.5\nglobal_step = 7\nloss = 1.25\n"
+  assert evaluation.read_results(str(path)) == {
+      "a_rate": 0.5, "global_step": 7, "loss": 1.25}
+  assert evaluation.read_results(str(folder / "none.txt")) == {}
+
+
+class _Run:
+  """A training run that saves checkpoints, and what evaluates them."""
+
+  def __init__(self, folder, values):
+    self.folder = folder
+    self.evaluated = []
+    self._values = values
+    self.listener = evaluation.HeldOutListener(self._evaluate, str(folder))
+
+  def _evaluate(self, checkpoint):
+    step = int(checkpoint.rpartition("-")[2])
+    self.evaluated.append(step)
+    return {"global_step": step, "kl_from_teacher": self._values[step],
+            "masked_lm_accuracy": 0.5, "teacher_top1_agreement": 0.5}
+
+  def save(self, step):
+    path = tiny.write_checkpoint(
+        self.folder / "model.ckpt-{}".format(step), {"x": np.float32(step)})
+    tf.compat.v1.train.update_checkpoint_state(str(self.folder), str(path))
+
+  def best_step(self):
+    """Returns the step of the best checkpoint, which has to be all there."""
+    path = checkpoints.best_checkpoint(str(self.folder))
+    return int(tiny.read_checkpoint(path)["x"]) if path else None
+
+
+@pytest.mark.parametrize("values, best_steps", [
+    ([3.0, 1.0, 2.0, 0.5], [0, 1, 1, 3]),
+    ([1.0, 1.0, 2.0], [0, 0, 0]),
+    ([_NAN, 2.0, _NAN, 1.0], [None, 1, 1, 3]),
+])
+def test_the_best_checkpoint_is_kept(tmp_path, values, best_steps):
+  run = _Run(tmp_path, values)
+  for step, best_step in enumerate(best_steps):
+    run.save(step)
+    run.listener.after_save(None, step)
+    assert run.best_step() == best_step
+  best = tmp_path / "best"
+  name = "model.ckpt-{}".format(best_step)
+  assert tf.train.latest_checkpoint(str(best)) == str(best / name)
+  assert {path.stem for path in best.glob("model.ckpt-*")} == {name}
+  assert tiny.read_results(best)["kl_from_teacher"] == values[best_step]
+
+
+def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
+  run = _Run(tmp_path, [2.0, 1.0])
+  run.save(0)
+  run.listener.after_save(None, 0)
+  run.listener.catch_up()
+  assert run.evaluated == [0]
+  run.save(1)  # And a kill.
+  run.listener.catch_up()
+  run.listener.catch_up()
+  assert run.evaluated == [0, 1] and run.best_step() == 1
+
+
+@pytest.mark.parametrize("num_copied", [0, 1, 2])
+def test_a_kill_leaves_the_best_checkpoint_of_before(
+    tmp_path, monkeypatch, num_copied):
+  run = _Run(tmp_path, [2.0, 1.0])
+  run.save(0)
+  run.listener.after_save(None, 0)
+  run.save(1)
+  calls = []
+
+  def step(function):
+    def killed(*arguments):
+      if len(calls) == num_copied:
+        raise KeyboardInterrupt
+      calls.append(function)
+      function(*arguments)
+    return killed
+
+  with monkeypatch.context() as patch:
+    for name in ("copy_atomically", "write_atomically"):
+      patch.setattr(files, name, step(getattr(files, name)))
+    with pytest.raises(KeyboardInterrupt):
+      run.listener.after_save(None, 1)
+  assert run.best_step() == 0
+  run.listener.catch_up()
+  assert run.best_step() == 1

@@ -1,0 +1,149 @@
+"""Tests of the hooks of training, in a session that counts steps."""
+
+import logging
+import os
+import re
+import signal
+import threading
+
+import pytest
+import tensorflow as tf
+
+from distillation import hooks
+
+tf1 = tf.compat.v1
+
+
+def _count(num_steps, build_hooks, first_step=0):
+  """Counts steps until the last one, or until a hook stops.
+
+  Args:
+    num_steps: the last step.
+    build_hooks: takes the number of the step that is taken, a tensor, and
+      returns the hooks.
+    first_step: where to start.
+
+  Returns:
+    The step that was reached.
+  """
+  with tf.Graph().as_default():
+    step = tf1.get_variable(
+        tf1.GraphKeys.GLOBAL_STEP, [], tf.int64,
+        tf1.constant_initializer(first_step), trainable=False,
+        collections=[tf1.GraphKeys.GLOBAL_VARIABLES,
+                     tf1.GraphKeys.GLOBAL_STEP])
+    tf1.add_to_collection(tf1.GraphKeys.LOSSES, tf.cast(step, tf.float32) / 2)
+    add = step.assign_add(1)
+    reached = first_step
+    with tf1.train.SingularMonitoredSession(build_hooks(add)) as session:
+      while reached < num_steps and not session.should_stop():
+        reached = int(session.run(add))
+    return reached
+
+
+def _saved_steps(folder):
+  return {int(re.search("[0-9]+", path.name).group())
+          for path in folder.glob("model.ckpt-*.index")}
+
+
+def test_a_run_saves_at_its_start_and_end_too(tmp_path):
+  _count(7, lambda step: [hooks.SaverHook(str(tmp_path), 3, 0)])
+  assert _saved_steps(tmp_path) == {0, 3, 6, 7}
+  assert tf.train.latest_checkpoint(str(tmp_path)).endswith("model.ckpt-7")
+
+
+def test_a_resumed_run_does_not_save_over_its_checkpoint(tmp_path):
+  index = tmp_path / "model.ckpt-3.index"
+  index.write_text("the newest checkpoint")
+  _count(7, lambda step: [hooks.SaverHook(str(tmp_path), 3, 3)], first_step=3)
+  assert index.read_text() == "the newest checkpoint"
+  assert _saved_steps(tmp_path) == {3, 6, 7}
+
+
+class _SignalHook(tf1.train.SessionRunHook):
+  """Sends this process a signal after each of some steps."""
+
+  def __init__(self, number, steps):
+    self._number = number
+    self._steps = steps
+
+  def before_run(self, run_context):
+    return tf1.train.SessionRunArgs(tf1.train.get_global_step())
+
+  def after_run(self, run_context, run_values):
+    if run_context.session.run(tf1.train.get_global_step()) in self._steps:
+      signal.raise_signal(self._number)
+
+
+@pytest.fixture(name="received")
+def _received():
+  """The signals that reach this process, as a list of their numbers."""
+  received = []
+  numbers = (signal.SIGTERM, signal.SIGINT)
+  handlers = [signal.signal(number, lambda *found: received.append(found[0]))
+              for number in numbers]
+  yield received
+  for number, handler in zip(numbers, handlers):
+    signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stops, steps, reached, num_received", [
+    (True, {4}, 4, 0),
+    (False, {4}, 9, 0),
+    # A second signal is for whoever handled it before.
+    (False, {4, 6}, 9, 1),
+    (True, set(), 9, 0),
+])
+def test_a_signal_ends_training_after_its_step(
+    received, number, stops, steps, reached, num_received):
+  stop = hooks.StopAtSignalHook(stops)
+  with stop:
+    # Hooks run in order: this one is asked after the signal came.
+    assert _count(9, lambda step: [_SignalHook(number, steps), stop]) == reached
+  assert stop.signal == (number if steps else None)
+  assert received == [number] * num_received
+  signal.raise_signal(number)
+  assert received == [number] * (num_received + 1)
+
+
+def test_signals_are_left_to_the_main_thread(received):
+  def run():
+    with hooks.StopAtSignalHook(True) as unused:
+      signal.raise_signal(signal.SIGTERM)
+
+  thread = threading.Thread(target=run)
+  thread.start()
+  thread.join()
+  assert received == [signal.SIGTERM]
+
+
+def test_a_non_finite_step_is_the_last_one():
+  with pytest.raises(tf1.train.NanLossDuringTrainingError):
+    _count(5, lambda step: [hooks.StopAtNonFiniteHook(step < 5)])
+  assert _count(4, lambda step: [hooks.StopAtNonFiniteHook(step < 5)]) == 4
+
+
+def test_progress_is_logged_and_drawn(tmp_path, caplog):
+  progress = []
+
+  def build_hooks(unused_step):
+    progress.append(hooks.ProgressHook(250, 4, str(tmp_path)))
+    return progress
+
+  with caplog.at_level(logging.INFO, "absl"):
+    _count(250, build_hooks, first_step=20)
+  assert progress[0].step == 250
+  tf1.summary.FileWriterCache.clear()
+  lines = [message for message in caplog.messages if "Step " in message]
+  assert [re.match(
+      r"Step (\d+) of 250: loss [\d.]+, [\d.]+ sequences/s, [\d:]+ left$",
+      line).group(1) for line in lines] == ["120", "220", "250"]
+  points = {
+      event.step: value.simple_value
+      for name in os.listdir(tmp_path)
+      for event in tf1.train.summary_iterator(str(tmp_path / name))
+      for value in event.summary.value
+      if value.tag == "sequences_per_second"}
+  assert set(points) == {120, 220, 250}
+  assert min(points.values()) > 0

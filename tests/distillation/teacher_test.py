@@ -1,0 +1,120 @@
+"""Tests of the teacher, of windows of records, and of what is reported."""
+
+import logging
+import types
+
+import numpy as np
+import pytest
+
+from distillation import devices
+from distillation import teacher
+from records import schema
+import tiny
+from util.command_line import InputError
+
+_SHAPE = tiny.SHAPE._replace(truncation_factor=0)
+
+
+@pytest.fixture(name="checkpoint", scope="module")
+def _checkpoint(tmp_path_factory):
+  return str(tiny.write_checkpoint(
+      tmp_path_factory.mktemp("teacher") / "bert_model.ckpt",
+      tiny.random_variables()))
+
+
+@pytest.fixture(name="features", scope="module")
+def _features():
+  """Features of a window of 11 records."""
+  examples = tiny.random_examples(11, seed=3)
+  return {name: np.stack([features[name] for features in examples])
+          for name in examples[0]}
+
+
+def _label(checkpoint, features, first_record=0, **changes):
+  options = teacher.LabelOptions(**{"truncation_factor": 4, **changes})
+  return teacher.Teacher(tiny.CONFIG, checkpoint, options).label(
+      features, first_record)
+
+
+@pytest.mark.parametrize("tail_samples", [0, 2])
+@pytest.mark.parametrize("changes", [
+    {"batch_size": 1}, {"batch_size": 3},
+    # XLA gets the padded slots too.
+    {"device": devices.DeviceOptions(use_xla=True)}])
+def test_labels_do_not_depend_on_how_they_are_computed(
+    checkpoint, features, tail_samples, changes):
+  wanted = _label(checkpoint, features, tail_samples=tail_samples)
+  is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+  for labels in wanted:
+    assert labels.shape == (11, 3, 4)
+    assert labels[is_real].any() and not labels[~is_real].any()
+  found = _label(checkpoint, features, tail_samples=tail_samples, **changes)
+  np.testing.assert_allclose(found[0], wanted[0], atol=1e-6)
+  np.testing.assert_array_equal(found[1], wanted[1])
+
+
+def test_draws_depend_on_the_record_and_the_seed(checkpoint, features):
+  changes = {"tail_samples": 3, "random_seed": 7}
+  _, wanted = _label(checkpoint, features, **changes)
+  last = {name: values[5:] for name, values in features.items()}
+  _, found = _label(checkpoint, last, first_record=5, **changes)
+  np.testing.assert_array_equal(found, wanted[5:])
+  for other in (_label(checkpoint, last, first_record=4, **changes)[1],
+                _label(checkpoint, last, 5, tail_samples=3, random_seed=8)[1]):
+    np.testing.assert_array_equal(other[..., 0], found[..., 0])
+    assert (other[..., 1:] != found[..., 1:]).any()
+
+
+def test_without_masked_tokens_there_is_nothing_to_label(checkpoint, features):
+  blank = dict(features, **{
+      schema.MASKED_LM_WEIGHTS: features[schema.MASKED_LM_WEIGHTS] * 0})
+  for labels in _label(checkpoint, blank):
+    assert labels.shape == (11, 3, 4) and not labels.any()
+
+
+@pytest.mark.parametrize("share, wanted", [
+    (teacher.Share(0, 11), [(0, 4), (4, 4), (8, 3)]),
+    (teacher.Share(3, 9), [(3, 4), (7, 2)]),
+    (teacher.Share(5, 5), []),
+])
+def test_windows_hold_a_share_in_order(tmp_path, share, wanted):
+  examples = tiny.random_examples(11, seed=3)
+  paths = [str(tiny.write_records(tmp_path / name, part)) for name, part in (
+      ("a", examples[:5]), ("b", examples[5:]))]
+  windows = list(teacher.read_windows(paths, _SHAPE, share, 4))
+  assert [(window.first, len(window.serialized))
+          for window in windows] == wanted
+  for window in windows:
+    for i, serialized in enumerate(window.serialized):
+      features = examples[window.first + i]
+      assert serialized == tiny.serialize(features)
+      np.testing.assert_array_equal(
+          window.features[schema.INPUT_IDS][i], features[schema.INPUT_IDS])
+
+
+def test_a_damaged_file_ends_the_windows(tmp_path):
+  path = tiny.write_records(tmp_path / "a", tiny.random_examples(3, seed=3))
+  path.write_bytes(path.read_bytes()[:-1])
+  with pytest.raises(InputError, match="--input_file: a record is damaged"):
+    list(teacher.read_windows([str(path)], _SHAPE, teacher.Share(0, 3), 2))
+
+
+@pytest.mark.parametrize("num_correct, warnings", [(0, 1), (3, 0)])
+def test_an_unlikely_teacher_is_warned_of(
+    tmp_path, caplog, num_correct, warnings):
+  features, = tiny.random_examples(1, seed=1)
+  features = {name: values[np.newaxis] for name, values in features.items()}
+  features[schema.MASKED_LM_WEIGHTS][:] = 1
+  indices = np.repeat(features[schema.MASKED_LM_IDS][..., np.newaxis], 4, -1)
+  indices[:, num_correct:] += 1
+  path = tiny.write_records(tmp_path / "a", tiny.random_examples(2, seed=3))
+  statistics = teacher.LabelStatistics(num_top=2)
+  statistics.add(features, np.full((1, 3, 4), 0.25, "f"), indices)
+  with caplog.at_level(logging.INFO, "absl"):
+    statistics.log(types.SimpleNamespace(seconds=0.0), 1, str(path))
+  assert "The 2 most probable tokens hold 50.0% of the mass" in caplog.text
+  assert "predicts {:.1f}% of them".format(
+      100 * num_correct / 3) in caplog.text
+  assert "A sequence takes {:.0f} bytes".format(
+      path.stat().st_size / 2) in caplog.text
+  assert caplog.text.count("are the records of its vocabulary") == warnings

@@ -1,0 +1,255 @@
+"""Tests of the loop of training and evaluation, and of its checks."""
+
+import collections
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from distillation import devices
+from distillation import training
+from records import manifest
+from records import schema
+from records import tfrecord
+import tiny
+from util.command_line import InputError
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory):
+  return tiny.trainer_inputs(tmp_path_factory.mktemp("trainer"))
+
+
+def _run(folder, output_dir, **changes):
+  training.run(tiny.trainer_options(folder, output_dir, **changes))
+
+
+# --- Training ----------------------------------------------------------------
+
+
+def test_a_seed_fixes_the_run(tmp_path, folder):
+  """New weights, dropout and the order of records; and checkpoints kept."""
+  trained = {}
+  for name, seed in (("first", 7), ("again", 7), ("other", 8)):
+    _run(folder, tmp_path / name, do_eval=False,
+         bert_config_file=folder / "with_dropout.json", init_checkpoint=None,
+         num_train_steps=6, save_checkpoints_steps=1, keep_checkpoint_max=2,
+         random_seed=seed)
+    trained[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-6")
+    assert len(list((tmp_path / name).glob("*.index"))) == 2
+  for name, value in trained["first"].items():
+    np.testing.assert_array_equal(trained["again"][name], value, err_msg=name)
+  name = "bert/pooler/dense/kernel"
+  assert not np.allclose(trained["first"][name], trained["other"][name])
+
+
+def test_micro_batches_make_one_step(tmp_path, folder):
+  """Variables and slots equal those of the batch in one piece."""
+  trained = {}
+  for name, batch_size, num_micro_batches in (("one", 6, 1), ("three", 2, 3)):
+    _run(folder, tmp_path / name, do_eval=False, train_batch_size=batch_size,
+         gradient_accumulation_steps=num_micro_batches, num_train_steps=5,
+         learning_rate=0.01)
+    trained[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-5")
+  assert set(trained["one"]) == set(trained["three"])
+  assert trained["three"]["global_step"] == 5
+  for name, value in trained["one"].items():
+    np.testing.assert_allclose(
+        trained["three"][name], value, atol=1e-5, err_msg=name)
+
+
+def test_other_precisions_train_and_save_float32(tmp_path, folder):
+  """On devices without such arithmetic too."""
+  trained = {}
+  for precision in devices.PRECISIONS:
+    _run(folder, tmp_path / precision, do_eval=False, num_train_steps=5,
+         learning_rate=0.01, precision=precision)
+    trained[precision] = tiny.read_checkpoint(
+        tmp_path / precision / "model.ckpt-5")
+  for precision in ("bf16", "fp16"):
+    assert set(trained[precision]) == set(trained["fp32"])
+    for name, value in trained["fp32"].items():
+      assert trained[precision][name].dtype == value.dtype
+      # Adam's first steps go as far for tiny gradients as for large ones.
+      np.testing.assert_allclose(
+          np.mean(np.abs(trained[precision][name] - value)), 0, atol=0.02)
+
+
+def test_curves_for_tensorboard(tmp_path, folder):
+  _run(folder, tmp_path, num_train_steps=101, num_warmup_steps=10,
+       save_checkpoints_steps=101, eval_every_checkpoint=True)
+
+  def curves(pattern):
+    found = collections.defaultdict(dict)
+    for path in tmp_path.glob(pattern):
+      for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+          found[value.tag][event.step] = value.simple_value
+    return found
+
+  assert {"loss", "kl_from_teacher", "masked_lm_accuracy"} < set(
+      curves("eval/events*"))
+  found = curves("events*")
+  assert 101 in found["sequences_per_second"]
+  for step in (1, 101):
+    assert found["loss"][step] == pytest.approx(
+        found["masked_lm_loss"][step] + found["next_sentence_loss"][step],
+        rel=1e-5)
+    assert found["gradient_norm"][step] > 0
+  # Step 101 is made with 100 steps done.
+  assert found["learning_rate"][101] == pytest.approx(1e-3 / 101, rel=1e-4)
+
+
+def test_a_non_finite_loss_stops_the_run(tmp_path, folder):
+  """A record whose label is NaN; the start is finite."""
+  examples = tiny.random_examples(6, seed=5)
+  examples[2][schema.TEACHER_PROBABILITIES][0, 0] = np.nan
+  path = tiny.write_records(tmp_path / "labelled.tfrecord", examples)
+  with pytest.raises(
+      InputError, match="NaN or infinite at step [1-6];.*--learning_rate"):
+    _run(folder, tmp_path / "out", input_file=path, train_batch_size=1,
+         num_train_steps=100, save_checkpoints_steps=1)
+  saved = sorted((tmp_path / "out").glob("model.ckpt-*.index"))
+  assert len(saved) > 1
+  for checkpoint in saved:
+    for name, value in tiny.read_checkpoint(
+        checkpoint.with_suffix("")).items():
+      assert np.all(np.isfinite(value)), name
+
+
+def test_a_resumed_run_needs_no_initial_checkpoint(tmp_path, folder):
+  _run(folder, tmp_path, do_eval=False)
+  _run(folder, tmp_path, init_checkpoint="gone.ckpt", num_train_steps=4)
+  assert tiny.read_results(tmp_path)["global_step"] == 4
+
+
+def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
+  """The project's own extractor reads it, as whatever reads Google's does."""
+  _run(folder, tmp_path / "out", do_eval=False)
+  student = tmp_path / "out" / "student"
+  assert sorted(path.name for path in student.iterdir()) == [
+      "bert_config.json", "bert_model.ckpt.data-00000-of-00001",
+      "bert_model.ckpt.index"]
+  assert (student / "bert_config.json").read_bytes() == (
+      folder / "bert_config.json").read_bytes()
+  newest = tiny.read_checkpoint(tmp_path / "out" / "model.ckpt-2")
+  exported = tiny.read_checkpoint(student / "bert_model.ckpt")
+  assert set(exported) == set(tiny.random_variables())
+  for name, value in exported.items():
+    np.testing.assert_array_equal(value, newest[name], err_msg=name)
+  result = tiny.run_script(
+      "extract_teacher_labels_truncated.py", *tiny.SHAPE_FLAGS,
+      "--bert_config_file", student / "bert_config.json",
+      "--init_checkpoint", student / "bert_model.ckpt",
+      "--input_file", folder / "labelled.tfrecord",
+      "--output_file", tmp_path / "labelled.tfrecord")
+  assert result.returncode == 0, result.stderr
+  # What a crash in the last moment leaves is repaired by the next run.
+  student.rename(tmp_path / "out" / ".student.replaced.partial")
+  (tmp_path / "out" / ".student.partial").mkdir()
+  _run(folder, tmp_path / "out", do_eval=False)
+  assert (student / "bert_model.ckpt.index").exists()
+  assert not list((tmp_path / "out").glob(".*"))
+
+
+# --- Checks ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changes, told", [
+    ({"bert_config_file": "none.json"}, "--bert_config_file.*none.json"),
+    ({"input_file": "none.tfrecord"}, "--input_file.*none.tfrecord"),
+    ({"eval_input_file": "none.tfrecord"}, "--eval_input_file.*none.tfrecord"),
+    ({"do_train": False, "do_eval": False}, "--do_train and --do_eval"),
+    ({"truncation_factor": 5}, "--truncation_factor=5.*=4"),
+    ({"max_seq_length": 12}, "--max_seq_length=12.*=10"),
+    ({"max_seq_length": 17}, "--max_seq_length=17.*max_position_embeddings"),
+    ({"max_predictions_per_seq": 4}, "--max_predictions_per_seq=4.*=3"),
+    ({"init_checkpoint": "none.ckpt"}, "--init_checkpoint.*none.ckpt"),
+    ({"init_checkpoint": None, "do_train": False}, "--do_eval.*nothing"),
+    ({"use_tpu": True, "precision": "fp16"}, "--precision=fp16.*--use_tpu"),
+    ({"init_layers": ["0", "0"]}, "--init_layers=0,0 names 2.* 1: name as"),
+    ({"init_layers": ["3"]}, "--init_layers.*no layer 3.*layers are 0"),
+    ({"init_layers": ["-1"]}, "--init_layers=-1 must be numbers"),
+    ({"init_layers": ["0"], "init_checkpoint": None},
+     "--init_layers=0 needs --init_checkpoint"),
+])
+def test_bad_input_is_found_before_anything_is_written(
+    tmp_path, folder, changes, told):
+  with pytest.raises(InputError, match=told):
+    _run(folder, tmp_path / "out", **changes)
+  assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("made_with, changes, told", [
+    ({"truncation_factor": 5}, {}, "--truncation_factor=4.*=5.*=5"),
+    ({"temperature": 2.0}, {}, "--temperature=1.0.*=2.0.*set"),
+    ({}, {"temperature": 0.5}, "--temperature=0.5.*=1.0.*set"),
+    ({}, {"temperature": 0.0}, "--temperature=0.0 must be over 0"),
+    ({"tail_samples": 2}, {"tail_mass": "bucket"},
+     "--tail_mass=bucket.*--tail_samples=2.*--tail_mass=drop"),
+])
+def test_labels_that_were_made_for_another_loss_are_refused(
+    tmp_path, folder, made_with, changes, told):
+  path = _write_labelled(tmp_path / "labelled.tfrecord", folder, **made_with)
+  with pytest.raises(InputError, match=told):
+    _run(folder, tmp_path / "out", input_file=path, **changes)
+  assert not (tmp_path / "out").exists()
+  # What the message says to do helps, but for a K that the records have not.
+  if "truncation_factor" not in made_with:
+    _run(folder, tmp_path / "out", input_file=path, do_train=False,
+         tail_mass="drop", temperature=made_with.get("temperature", 1.0))
+
+
+def _write_labelled(path, folder, **made_with):
+  """Writes a labelled record, with flags in its manifest; returns the path."""
+  with manifest.RecordWriter(str(path)) as writer:
+    writer.write(next(tfrecord.read(
+        str(folder / "labelled.tfrecord"), "input_file")))
+    writer.commit(manifest.Manifest(
+        "extract_teacher_labels_truncated",
+        {"truncation_factor": 4, **made_with}, {}, {}, 29))
+  return path
+
+
+def test_records_of_other_draws_are_not_mixed(tmp_path, folder):
+  for name, tail_samples in (("a.tfrecord", 1), ("b.tfrecord", 2)):
+    _write_labelled(tmp_path / name, folder, tail_samples=tail_samples)
+  with pytest.raises(InputError, match="a.tfrecord was made with "
+                     "--tail_samples=1, .*b.tfrecord with --tail_samples=2"):
+    _run(folder, tmp_path / "out", input_file=tmp_path / "*.tfrecord")
+
+
+def test_the_best_checkpoint_needs_labels(tmp_path, folder):
+  path = tiny.write_records(
+      tmp_path / "unlabelled.tfrecord",
+      map(tiny.without_labels, tiny.random_examples(1, seed=0)))
+  with pytest.raises(InputError, match="--eval_every_checkpoint.*unlabelled"):
+    _run(folder, tmp_path / "out", input_file=path, hard_label_weight=1,
+         eval_every_checkpoint=True)
+
+
+def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
+  tiny.write_checkpoint(tmp_path / "model.ckpt-5", dict(
+      tiny.random_variables(), global_step=np.int64(5)))
+  (tmp_path / "checkpoint").write_text(
+      'model_checkpoint_path: "model.ckpt-5"\n')
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  path = tiny.write_config(tmp_path / "bert_config.json", config)
+  with pytest.raises(InputError, match="--output_dir.*has no .*layer_1"):
+    _run(folder, tmp_path, bert_config_file=path)
+  # A smaller model would find all that it wants.
+  tiny.write_checkpoint(tmp_path / "model.ckpt-5", dict(
+      tiny.random_variables(config), global_step=np.int64(5)))
+  with pytest.raises(InputError, match="--output_dir.*has .*layer_1.* too"):
+    _run(folder, tmp_path)
+
+
+def test_records_of_other_lengths_after_the_first_are_an_error(
+    tmp_path, folder):
+  other, = tiny.random_examples(
+      1, seed=0, shape=tiny.SHAPE._replace(max_seq_length=12))
+  path = tiny.write_records(
+      tmp_path / "labelled.tfrecord", [*tiny.random_examples(21, 5), other])
+  with pytest.raises(InputError, match="--input_file.*other lengths"):
+    _run(folder, tmp_path / "out", input_file=path, do_train=False)
