@@ -23,13 +23,14 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
 
 import horovod.tensorflow as hvd
 
+from distillation import options
 from distillation import training
 from util import command_line
 
 
 def main() -> None:
   hvd.init()
-  training.run(command_line.options(training.TrainerOptions),
+  training.run(command_line.options(options.TrainerOptions),
                training.Processes(
                    rank=hvd.rank(), size=hvd.size(),
                    local_rank=hvd.local_rank(),
@@ -39,5 +40,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  training.define_flags()
-  command_line.run(main, required=training.REQUIRED_FLAGS)
+  options.define_flags()
+  command_line.run(main, required=options.REQUIRED_FLAGS)

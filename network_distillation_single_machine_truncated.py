@@ -17,14 +17,15 @@ import os
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from distillation import options
 from distillation import training
 from util import command_line
 
 
 def main() -> None:
-  training.run(command_line.options(training.TrainerOptions))
+  training.run(command_line.options(options.TrainerOptions))
 
 
 if __name__ == "__main__":
-  training.define_flags()
-  command_line.run(main, required=training.REQUIRED_FLAGS)
+  options.define_flags()
+  command_line.run(main, required=options.REQUIRED_FLAGS)

@@ -59,7 +59,10 @@ def session_config(options: DeviceOptions = DeviceOptions(),
 
 
 def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
-  """Gives a process one GPU of its machine, and hides the others from it.
+  """Gives a process one GPU of its machine, whose memory is taken as needed.
+
+  To be called before anything runs on a device: TensorFlow takes the whole
+  memory of every GPU that it sees when it first touches one.
 
   Args:
     local_rank: the process among those of its machine; None leaves the choice
@@ -72,15 +75,20 @@ def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
     InputError: there are fewer GPUs than processes.
   """
   gpus = tf.config.list_physical_devices("GPU")
-  if local_rank is None or not gpus:
-    return None
-  if local_rank >= len(gpus):
-    raise InputError(
-        "process {} of this machine finds no GPU of its own, as there are {}: "
-        "start no more processes than GPUs (-np, -H HOST:{})".format(
-            local_rank, len(gpus), len(gpus)))
-  tf.config.set_visible_devices(gpus[local_rank], "GPU")
-  return local_rank
+  chosen = None
+  if local_rank is not None and gpus:
+    # Where just one is visible, the launcher has made the choice.
+    chosen = local_rank if len(gpus) > 1 else 0
+    if chosen >= len(gpus):
+      raise InputError(
+          "process {} of this machine finds no GPU of its own, as there are "
+          "{}: start no more processes than GPUs (-np, -H HOST:{})".format(
+              local_rank, len(gpus), len(gpus)))
+    gpus = [gpus[chosen]]
+    tf.config.set_visible_devices(gpus, "GPU")
+  for gpu in gpus:
+    tf.config.experimental.set_memory_growth(gpu, True)
+  return chosen
 
 
 def warn_of_device(options: DeviceOptions) -> None:

@@ -69,7 +69,8 @@ def row(model: str, features: Mapping[str, np.ndarray]) -> Tuple[str, ...]:
     InputError: the folder holds no model that a trainer has evaluated.
   """
   name, _, folder = model.partition("=")
-  config = checkpoints.load_config(os.path.join(folder, checkpoints.CONFIG_FILE))
+  config = checkpoints.load_config(
+      os.path.join(folder, checkpoints.CONFIG_FILE))
   results = evaluation.read_results(
       os.path.join(folder, evaluation.RESULTS_FILE))
   checkpoint = tf.train.latest_checkpoint(folder)

@@ -119,13 +119,14 @@ def sequence_lines(inputs: Sequence[str], labels: Mapping[int, str],
       words[-1] += text
     else:
       words.append(text)
-    if token == tokenization.SEPARATOR_TOKEN or position == len(inputs) - 1:
+    if position == len(inputs) - 1 or (
+        token == tokenization.SEPARATOR_TOKEN and position not in labels):
       yield from wrap(words, num_columns, " ")
       words = []
 
 
-def teacher_words(tokens: Sequence[str], probabilities: np.ndarray, label: str,
-                  num_drawn: int) -> List[str]:
+def teacher_entries(tokens: Sequence[str], probabilities: np.ndarray,
+                    label: str, num_drawn: int) -> List[str]:
   """Returns what is stored of the teacher at a masked position.
 
   Args:
@@ -137,17 +138,17 @@ def teacher_words(tokens: Sequence[str], probabilities: np.ndarray, label: str,
   num_top = len(tokens) - num_drawn
   order = sorted(range(len(tokens)),
                  key=lambda i: (i >= num_top, -probabilities[i]))
-  words = []
+  entries = []
   for i in order[:_MAX_ENTRIES]:
-    word = "{}{} {:.1%}".format(
+    entry = "{}{} {:.1%}".format(
         "~" if i >= num_top else "", tokens[i], probabilities[i])
-    words.append(word if tokens[i] != label else
-                 paint("«{}»".format(word), _GREEN))
+    entries.append(entry if tokens[i] != label else
+                   paint("«{}»".format(entry), _GREEN))
   if len(order) > _MAX_ENTRIES:
-    words.append("({} more: {:.1%})".format(
+    entries.append("({} more: {:.1%})".format(
         len(order) - _MAX_ENTRIES, probabilities[order[_MAX_ENTRIES:]].sum()))
   rest = max(0.0, 1 - probabilities.sum(dtype=np.float64))
-  return words + [paint("rest {:.1%}".format(rest), _FAINT)]
+  return entries + [paint("rest {:.1%}".format(rest), _FAINT)]
 
 
 def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
@@ -157,7 +158,7 @@ def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
   Args:
     features: as `decode` returns them.
     tokens: the vocabulary, str [V].
-    num_drawn: as for `teacher_words`.
+    num_drawn: as for `teacher_entries`.
     num_columns: of the terminal.
 
   Raises:
@@ -185,15 +186,15 @@ def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
   teacher: List[List[str]] = [[]] * len(rows)
   if schema.TEACHER_INDICES in features:
     teacher = [["teacher"], *map(
-        teacher_words,
+        teacher_entries,
         look_up(tokens, features[schema.TEACHER_INDICES][is_masked]),
         features[schema.TEACHER_PROBABILITIES][is_masked], labels,
         itertools.repeat(num_drawn))]
   widths = [max(map(len, column)) for column in zip(*rows)]
-  for (position, *cells), words in zip(rows, teacher):
+  for (position, *cells), entries in zip(rows, teacher):
     start = "  ".join([position.rjust(widths[0]),
                        *map(str.ljust, cells, widths[1:]), ""])
-    for line in wrap(words, num_columns - len(start), "  ") or [""]:
+    for line in wrap(entries, num_columns - len(start), "  ") or [""]:
       yield (start + line).rstrip()
       start = " " * len(start)
 

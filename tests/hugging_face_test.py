@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from distillation import checkpoints
 import modeling
-import records
+from records import input_pipeline
+from records import schema
+from records import tfrecord
 import reference_bert
 import tiny
 
@@ -32,10 +35,10 @@ def _compare(folder, config, variables_path, features):
   with torch.no_grad():
     outputs = theirs(**{name: torch.tensor(np.int64(features[source]))
                         for name, source in (
-                            ("input_ids", records.INPUT_IDS),
-                            ("attention_mask", records.INPUT_MASK),
-                            ("token_type_ids", records.SEGMENT_IDS))})
-  positions = np.int64(features[records.MASKED_LM_POSITIONS])
+                            ("input_ids", schema.INPUT_IDS),
+                            ("attention_mask", schema.INPUT_MASK),
+                            ("token_type_ids", schema.SEGMENT_IDS))})
+  positions = np.int64(features[schema.MASKED_LM_POSITIONS])
   their_masked = np.take_along_axis(
       outputs.prediction_logits.log_softmax(-1).numpy(),
       positions[:, :, np.newaxis], axis=1)
@@ -46,26 +49,24 @@ def _compare(folder, config, variables_path, features):
       atol=1e-4)
 
 
-def test_a_release_of_a_tiny_student(tmp_path):
+def test_the_export_of_a_tiny_student(tmp_path):
   checkpoint = tiny.write_checkpoint(
       tmp_path / "model.ckpt-1", tiny.random_variables())
   tiny.write_config(tmp_path / "bert_config.json")
-  released = tmp_path / "bert_model.ckpt"
-  modeling.write_release(tiny.CONFIG, str(checkpoint), str(released))
-  generator = np.random.default_rng(1)
-  _compare(tmp_path, tiny.CONFIG, released, reference_bert.batch(
-      [tiny.random_features(generator) for _ in range(5)]))
+  exported = tmp_path / "bert_model.ckpt"
+  checkpoints.export(tiny.CONFIG, str(checkpoint), str(exported))
+  _compare(tmp_path, tiny.CONFIG, exported, reference_bert.batch(
+      tiny.random_examples(5, seed=1)))
 
 
-def test_a_release_of_the_real_teacher(tmp_path, shared):
+def test_the_export_of_the_real_teacher(tmp_path, shared):
   folder = shared / "data/teacher"
   config = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
-  released = tmp_path / "bert_model.ckpt"
-  modeling.write_release(
-      config, str(folder / "bert_model.ckpt"), str(released))
-  serialized = list(records.read_records(
+  exported = tmp_path / "bert_model.ckpt"
+  checkpoints.export(config, str(folder / "bert_model.ckpt"), str(exported))
+  serialized = list(tfrecord.read(
       str(shared / "golden/teacher_labels/expected.tfrecord"), "input_file"))
-  features = records.decode(
-      tf.constant(serialized[:8]), records.RecordShape(128, 20))
-  _compare(folder, config, released, {
+  features = input_pipeline.decode(
+      tf.constant(serialized[:8]), schema.RecordShape(128, 20))
+  _compare(folder, config, exported, {
       name: value.numpy() for name, value in features.items()})

@@ -5,69 +5,68 @@ import os
 import numpy as np
 import pytest
 
-import records
+from records import schema
 import tiny
 
 _SCRIPT = "network_distillation_distributed_truncated.py"
 _HOROVODRUN = "horovodrun -np 2 --gloo".split()
 
-# Runs the trainer, and afterwards saves what each process has seen and holds.
+# Runs the trainer, and saves what each process has read and ends with.
 _SPY = """
+import dataclasses
 import sys
 sys.path.insert(0, {root!r})
-sys.path.insert(0, {root!r} + "/tests")
-import os
+import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
-import command_line, records, training
+from distillation import options
+from distillation import training
+from records import schema
+from util import command_line
 import network_distillation_distributed_truncated as trainer
 
 class Spy(tf.compat.v1.train.SessionRunHook):
-  words = []
+  first_ids = []
   def begin(self):
     graph = tf.compat.v1.get_default_graph()
-    self.ids = [operation.outputs[names(operation)] for operation in
-                graph.get_operations() if operation.type == "IteratorGetNext"]
+    # The outputs of a batch are its features, by name.
+    names = sorted(schema.features(schema.RecordShape(10, 3, 4)))
+    self.ids = [
+        operation.outputs[names.index(schema.INPUT_IDS)]
+        for operation in graph.get_operations()
+        if operation.type == "IteratorGetNext"]
     self.variables = tf.compat.v1.global_variables()
   def before_run(self, run_context):
     return tf.compat.v1.train.SessionRunArgs(self.ids)
   def after_run(self, run_context, run_values):
-    self.words += run_values.results[0][:, 0].tolist()
+    self.first_ids += run_values.results[0][:, 0].tolist()
   def end(self, session):
-    import horovod.tensorflow as hvd
-    np.savez({folder!r} + "/rank_%d.npz" % hvd.rank(), words=self.words,
+    np.savez({folder!r} + "/rank_%d.npz" % hvd.rank(),
+             first_ids=self.first_ids,
              **{{v.op.name: session.run(v) for v in self.variables}})
 
-def names(operation):
-  return sorted([records.INPUT_IDS, records.INPUT_MASK, records.SEGMENT_IDS,
-                 records.MASKED_LM_POSITIONS, records.MASKED_LM_IDS,
-                 records.MASKED_LM_WEIGHTS, records.NEXT_SENTENCE_LABELS,
-                 records.TEACHER_PROBABILITIES, records.TEACHER_INDICES]
-                ).index(records.INPUT_IDS)
-
 run = training.run
-def run_and_spy(values, processes):
-  import dataclasses
-  run(values, dataclasses.replace(processes, hooks=processes.hooks + (Spy(),)))
+def run_and_spy(trainer_options, processes):
+  run(trainer_options, dataclasses.replace(
+      processes, hooks=processes.hooks + (Spy(),)))
 training.run = run_and_spy
-training.define_flags()
-command_line.run(trainer.main)
+options.define_flags()
+command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 """
 
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """A config and 16 labelled records, each with a first word of its own.
+  """A config and 16 labelled records, each with a first token id of its own.
 
   They are in files, of which processes could differ in the order.
   """
   folder = tmp_path_factory.mktemp("distributed")
   tiny.write_config(folder / "bert_config.json")
   tiny.write_checkpoint(folder / "bert_model.ckpt", tiny.random_variables())
-  generator = np.random.default_rng(4)
-  examples = [tiny.random_features(generator) for _ in range(16)]
+  examples = tiny.random_examples(16, seed=4)
   for number, features in enumerate(examples):
-    features[records.INPUT_IDS][0] = number
+    features[schema.INPUT_IDS][0] = number
   for start in range(0, 16, 2):
     tiny.write_records(folder / "labelled_{}.tfrecord".format(start // 2),
                        examples[start:start + 2])
@@ -96,10 +95,10 @@ def test_two_processes_train_one_model(tmp_path, folder):
                    for rank in range(2))
   assert first["global_step"] == 4  # 8 steps, divided by two processes.
   for name in first.files:
-    if name != "words":
+    if name != "first_ids":
       np.testing.assert_array_equal(first[name], second[name], err_msg=name)
   # Four steps of two records are an epoch of eight for each.
-  assert sorted([*first["words"], *second["words"]]) == list(range(16))
+  assert sorted([*first["first_ids"], *second["first_ids"]]) == list(range(16))
   saved = tiny.read_checkpoint(tmp_path / "out" / "model.ckpt-4")
   for name, value in saved.items():
     np.testing.assert_array_equal(value, first[name], err_msg=name)
@@ -108,22 +107,21 @@ def test_two_processes_train_one_model(tmp_path, folder):
   assert "global_step = 4\n" in results
 
 
-@pytest.mark.parametrize("num_parts", [1, 2])
+@pytest.mark.parametrize("num_micro_batches", [1, 2])
 def test_processes_do_what_one_does_with_both_batches(
-    tmp_path, folder, num_parts):
+    tmp_path, folder, num_micro_batches):
   """Two processes on equal records equal one process at twice the rate.
 
-  So they do where each works through its batch in parts.
+  So they do where each accumulates the gradients of micro-batches.
   """
-  generator = np.random.default_rng(4)
   path = tiny.write_records(
-      tmp_path / "equal.tfrecord", [tiny.random_features(generator)] * 4)
+      tmp_path / "equal.tfrecord", tiny.random_examples(1, seed=4) * 4)
   arguments = [
       "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]
   both = tiny.launch(tiny.MPIRUN, _SCRIPT,
                      *_arguments(folder, tmp_path / "both"), *arguments,
-                     "--train_batch_size={}".format(2 // num_parts),
-                     "--gradient_accumulation_steps={}".format(num_parts))
+                     "--train_batch_size", 2 // num_micro_batches,
+                     "--gradient_accumulation_steps", num_micro_batches)
   assert both.returncode == 0, both.stderr
   single = tiny.run_script(
       "network_distillation_single_machine_truncated.py",
@@ -146,7 +144,7 @@ def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
   events = [name for name in os.listdir(tmp_path / "out")
             if name.startswith("events")]
   assert len(events) == 1
-  # Finished training is not begun again, by neither process.
+  # Finished training is not begun again by either process.
   again = tiny.launch(_HOROVODRUN, _SCRIPT, *arguments)
   assert again.returncode == 0, again.stdout + again.stderr
   assert (again.stdout + again.stderr).count("training is finished") == 1

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from distillation import checkpoints
 from distillation import devices
+from distillation import evaluation
 from distillation import losses
 from distillation import training
 import modeling
@@ -80,7 +81,7 @@ def test_help_lists_the_flags_with_their_defaults():
 
 
 def test_training_equals_the_formulas(tmp_path, folder):
-  """Ten steps on a batch of one repeated record, with and without hard labels."""
+  """Ten steps on one repeated record, with and without hard labels."""
   features = tiny.random_features(np.random.default_rng(8))
   batch = reference_bert.batch([features] * 4)
   for weight in (0.0, 0.25):
@@ -182,7 +183,8 @@ def test_evaluation_averages_as_stated(tmp_path, folder):
   tiny.run_script(_SCRIPT, *_arguments(
       folder, tmp_path / "out", "--do_eval", eval_batch_size=1,
       max_eval_steps=2))
-  assert tiny.read_results(tmp_path / "out")["next_sentence_accuracy"] == np.mean(
+  results = tiny.read_results(tmp_path / "out")
+  assert results["next_sentence_accuracy"] == np.mean(
       next_scores.numpy().argmax(-1)[:2] == next_labels[:2])
 
 
@@ -195,9 +197,11 @@ def test_the_golden_evaluation(tmp_path, shared):
       shared / "golden/teacher_labels/expected.tfrecord",
       "--output_dir", tmp_path)
   assert result.returncode == 0, result.stderr
-  lines = (shared / "golden/eval/expected_eval_results.txt").read_text()
-  for key, value in (line.split(" = ") for line in lines.splitlines()):
-    assert tiny.read_results(tmp_path)[key] == pytest.approx(float(value), abs=1e-4)
+  wanted = evaluation.read_results(
+      str(shared / "golden/eval/expected_eval_results.txt"))
+  results = tiny.read_results(tmp_path)
+  assert {key: results[key] for key in wanted} == pytest.approx(
+      wanted, abs=1e-4)
 
 
 def test_training_on_hard_labels_needs_no_teacher(tmp_path, folder):
@@ -230,7 +234,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
            for line in lines]
   assert len(found) == 5
   best = tmp_path / "out" / "best"
-  results = training.readtiny.read_results(str(best / "eval_results.txt"))
+  results = tiny.read_results(best)
   assert results["kl_from_teacher"] == pytest.approx(min(found), abs=1e-4)
   step = found.index(min(found))
   assert results["global_step"] == step
@@ -251,14 +255,13 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   again = tiny.run_script(_SCRIPT, *arguments)
   assert again.returncode == 0 and "training is finished" in again.stderr
   assert again.stderr.count("held out") == 1
-  assert training.readtiny.read_results(str(best / "eval_results.txt"))[
-      "global_step"] == 4
+  assert tiny.read_results(best)["global_step"] == 4
   again = tiny.run_script(_SCRIPT, *arguments)
   assert again.stderr.count("held out") == 0
   # The newest checkpoint is what is evaluated at the end.
-  assert tiny.read_results(tmp_path / "out")["global_step"] == 4
-  assert tiny.read_results(tmp_path / "out")["kl_from_teacher"] == pytest.approx(
-      found[-1], abs=1e-4)
+  results = tiny.read_results(tmp_path / "out")
+  assert results["global_step"] == 4
+  assert results["kl_from_teacher"] == pytest.approx(found[-1], abs=1e-4)
 
 
 def test_training_resumes_where_it_stopped(tmp_path, folder):
@@ -283,7 +286,7 @@ def test_training_resumes_where_it_stopped(tmp_path, folder):
   assert "Resuming from step 3 of" in train(tmp_path / "resumed", 6)
   assert index.stat().st_mtime_ns == before, "saved over what it resumes from"
   whole, resumed = (tiny.read_checkpoint(tmp_path / name / "model.ckpt-6")
-                  for name in ("whole", "resumed"))
+                    for name in ("whole", "resumed"))
   assert set(whole) == set(resumed)
   for name, value in whole.items():
     np.testing.assert_allclose(value, resumed[name], atol=1e-6, err_msg=name)

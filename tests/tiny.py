@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from distillation import evaluation
-from distillation import training
+from distillation import options as options_module
 import modeling
 from records import schema
 from records import tfrecord
@@ -126,14 +126,14 @@ def trainer_options(folder, output_dir, **changes):
     output_dir: of the run.
     **changes: values of fields, whatever group of options has them.
   """
-  options = training.TrainerOptions(
+  options = options_module.TrainerOptions(
       output_dir=str(output_dir), do_train=True, do_eval=True,
-      model=training.ModelOptions(
+      model=options_module.ModelOptions(
           bert_config_file=str(folder / "bert_config.json"),
           init_checkpoint=str(folder / "bert_model.ckpt")),
-      records=training.RecordOptions(
+      records=options_module.RecordOptions(
           str(folder / "labelled.tfrecord"), None, *SHAPE),
-      schedule=training.ScheduleOptions(
+      schedule=options_module.ScheduleOptions(
           train_batch_size=2, learning_rate=1e-3, num_train_steps=2,
           num_warmup_steps=0, save_checkpoints_steps=100))
   options = _with_changes(options, changes)

@@ -38,22 +38,41 @@ def test_memory_grows_on_the_chosen_gpu():
   assert not devices.session_config().gpu_options.visible_device_list
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch):
-  visible, gpus = [], []
-  monkeypatch.setattr(tf.config, "set_visible_devices",
-                      lambda gpu, kind: visible.append((gpu, kind)))
+@pytest.fixture(name="gpus")
+def _gpus(monkeypatch):
+  """The machine's GPUs, to be filled, and the calls that set them up."""
+  gpus, calls = [], []
   monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
-  assert devices.choose_gpu(1) is None and not visible
+  monkeypatch.setattr(tf.config, "set_visible_devices",
+                      lambda chosen, kind: calls.append((chosen, kind)))
+  monkeypatch.setattr(tf.config.experimental, "set_memory_growth",
+                      lambda gpu, is_on: calls.append((gpu, is_on)))
+  return gpus, calls
+
+
+def test_each_process_has_a_gpu_of_its_own(gpus):
+  gpus, calls = gpus
+  assert devices.choose_gpu(1) is None and not calls
   gpus += ["a", "b"]
   assert devices.choose_gpu(1) == 1
-  assert visible == [("b", "GPU")]
+  assert calls == [(["b"], "GPU"), ("b", True)]
   with pytest.raises(InputError, match="process 2 .* there are 2: .*HOST:2"):
     devices.choose_gpu(2)
 
 
-def test_one_process_leaves_the_choice_to_tensorflow(monkeypatch):
-  monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["a", "b"])
+def test_a_launcher_may_isolate_the_gpus(gpus):
+  """Each process then sees one GPU, whatever its local rank is."""
+  gpus, calls = gpus
+  gpus.append("a")
+  assert devices.choose_gpu(5) == 0
+  assert calls == [(["a"], "GPU"), ("a", True)]
+
+
+def test_one_process_leaves_the_choice_to_tensorflow(gpus):
+  gpus, calls = gpus
+  gpus += ["a", "b"]
   assert devices.choose_gpu(None) is None
+  assert calls == [("a", True), ("b", True)]
 
 
 @pytest.mark.parametrize("has_gpu, precision, use_xla, wanted", [

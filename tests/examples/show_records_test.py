@@ -98,6 +98,13 @@ def test_labelled_record(tmp_path, vocab_file):
   assert _printed(path, vocab_file) == _LABELLED.format(path)
 
 
+def test_a_random_separator_does_not_end_the_line(tmp_path, vocab_file):
+  features = _features()
+  features[schema.INPUT_IDS][2] = _TOKENS.index("[SEP]")
+  path = tiny.write_records(tmp_path / "a.tfrecord", [features])
+  assert "\n[CLS] the «[SEP]→cat»##s [SEP]\n" in _printed(path, vocab_file)
+
+
 def test_records_of_several_files_as_far_as_there_are_any(tmp_path, vocab_file):
   follows = tiny.without_labels(
       _features(**{schema.NEXT_SENTENCE_LABELS: np.array([0])}))
@@ -199,7 +206,8 @@ def test_a_record_that_does_not_fit(tmp_path, vocab_file, changes, messages):
 @pytest.mark.parametrize("write, message", [
     (lambda path: tiny.write_records(path, [{"text": np.array([1])}]),
      "input_ids is missing"),
-    (lambda path: tiny.write_serialized(path, [b"text"]), "no tf.train.Example"),
+    (lambda path: tiny.write_serialized(path, [b"text"]),
+     "no tf.train.Example"),
     (lambda path: path.write_text("text"), "no TFRecord file"),
 ])
 def test_a_file_of_another_kind(tmp_path, vocab_file, write, message):

@@ -1,0 +1,222 @@
+"""What a trainer reads: found and checked before anything is written."""
+
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+from absl import logging
+import tensorflow as tf
+
+from distillation import checkpoints
+from distillation import losses
+from distillation.options import ModelOptions, TrainerOptions
+import modeling
+from records import input_pipeline
+from records import schema
+from records.manifest import read_manifest
+from util import files
+from util.command_line import InputError
+
+
+class Records(NamedTuple):
+  """Checked record files, and how they are read.
+
+  Attributes:
+    paths: the files.
+    shape: lengths of the records.
+    flag: name of the flag that named them, for errors.
+    tail_samples: how many of the K entries were drawn.
+  """
+  paths: List[str]
+  shape: schema.RecordShape
+  flag: str
+  tail_samples: int = 0
+
+
+class Inputs(NamedTuple):
+  """What was read and checked before anything is written.
+
+  Attributes:
+    config: the student's size.
+    training: records to train on.
+    held_out: records to evaluate on.
+    init_layers: as for `checkpoints.restore`.
+    is_resumed: whether output_dir holds a checkpoint.
+  """
+  config: modeling.BertConfig
+  training: Records
+  held_out: Records
+  init_layers: Optional[Tuple[int, ...]]
+  is_resumed: bool
+
+
+def check(options: TrainerOptions) -> Inputs:
+  """Checks the options against each other and the files; changes nothing.
+
+  Raises:
+    InputError: an option, a file or the fit between them is wrong.
+  """
+  if not options.do_train and not options.do_eval:
+    raise InputError("--do_train and --do_eval are both False: nothing to do; "
+                     "set at least one of them to True")
+  _check_tpu(options)
+  if not options.loss.temperature > 0:
+    raise InputError("--temperature={} must be over 0".format(
+        options.loss.temperature))
+  config = checkpoints.load_config(
+      options.model.bert_config_file, options.records.max_seq_length)
+  training = _training_records(options, config)
+  held_out = _held_out_records(options, config, training)
+  if (options.evaluation.eval_every_checkpoint
+      and not held_out.shape.truncation_factor):
+    raise InputError(
+        "--eval_every_checkpoint keeps the checkpoint that is closest to the "
+        "teacher, but {} has no teacher labels; name labelled records with "
+        "--eval_input_file".format(held_out.paths[0]))
+  init_layers = _init_layers(options.model)
+  return Inputs(config, training, held_out, init_layers,
+                 _check_start(options, config, init_layers))
+
+
+def _check_tpu(options: TrainerOptions) -> None:
+  """Raises InputError for what a TPU does not do."""
+  for name, value, default in (
+      ("precision", options.device.precision, "fp32"),
+      ("use_xla", options.device.use_xla, False),
+      ("gradient_accumulation_steps",
+       options.schedule.gradient_accumulation_steps, 1)):
+    if options.tpu.use_tpu and value != default:
+      raise InputError("--{0}={1} does not go with --use_tpu=True; set {2}"
+                       .format(name, value, default))
+
+
+def _training_records(options: TrainerOptions,
+                      config: modeling.BertConfig) -> Records:
+  """Finds and checks the records to train on.
+
+  Training on the hard labels reads no labels of the teacher.
+  """
+  flag = "input_file"
+  shape = schema.RecordShape(
+      options.records.max_seq_length, options.records.max_predictions_per_seq,
+      options.records.truncation_factor
+      if options.loss.hard_label_weight < 1 else 0)
+  paths = files.find_files(options.records.input_file, flag)
+  input_pipeline.check_records(paths, flag, shape, config.vocab_size)
+  records = Records(paths, shape, flag)
+  return records._replace(tail_samples=_check_labels(records, options.loss))
+
+
+def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
+                      training: Records) -> Records:
+  """Finds and checks the records to evaluate on.
+
+  Evaluation compares with the teacher wherever it can.
+  """
+  if training.shape.truncation_factor and not options.records.eval_input_file:
+    return training
+  flag, shape = training.flag, training.shape
+  paths = training.paths
+  if options.records.eval_input_file:
+    flag = "eval_input_file"
+    paths = files.find_files(options.records.eval_input_file, flag)
+  if not shape.truncation_factor:
+    shape = shape._replace(truncation_factor=input_pipeline.stored_entries(
+        paths[0], flag, shape.max_predictions_per_seq))
+  input_pipeline.check_records(paths, flag, shape, config.vocab_size)
+  records = Records(paths, shape, flag)
+  return records._replace(tail_samples=_check_labels(records, options.loss))
+
+
+def _check_labels(records: Records, loss: losses.LossOptions) -> int:
+  """Checks that the labels were made for the loss that is asked for.
+
+  Args:
+    records: the files.
+    loss: what the student learns from.
+
+  Returns:
+    How many of the entries of a slot were drawn.
+
+  Raises:
+    InputError: the manifest of a file says otherwise, or two differ.
+  """
+  top_k = records.shape.truncation_factor
+  if not top_k:
+    return 0
+  wanted = {"temperature": loss.temperature}
+  if loss.hard_label_weight < 1:
+    wanted["truncation_factor"] = top_k
+  # What files without a manifest, of 2019, were made with.
+  made_with = {"temperature": 1.0, "tail_samples": 0}
+  all_tail_samples: Dict[int, str] = {}
+  for path in records.paths:
+    manifest = read_manifest(path)
+    if manifest is None:
+      continue
+    found = dict(made_with, **manifest.flags)
+    for name, value in wanted.items():
+      if found.get(name, value) != value:
+        raise InputError(
+            "--{0}={1} does not fit {2}, whose labels were made with "
+            "--{0}={3}: set --{0}={3}, or make the labels again".format(
+                name, value, path, found[name]))
+    tail_samples = found["tail_samples"]
+    if tail_samples and loss.tail_mass == "bucket":
+      raise InputError(
+          "--tail_mass=bucket does not fit {}, whose labels were made with "
+          "--tail_samples={}: they stand for the whole distribution and leave "
+          "no rest; use --tail_mass=drop".format(path, tail_samples))
+    all_tail_samples[tail_samples] = path
+  if len(all_tail_samples) > 1:
+    (first, path), (second, other) = list(all_tail_samples.items())[:2]
+    raise InputError(
+        "--{}: {} was made with --tail_samples={}, {} with --tail_samples={}; "
+        "read only one kind at once".format(
+            records.flag, path, first, other, second))
+  return next(iter(all_tail_samples), 0)
+
+
+def _init_layers(model: ModelOptions) -> Optional[Tuple[int, ...]]:
+  """Returns --init_layers as numbers, None where it is not given."""
+  if not model.init_layers:
+    return None
+  text = ",".join(model.init_layers)
+  if not model.init_checkpoint:
+    raise InputError("--init_layers={} needs --init_checkpoint, which has the "
+                     "layers".format(text))
+  if not all(layer.strip().isdigit() for layer in model.init_layers):
+    raise InputError("--init_layers={} must be numbers of layers, such as "
+                     "0,2,4".format(text))
+  return tuple(int(layer) for layer in model.init_layers)
+
+
+def _check_start(options: TrainerOptions, config: modeling.BertConfig,
+                 init_layers: Optional[Tuple[int, ...]]) -> bool:
+  """Checks the checkpoint that the variables start from.
+
+  Returns:
+    Whether that is one in output_dir.
+  """
+  newest = tf.train.latest_checkpoint(options.output_dir)
+  if newest:
+    match = checkpoints.match_checkpoint(config, newest, "output_dir")
+    if match.missing or match.unused:
+      raise InputError(
+          "--output_dir: {} {}: another model was trained there; choose "
+          "another folder".format(
+              newest, "has no " + match.missing[0] if match.missing else
+              "has {} too".format(match.unused[0])))
+    return True
+  init_checkpoint = options.model.init_checkpoint
+  if init_checkpoint:
+    match = checkpoints.match_checkpoint(
+        config, init_checkpoint, layers=init_layers)
+    logging.info(
+        "%d variables start from %s: %s", len(match.restored), init_checkpoint,
+        checkpoints.summarize(match.restored))
+    logging.info("%d newly initialised%s", len(match.missing),
+                 ": " + ", ".join(match.missing) if match.missing else "")
+  elif not options.do_train:
+    raise InputError(
+        "--do_eval has nothing to evaluate: there is no checkpoint in "
+        "--output_dir={} and no --init_checkpoint".format(options.output_dir))
+  return False
