@@ -6,6 +6,7 @@ import re
 import shutil
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 import tensorflow as tf
 
 from distillation import evaluation
@@ -19,6 +20,9 @@ tf1 = tf.compat.v1
 EXPORT_FOLDER = "student"
 CONFIG_FILE = "bert_config.json"
 CHECKPOINT_FILE = "bert_model.ckpt"
+# File in it with the name of the checkpoint that it was made of, as seen from
+# output_dir.
+_SOURCE_FILE = "exported_from.txt"
 # What the name of a variable begins with: a layer, or another part.
 _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
@@ -119,10 +123,31 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
         "--{}: {} has none of the model's {} variables ({}, ...); it is no "
         "BERT checkpoint".format(flag, checkpoint, len(wanted),
                                  next(iter(wanted))))
+  _check_values(checkpoint, flag, {
+      name if layers is None else _sources([name], layers)[name]
+      for name in restored})
   return CheckpointMatch(
       restored, tuple(name for name in wanted if name not in found),
       tuple(name for name in found if name not in wanted
             and name.startswith(_MODEL_SCOPES)))
+
+
+def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
+  """Raises InputError where variables cannot be read or are not finite."""
+  reader = tf.train.load_checkpoint(checkpoint)
+  for name in sorted(names):
+    try:
+      value = reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError) as error:
+      raise InputError(
+          "--{}: {} is damaged: {} cannot be read ({}); copy or download it "
+          "again".format(flag, checkpoint, name,
+                         str(error).split("\n")[0])) from None
+    if not np.isfinite(value).all():
+      raise InputError(
+          "--{}: {} in {} holds NaN or infinite values: the training that made "
+          "it has failed; use an earlier checkpoint".format(
+              flag, name, checkpoint))
 
 
 def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
@@ -241,7 +266,23 @@ def export_model(config: modeling.BertConfig, config_file: str,
   with files.replaced_folder(folder) as partial:
     export(config, checkpoint, os.path.join(partial, CHECKPOINT_FILE))
     shutil.copyfile(config_file, os.path.join(partial, CONFIG_FILE))
+    with open(os.path.join(partial, _SOURCE_FILE), "w",
+              encoding="utf-8") as file:
+      file.write(os.path.relpath(checkpoint, output_dir) + "\n")
   return folder
+
+
+def exported_checkpoint(output_dir: str) -> Optional[str]:
+  """Returns the checkpoint that the exported model was made of.
+
+  None where nothing is exported, or that checkpoint is gone.
+  """
+  path = os.path.join(output_dir, EXPORT_FOLDER, _SOURCE_FILE)
+  if not os.path.exists(path):
+    return None
+  with open(path, encoding="utf-8") as file:
+    checkpoint = os.path.join(output_dir, file.read().strip())
+  return checkpoint if os.path.exists(checkpoint + ".index") else None
 
 
 # --- Newest and best ---------------------------------------------------------

@@ -1,7 +1,7 @@
 """Evaluation: the results file, and checkpoints while training goes along."""
 
 import os
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, Mapping, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -22,13 +22,21 @@ _EVALUATED_FILE = "evaluated.txt"
 Evaluate = Callable[[str], Dict[str, Any]]
 
 
-def write_results(folder: str, results: Mapping[str, Any]) -> None:
-  """Writes one line `key = value` for each result, by key, and logs them."""
-  os.makedirs(folder, exist_ok=True)
-  path = os.path.join(folder, RESULTS_FILE)
-  text = _format_results(results)
-  files.write_atomically(path, text)
-  logging.info("%s:\n%s", path, text.rstrip())
+def write_results(folders: Sequence[str], results: Mapping[str, Any],
+                  checkpoint: str) -> None:
+  """Writes one line `key = value` for each result, by key, and logs them.
+
+  Args:
+    folders: those that get the results file.
+    results: by key.
+    checkpoint: name of the checkpoint that the results are of.
+  """
+  text = _format_results(dict(results, checkpoint=checkpoint))
+  for folder in folders:
+    os.makedirs(folder, exist_ok=True)
+    files.write_atomically(os.path.join(folder, RESULTS_FILE), text)
+  logging.info("%s:\n%s", os.path.join(folders[0], RESULTS_FILE),
+               text.rstrip())
 
 
 def _format_results(results: Mapping[str, Any]) -> str:
@@ -37,12 +45,13 @@ def _format_results(results: Mapping[str, Any]) -> str:
 
 
 def read_results(path: str) -> Dict[str, float]:
-  """Reads what `write_results` wrote; nothing where there is no file."""
+  """Reads the figures that `write_results` wrote; none without a file."""
   if not os.path.exists(path):
     return {}
   with open(path, encoding="utf-8") as file:
-    return {key: float(value)
-            for key, value in (line.split(" = ") for line in file)}
+    results = dict(line.rstrip("\n").split(" = ", 1) for line in file)
+  results.pop("checkpoint", None)
+  return {key: float(value) for key, value in results.items()}
 
 
 class HeldOutListener(tf1.train.CheckpointSaverListener):
@@ -96,7 +105,8 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
     for path in tf.io.gfile.glob(checkpoint + ".*"):
       files.copy_atomically(
           path, os.path.join(self._folder, os.path.basename(path)))
-    files.write_atomically(self._results_path, _format_results(results))
+    files.write_atomically(self._results_path, _format_results(
+        dict(results, checkpoint=name)))
     tf1.train.update_checkpoint_state(
         self._folder, name, all_model_checkpoint_paths=[name])
     for path in tf.io.gfile.glob(os.path.join(self._folder, "model.ckpt-*")):

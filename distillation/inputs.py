@@ -1,6 +1,6 @@
 """What a trainer reads: found and checked before anything is written."""
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import ContextManager, Dict, List, NamedTuple, Optional, Tuple
 
 from absl import logging
 import tensorflow as tf
@@ -23,12 +23,19 @@ class Records(NamedTuple):
     paths: the files.
     shape: lengths of the records.
     flag: name of the flag that named them, for errors.
+    limits: what their integers stay below.
     tail_samples: how many of the K entries were drawn.
   """
   paths: List[str]
   shape: schema.RecordShape
   flag: str
+  limits: Dict[str, int]
   tail_samples: int = 0
+
+  def errors(self) -> ContextManager[None]:
+    """Turns what reading them raises into InputError."""
+    return input_pipeline.record_errors(
+        self.flag, self.paths, self.shape, self.limits)
 
 
 class Inputs(NamedTuple):
@@ -94,15 +101,12 @@ def _training_records(options: TrainerOptions,
 
   Training on the hard labels reads no labels of the teacher.
   """
-  flag = "input_file"
   shape = schema.RecordShape(
       options.records.max_seq_length, options.records.max_predictions_per_seq,
       options.records.truncation_factor
       if options.loss.hard_label_weight < 1 else 0)
-  paths = files.find_files(options.records.input_file, flag)
-  input_pipeline.check_records(paths, flag, shape, config.vocab_size)
-  records = Records(paths, shape, flag)
-  return records._replace(tail_samples=_check_labels(records, options.loss))
+  return _records(files.find_files(options.records.input_file, "input_file"),
+                  "input_file", shape, options.loss, config)
 
 
 def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
@@ -113,17 +117,23 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
   """
   if training.shape.truncation_factor and not options.records.eval_input_file:
     return training
-  flag, shape = training.flag, training.shape
-  paths = training.paths
+  paths, flag, shape = training.paths, training.flag, training.shape
   if options.records.eval_input_file:
     flag = "eval_input_file"
     paths = files.find_files(options.records.eval_input_file, flag)
   if not shape.truncation_factor:
     shape = shape._replace(truncation_factor=input_pipeline.stored_entries(
         paths[0], flag, shape.max_predictions_per_seq))
+  return _records(paths, flag, shape, options.loss, config)
+
+
+def _records(paths: List[str], flag: str, shape: schema.RecordShape,
+             loss: losses.LossOptions, config: modeling.BertConfig) -> Records:
+  """Checks record files."""
   input_pipeline.check_records(paths, flag, shape, config.vocab_size)
-  records = Records(paths, shape, flag)
-  return records._replace(tail_samples=_check_labels(records, options.loss))
+  records = Records(paths, shape, flag, schema.limits(
+      shape, config.vocab_size, config.type_vocab_size))
+  return records._replace(tail_samples=_check_labels(records, loss))
 
 
 def _check_labels(records: Records, loss: losses.LossOptions) -> int:

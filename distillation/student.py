@@ -29,6 +29,9 @@ _TOP_TOKENS = 5
 _CALIBRATION_BINS = 15
 # Keeps the mean over the real predictions of a batch defined without any.
 _WEIGHT_EPSILON = 1e-5
+# The metric that evaluation reports as "loss", a name that the estimator keeps
+# for its own mean over batches.
+BATCH_LOSS = "batch_loss"
 # The outputs that are no tensors over slots or sequences.
 _SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss")
 
@@ -314,6 +317,13 @@ def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:
   for name in _TEACHER_METRICS:
     if name in outputs:
       metrics[name] = mean(outputs[name], weights)
+  # The loss of a batch, weighted by its sequences: the last batch may be a
+  # smaller one.
+  num_sequences = tf.cast(tf.size(outputs["next_sentence_losses"]), tf.float32)
+  metrics[BATCH_LOSS] = mean(
+      tf.reduce_sum(outputs["masked_lm_training_losses"] * weights)
+      / (tf.reduce_sum(weights) + _WEIGHT_EPSILON)
+      + tf.reduce_mean(outputs["next_sentence_losses"]), num_sequences)
   for old_name, name in _OLD_METRIC_NAMES.items():
     if name in metrics:
       metrics[old_name] = metrics[name]

@@ -81,6 +81,7 @@ class Teacher:
       gpu: which GPU to use; None leaves the choice to TensorFlow.
     """
     self.seconds = 0.0
+    self._config = config
     self._options = options
     self._has_gpu = devices.has_gpu()
     devices.warn_of_device(options.device)
@@ -140,6 +141,11 @@ class Teacher:
       probabilities[positions], indices[positions] = (
           values[slots[wanted]] for values in found)
     return probabilities, indices
+
+  def limits(self, shape: schema.RecordShape) -> Dict[str, int]:
+    """Returns what the integers of records must stay below."""
+    return schema.limits(
+        shape, self._config.vocab_size, self._config.type_vocab_size)
 
   def _trim(self, features: Dict[str, np.ndarray], rows: np.ndarray,
             length: int) -> Dict[str, np.ndarray]:
@@ -209,7 +215,8 @@ class Window(NamedTuple):
 
 
 def read_windows(paths: Sequence[str], shape: schema.RecordShape, share: Share,
-                 size: int) -> Iterator[Window]:
+                 size: int, limits: Optional[input_pipeline.Limits] = None
+                ) -> Iterator[Window]:
   """Reads records in windows, ahead of their use.
 
   Args:
@@ -217,16 +224,17 @@ def read_windows(paths: Sequence[str], shape: schema.RecordShape, share: Share,
     shape: lengths of the records, without labels.
     share: which records.
     size: N.
+    limits: what their integers must stay below.
 
   Raises:
-    InputError: a file is damaged.
+    InputError: a file is damaged, or a record is out of range.
   """
   dataset = tf.data.TFRecordDataset(list(paths)).skip(share.first)
   dataset = dataset.take(share.last - share.first).batch(size)
   dataset = dataset.map(lambda serialized: (
-      serialized, input_pipeline.decode(serialized, shape)))
+      serialized, input_pipeline.decode(serialized, shape, limits)))
   first = share.first
-  with input_pipeline.record_errors("input_file"):
+  with input_pipeline.record_errors("input_file", paths, shape, limits):
     for serialized, features in dataset.prefetch(2).as_numpy_iterator():
       yield Window(first, serialized, features)
       first += len(serialized)
@@ -335,7 +343,8 @@ def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
 
     written = None
     windows = read_windows(
-        paths, shape, share._replace(first=share.first + done), size)
+        paths, shape, share._replace(first=share.first + done), size,
+        teacher.limits(shape))
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
                    unit=" sequences") as bar:
       for window in windows:

@@ -19,12 +19,15 @@ from distillation import evaluation
 from distillation import hooks
 from distillation import student
 from distillation.inputs import check, Inputs
-from distillation.options import TrainerOptions
+from distillation.options import ScheduleOptions, TrainerOptions
 from records import input_pipeline
 from util import files
 from util.command_line import InputError
 
 tf1 = tf.compat.v1
+
+# BERT's schedule warms up for a hundredth of the steps; a tenth is common.
+_STEPS_PER_WARMUP = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,16 +67,19 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
   gpu = devices.choose_gpu(processes.local_rank)
   files.set_remote_files(tf.io.gfile)
   trainer = _Trainer(options, processes, check(options), gpu)
-  with devices.exhaustion_errors(
-      "free some memory, or space in --output_dir={}, or lower "
-      "--train_batch_size and --eval_batch_size; the same command resumes from "
-      "what is saved".format(options.output_dir)):
+  with contextlib.ExitStack() as stack:
+    if processes.rank == 0:
+      stack.enter_context(files.locked_folder(options.output_dir))
+    stack.enter_context(devices.exhaustion_errors(
+        "free some memory, or space in --output_dir={}, or lower "
+        "--train_batch_size and --eval_batch_size; the same command resumes "
+        "from what is saved".format(options.output_dir)))
     if options.do_train:
       trainer.train()
       if processes.rank == 0:
         trainer.export()
     if options.do_eval and processes.rank == 0:
-      evaluation.write_results(options.output_dir, trainer.evaluate())
+      trainer.report()
 
 
 class _Trainer:
@@ -121,6 +127,7 @@ class _Trainer:
       return
     if first_step:
       logging.info("Resuming from step %d of %s.", first_step, output_dir)
+    _warn_of_warmup(self._options.schedule)
     devices.warn_of_device(self._options.device)
     progress = hooks.ProgressHook(
         num_steps, self._sequences_per_step * self._processes.size,
@@ -138,7 +145,7 @@ class _Trainer:
         model_dir = stack.enter_context(tempfile.TemporaryDirectory())
       stack.enter_context(stop)
       try:
-        with input_pipeline.record_errors(self._inputs.training.flag):
+        with self._inputs.training.errors():
           self._build_estimator(model_dir).train(
               self._training_input_fn(first_step), max_steps=num_steps,
               hooks=training_hooks,
@@ -161,7 +168,7 @@ class _Trainer:
               progress.step, output_dir))
 
   def export(self) -> None:
-    """Exports the best checkpoint, if one was kept, else the newest."""
+    """Exports the best checkpoint, if each one was evaluated, else the newest."""
     output_dir = self._options.output_dir
     checkpoint = tf.train.latest_checkpoint(output_dir)
     if self._options.evaluation.eval_every_checkpoint:
@@ -172,23 +179,48 @@ class _Trainer:
     logging.info("%s holds the student of %s.", folder,
                  os.path.basename(checkpoint))
 
-  def evaluate(self, checkpoint: Optional[str] = None) -> Dict[str, Any]:
+  def report(self) -> None:
+    """Evaluates what is exported, else the newest checkpoint or the start."""
+    output_dir = self._options.output_dir
+    folders = [output_dir]
+    newest = tf.train.latest_checkpoint(output_dir)
+    checkpoint = checkpoints.exported_checkpoint(output_dir)
+    if checkpoint:
+      folders.append(os.path.join(output_dir, checkpoints.EXPORT_FOLDER))
+    else:
+      checkpoint = newest
+    name = (os.path.relpath(checkpoint, output_dir) if checkpoint
+            else self._options.model.init_checkpoint)
+    evaluation.write_results(folders, self.evaluate(checkpoint), name)
+    is_best = name.startswith(evaluation.BEST_FOLDER + os.sep)
+    if newest and not is_best and name != os.path.basename(newest):
+      logging.warning(
+          "%s is newer than %s, of which student/ was made and the results are: "
+          "finish the training to export it.", newest, name)
+
+  def evaluate(self, checkpoint: Optional[str]) -> Dict[str, Any]:
     """Evaluates on the held-out records in order.
 
     Args:
-      checkpoint: which one; None takes the newest.
+      checkpoint: which one; None takes the initial variables.
 
     Returns:
-      The results by key.
+      The results by key. Those of each masked token and sequence are means
+      over all of them; `loss` is a mean over batches, weighted by their
+      sequences, as 2019's; `training_loss` is the sum of its two terms.
     """
     held_out = self._inputs.held_out
     input_fn = input_pipeline.evaluation_input_fn(
         held_out.paths, held_out.shape,
-        drop_remainder=self._options.tpu.use_tpu)
-    with input_pipeline.record_errors(held_out.flag):
-      return self._build_estimator(self._options.output_dir).evaluate(
+        drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits)
+    with held_out.errors():
+      results = self._build_estimator(self._options.output_dir).evaluate(
           input_fn, steps=self._options.evaluation.max_eval_steps,
           checkpoint_path=checkpoint)
+    results["loss"] = results.pop(student.BATCH_LOSS)
+    results["training_loss"] = (
+        results["masked_lm_training_loss"] + results["next_sentence_loss"])
+    return results
 
   @property
   def _sequences_per_step(self) -> int:
@@ -198,11 +230,12 @@ class _Trainer:
 
   def _training_input_fn(self, first_step: int) -> input_pipeline.InputFn:
     """Reads this process's share of the records, those after a step."""
+    training = self._inputs.training
     return input_pipeline.training_input_fn(
-        self._inputs.training.paths, self._inputs.training.shape,
-        seed=self._options.schedule.random_seed,
+        training.paths, training.shape, self._options.schedule.random_seed,
         first_record_index=first_step * self._sequences_per_step,
-        num_shards=self._processes.size, shard_index=self._processes.rank)
+        num_shards=self._processes.size, shard_index=self._processes.rank,
+        limits=training.limits)
 
   def _build_estimator(self, model_dir: str) -> tf1.estimator.Estimator:
     """Builds the estimator; only that of rank 0 saves checkpoints."""
@@ -234,3 +267,20 @@ class _Trainer:
         use_tpu=tpu.use_tpu, config=config,
         train_batch_size=self._sequences_per_step,
         eval_batch_size=options.evaluation.eval_batch_size)
+
+
+def _warn_of_warmup(schedule: ScheduleOptions) -> None:
+  """Warns where warm-up takes so long that the rate stays low."""
+  steps, warmup = schedule.num_train_steps, schedule.num_warmup_steps
+  remedy = "--num_warmup_steps={} would do".format(steps // _STEPS_PER_WARMUP)
+  if warmup >= steps:
+    logging.warning(
+        "--num_warmup_steps=%d is not less than --num_train_steps=%d: the "
+        "learning rate only reaches %.3g of %.3g; %s.", warmup, steps,
+        schedule.learning_rate * (steps - 1) / warmup, schedule.learning_rate,
+        remedy)
+  elif (warmup == ScheduleOptions.num_warmup_steps
+        and steps < _STEPS_PER_WARMUP * warmup):
+    logging.warning(
+        "--num_warmup_steps=%d, the default, is %.0f%% of --num_train_steps=%d:"
+        " %s.", warmup, 100 * warmup / steps, steps, remedy)

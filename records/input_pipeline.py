@@ -9,9 +9,10 @@ Dimensions:
 
 import contextlib
 import re
-from typing import Any, Callable, Dict, Iterator, Mapping, Sequence
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
 from absl import flags
+from absl import logging
 import numpy as np
 import tensorflow as tf
 
@@ -21,11 +22,16 @@ from records import tfrecord
 from util.command_line import InputError
 
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
+Limits = Mapping[str, int]
 
 # Records held back for shuffling: about 30 MB at S = 128, P = 20, K = 10.
 _SHUFFLE_RECORDS = 10000
 # Files read side by side while training.
 _INTERLEAVED_FILES = 4
+# Records that are looked through at once for one that is out of range.
+_SEARCHED_RECORDS = 1024
+# How the error is recognized.
+_OUT_OF_RANGE = "an integer of a record is out of range"
 
 
 def define_flags() -> None:
@@ -42,38 +48,66 @@ def define_flags() -> None:
 # --- Decoding ----------------------------------------------------------------
 
 
-def decode(serialized: tf.Tensor,
-           shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
+def decode(serialized: tf.Tensor, shape: schema.RecordShape,
+           limits: Optional[Limits] = None) -> Dict[str, tf.Tensor]:
   """Parses a batch of serialized Examples.
 
   Args:
     serialized: string [B].
     shape: the lengths of the records.
+    limits: what the integers must stay below, as `schema.limits` gives it.
+      Where a GPU gathers by an index out of range, it gets zeros and tells
+      nobody.
 
   Returns:
     Tensors by feature name, [B, S], [B, P], [B, 1] and, where K > 0,
     [B, P, K]; integers as int32, which TPUs need.
   """
-  features = tf.io.parse_example(serialized, {
+  features = _parse(serialized, shape)
+  are_within = [_are_within(features[name], limit)
+                for name, limit in (limits or {}).items()]
+  with tf.control_dependencies([
+      tf.debugging.Assert(tf.reduce_all(is_within), [_OUT_OF_RANGE])
+      for is_within in are_within]):
+    return {
+        name: tf.cast(value, tf.int32) if value.dtype == tf.int64
+        else tf.identity(value)
+        for name, value in features.items()
+    }
+
+
+def _parse(serialized: tf.Tensor,
+           shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
+  """Parses a batch of serialized Examples; as `decode`, but for int64."""
+  return tf.io.parse_example(serialized, {
       name: tf.io.FixedLenFeature(feature.shape, tf.as_dtype(feature.dtype))
       for name, feature in schema.features(shape).items()
   })
-  return {
-      name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
-      for name, value in features.items()
-  }
+
+
+def _are_within(values: tf.Tensor, limit: int) -> tf.Tensor:
+  """Returns whether integers are from 0 to under a limit, bool."""
+  return tf.logical_and(values >= 0, values < limit)
 
 
 @contextlib.contextmanager
-def record_errors(flag: str) -> Iterator[None]:
+def record_errors(flag: str, paths: Sequence[str] = (),
+                  shape: Optional[schema.RecordShape] = None,
+                  limits: Optional[Limits] = None) -> Iterator[None]:
   """Turns what TensorFlow raises for bad records into InputError.
 
   Args:
     flag: name of the flag that named the records, for errors.
+    paths: the record files, in which one that is out of range is looked for.
+    shape: as for `decode`.
+    limits: as for `decode`.
   """
   try:
     yield
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    if _OUT_OF_RANGE in error.message:
+      raise InputError("--{}: {}; make the records again".format(
+          flag, _find_out_of_range(paths, shape, limits))) from error
     # Other arguments may be invalid because of a bug.
     found = re.search(r"(truncated|corrupted) record at \d+|Key: [^\n]*",
                       error.message)
@@ -82,6 +116,23 @@ def record_errors(flag: str) -> Iterator[None]:
     raise InputError("--{}: a record is damaged or has other lengths than the "
                      "first one ({}); make the records again".format(
                          flag, found.group())) from error
+
+
+def _find_out_of_range(paths: Sequence[str], shape: schema.RecordShape,
+                       limits: Limits) -> str:
+  """Says which record has an integer out of range, and which one."""
+  for path in paths:
+    first = 0
+    for serialized in tf.data.TFRecordDataset(path).batch(_SEARCHED_RECORDS):
+      features = _parse(serialized, shape)
+      for name, limit in limits.items():
+        outside = np.argwhere(~_are_within(features[name], limit).numpy())
+        if outside.size:
+          return "record {} in {} has {} {}, where {} is the limit".format(
+              first + outside[0][0], path, name,
+              features[name].numpy()[tuple(outside[0])], limit - 1)
+      first += len(serialized)
+  return "a record is out of range"
 
 
 # --- Checks ------------------------------------------------------------------
@@ -105,7 +156,12 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
   """
   for path in paths:
     found = manifest.read_manifest(path)
-    if found and found.vocab_size != vocab_size:
+    if found and found.vocab_size < vocab_size and path == paths[0]:
+      logging.warning(
+          "--bert_config_file has vocab_size %d, and the records in %s were made "
+          "with a vocabulary of %d: the rest must be padding.", vocab_size,
+          path, found.vocab_size)
+    if found and found.vocab_size > vocab_size:
       raise InputError(
           "--bert_config_file has vocab_size {}, but the records in {} were "
           "made with a vocabulary of {}: use the config that belongs to it"
@@ -199,8 +255,8 @@ def _check_record(features: Mapping[str, Any], path: str,
 
 def training_input_fn(
     paths: Sequence[str], shape: schema.RecordShape, seed: int,
-    first_record_index: int = 0, num_shards: int = 1, shard_index: int = 0
-) -> InputFn:
+    first_record_index: int = 0, num_shards: int = 1, shard_index: int = 0,
+    limits: Optional[Limits] = None) -> InputFn:
   """Builds an endless, shuffled input_fn for TPUEstimator.
 
   The order of the records follows from the seed only, whatever seed the
@@ -213,6 +269,7 @@ def training_input_fn(
     first_record_index: how many records of this shard to skip.
     num_shards: processes that share the records.
     shard_index: this process.
+    limits: as for `decode`.
 
   Returns:
     A function of `params`, with `params["batch_size"]` = B, that returns a
@@ -232,13 +289,14 @@ def training_input_fn(
     dataset = dataset.shuffle(_SHUFFLE_RECORDS, seed=seed)
     graph.seed = graph_seed
     dataset = dataset.repeat().skip(first_record_index)
-    return _batches(dataset, shape, params["batch_size"], drop_remainder=True)
+    return _batches(dataset, shape, params["batch_size"], True, limits)
 
   return input_fn
 
 
 def evaluation_input_fn(paths: Sequence[str], shape: schema.RecordShape,
-                        drop_remainder: bool = False) -> InputFn:
+                        drop_remainder: bool = False,
+                        limits: Optional[Limits] = None) -> InputFn:
   """Builds an input_fn that reads each record once, in order.
 
   Args:
@@ -246,22 +304,25 @@ def evaluation_input_fn(paths: Sequence[str], shape: schema.RecordShape,
     shape: lengths of the records.
     drop_remainder: whether to leave out a last batch that is not full, for
       devices that need a static B.
+    limits: as for `decode`.
 
   Returns:
     A function of `params`, as `training_input_fn` does.
   """
   def input_fn(params):
     dataset = tf.data.TFRecordDataset(list(paths))
-    return _batches(dataset, shape, params["batch_size"], drop_remainder)
+    return _batches(
+        dataset, shape, params["batch_size"], drop_remainder, limits)
 
   return input_fn
 
 
 def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
-             batch_size: int, drop_remainder: bool) -> tf.data.Dataset:
+             batch_size: int, drop_remainder: bool,
+             limits: Optional[Limits]) -> tf.data.Dataset:
   """Decodes and batches serialized records, ahead of the model."""
   dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-  dataset = dataset.map(lambda serialized: decode(serialized, shape),
+  dataset = dataset.map(lambda serialized: decode(serialized, shape, limits),
                         num_parallel_calls=tf.data.AUTOTUNE,
                         deterministic=True)
   return dataset.prefetch(tf.data.AUTOTUNE)

@@ -66,3 +66,20 @@ def features(shape: RecordShape) -> Dict[str, Feature]:
     schema[TEACHER_PROBABILITIES] = Feature(np.float32, *per_entry)
     schema[TEACHER_INDICES] = Feature(np.int64, *per_entry)
   return schema
+
+
+def limits(shape: RecordShape, vocab_size: int,
+           type_vocab_size: int) -> Dict[str, int]:
+  """Returns what the integers of a feature stay below, by name.
+
+  Args:
+    shape: lengths of the records.
+    vocab_size: of the model that reads them.
+    type_vocab_size: likewise.
+  """
+  below = {name: vocab_size for name in TOKEN_IDS}
+  below.update({INPUT_MASK: 2, SEGMENT_IDS: type_vocab_size,
+                MASKED_LM_POSITIONS: shape.max_seq_length,
+                NEXT_SENTENCE_LABELS: 2})
+  return {name: below[name] for name, feature in features(shape).items()
+          if feature.dtype == np.int64}

@@ -22,6 +22,7 @@ from util.command_line import InputError
 
 _BLOCK_BYTES = 1 << 20
 _MANIFEST_SUFFIX = ".json"
+_LOCK_FILE = ".lock"
 # What Linux fills in for F_GETLK: type, whence, start, length, process.
 _FLOCK = struct.Struct("hhqqi")
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
@@ -320,6 +321,25 @@ def _sync_folder(path: str) -> None:
 
 
 # --- Locking -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked_folder(folder: str) -> Iterator[None]:
+  """Holds a lock on a folder, which is made if it is missing.
+
+  Raises:
+    InputError: another process holds it.
+  """
+  if "://" in folder:  # Remote storage has no locks.
+    yield
+    return
+  os.makedirs(folder, exist_ok=True)
+  path = os.path.join(folder, _LOCK_FILE)
+  with _open_locked(path, folder):
+    try:
+      yield
+    finally:
+      remove(path)  # Under the lock, so that it is ours.
 
 
 def _open_locked(path: str, output: str) -> BinaryIO:

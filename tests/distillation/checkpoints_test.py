@@ -175,7 +175,7 @@ def test_an_exported_model_replaces_an_earlier_one(tmp_path):
     assert folder == str(tmp_path / "student")
     assert sorted(path.name for path in (tmp_path / "student").iterdir()) == [
         "bert_config.json", "bert_model.ckpt.data-00000-of-00001",
-        "bert_model.ckpt.index"]
+        "bert_model.ckpt.index", "exported_from.txt"]
     assert checkpoints.load_config(folder + "/bert_config.json") == tiny.CONFIG
     exported = tiny.read_checkpoint(folder + "/bert_model.ckpt")
     for name, value in exported.items():

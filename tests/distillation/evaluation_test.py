@@ -13,14 +13,18 @@ _NAN = float("nan")
 
 
 def test_results_are_written_by_key_and_read_again(tmp_path):
-  folder = tmp_path / "new"
-  evaluation.write_results(str(folder), {
-      "loss": np.float32(1.25), "global_step": np.int64(7), "a_rate": 0.5})
-  path = folder / "eval_results.txt"
-  assert path.read_text() == "a_rate = 0.5\nglobal_step = 7\nloss = 1.25\n"
-  assert evaluation.read_results(str(path)) == {
-      "a_rate": 0.5, "global_step": 7, "loss": 1.25}
-  assert evaluation.read_results(str(folder / "none.txt")) == {}
+  folders = [str(tmp_path / "new"), str(tmp_path / "other")]
+  evaluation.write_results(folders, {
+      "loss": np.float32(1.25), "global_step": np.int64(7), "a_rate": 0.5},
+                           "best/model.ckpt-7")
+  for name in ("new", "other"):
+    path = tmp_path / name / "eval_results.txt"
+    assert path.read_text() == (
+        "a_rate = 0.5\ncheckpoint = best/model.ckpt-7\nglobal_step = 7\n"
+        "loss = 1.25\n")
+    assert evaluation.read_results(str(path)) == {
+        "a_rate": 0.5, "global_step": 7, "loss": 1.25}
+  assert evaluation.read_results(str(tmp_path / "none.txt")) == {}
 
 
 class _Run:

@@ -130,7 +130,7 @@ def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
   student = tmp_path / "out" / "student"
   assert sorted(path.name for path in student.iterdir()) == [
       "bert_config.json", "bert_model.ckpt.data-00000-of-00001",
-      "bert_model.ckpt.index"]
+      "bert_model.ckpt.index", "exported_from.txt"]
   assert (student / "bert_config.json").read_bytes() == (
       folder / "bert_config.json").read_bytes()
   newest = tiny.read_checkpoint(tmp_path / "out" / "model.ckpt-2")

@@ -134,8 +134,19 @@ def test_records_of_another_vocabulary_are_refused(tmp_path, features):
     writer.write(tiny.serialize(features))
     writer.commit(manifest.Manifest("a_stage", {}, {}, {}, vocab_size=29))
   _check(path)
-  with pytest.raises(InputError, match="vocab_size 31.*vocabulary of 29"):
-    _check(path, vocab_size=31)
+  with pytest.raises(InputError, match="vocab_size 28.*vocabulary of 29"):
+    _check(path, vocab_size=28)
+
+
+def test_a_padded_vocabulary_is_accepted_with_a_warning(
+    tmp_path, features, caplog):
+  """Usual for tensor cores: a vocab_size that is a multiple of 8 or 64."""
+  path = str(tmp_path / "a.tfrecord")
+  with manifest.RecordWriter(path) as writer:
+    writer.write(tiny.serialize(features))
+    writer.commit(manifest.Manifest("a_stage", {}, {}, {}, vocab_size=29))
+  _check(path, vocab_size=32)
+  assert "vocab_size 32" in caplog.text and "of 29" in caplog.text
 
 
 # --- Datasets ----------------------------------------------------------------
@@ -206,3 +217,29 @@ def test_only_the_seed_sets_the_order_of_training(tmp_path):
   assert whole != _training_numbers(paths, 1, 30, seed=2)
   assert whole[7:] == _training_numbers(
       paths, 1, 23, seed=1, first_record_index=7)
+
+
+@pytest.mark.parametrize("name, value, limit", [
+    (schema.INPUT_IDS, 29, 28), (schema.MASKED_LM_IDS, 1 << 33, 28),
+    (schema.TEACHER_INDICES, -1, 28), (schema.MASKED_LM_POSITIONS, 10, 9),
+    (schema.SEGMENT_IDS, 2, 1), (schema.NEXT_SENTENCE_LABELS, 2, 1)])
+def test_an_integer_out_of_range_names_file_and_record(
+    tmp_path, name, value, limit):
+  """In any record, not only in the first one."""
+  examples = tiny.random_examples(7, seed=0)
+  good = tiny.write_records(tmp_path / "good.tfrecord", examples)
+  serialized = [tiny.serialize(features) for features in examples]
+  spoilt = np.array(examples[5][name], np.int64)
+  spoilt.ravel()[0] = value
+  example = tf.train.Example.FromString(serialized[5])
+  example.features.feature[name].int64_list.value[:] = spoilt.ravel()
+  serialized[5] = example.SerializeToString()
+  bad = tiny.write_serialized(tmp_path / "bad.tfrecord", serialized)
+  paths, limits = [str(good), str(bad)], schema.limits(tiny.SHAPE, 29, 2)
+  dataset = input_pipeline.evaluation_input_fn(
+      paths, tiny.SHAPE, limits=limits)({"batch_size": 4})
+  with pytest.raises(InputError, match=(
+      "--input_file: record 5 in .*bad.tfrecord has {} {}, where {} is the "
+      "limit".format(name, value, limit))):
+    with input_pipeline.record_errors("input_file", paths, tiny.SHAPE, limits):
+      list(dataset)
