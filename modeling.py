@@ -69,17 +69,26 @@ class BertConfig:
   def __post_init__(self):
     for field in dataclasses.fields(self):
       name, value = field.name, getattr(self, field.name)
-      if field.type is int and not (isinstance(value, int) and value > 0):
+      if field.type is int and not (_is_number(value, int) and value > 0):
         raise ValueError("{} is {!r}; it must be a whole number over 0".format(
             name, value))
       if name.endswith("_prob") and not (
-          isinstance(value, (int, float)) and 0 <= value < 1):
+          _is_number(value, (int, float)) and 0 <= value < 1):
         raise ValueError("{} is {!r}; it must be from 0 to under 1".format(
             name, value))
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(
           "hidden_size {} is not a multiple of num_attention_heads {}".format(
               self.hidden_size, self.num_attention_heads))
+    if not (_is_number(self.initializer_range, (int, float))
+            and 0 <= self.initializer_range <= tf.float32.max):
+      raise ValueError(
+          "initializer_range is {!r}; it must be a finite number, 0 or more"
+          .format(self.initializer_range))
+    if not (self.hidden_act is None or isinstance(self.hidden_act, str)
+            or callable(self.hidden_act)):
+      raise ValueError("hidden_act is {!r}; it must be a name".format(
+          self.hidden_act))
     get_activation(self.hidden_act)
 
   @classmethod
@@ -113,6 +122,8 @@ class BertConfig:
       raise OSError("{}: {}".format(json_file, error.message)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
       raise ValueError("{} is not JSON ({})".format(json_file, error)) from None
+    except RecursionError:
+      raise ValueError("{} is nested too deeply".format(json_file)) from None
     except ValueError as error:
       raise ValueError("{}: {}".format(json_file, error)) from None
 
@@ -123,6 +134,11 @@ class BertConfig:
   def to_json_string(self) -> str:
     """Returns the text of a `bert_config.json`."""
     return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
+  """Returns whether a value is of some types; True and False are no numbers."""
+  return isinstance(value, types) and not isinstance(value, bool)
 
 
 @tf.custom_gradient

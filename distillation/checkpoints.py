@@ -143,6 +143,11 @@ def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
           "--{}: {} is damaged: {} cannot be read ({}); copy or download it "
           "again".format(flag, checkpoint, name,
                          str(error).split("\n")[0])) from None
+    dtype = tf.as_dtype(value.dtype)
+    if not dtype.is_floating:
+      raise InputError(
+          "--{}: {} in {} is {}, not float32; it is no BERT checkpoint".format(
+              flag, name, checkpoint, dtype.name))
     if not np.isfinite(value).all():
       raise InputError(
           "--{}: {} in {} holds NaN or infinite values: the training that made "
@@ -169,7 +174,8 @@ def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
   """Returns the shape of each variable in a checkpoint, without slots."""
   try:
     shapes = dict(tf.train.list_variables(checkpoint))
-  except (tf.errors.OpError, ValueError) as error:
+  except (tf.errors.OpError, IndexError, MemoryError, ValueError) as error:
+    # Where a damaged index says that it is larger than the file, or huge.
     raise InputError(
         "--{}: {} is not a readable checkpoint ({}); give the path without "
         "`.index` or `.data-...`, such as folder/bert_model.ckpt".format(

@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from distillation import checkpoints
 from distillation import devices
+from distillation import inference
 from distillation import losses
 import modeling
 from records import input_pipeline
@@ -85,22 +85,14 @@ class Teacher:
     self._options = options
     self._has_gpu = devices.has_gpu()
     devices.warn_of_device(options.device)
-    session_config = devices.session_config(options.device, gpu)
     with tf.Graph().as_default() as graph:
       inputs, outputs = _build_graph(config, options)
-      checkpoints.restore(checkpoint)
-      # Constants are converted once, variables at every step.
-      with tf1.Session() as session:
-        session.run(tf1.global_variables_initializer())
-        graph_def = tf1.graph_util.convert_variables_to_constants(
-            session, graph.as_graph_def(), [output.op.name
-                                            for output in outputs])
-    with tf.Graph().as_default() as graph:
-      names = [tensor.name for tensor in (*inputs.values(), *outputs)]
-      tensors = tf.import_graph_def(graph_def, return_elements=names, name="")
-      self._inputs = dict(zip(inputs, tensors))
-      self._outputs = tensors[len(inputs):]
-      self._session = tf1.Session(graph=graph, config=session_config)
+    prepared = inference.prepare(
+        graph, list(inputs.values()), outputs,
+        devices.session_config(options.device, gpu))
+    self._inputs = dict(zip(inputs, prepared.inputs))
+    self._outputs = prepared.outputs
+    self._session = inference.start_session(prepared, checkpoint)
 
   def label(self, features: Dict[str, np.ndarray], first_record: int
            ) -> Tuple[np.ndarray, np.ndarray]:

@@ -150,7 +150,7 @@ class DumpReader:
       # On an error, lxml still returns the elements that ended before it.
       failure = _feed(parser, chunk)
       for _, element in parser.read_events():
-        name = etree.QName(element).localname
+        name = _local_name(element)
         if name == "revision":
           # The last revision of a page is the newest. Clearing each one keeps
           # a dump with full histories from filling the memory.
@@ -213,7 +213,7 @@ class DumpReader:
     parser = etree.XMLPullParser(events=("start",), huge_tree=True)
     failure = _feed(parser, chunk)
     for _, element in parser.read_events():
-      name = etree.QName(element).localname
+      name = _local_name(element)
       if name != "mediawiki":
         raise self.error("not a MediaWiki dump: the XML begins with <{}>, "
                          "expected <mediawiki>".format(name), _WHICH_DUMP)
@@ -247,6 +247,11 @@ def _feed(parser: etree.XMLPullParser,
   except etree.XMLSyntaxError as failure:
     return failure
   return None
+
+
+def _local_name(element: etree._Element) -> str:
+  """Returns a tag's name, which etree.QName refuses where XML has `<:a>`."""
+  return element.tag.rpartition("}")[2]
 
 
 def _wikitext(revision: etree._Element) -> str:

@@ -47,6 +47,9 @@ _INLINE_TAGS = frozenset("""
 # A formula that can be read as text: "x", "n = 3", "2.5 < x".
 _PLAIN_FORMULA = re.compile(r"[A-Za-z0-9 .,=+\-−<>/()!%]{1,20}")
 _INTEGER = re.compile(r"[-−+]?\d+")
+# A character of so many digits that Python refuses to read the number.
+_HUGE_CHARACTER = re.compile(r"&#[0-9]{4000,};?")
+_REPLACEMENT_CHARACTER = "\ufffd"
 
 _HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*={1,6}[ \t]*$", re.MULTILINE)
 # Sections without prose, by their heading in lower case. Not "Literature":
@@ -225,8 +228,13 @@ def _first_after(positions: List[int], start: int) -> Optional[int]:
 
 def _formula(text: str) -> str:
   """Returns a formula as text, if it is simple enough."""
-  text = html.unescape(text).strip()
+  text = _unescaped(text).strip()
   return text if _PLAIN_FORMULA.fullmatch(text) else templates.UNKNOWN_WORDS
+
+
+def _unescaped(text: str) -> str:
+  """Replaces entities by their characters."""
+  return html.unescape(_HUGE_CHARACTER.sub(_REPLACEMENT_CHARACTER, text))
 
 
 def _escaped(text: str) -> str:
@@ -424,7 +432,7 @@ def plain_text(block: str, language: str) -> str:
       block = _parsed(block, language)
   if "://" in block:
     block = _URL.sub(templates.UNKNOWN_WORDS, block)
-  return html.unescape(block) if "&" in block else block
+  return _unescaped(block) if "&" in block else block
 
 
 def _without_quotes(block: str) -> str:

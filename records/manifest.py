@@ -98,13 +98,13 @@ def read_manifest(path: str) -> Optional[Manifest]:
   """
   try:
     with files.open_file(manifest_path(path)) as file:
-      manifest = Manifest(**json.loads(file.read().decode("utf-8")))
+      manifest = _parse(file.read())
     with files.open_file(path) as file:
       file.seek(0, os.SEEK_END)
       num_bytes = file.tell()
   except FileNotFoundError:
     return None
-  except (TypeError, ValueError) as error:
+  except ValueError as error:
     raise InputError(
         "{} is not a manifest of this project ({}); remove it if {} is intact"
         .format(manifest_path(path), error, path)) from None
@@ -114,6 +114,38 @@ def read_manifest(path: str) -> Optional[Manifest]:
         "cut; make it again".format(path, num_bytes, manifest_path(path),
                                     manifest.num_bytes))
   return manifest
+
+
+def _parse(content: bytes) -> Manifest:
+  """Parses a manifest.
+
+  Raises:
+    ValueError: it is none.
+  """
+  try:
+    manifest = Manifest(**_parse_json(content))
+  except TypeError as error:
+    raise ValueError(error) from None
+  for field in dataclasses.fields(Manifest):
+    value = getattr(manifest, field.name)
+    if field.type is int:
+      is_valid = type(value) is int and value >= 0  # A bool is an int, too.
+    elif field.type is str:
+      is_valid = isinstance(value, str)
+    else:
+      is_valid = isinstance(value, dict) and not any(
+          isinstance(item, (dict, list)) for item in value.values())
+    if not is_valid:
+      raise ValueError("the value of {} is of another type".format(field.name))
+  return manifest
+
+
+def _parse_json(content: bytes) -> Any:
+  """Parses JSON, UTF-8; whatever is wrong is a ValueError."""
+  try:
+    return json.loads(content.decode("utf-8"))
+  except RecursionError:
+    raise ValueError("it is nested too deeply") from None
 
 
 def records_fingerprint(path: str) -> str:
@@ -188,11 +220,11 @@ class RecordWriter:
                      overwrite: bool) -> Optional[Manifest]:
     """Reads how far an earlier run came; None where nothing is of use."""
     try:
-      with open(self._progress_path, encoding="utf-8") as file:
-        found = Manifest(**json.load(file))
+      with open(self._progress_path, "rb") as file:
+        found = _parse(file.read())
       if os.fstat(self._partial.file.fileno()).st_size < found.num_bytes:
         return None
-    except (OSError, TypeError, ValueError):
+    except (OSError, ValueError):
       return None
     difference = wanted.difference(found)
     if difference and overwrite:
@@ -309,10 +341,11 @@ class OverwriteProgress:
     self._replaced: List[str] = []
     os.makedirs(folder, exist_ok=True)
     with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
-      with open(self._path, encoding="utf-8") as file:
-        found = json.load(file)
+      with open(self._path, "rb") as file:
+        found = _parse_json(file.read())
       if found["run"] == self._run:
-        self._replaced = list(found["replaced"])
+        self._replaced = [
+            path for path in found["replaced"] if path in self._run]
     self._write()
 
   def is_replaced(self, path: str) -> bool:

@@ -95,7 +95,7 @@ def _start_of_only_field(message: bytes) -> Optional[int]:
     return None
   try:
     length, start = _read_varint(message, 1)
-  except IndexError:
+  except (IndexError, ValueError):
     return None
   return start if len(message) == start + length else None
 

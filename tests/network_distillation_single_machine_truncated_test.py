@@ -16,12 +16,14 @@ from distillation import checkpoints
 from distillation import devices
 from distillation import evaluation
 from distillation import losses
+from distillation import options
 from distillation import training
 import modeling
 import processes
 from records import schema
 import reference_bert
 import tiny
+from util.command_line import InputError
 
 _SCRIPT = "network_distillation_single_machine_truncated.py"
 
@@ -69,10 +71,10 @@ def test_help_lists_the_flags_with_their_defaults():
       for line in result.stdout.splitlines() if line.startswith("  --"))
   assert {name: shown.get(name) for name in wanted} == wanted
   # The option objects have the same defaults.
-  for group in (training.ModelOptions, training.RecordOptions,
-                losses.LossOptions, training.ScheduleOptions,
-                training.EvaluationOptions, devices.DeviceOptions,
-                training.TpuOptions):
+  for group in (options.ModelOptions, options.RecordOptions,
+                losses.LossOptions, options.ScheduleOptions,
+                options.EvaluationOptions, devices.DeviceOptions,
+                options.TpuOptions):
     for field in dataclasses.fields(group):
       default = {None: "none", dataclasses.MISSING: "required"}.get(
           field.default, str(field.default))
@@ -150,10 +152,12 @@ def test_evaluation_averages_as_stated(tmp_path, folder):
   results = tiny.read_results(tmp_path / "out")
   assert results.pop("global_step") == 0
   assert results == pytest.approx({
-      "loss": np.mean([
+      "loss": np.average([
           float(reference_bert.loss(
               variables, reference_bert.batch(examples[start:start + 8]),
-              tiny.CONFIG)) for start in (0, 8, 16)]),
+              tiny.CONFIG)) for start in (0, 8, 16)], weights=(8, 8, 5)),
+      "training_loss": (
+          results["masked_lm_loss"] + results["next_sentence_loss"]),
       "masked_lm_accuracy": np.mean(log_probabilities.argmax(-1) == token_ids),
       "masked_lm_cross_entropy": -np.mean(
           log_probabilities[np.arange(len(token_ids)), token_ids]),
@@ -250,6 +254,13 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert set(exported) == set(tiny.random_variables())
   for name, value in exported.items():
     np.testing.assert_array_equal(value, kept[name], err_msg=name)
+  # What is reported is what is exported.
+  results = tiny.read_results(tmp_path / "out")
+  assert results["global_step"] == step
+  assert results["kl_from_teacher"] == pytest.approx(min(found), abs=1e-4)
+  text = (tmp_path / "out" / "eval_results.txt").read_text()
+  assert "checkpoint = best/model.ckpt-{}\n".format(step) in text
+  assert (tmp_path / "out" / "student" / "eval_results.txt").read_text() == text
   # A checkpoint whose evaluation a kill cut short is evaluated later.
   shutil.rmtree(best)
   again = tiny.run_script(_SCRIPT, *arguments)
@@ -258,7 +269,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert tiny.read_results(best)["global_step"] == 4
   again = tiny.run_script(_SCRIPT, *arguments)
   assert again.stderr.count("held out") == 0
-  # The newest checkpoint is what is evaluated at the end.
+  # That is now the best one, as no other was evaluated.
   results = tiny.read_results(tmp_path / "out")
   assert results["global_step"] == 4
   assert results["kl_from_teacher"] == pytest.approx(found[-1], abs=1e-4)
@@ -353,11 +364,24 @@ def test_a_signal_saves_first(tmp_path, folder, number):
       step, tmp_path) in last
 
 
+def test_a_second_trainer_is_refused_until_the_first_ends(tmp_path, folder):
+  command = tiny.trainer_options(folder, tmp_path, do_eval=False)
+  with _start(folder, tmp_path, num_train_steps=1000000) as process:
+    assert any("Step 100 of" in line for line in process.stderr)
+    with pytest.raises(InputError, match=r"{} is being written .*\(process {}\)"
+                       .format(tmp_path, process.pid)):
+      training.run(command)
+    assert process.poll() is None
+    process.kill()
+  training.run(command)
+  assert (tmp_path / "student").is_dir()
+
+
 # Runs the trainer with a bug, or bad input, that shows in the graph.
 _SPY = """
 import sys
 sys.path.insert(0, {root!r})
-from distillation import losses, training
+from distillation import losses, options
 from util import command_line
 import network_distillation_single_machine_truncated as trainer
 
@@ -365,8 +389,8 @@ def fail(*unused_arguments):
   raise {error}("a message")
 
 losses.masked_lm_losses = fail
-training.define_flags()
-command_line.run(trainer.main, required=training.REQUIRED_FLAGS)
+options.define_flags()
+command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 """
 
 

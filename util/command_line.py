@@ -89,7 +89,12 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
     InputError: a word belongs to no flag, or a required flag is missing.
     flags.Error: a flag is unknown, or its value is not valid.
   """
-  stray = flags.FLAGS(join_boolean_values(argv))[1:]
+  words = join_boolean_values(argv)
+  for flag, value in zip(words[1:], words[2:]):
+    if _is_boolean_flag(flag) and not value.startswith("-"):
+      raise InputError("{} {}: unexpected word {!r}; {} is True or False".format(
+          flag, value, value, flag))
+  stray = flags.FLAGS(words)[1:]
   if stray:
     raise InputError(
         "unexpected word {!r}: every word must be a flag or the value of one; "

@@ -109,7 +109,7 @@ def test_a_signal_ends_training_after_its_step(
 
 def test_signals_are_left_to_the_main_thread(received):
   def run():
-    with hooks.StopAtSignalHook(True) as unused:
+    with hooks.StopAtSignalHook(True):
       signal.raise_signal(signal.SIGTERM)
 
   thread = threading.Thread(target=run)

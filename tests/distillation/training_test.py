@@ -2,12 +2,15 @@
 
 import collections
 import dataclasses
+import re
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from distillation import devices
+from distillation import losses
 from distillation import training
 from records import manifest
 from records import schema
@@ -118,6 +121,22 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, folder):
       assert np.all(np.isfinite(value)), name
 
 
+@pytest.mark.parametrize("message, told", [
+    ("OOM when allocating\n\t [[node]]", "OOM when allocating"),
+    ("Graph execution error:\n\nOOM when allocating\n", "OOM when allocating"),
+    ("", ""),
+])
+def test_memory_that_runs_out_is_told_without_a_heading(
+    tmp_path, folder, monkeypatch, message, told):
+  def run_out(*unused_arguments):
+    raise tf.errors.ResourceExhaustedError(None, None, message)
+
+  monkeypatch.setattr(losses, "masked_lm_losses", run_out)
+  with pytest.raises(InputError, match=re.escape(
+      "memory or disk ran out ({}): free some memory".format(told))):
+    _run(folder, tmp_path)
+
+
 def test_a_resumed_run_needs_no_initial_checkpoint(tmp_path, folder):
   _run(folder, tmp_path, do_eval=False)
   _run(folder, tmp_path, init_checkpoint="gone.ckpt", num_train_steps=4)
@@ -151,6 +170,21 @@ def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
   _run(folder, tmp_path / "out", do_eval=False)
   assert (student / "bert_model.ckpt.index").exists()
   assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_results_are_those_of_the_exported_student(
+    tmp_path, folder, caplog):
+  """A newer checkpoint, of training that was stopped, is only told of."""
+  _run(folder, tmp_path, do_eval=False)
+  (tmp_path / "student").rename(tmp_path / "kept")
+  _run(folder, tmp_path, do_eval=False, num_train_steps=4)
+  shutil.rmtree(tmp_path / "student")
+  (tmp_path / "kept").rename(tmp_path / "student")
+  _run(folder, tmp_path, do_train=False)
+  assert tiny.read_results(tmp_path)["global_step"] == 2
+  assert "checkpoint = model.ckpt-2\n" in (
+      tmp_path / "student" / "eval_results.txt").read_text()
+  assert "model.ckpt-4 is newer than model.ckpt-2" in caplog.text
 
 
 # --- Checks ------------------------------------------------------------------

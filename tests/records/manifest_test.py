@@ -19,7 +19,7 @@ _MANIFEST = manifest.Manifest(
     stage="a_stage", flags={"dupe_factor": 10},
     fingerprints={"vocab_file": "f"},
     sources={"a.txt": "1", "b.txt": "2"}, vocab_size=29)
-# As an earlier version has written it, for a file of the frames of b"one".
+# As an earlier version has written it, for a file of one record.
 _OLD_MANIFEST = """{
  "stage": "a_stage",
  "flags": {

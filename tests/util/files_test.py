@@ -28,6 +28,14 @@ with files.PartialFile(sys.argv[1]) as partial:
   print("ready", flush=True)
   sys.stdin.read()
 """
+# Holds a folder until its input ends.
+_FOLDER_HOLDER = """
+import sys
+from util import files
+with files.locked_folder(sys.argv[1]):
+  print("ready", flush=True)
+  sys.stdin.read()
+"""
 # Opens a hidden file, says so, and locks it when its input ends. Then it shows
 # the finished file, and replaces it.
 _LATE_WRITER = """
@@ -304,6 +312,22 @@ def test_the_lock_ends_with_its_process(tmp_path):
     holder.kill()
   files.remove_partial(str(path))
   assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_is_held_by_one_process(tmp_path):
+  folder = tmp_path / "new" / "folder"
+  with _other_process(_FOLDER_HOLDER, folder) as holder:
+    with pytest.raises(InputError, match=r"{} is being written .*\(process {}\)"
+                       .format(folder, holder.pid)):
+      with files.locked_folder(str(folder)):
+        raise RuntimeError
+    holder.kill()
+    holder.wait()
+    with files.locked_folder(str(folder)):
+      pass
+  assert os.listdir(folder) == []
+  with files.locked_folder("gs://bucket/run"):  # Which has no locks.
+    pass
 
 
 @pytest.mark.parametrize("is_committed", [True, False])

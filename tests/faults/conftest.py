@@ -1,0 +1,60 @@
+"""Fixtures of the faults: a clean world, what runs make of it, copies."""
+
+import itertools
+import shutil
+
+import pytest
+
+import fault_world
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory):
+  """A process that runs scripts with TensorFlow imported."""
+  server = fault_world.ForkServer(tmp_path_factory.mktemp("server"))
+  yield server
+  server.close()
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+  """The inputs of all stages."""
+  return fault_world.make_inputs(tmp_path_factory.mktemp("faults") / "inputs")
+
+
+@pytest.fixture(scope="session")
+def new_world(tmp_path_factory, fork_server, inputs):
+  """A function that returns a world of its own, by a name."""
+  folder = tmp_path_factory.mktemp("worlds")
+  counter = itertools.count()
+
+  def make(name="world"):
+    path = folder / str(next(counter)) / name
+    shutil.copytree(inputs, path)
+    return fault_world.World(path, inputs, fork_server)
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def clean(new_world):
+  """A function that returns what a clean run of a stage with flags makes.
+
+  That is the SHA-256 of each output by path, or what `trained` returns.
+  """
+  made = {}
+
+  def run(stage, changes=()):
+    key = stage.script, tuple(sorted(map(str, dict(changes).items())))
+    if key not in made:
+      world = new_world()
+      outcome = world.run(stage, dict(changes))
+      assert outcome.returncode == 0, outcome.stderr
+      if stage.outputs:
+        made[key] = fault_world.outputs(world, stage)
+        assert set(made[key]) == set(stage.outputs)
+      else:
+        made[key] = fault_world.trained(world.out)
+    return made[key]
+
+  return run

@@ -1,0 +1,208 @@
+"""Functions that spoil a world, each with one fault.
+
+Each returns a function that takes the folder of a world and spoils it. What is
+spoilt under `out` is undone by the function that this one may return; inputs
+are restored in any case.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import fault_world
+import modeling
+from records import schema
+import tiny
+
+CHECKPOINT = "model/bert_model.ckpt"
+CHECKPOINT_DATA = CHECKPOINT + ".data-00000-of-00001"
+CONFIG = "model/bert_config.json"
+# What starts a script as one whom the modes of files bind, root included.
+if os.geteuid() == 0:
+  BOUND_BY_MODES = (
+      "setpriv", "--bounding-set=-dac_override,-dac_read_search",
+      "--inh-caps=-dac_override,-dac_read_search")
+else:
+  BOUND_BY_MODES = ()
+_PAGE_BYTES = 4096
+
+
+def nothing():
+  return lambda world: None
+
+
+def missing(path):
+  return lambda world: fault_world.remove(world / path)
+
+
+def empty(path):
+  return content(path, b"")
+
+
+def content(path, data):
+  """Writes other bytes, or text, to a file."""
+  data = data.encode() if isinstance(data, str) else data
+
+  def spoil(world):
+    (world / path).write_bytes(data)
+  return spoil
+
+
+def folder(path):
+  """Puts a folder where a file is or will be."""
+  def spoil(world):
+    if (world / path).exists():
+      fault_world.remove(world / path)
+    (world / path).mkdir()
+    return lambda: (world / path).rmdir() if path.startswith("out") else None
+  return spoil
+
+
+def file(path):
+  """Puts a file where a folder is or will be."""
+  def spoil(world):
+    fault_world.remove(world / path)
+    (world / path).write_text("")
+  return spoil
+
+
+def fifo(path):
+  def spoil(world):
+    fault_world.remove(world / path)
+    os.mkfifo(world / path)
+  return spoil
+
+
+def mode(path, bits):
+  def spoil(world):
+    (world / path).chmod(bits)
+    return lambda: (world / path).chmod(0o755)
+  return spoil
+
+
+def changed(path, change):
+  """Puts a function of a file's bytes into it."""
+  def spoil(world):
+    (world / path).write_bytes(change((world / path).read_bytes()))
+  return spoil
+
+
+def cut(path, num_bytes):
+  """Cuts bytes off a file's end."""
+  return changed(path, lambda data: data[:-num_bytes])
+
+
+def half(path):
+  return changed(path, lambda data: data[:len(data) // 2])
+
+
+def flipped(path, position):
+  return changed(path, lambda data: (
+      data[:position] + bytes([data[position] ^ 1]) + data[position + 1:]))
+
+
+def compressed(path):
+  return changed(path, gzip.compress)
+
+
+def config(remove=(), **changes):
+  """Changes the config, and leaves keys out."""
+  def change(data):
+    values = dict(json.loads(data), **changes)
+    return json.dumps({key: value for key, value in values.items()
+                       if key not in remove}).encode()
+  return changed(CONFIG, change)
+
+
+def records(path, with_labels=True, shape=tiny.SHAPE, **changes):
+  """Writes other records; `changes` are those of the last one's features."""
+  def spoil(world):
+    examples = tiny.random_examples(40, seed=6, shape=shape)
+    for name, (index, value) in changes.items():
+      examples[-1][name] = np.array(examples[-1][name])
+      examples[-1][name].flat[index] = value
+    if not with_labels:
+      examples = map(tiny.without_labels, examples)
+    tiny.write_records(world / path, examples)
+  return spoil
+
+
+def manifest(path, **changes):
+  """Writes a manifest beside records."""
+  def spoil(world):
+    values = {
+        "stage": "extract_teacher_labels_truncated", "flags": {},
+        "fingerprints": {}, "sources": {}, "vocab_size": 29,
+        "num_records": 40, "num_bytes": (world / path).stat().st_size}
+    (world / (path + ".json")).write_text(json.dumps({**values, **changes}))
+  return spoil
+
+
+def checkpoint(change, changed_config=None):
+  """Writes another checkpoint: `change` takes and returns its variables."""
+  def spoil(world):
+    variables = tiny.random_variables(changed_config or tiny.CONFIG)
+    # In a process of its own: TensorFlow keeps threads and memory.
+    tiny.write_checkpoint(world / CHECKPOINT, change(variables))
+  return spoil
+
+
+def not_a_number(variables):
+  variables["bert/pooler/dense/bias"][3] = np.nan
+  return variables
+
+
+def renamed(variables):
+  return {"other/" + name: value for name, value in variables.items()}
+
+
+def link(path, target):
+  """Puts a symbolic link, which someone else may have made."""
+  def spoil(world):
+    (world / path).symlink_to(target)
+    return lambda: (world / path).unlink()
+  return spoil
+
+
+def other_run(world):
+  """Lets a model of another size be trained in the output folder."""
+  wide = modeling.BertConfig(**dict(tiny.CONFIG.to_dict(), hidden_size=6))
+  tiny.write_checkpoint(
+      world.out / "model.ckpt-7",
+      dict(tiny.random_variables(wide), global_step=np.int64(7)))
+  tf.compat.v1.train.update_checkpoint_state(
+      str(world.out), str(world.out / "model.ckpt-7"))
+
+  def undo():
+    fault_world.remove(world.out)
+    world.out.mkdir()
+  return undo
+
+
+def full_disk(num_pages):
+  """Leaves a few pages in the output folder, where root may mount a disk."""
+  def spoil(world):
+    if os.geteuid() != 0 or subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", world.out],
+        stderr=subprocess.DEVNULL, check=False).returncode:
+      pytest.skip("needs the right to mount a small file system")
+    ballast = world.out / ".ballast"
+    free = shutil.disk_usage(world.out).free
+    ballast.write_bytes(bytes(free - num_pages * _PAGE_BYTES))
+
+    def undo():
+      ballast.unlink()
+    return undo
+  return spoil
+
+
+def unmount(world):
+  """Ends what `full_disk` has mounted."""
+  if os.path.ismount(world.out):
+    subprocess.run(["umount", "-l", world.out], check=True)
