@@ -138,7 +138,7 @@ def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
   for name in sorted(names):
     try:
       value = reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError) as error:
+    except (tf.errors.OpError, IndexError, ValueError) as error:
       raise InputError(
           "--{}: {} is damaged: {} cannot be read ({}); copy or download it "
           "again".format(flag, checkpoint, name,

@@ -174,6 +174,17 @@ def test_an_index_that_says_that_it_is_huge_is_refused(tmp_path, footer):
     checkpoints.match_checkpoint(tiny.CONFIG, str(path))
 
 
+def test_values_that_end_early_are_refused(tmp_path):
+  path = tiny.write_checkpoint(tmp_path / "bert_model.ckpt",
+                               tiny.random_variables())
+  values = pathlib.Path(str(path) + ".data-00000-of-00001")
+  whole = values.read_bytes()
+  for size in (0, 1, len(whole) // 2, len(whole) - 1):
+    values.write_bytes(whole[:size])
+    with pytest.raises(InputError, match="--init_checkpoint.*is damaged"):
+      checkpoints.match_checkpoint(tiny.CONFIG, str(path))
+
+
 def test_variables_that_are_no_floats_are_refused(tmp_path):
   name = "cls/predictions/output_bias"
   for values in (np.array([b"text"] * 29), np.ones(29, np.int32)):
