@@ -16,8 +16,10 @@ Dimensions:
 """
 
 import dataclasses
+import errno
 import json
 import math
+import os
 from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
                     Sequence, Tuple, Union)
 import zlib
@@ -118,6 +120,9 @@ class BertConfig:
         return cls.from_dict(json.loads(file.read()))
     except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):
       raise FileNotFoundError("there is no file {}".format(json_file)) from None
+    except tf.errors.PermissionDeniedError:
+      raise PermissionError(
+          errno.EACCES, os.strerror(errno.EACCES), json_file) from None
     except tf.errors.OpError as error:
       raise OSError("{}: {}".format(json_file, error.message)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -182,9 +182,7 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
       files that must not be there, or another process is writing the parts.
     OSError: a file cannot be read or written.
   """
-  if not os.path.isfile(read_file):
-    raise InputError("--read_file: there is no file {}; check the path".format(
-        read_file))
+  files.check_file(read_file, "read_file")
   if os.path.basename(name_base) != name_base:
     raise InputError("--name_base={} is a path; give a name, and the folder "
                      "with --folder".format(name_base))

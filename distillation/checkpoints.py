@@ -44,9 +44,10 @@ def load_config(path: str, max_seq_length: int = 0) -> modeling.BertConfig:
     InputError: there is no such file, it describes no model, or the model
       cannot read such sequences.
   """
+  files.check_file(path, "bert_config_file")
   try:
     config = modeling.BertConfig.from_json_file(path)
-  except (FileNotFoundError, ValueError) as error:
+  except ValueError as error:
     raise InputError("--bert_config_file: {}".format(error)) from None
   if max_seq_length > config.max_position_embeddings:
     raise InputError(

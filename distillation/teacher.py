@@ -339,14 +339,20 @@ def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
         teacher.limits(shape))
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
                    unit=" sequences") as bar:
-      for window in windows:
-        labels = teacher.label(window.features, window.first)
-        statistics.add(window.features, *labels)
-        # One window is written while the next one is labelled.
-        if written:
-          written.result()
-        written = background.submit(write, window.serialized, *labels)
-        bar.update(len(window.serialized))
+      try:
+        for window in windows:
+          labels = teacher.label(window.features, window.first)
+          statistics.add(window.features, *labels)
+          # One window is written while the next one is labelled.
+          if written:
+            written.result()
+          written = background.submit(write, window.serialized, *labels)
+          bar.update(len(window.serialized))
+      except input_pipeline.OutOfRangeError:
+        # Its records are made again, so the labels of this file are of no use.
+        background.shutdown()
+        writer.discard()
+        raise
     if written:
       written.result()
     if writer.num_records != share.last - share.first:

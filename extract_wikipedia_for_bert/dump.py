@@ -15,6 +15,7 @@ import zlib
 
 from lxml import etree
 
+from util import files
 from util.command_line import InputError
 
 _CHUNK_BYTES = 1 << 18
@@ -93,18 +94,16 @@ class DumpReader:
       path: the file.
 
     Raises:
-      InputError: the file cannot be read, is empty or compressed in a format
-        that is not supported.
+      InputError: there is no such file, or it is empty or compressed in a
+        format that is not supported.
+      OSError: the file cannot be read.
     """
     self.site = Site()
     self.pages_read = 0
     self._path = path
     self._last_title: Optional[str] = None
-    try:
-      self._raw = open(path, "rb", buffering=0)
-    except OSError as failure:
-      raise InputError("--dump_file {}: {}; give the path of a dump".format(
-          path, failure.strerror)) from None
+    files.check_file(path, "dump_file")
+    self._raw = open(path, "rb", buffering=0)
     try:
       self.size = os.fstat(self._raw.fileno()).st_size
       self._stream = self._decompressed()

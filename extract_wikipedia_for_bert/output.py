@@ -50,8 +50,8 @@ class ArticleWriter:
   def __enter__(self) -> "ArticleWriter":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
-    self._partial.close()
+  def __exit__(self, *exception) -> None:
+    self._partial.__exit__(*exception)
 
   def write(self, lines: List[str]) -> None:
     """Writes an article.

@@ -45,6 +45,10 @@ def define_flags() -> None:
       lower_bound=1)
 
 
+class OutOfRangeError(InputError):
+  """A record has an integer that no model can read: make it again."""
+
+
 # --- Decoding ----------------------------------------------------------------
 
 
@@ -98,7 +102,7 @@ def record_errors(flag: str, paths: Sequence[str] = (),
 
   Args:
     flag: name of the flag that named the records, for errors.
-    paths: the record files, in which one that is out of range is looked for.
+    paths: the record files, in which the bad record is looked for.
     shape: as for `decode`.
     limits: as for `decode`.
   """
@@ -106,13 +110,17 @@ def record_errors(flag: str, paths: Sequence[str] = (),
     yield
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
     if _OUT_OF_RANGE in error.message:
-      raise InputError("--{}: {}; make the records again".format(
+      raise OutOfRangeError("--{}: {}; make the records again".format(
           flag, _find_out_of_range(paths, shape, limits))) from error
     # Other arguments may be invalid because of a bug.
     found = re.search(r"(truncated|corrupted) record at \d+|Key: [^\n]*",
                       error.message)
     if not found:
       raise
+    if found.group(1):
+      for path in paths:
+        for _ in tfrecord.read(path, flag):
+          pass  # It says which file is damaged, and where.
     raise InputError("--{}: a record is damaged or has other lengths than the "
                      "first one ({}); make the records again".format(
                          flag, found.group())) from error

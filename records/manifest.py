@@ -257,6 +257,11 @@ class RecordWriter:
     self._write_manifest(manifest, self._progress_path)
     self._partial.keep = True
 
+  def discard(self) -> None:
+    """Leaves nothing for a later run."""
+    files.remove(self._progress_path)
+    self._partial.keep = False
+
   def commit(self, manifest: Manifest) -> None:
     """Gives the finished file its name.
 
@@ -284,8 +289,8 @@ class RecordWriter:
   def __enter__(self) -> "RecordWriter":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
-    self._partial.close()
+  def __exit__(self, *exception) -> None:
+    self._partial.__exit__(*exception)
 
 
 def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:

@@ -22,6 +22,7 @@ import numpy as np
 
 from records import schema
 import tokenization
+from util import files
 from util.command_line import InputError
 
 # How much text is read at once.
@@ -113,6 +114,7 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
     InputError: the file is not UTF-8, is empty or lacks a special token.
     OSError: the file cannot be read.
   """
+  files.check_file(vocab_file, "vocab_file")
   try:
     vocab = tokenization.load_vocab(vocab_file)
   except ValueError as error:

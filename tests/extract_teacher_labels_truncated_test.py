@@ -383,6 +383,52 @@ def test_processes_label_shares_in_order(tmp_path, folder, long_run):
     np.testing.assert_allclose(found[name], values, atol=1e-6)
 
 
+@pytest.mark.parametrize("names", [
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("PMI_RANK", "PMI_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE")])
+def test_processes_of_any_launcher_share_the_records(
+    tmp_path, folder, monkeypatch, names):
+  for rank in range(2):
+    for name, value in zip(names, (rank, 2)):
+      monkeypatch.setenv(name, str(value))
+    result = _run(folder, tmp_path / "labelled.tfrecord")
+    assert result.returncode == 0, result.stderr
+  parts = ["labelled-0000{}-of-00002.tfrecord".format(rank)
+           for rank in range(2)]
+  assert sorted(path.name for path in tmp_path.glob("*.tfrecord")) == parts
+  found = _decode([tmp_path / part for part in parts])
+  wanted = _decode(sorted(folder.glob("masked_*.tfrecord"), reverse=True),
+                   tiny.SHAPE._replace(truncation_factor=0))
+  np.testing.assert_array_equal(
+      found[schema.INPUT_IDS], wanted[schema.INPUT_IDS])
+
+
+@pytest.mark.parametrize("environment, told", [
+    ({"PMIX_RANK": "1"}, ("PMIX_RANK=1", "mpirun, horovodrun or srun")),
+    ({"PMI_RANK": "0", "PMI_SIZE": "12"}, ("11 records for 12", "-np 11")),
+])
+def test_a_launcher_that_cannot_be_served_is_refused(
+    tmp_path, folder, monkeypatch, environment, told):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  tiny.assert_one_line_error(
+      _run(folder, tmp_path / "out" / "labelled.tfrecord"), *told)
+  assert not (tmp_path / "out").exists()
+
+
+def test_the_same_overwrite_resumes(tmp_path, folder, long_run):
+  changes, whole = long_run
+  output = tmp_path / "labelled.tfrecord"
+  assert _run(folder, output, **changes).returncode == 0
+  arguments = _arguments(folder, output, "--overwrite", **changes)
+  _stop_midway(arguments, tmp_path / ".labelled.tfrecord.partial",
+               signal.SIGKILL, 2)
+  assert output.read_bytes() == whole, "replaced before the new one is there"
+  result = tiny.run_script(_SCRIPT, *arguments)
+  assert result.returncode == 0 and "Resuming" in result.stderr
+  assert output.read_bytes() == whole
+
+
 def test_a_process_that_dies_ends_the_job(tmp_path, folder, long_run):
   changes, _ = long_run
   script = tmp_path / "dies.py"

@@ -212,7 +212,7 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
       start_new_session=True)
   # One worker has made the first file by then and is writing the third.
   processes.wait_until((tmp_path / "out/.a_2.tfrecord.partial").exists, process)
-  workers = _workers(process.pid)
+  workers = processes.workers(process.pid)
   assert len(workers) == 2
   if stop == "kill a worker":
     os.kill(workers[0], signal.SIGKILL)
@@ -221,7 +221,8 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   else:
     process.send_signal(stop)
   stderr = process.communicate(timeout=60)[1]
-  processes.wait_until(lambda: not any(map(_is_running, workers)), timeout=10)
+  processes.wait_until(
+      lambda: not any(map(processes.is_running, workers)), timeout=10)
   outputs = _outputs(tmp_path / "out")
   assert "a_0.tfrecord" in outputs and "a_2.tfrecord" not in outputs
   if stop != signal.SIGKILL:
@@ -236,29 +237,6 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   assert os.stat(tmp_path / "out/a_0.tfrecord").st_mtime_ns == first_made
   assert _outputs(tmp_path / "out") == _outputs(whole_run / "out")
   assert not list((tmp_path / "out").glob(".*"))
-
-
-def _workers(process_id):
-  """Returns the worker processes of a process, without its helpers."""
-  workers = []
-  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-    try:
-      parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
-      command = path.with_name("cmdline").read_bytes()
-    except OSError:  # It has ended meanwhile.
-      continue
-    if parent == process_id and b"spawn_main" in command:
-      workers.append(int(path.parent.name))
-  return workers
-
-
-def _is_running(process_id):
-  """Returns whether a process has not ended, be it reaped or not."""
-  try:
-    stat = pathlib.Path("/proc/{}/stat".format(process_id)).read_text()
-  except OSError:
-    return False
-  return stat.rsplit(")", 1)[1].split()[0] not in "ZX"
 
 
 def test_a_second_writer_is_refused(tmp_path, vocab_file):
@@ -325,7 +303,11 @@ def test_outputs_made_in_another_way_stay_unless_overwritten(
 
 @pytest.mark.parametrize("texts, flags, message", [
     ([b"the cat\n\nsat \xe9 on\n"], {}, "--input_dir.*t_0.txt.*byte 13.*iconv"),
-    (["the cat\n", b"x" * 3000000 + b"\n\xc3"], {}, "t_1.txt.*byte 3000001"),
+    (["the cat\n", b"xx\n" * 1000000 + b"\n\xc3"], {},
+     "t_1.txt.*byte 3000001"),
+    # A text without line ends takes no more memory than its longest line may.
+    (["the cat\n", b"a\nb\n" + b"x" * 3000000], {},
+     "t_1.txt.*over 1,048,576 bytes, line 3"),
     (["the cat\n", ""], {}, "--input_dir.*t_1.txt.*no text"),
     ([" \n\n\u3000\n"], {}, "t_0.txt.*no text"),
     (["\0\n"], {}, "t_0.txt.*no text"),

@@ -13,7 +13,9 @@ the stage and exits 0, and an error that a user can cause is one line.
 """
 
 import dataclasses
+import errno
 import logging as standard_logging
+import math
 import os
 import signal
 import sys
@@ -32,6 +34,22 @@ _BOOLEAN_VALUES = ("true", "t", "1", "false", "f", "0")
 _HELP_FLAGS = ("--help", "-help", "--helpshort", "--helpfull", "-h")
 # Packages whose flags are not listed by --help.
 _FOREIGN_PACKAGES = ("absl", "tensorflow")
+# What to do about an error of the system.
+_REMEDIES = {
+    errno.EACCES: "check the permissions of the file and its folder",
+    errno.EPERM: "check the permissions of the file and its folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path: a file stands where a folder should",
+    errno.EEXIST: "choose another name: a file stands where a folder should",
+    errno.EISDIR: "give a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOSPC: "free some space and give the same command again",
+    errno.EDQUOT: "free some space and give the same command again",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another "
+                 "file system",
+}
 _EXIT_ERROR = 1
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells.
 
@@ -59,8 +77,9 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   """
   logging.use_absl_handler()
   flags.FLAGS.set_default("verbosity", logging.INFO)
-  # TensorFlow warns of its own deprecations, which no user can act on.
-  standard_logging.getLogger("tensorflow").setLevel(standard_logging.ERROR)
+  # TensorFlow warns of its own deprecations, which no user can act on; its
+  # errors come as exceptions too.
+  standard_logging.getLogger("tensorflow").setLevel(standard_logging.CRITICAL)
   if any(word in _HELP_FLAGS for word in sys.argv[1:]):
     sys.stdout.write(help_text(required))
     sys.exit(0)
@@ -71,7 +90,7 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   except (flags.Error, InputError, OSError) as error:
     if logging.level_debug():
       traceback.print_exc()
-    _exit(_EXIT_ERROR, "error: " + " ".join(str(error).split()))
+    _exit(_EXIT_ERROR, "error: " + " ".join(_message(error).split()))
   except KeyboardInterrupt as interrupt:
     _exit(_EXIT_INTERRUPTED, "; ".join(
         ["interrupted", *map(str, interrupt.args)]))
@@ -94,11 +113,17 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
     if _is_boolean_flag(flag) and not value.startswith("-"):
       raise InputError("{} {}: unexpected word {!r}; {} is True or False".format(
           flag, value, value, flag))
+  for flag, equals, value in (word.partition("=") for word in words):
+    if (equals and _is_boolean_flag(flag)
+        and value.lower() not in _BOOLEAN_VALUES):
+      raise InputError("{}={}: unexpected value {!r}; {} is True or False".format(
+          flag, value, value, flag))
   stray = flags.FLAGS(words)[1:]
   if stray:
     raise InputError(
         "unexpected word {!r}: every word must be a flag or the value of one; "
         "see --help".format(stray[0]))
+  _check_numbers()
   missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
   if missing:
     raise InputError("missing {}; see --help".format(", ".join(
@@ -179,6 +204,23 @@ def _is_boolean_flag(word: str) -> bool:
   name = word.lstrip("-")
   return (word.startswith("-") and name in flags.FLAGS
           and bool(flags.FLAGS[name].boolean))
+
+
+def _check_numbers() -> None:
+  """Raises InputError for a float that is NaN, which no bound refuses."""
+  for name in flags.FLAGS:
+    value = flags.FLAGS[name].value
+    if isinstance(value, float) and not math.isfinite(value):
+      raise InputError("--{}={}: give a finite number".format(name, value))
+
+
+def _message(error: Exception) -> str:
+  """Returns what an error says; what to do too, if the system says it."""
+  if not isinstance(error, OSError) or not error.filename:
+    return str(error)
+  return "{}: {}; {}".format(
+      error.filename, error.strerror,
+      _REMEDIES.get(error.errno, "check the path and the file system"))
 
 
 def _first_sentence(text: str) -> str:

@@ -25,6 +25,7 @@ _MANIFEST_SUFFIX = ".json"
 _LOCK_FILE = ".lock"
 # What Linux fills in for F_GETLK: type, whence, start, length, process.
 _FLOCK = struct.Struct("hhqqi")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -91,12 +92,14 @@ def find_files(patterns: str, flag: str) -> List[str]:
           path for path in matches
           if not os.path.basename(path).startswith(".")
           and not path.endswith(_MANIFEST_SUFFIX)
-          and not _is_folder(path)
+          and (_remote(path) or os.path.isfile(path)) and not _is_folder(path)
       ]
     elif _is_folder(pattern):
       raise InputError(
           "--{}: {} is a folder; give files or a pattern such as {}".format(
               flag, pattern, os.path.join(pattern, "*.tfrecord")))
+    else:
+      check_file(pattern, flag)
     if not matches:
       raise InputError(
           "--{}: there is no file {}; check the path, and quote a pattern so "
@@ -139,6 +142,24 @@ def list_files(folder: str, flag: str, advice: str,
   if not paths:
     raise InputError("--{}: {} holds no file; {}".format(flag, folder, advice))
   return paths
+
+
+def check_file(path: str, flag: str) -> None:
+  """Checks that a flag names a regular file, which can be read twice.
+
+  Raises:
+    InputError: there is no such file, or it is a folder, a pipe or a device.
+  """
+  problem = None
+  if _is_folder(path):
+    problem = "{} is a folder; give a file"
+  elif not (_remote(path) or os.path).exists(path):
+    problem = "there is no file {}; check the path"
+  elif not _remote(path) and not os.path.isfile(path):
+    problem = ("{} is a pipe or a device, not a regular file; write what it "
+               "gives to a file first")
+  if problem:
+    raise InputError("--{}: {}".format(flag, problem.format(path)))
 
 
 def _glob(pattern: str) -> List[str]:
@@ -233,15 +254,26 @@ class PartialFile:
     """Closes the hidden file, and removes it unless `keep` is set."""
     if self.file.closed:
       return
-    if not self.keep:
-      remove(self._partial)  # Under the lock, so that it is ours.
-    self.file.close()
+    if self.keep:
+      self.file.close()
+      return
+    remove(self._partial)  # Under the lock, so that it is ours.
+    with contextlib.suppress(OSError):  # What a full disk has left in memory.
+      self.file.close()
 
   def __enter__(self) -> "PartialFile":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
-    self.close()
+  def __exit__(self, unused_type, exception, unused_traceback) -> None:
+    try:
+      self.close()
+    except OSError as error:
+      raise OSError(error.errno, error.strerror, self._path) from error
+    # Nor does a full disk say which file it had no space for.
+    if (isinstance(exception, OSError) and exception.errno in _NO_SPACE
+        and exception.filename is None):
+      raise OSError(
+          exception.errno, exception.strerror, self._path) from exception
 
 
 def write_atomically(path: str, text: str) -> None:

@@ -1,6 +1,7 @@
 """Tests of configs and checkpoints: matching, restoring, exporting."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -139,6 +140,22 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     checkpoints.match_checkpoint(tiny.CONFIG, path)
   with pytest.raises(InputError, match="--init_checkpoint.*not a readable"):
     checkpoints.match_checkpoint(tiny.CONFIG, str(tmp_path / "none.ckpt"))
+
+
+def test_damaged_or_failed_values_are_refused(tmp_path):
+  """Which the index does not tell."""
+  path = tmp_path / "bert_model.ckpt"
+  name = "bert/pooler/dense/bias"
+  variables = tiny.random_variables()
+  tiny.write_checkpoint(path, dict(variables, **{
+      name: np.full_like(variables[name], np.nan)}))
+  with pytest.raises(InputError, match=name + " .*holds NaN or infinite"):
+    checkpoints.match_checkpoint(tiny.CONFIG, str(path))
+  tiny.write_checkpoint(path, variables)
+  data = tmp_path / "bert_model.ckpt.data-00000-of-00001"
+  os.truncate(data, data.stat().st_size // 2)
+  with pytest.raises(InputError, match="--init_checkpoint.*is damaged"):
+    checkpoints.match_checkpoint(tiny.CONFIG, str(path))
 
 
 def test_the_real_teacher_matches_its_config(shared):

@@ -99,6 +99,23 @@ def test_a_damaged_file_ends_the_windows(tmp_path):
     list(teacher.read_windows([str(path)], _SHAPE, teacher.Share(0, 3), 2))
 
 
+def test_the_mass_is_told_to_three_digits_from_a_fixed_memory():
+  generator = np.random.default_rng(0)
+  statistics, all_masses = teacher.LabelStatistics(num_top=1), []
+  for _ in range(20):
+    masses = generator.beta(2, 3, (100, 3, 1)).astype("f")
+    all_masses.append(masses.ravel())
+    statistics.add({schema.MASKED_LM_WEIGHTS: np.ones((100, 3)),
+                    schema.MASKED_LM_IDS: np.zeros((100, 3))},
+                   masses, np.zeros((100, 3, 1)))
+  masses = np.concatenate(all_masses)
+  assert statistics.num_tokens == len(masses)
+  assert statistics.mean_mass == pytest.approx(masses.mean(), rel=1e-5)
+  for share in (0.05, 0.5):
+    assert statistics.mass_quantile(share) == pytest.approx(
+        np.quantile(masses, share), abs=5e-4)
+
+
 @pytest.mark.parametrize("num_correct, warnings", [(0, 1), (3, 0)])
 def test_an_unlikely_teacher_is_warned_of(
     tmp_path, caplog, num_correct, warnings):

@@ -31,6 +31,19 @@ def _run(folder, output_dir, **changes):
 # --- Training ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("steps, warmup, told", [
+    (4, 8, "only reaches 0.000375 of 0.001; --num_warmup_steps=0 would do"),
+    (2, 10000, "--num_warmup_steps=10000 is not less than --num_train_steps=2"),
+    (2, 0, ""),
+])
+def test_a_warmup_that_is_too_long_is_told(
+    tmp_path, folder, caplog, steps, warmup, told):
+  _run(folder, tmp_path, do_eval=False, num_train_steps=steps,
+       num_warmup_steps=warmup)
+  assert told in caplog.text
+  assert ("num_warmup_steps" in caplog.text) == bool(told)
+
+
 def test_a_seed_fixes_the_run(tmp_path, folder):
   """New weights, dropout and the order of records; and checkpoints kept."""
   trained = {}

@@ -293,9 +293,9 @@ def test_no_corruption_ends_in_a_traceback(tmp_path):
 def test_missing_files(tmp_path):
   written = tmp_path / "out.txt"
   assert_one_line(run("--dump_file", tmp_path / "no", "--output_file", written),
-                  "--dump_file", "No such file")
+                  "--dump_file", "there is no file")
   assert_one_line(run("--dump_file", tmp_path, "--output_file", written),
-                  "--dump_file", "directory")
+                  "--dump_file", "is a folder")
   assert_one_line(
       run("--dump_file", tmp_path, "--output_file", tmp_path / "no" / "out"),
       "--output_file", "no folder")

@@ -125,7 +125,7 @@ def records(path, with_labels=True, shape=tiny.SHAPE, **changes):
   def spoil(world):
     examples = tiny.random_examples(40, seed=6, shape=shape)
     for name, (index, value) in changes.items():
-      examples[-1][name] = np.array(examples[-1][name])
+      examples[-1][name] = np.array(examples[-1][name], np.int64)
       examples[-1][name].flat[index] = value
     if not with_labels:
       examples = map(tiny.without_labels, examples)

@@ -245,6 +245,42 @@ def test_a_file_that_was_begun_differently_is_not_continued(tmp_path, path):
   assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
 
 
+def test_an_overwriting_run_resumes_only_what_was_begun_like_it(path):
+  _write_half(path)
+  with manifest.RecordWriter(path, _MANIFEST, overwrite=True) as writer:
+    assert writer.num_records == 2
+  other = dataclasses.replace(_MANIFEST, flags={"dupe_factor": 5})
+  with manifest.RecordWriter(path, other, overwrite=True) as writer:
+    assert writer.num_records == 0
+
+
+def test_an_overwriting_run_of_many_files_resumes(tmp_path):
+  wanted = {"a": _MANIFEST, "b": _MANIFEST}
+  run = manifest.OverwriteProgress(str(tmp_path), "run", wanted)
+  run.add("a")
+  again = manifest.OverwriteProgress(str(tmp_path), "run", wanted)
+  assert again.is_replaced("a") and not again.is_replaced("b")
+  other = {"a": dataclasses.replace(_MANIFEST, vocab_size=30), "b": _MANIFEST}
+  assert not manifest.OverwriteProgress(
+      str(tmp_path), "run", other).is_replaced("a")
+  again.finish()
+  assert os.listdir(tmp_path) == []
+
+
+def test_a_seed_matters_only_where_something_is_drawn(path):
+  """Labels of earlier versions have one in any case."""
+  def labels(tail_samples, **flags):
+    return dataclasses.replace(
+        _MANIFEST, flags={"tail_samples": tail_samples, **flags})
+
+  _write(path, b"one", flags=labels(0, random_seed=1).flags)
+  for wanted in (labels(0, random_seed=2), labels(0)):
+    assert manifest.is_finished(path, wanted, overwrite=False)
+  _write(path, b"one", flags=labels(1, random_seed=1).flags)
+  with pytest.raises(InputError, match="--random_seed is 2, not 1"):
+    manifest.is_finished(path, labels(1, random_seed=2), overwrite=False)
+
+
 def test_a_second_process_does_not_continue_a_file(tmp_path, path):
   """Nor harm the progress of the process that writes it."""
   with processes.start(

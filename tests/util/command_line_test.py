@@ -78,6 +78,15 @@ def test_a_stray_word_is_an_error(run, words):
                              words[-1])
 
 
+def test_a_value_that_is_no_truth_value_names_its_flag(run):
+  tiny.assert_one_line_error(
+      run("--name=x", "--flag", "maybe"), "--flag maybe", "True or False")
+
+
+def test_a_misspelt_flag_names_the_nearest_one(run):
+  tiny.assert_one_line_error(run("--name=x", "--conut=2"), "conut", "count")
+
+
 @pytest.mark.parametrize("words, told", [
     (("--name=x", "--count=0"), ("count", "0")),
     (("--name=x", "--count=many"), ("count", "many")),
