@@ -94,7 +94,7 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
   """Reads a vocabulary: one token a line, its id is the line's number from 0.
 
   Args:
-    vocab_file: path, UTF-8.
+    vocab_file: path, UTF-8; a byte-order mark is no part of the first token.
 
   Returns:
     Ids by token, in the order of the file.
@@ -104,7 +104,7 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
     OSError: the file cannot be read.
   """
   vocab = {}
-  with open(vocab_file, encoding="utf-8", newline="\n") as file:
+  with open(vocab_file, encoding="utf-8-sig", newline="\n") as file:
     try:
       for index, line in enumerate(file):
         vocab[line.strip()] = index

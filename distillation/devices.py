@@ -17,6 +17,8 @@ tf1 = tf.compat.v1
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
 _REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
+# The line of an error after which its cause stands.
+_NODE = re.compile("Node: '.*'$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +135,10 @@ def exhaustion_errors(remedy: str) -> Iterator[None]:
 
 
 def _first_line(error: tf.errors.OpError) -> str:
-  """Returns what a TensorFlow error says first, after its heading."""
-  lines = filter(None, error.message.split("\n"))
-  return next((line for line in lines if line != "Graph execution error:"), "")
+  """Returns what a TensorFlow error says first, after its headings."""
+  lines = [line.strip() for line in error.message.split("\n")]
+  # Errors of a node begin with where the node was defined.
+  nodes = [i for i, line in enumerate(lines) if _NODE.match(line)]
+  lines = lines[nodes[0] + 1:] if nodes else lines
+  return next((line for line in lines
+               if line and line != "Graph execution error:"), "")

@@ -102,13 +102,18 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
   def _keep(self, checkpoint: str, results: Mapping[str, Any]) -> None:
     """Copies a checkpoint; the results, written last, say which one counts."""
     name = os.path.basename(checkpoint)
-    for path in tf.io.gfile.glob(checkpoint + ".*"):
+    # The data come before the index, so that no index lacks its data; and so
+    # in the other order when the former best goes.
+    for path in sorted(tf.io.gfile.glob(checkpoint + ".*")):
       files.copy_atomically(
           path, os.path.join(self._folder, os.path.basename(path)))
     files.write_atomically(self._results_path, _format_results(
         dict(results, checkpoint=name)))
+    # TensorFlow takes the path as seen from the current folder.
+    path = os.path.join(self._folder, name)
     tf1.train.update_checkpoint_state(
-        self._folder, name, all_model_checkpoint_paths=[name])
-    for path in tf.io.gfile.glob(os.path.join(self._folder, "model.ckpt-*")):
+        self._folder, path, all_model_checkpoint_paths=[path])
+    for path in sorted(tf.io.gfile.glob(
+        os.path.join(self._folder, "model.ckpt-*")), reverse=True):
       if not os.path.basename(path).startswith(name + "."):
         os.remove(path)

@@ -322,6 +322,11 @@ def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
     raise InputError("{} exists and was made differently: {}: {}".format(
         path, difference, remedy))
   logging.info("%s is finished: %d records kept.", path, found.num_records)
+  progress = manifest_path(files.partial_path(path))
+  if os.path.lexists(progress):
+    # A kill just after the file got its name has left it.
+    with contextlib.suppress(InputError), files.PartialFile(path):
+      files.remove(progress)
   return True
 
 

@@ -176,9 +176,10 @@ def decode(serialized: bytes) -> Dict[str, Any]:
     InputError: the record is no Example.
   """
   with _parse_errors():
-    return {name: _decode_feature(value)
-            for name, entry in _map_entries(serialized)
-            for field, _, value in _fields(entry) if field == 2}
+    # An entry without a value has an empty feature, as in protocol buffers.
+    return {name: _decode_feature(b"".join(
+                value for field, _, value in _fields(entry) if field == 2))
+            for name, entry in _map_entries(serialized)}
 
 
 @contextlib.contextmanager
@@ -195,10 +196,11 @@ def _map_entries(serialized: bytes) -> Iterator[Tuple[str, bytes]]:
   """Yields the features of an Example: name and entry of the map."""
   for field, _, features in _fields(serialized):
     if field == 1:
-      for _, _, entry in _fields(features):
-        name = b"".join(value for number, _, value in _fields(entry)
-                        if number == 1)
-        yield name.decode("utf-8"), entry
+      for field_of_features, _, entry in _fields(features):
+        if field_of_features == 1:
+          name = b"".join(value for number, _, value in _fields(entry)
+                          if number == 1)
+          yield name.decode("utf-8"), entry
 
 
 def _decode_feature(feature: bytes) -> Any:

@@ -75,6 +75,7 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
       options, as `options` does.
     required: names of the flags that must be given.
   """
+  _open_standard_streams()
   logging.use_absl_handler()
   flags.FLAGS.set_default("verbosity", logging.INFO)
   # TensorFlow warns of its own deprecations, which no user can act on; its
@@ -95,6 +96,24 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
     _exit(_EXIT_INTERRUPTED, "; ".join(
         ["interrupted", *map(str, interrupt.args)]))
   sys.exit(0)
+
+
+def _open_standard_streams() -> None:
+  """Opens the null device where stdin, stdout or stderr is closed.
+
+  Python has no stream there, which absl cannot log to; and the next file that
+  is opened would get its number, and what C++ code logs would get into it.
+  """
+  for number in range(3):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, os.O_RDWR)  # It gets the lowest number that is free.
+  if sys.stdout is None:
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")
+  if sys.stderr is None:
+    sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    logging.get_absl_handler().python_handler.stream = sys.stderr
 
 
 def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:

@@ -50,9 +50,9 @@ def test_table(tmp_path):
   tiny.write_checkpoint(tmp_path / "model.ckpt-0", tiny.random_variables())
   (tmp_path / "checkpoint").write_text(
       'model_checkpoint_path: "model.ckpt-0"\n')
-  evaluation.write_results(str(tmp_path), {
+  evaluation.write_results([str(tmp_path)], {
       "masked_lm_accuracy": 0.5, "masked_lm_cross_entropy": 2.0,
-      "teacher_top1_agreement": 0.25})
+      "teacher_top1_agreement": 0.25}, "model.ckpt-0")
   result = tiny.run_script(
       "examples/demo_table.py", "--input_file", records, *tiny.SHAPE_FLAGS,
       "--models", "teacher={0},a student={0}".format(tmp_path))

@@ -33,10 +33,10 @@ def _runs(tmp_path):
   for i, name in enumerate((
       "teacher", "start", "hard-1", "hard-7", "drop-1", "drop-7", "bucket-1",
       "bucket-7", "sampled-1", "sampled-7")):
-    evaluation.write_results(str(tmp_path / name), {
+    evaluation.write_results([str(tmp_path / name)], {
         "masked_lm_accuracy": i / 10, "masked_lm_cross_entropy": i,
         "teacher_top1_agreement": 0.5, "kl_from_teacher": 0.25,
-        "expected_calibration_error": 0.125, "global_step": 9})
+        "expected_calibration_error": 0.125, "global_step": 9}, "model.ckpt-9")
   return tmp_path
 
 

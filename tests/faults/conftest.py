@@ -1,11 +1,24 @@
 """Fixtures of the faults: a clean world, what runs make of it, copies."""
 
+import collections
+from concurrent import futures
 import itertools
 import shutil
+import threading
 
 import pytest
 
 import fault_world
+
+
+# As many runs at a time as there are usually cores to test with.
+_RUNS_AT_A_TIME = 2
+
+
+def pytest_configure(config):
+  config.addinivalue_line(
+      "markers", "ahead(check): what to do for a test, two at a time; the test "
+      "waits for it with the fixture `checked`")
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +56,14 @@ def clean(new_world):
   That is the SHA-256 of each output by path, or what `trained` returns.
   """
   made = {}
+  locks = collections.defaultdict(threading.Lock)
 
   def run(stage, changes=()):
     key = stage.script, tuple(sorted(map(str, dict(changes).items())))
+    with locks[key]:
+      return run_once(key, stage, changes)
+
+  def run_once(key, stage, changes):
     if key not in made:
       world = new_world()
       outcome = world.run(stage, dict(changes))
@@ -58,3 +76,29 @@ def clean(new_world):
     return made[key]
 
   return run
+
+
+@pytest.fixture(scope="session")
+def _checks(request, new_world, clean):
+  """Starts what all selected tests wait for."""
+  with futures.ThreadPoolExecutor(_RUNS_AT_A_TIME) as pool:
+    checks = {}
+    for item in request.session.items:
+      mark = item.get_closest_marker("ahead")
+      if mark:
+        checks[item.nodeid] = pool.submit(
+            mark.kwargs["check"], new_world, clean, **item.callspec.params)
+    yield checks
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def checked(request, _checks, record_property):
+  """Waits for the check of a test; raises what it raised.
+
+  What the check returns, a message, is kept in the report.
+  """
+  def wait():
+    record_property("message", _checks[request.node.nodeid].result())
+
+  return wait

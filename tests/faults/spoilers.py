@@ -5,6 +5,7 @@ spoilt under `out` is undone by the function that this one may return; inputs
 are restored in any case.
 """
 
+import contextlib
 import gzip
 import json
 import os
@@ -129,8 +130,21 @@ def records(path, with_labels=True, shape=tiny.SHAPE, **changes):
       examples[-1][name].flat[index] = value
     if not with_labels:
       examples = map(tiny.without_labels, examples)
-    tiny.write_records(world / path, examples)
+    tiny.write_serialized(world / path, map(_serialize, examples))
   return spoil
+
+
+def _serialize(features):
+  """Serializes a record as TensorFlow does, negative integers included."""
+  example = tf.train.Example()
+  for name, values in features.items():
+    values = np.ravel(values)
+    feature = example.features.feature[name]
+    if values.dtype.kind == "f":
+      feature.float_list.value.extend(values)
+    else:
+      feature.int64_list.value.extend(map(int, values))
+  return example.SerializeToString(deterministic=True)
 
 
 def manifest(path, **changes):
@@ -200,6 +214,25 @@ def full_disk(num_pages):
       ballast.unlink()
     return undo
   return spoil
+
+
+def full_disk_after_training(world):
+  """Fills the disk of a finished run."""
+  undo = full_disk(4000)(world)
+  stage = fault_world.STAGES["train"]
+  outcome = world.run(stage)
+  assert outcome.returncode == 0, outcome.stderr
+  ballast = world.out / ".more_ballast"
+  descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+  with contextlib.suppress(OSError):
+    while True:
+      os.write(descriptor, bytes(_PAGE_BYTES))
+  os.close(descriptor)
+
+  def undo_both():
+    undo()
+    ballast.unlink()
+  return undo_both
 
 
 def unmount(world):

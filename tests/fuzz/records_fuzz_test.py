@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import fuzzing
 from records import manifest
@@ -140,6 +141,22 @@ def test_a_damaged_example_is_one_or_refused(features, data):
 def test_a_length_of_over_64_bits_is_no_example():
   with pytest.raises(InputError, match="no tf.train.Example.*64 bits"):
     tfrecord.add_features([b"\x0a" + b"\xff" * 12], _ADDED)
+
+
+def test_an_entry_without_a_value_is_an_empty_feature():
+  """The later of two entries counts, as in protocol buffers."""
+  feature, = tfrecord.encode({"a": np.array([[1]])})
+  empty = b"\x0a\x05\x0a\x03\x0a\x01a"
+  unknown = b"\x0a\x05\x12\x03\x0a\x01a"
+  for serialized, values in ((feature, [1]), (empty, []), (feature + empty, []),
+                             (empty + feature, [1]), (feature + unknown, [1])):
+    example = tf.train.Example.FromString(serialized)
+    assert example.features.feature["a"].int64_list.value == values
+    decoded = tfrecord.decode(serialized)
+    assert set(decoded) == {"a"} and decoded["a"].tolist() == values
+    extended, = tfrecord.add_features(
+        [serialized], {"b": np.array([[2]])})
+    assert tfrecord.decode(extended)["a"].tolist() == values
 
 
 # --- Manifests ---------------------------------------------------------------

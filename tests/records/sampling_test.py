@@ -103,7 +103,8 @@ def test_a_corpus_is_documents_of_sentences(tmp_path, vocab_file):
 
 @pytest.mark.parametrize("text, message", [
     (b"the cat\n\nsat \xe9 on\n", "--input_dir.*text.txt.*byte 13.*iconv"),
-    (b"x" * 3000000 + b"\n\xc3", "byte 3000001"),
+    (b"xx\n" * 1000000 + b"\n\xc3", "byte 3000001"),
+    (b"a\nb\n" + b"x" * 3000000, "a line of over 1,048,576 bytes, line 3"),
     (b" \n\n", "--input_dir.*text.txt holds no text"),
     (b"", "holds no text"),
 ])

@@ -1,0 +1,195 @@
+"""Runs that end between any two calls that commit files.
+
+A point is just before or just after a call of os.fsync, os.remove, os.rename,
+os.replace, os.rmdir or os.unlink, in any process of the run; in the trainer,
+also of TensorFlow's own functions that rename and remove, and of the saver.
+The run is ended at each point in turn. Then no final name may hold a
+half-written file, what was finished must be intact, and the same command must
+make what an uninterrupted run makes.
+"""
+
+from concurrent import futures
+import os
+import pathlib
+import random
+import shutil
+import signal
+from typing import Any, Dict, Mapping
+
+import pytest
+
+import fault_world
+import processes
+from fault_world import STAGES
+
+# As many as there are usually cores to test with.
+_RUNS_AT_A_TIME = 2
+_LINE_BYTES = 160
+_TRAINING = {"num_train_steps": 4, "save_checkpoints_steps": 2,
+             "do_eval": True, "eval_every_checkpoint": True,
+             "keep_checkpoint_max": 2, "max_eval_steps": 2}
+_NUM_RANDOM_KILLS = 5
+
+
+def _environment(world, **faults) -> Dict[str, str]:
+  """Returns the variables that `sitecustomize` reads."""
+  return {"PYTHONPATH": str(fault_world.INJECTION),
+          "FAULT_LOG": str(world.folder) + ".points",
+          **{"FAULT_" + name.upper(): str(value)
+             for name, value in faults.items()}}
+
+
+def _points(world) -> int:
+  """Returns how many points a run has passed."""
+  return os.path.getsize(str(world.folder) + ".points") // _LINE_BYTES
+
+
+def _check(world, stage, flags, wanted) -> None:
+  """Checks what an ended run has left, and what the next one makes of it."""
+  fault_world.assert_nothing_is_half_written(world, stage, wanted)
+  finished = fault_world.outputs(world, stage)
+  outcome = world.run(stage, flags)
+  if finished and stage.name in ("extract_wikipedia.py", "extract_jsons.py"):
+    # It was finished at this point, and is never overwritten unasked.
+    fault_world.assert_one_line(
+        outcome, stage, ("exists already", "give another name or --overwrite"))
+    outcome = world.run(stage, {**flags, "overwrite": True})
+  assert outcome.returncode == 0, outcome.stderr
+  if stage.outputs:
+    assert finished.items() <= fault_world.outputs(world, stage).items()
+    assert fault_world.outputs(world, stage) == wanted
+    # Nothing is left behind, hidden or not.
+    assert {str(path.relative_to(world.folder))
+            for path in world.out.iterdir()} == set(stage.outputs)
+  else:
+    fault_world.assert_same_training(fault_world.trained(world.out), wanted)
+
+
+def _in_parallel(function, items) -> None:
+  """Calls a function with each item, and raises what it raises."""
+  with futures.ThreadPoolExecutor(_RUNS_AT_A_TIME) as pool:
+    for _ in pool.map(function, items):
+      pass
+
+
+@pytest.mark.parametrize("name, action, flags", [
+    ("extract", "kill", {}), ("jsons", "kill", {}), ("split", "kill", {}),
+    ("create", "kill", {}), ("create", "kill_all", {}),
+    ("create", "kill_all", {"overwrite": True}), ("label", "kill", {}),
+    ("label", "kill", {"overwrite": True})])
+def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
+                                    record_property):
+  stage = STAGES[name]
+  wanted = clean(stage)
+  counted = new_world()
+  if flags:
+    _leave_older_outputs(counted, stage)
+  outcome = counted.run(stage, flags, environment=_environment(counted))
+  assert outcome.returncode == 0, outcome.stderr
+  assert fault_world.outputs(counted, stage) == wanted
+  num_points = _points(counted)
+  record_property("message", "{} points".format(num_points))
+  assert num_points > 5
+
+  def end_at(point):
+    world = new_world()
+    older = {}
+    if flags:
+      older = _leave_older_outputs(world, stage)
+    outcome = world.run(stage, flags, environment=_environment(
+        world, point=point, action=action))
+    assert outcome.returncode, "point {} was not reached".format(point)
+    if outcome.returncode == -signal.SIGKILL:
+      assert not outcome.message
+    else:  # Of a worker, which the parent outlives.
+      fault_world.assert_one_line(
+          outcome, stage, ("a worker was killed by signal 9",))
+    for path, digest in fault_world.hashes(world.out).items():
+      assert digest in (wanted["out/" + path], older.get(path)), (point, path)
+    if not flags:
+      _check(world, stage, flags, wanted)
+      return
+    outcome = world.run(stage, flags)
+    assert outcome.returncode == 0, outcome.stderr
+    assert fault_world.outputs(world, stage) == wanted
+
+  _in_parallel(end_at, range(1, num_points + 1))
+
+
+def _leave_older_outputs(world, stage) -> Mapping[str, str]:
+  """Writes outputs that --overwrite replaces; returns their hashes."""
+  other = {"create": {"random_seed": 7}, "label": {"truncation_factor": 3}}
+  key = os.path.basename(stage.script).split("_")[0]
+  changes = other["create" if key == "multifile" else "label"]
+  folder = world.inputs / ("out_older_" + key)
+  if not folder.exists():
+    outcome = world.run(stage, changes)
+    assert outcome.returncode == 0, outcome.stderr
+    shutil.copytree(world.out, folder)
+  else:
+    shutil.rmtree(world.out)
+    shutil.copytree(folder, world.out)
+  return fault_world.hashes(world.out)
+
+
+def test_a_trainer_may_end_at_any_point(new_world, clean, record_property):
+  """Resumes from what each point leaves on the disk.
+
+  A copy of the output folder at a point is what a SIGKILL there would leave.
+  Points that leave the same are tried once.
+  """
+  stage = STAGES["train"]
+  wanted = clean(stage, _TRAINING)
+  counted = new_world()
+  snapshots = pathlib.Path(str(counted.folder) + ".snapshots")
+  outcome = counted.run(stage, _TRAINING, environment=_environment(
+      counted, snapshots=snapshots, output=counted.out))
+  assert outcome.returncode == 0, outcome.stderr
+  fault_world.assert_same_training(fault_world.trained(counted.out), wanted)
+  num_points = _points(counted)
+  states: Dict[Any, pathlib.Path] = {}
+  for snapshot in sorted(snapshots.iterdir()):
+    states.setdefault(_state(snapshot), snapshot)
+  record_property("message", "{} points, {} states".format(
+      num_points, len(states)))
+  assert num_points > 50
+
+  def resume_from(snapshot):
+    world = new_world()
+    shutil.rmtree(world.out)
+    # Where it was: TensorFlow writes absolute paths too.
+    shutil.copytree(snapshot, world.out, symlinks=True)
+    _check(world, stage, _TRAINING, wanted)
+
+  _in_parallel(resume_from, states.values())
+
+
+def _state(folder):
+  """Returns what a folder holds, without logs, as something hashable."""
+  return tuple(sorted(
+      (str(path.relative_to(folder)),
+       fault_world.sha256(path) if path.is_file() else None)
+      for path in folder.rglob("*")
+      if "tfevents" not in path.name and path.name != "eval"))
+
+
+@pytest.mark.parametrize("seed", range(_NUM_RANDOM_KILLS))
+def test_a_trainer_may_be_killed_at_any_moment(seed, new_world, clean):
+  """Kills it while it saves, which TensorFlow does in C++."""
+  stage = STAGES["train"]
+  wanted = clean(stage, _TRAINING)
+  world = new_world()
+  draws = random.Random(seed)
+  # It stops just before it saves for the N-th time, or renames what it saved.
+  process = world.start(stage, _TRAINING, environment=_environment(
+      world, point=draws.randrange(1, 120), action="stop"))
+  stopped = pathlib.Path(str(world.folder) + ".points.stopped")
+  processes.wait_until(
+      lambda: stopped.exists() and processes.state(process.pid) == "T")
+  os.kill(process.pid, signal.SIGCONT)
+  number = _points(world) + draws.randrange(1, 8)
+  processes.wait_until(lambda: _points(world) >= number
+                       or not processes.is_running(process.pid))
+  process.send(signal.SIGKILL)
+  assert process.wait().returncode in (-signal.SIGKILL, 0)
+  _check(world, stage, _TRAINING, wanted)

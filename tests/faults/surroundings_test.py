@@ -1,0 +1,301 @@
+"""What must work: odd inputs, names and surroundings; and two writers.
+
+Each stage makes what a clean run makes where its inputs are odd but usable,
+where its files have odd names, and where its surroundings lack something. A
+second writer of an output is refused in one line and harms nothing; a signal
+ends a stage in one line.
+"""
+
+import os
+import pathlib
+import signal
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import pytest
+
+import fault_world
+import processes
+import spoilers
+from fault_world import STAGES
+from spoilers import changed
+
+_WRITERS = ("extract", "jsons", "split", "create", "label", "train")
+_EXIT_INTERRUPTED = 130
+
+
+class Case(NamedTuple):
+  """Something odd that works.
+
+  Attributes:
+    name: of the case.
+    stage: name in `STAGES`.
+    spoil: makes the world odd; may return what undoes it.
+    warning: words of a line of the log; none if empty.
+    flags: changes of the command.
+    is_equal: whether the records, or the model, are those of a clean run.
+  """
+  name: str
+  stage: str
+  spoil: Any
+  warning: Sequence[str] = ()
+  flags: Mapping[str, Any] = {}
+  is_equal: bool = True
+
+
+def _linked_output(world):
+  world.out.rename(world / "elsewhere")
+  world.out.symlink_to("elsewhere")
+
+
+def _cased_folder(world):
+  (world / "model").rename(world / "cased_L-1_H-8_A-2")
+  spoilers.manifest("masked.tfrecord", stage="multifile_create_pretraining_data",
+                    flags={"do_lower_case": True})(world)
+
+
+def _cased_vocabulary(world):
+  (world / "cased_L-1_H-8_A-2").mkdir()
+  (world / "vocab.txt").rename(world / "cased_L-1_H-8_A-2" / "vocab.txt")
+
+
+def _pipe_in_the_folder(world):
+  os.mkfifo(world / "split" / "pipe")
+
+
+CASES = [
+    Case("vocabulary_with_windows_line_ends", "create", changed(
+        "vocab.txt", lambda data: data.replace(b"\n", b"\r\n"))),
+    Case("vocabulary_with_byte_order_mark", "create", changed(
+        "vocab.txt", lambda data: b"\xef\xbb\xbf" + data)),
+    Case("vocabulary_with_byte_order_mark_at_unk", "create", changed(
+        "vocab.txt", lambda data: b"\xef\xbb\xbf" + data.replace(
+            b"[PAD]\n[UNK]", b"[UNK]\n[PAD]")), is_equal=False),
+    Case("vocabulary_without_last_line_end", "create", changed(
+        "vocab.txt", lambda data: data[:-1])),
+    Case("vocabulary_with_a_duplicate", "create", changed(
+        "vocab.txt", lambda data: data + b"wa\n"), is_equal=False),
+    Case("cased_vocabulary", "create", _cased_vocabulary,
+         ("do_lower_case", "cased"),
+         {"vocab_file": "cased_L-1_H-8_A-2/vocab.txt"}),
+    Case("cased_checkpoint", "label", _cased_folder, ("do_lower_case", "cased"),
+         {"bert_config_file": "cased_L-1_H-8_A-2/bert_config.json",
+          "init_checkpoint": "cased_L-1_H-8_A-2/bert_model.ckpt"}),
+    Case("a_pipe_beside_the_texts", "create", _pipe_in_the_folder),
+    Case("config_with_unknown_keys", "label",
+         spoilers.config(directionality="bidi", pooler_fc_size=768)),
+    Case("config_with_unknown_keys", "train",
+         spoilers.config(directionality="bidi", pooler_fc_size=768)),
+    Case("padded_vocabulary", "label", spoilers.manifest(
+        "masked.tfrecord", vocab_size=24), ("vocab_size 29", "24", "padding")),
+    Case("output_dir_is_a_link", "train", _linked_output),
+    Case("output_dir_is_a_link", "split", _linked_output),
+    Case("warm_up_longer_than_training", "train", spoilers.nothing(),
+         ("--num_warmup_steps=9", "--num_train_steps=2", "only reaches"),
+         {"num_warmup_steps": 9}, is_equal=False),
+]
+
+
+def _check_case(new_world, clean, case):
+  stage = STAGES[case.stage]
+  wanted = clean(stage)
+  world = new_world()
+  case.spoil(world)
+  outcome = world.run(stage, case.flags)
+  assert outcome.returncode == 0, outcome.stderr
+  assert not outcome.message
+  if case.warning:
+    assert [line for line in outcome.stderr.splitlines() if
+            line.startswith("W") and all(
+                word in line for word in case.warning)], outcome.stderr
+  if case.is_equal and stage.outputs:
+    # The manifests say where the inputs differ.
+    assert _records(fault_world.outputs(world, stage)) == _records(wanted)
+  elif case.is_equal:
+    fault_world.assert_same_training(fault_world.trained(world.out), wanted)
+
+
+@pytest.mark.ahead(check=_check_case)
+@pytest.mark.parametrize(
+    "case", CASES,
+    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
+def test_odd_inputs_work(case, checked):
+  checked()
+
+
+def _records(outputs):
+  return {path: digest for path, digest in outputs.items()
+          if not path.endswith(".json")}
+
+
+# --- Names and surroundings --------------------------------------------------
+
+
+def _assert_clean_run(world, stage, wanted, changes=(), **keywords):
+  outcome = world.run(stage, dict(changes), **keywords)
+  assert outcome.returncode == 0, outcome.stderr
+  assert "Traceback" not in outcome.stderr
+  if stage.outputs:
+    assert fault_world.outputs(world, stage) == wanted
+  else:
+    fault_world.assert_same_training(
+        fault_world.trained(world.out), wanted, more_checkpoints=True)
+  return outcome
+
+
+# The flag of each stage that names an output file or folder.
+_OUTPUT_FLAGS = {
+    "extract": "output_file", "jsons": "write_file", "split": "folder",
+    "create": "output_dir", "label": "output_file", "train": "output_dir"}
+
+
+def _check_name(new_world, clean, stage_name, name):
+  """The folder of outputs, and the folder that everything is in."""
+  stage = STAGES[stage_name]
+  wanted = clean(stage)
+  world = new_world(name)
+  (world / name).symlink_to("out")
+  flag = _OUTPUT_FLAGS[stage_name]
+  changed_path = stage.flags[flag].replace("out", name, 1)
+  _assert_clean_run(world, stage, wanted, {flag: changed_path})
+
+
+@pytest.mark.ahead(check=_check_name)
+@pytest.mark.parametrize("name", ["with spaces", "\u00e4\u00f6\u4e2d", "-dash"])
+@pytest.mark.parametrize("stage_name", _WRITERS)
+def test_a_path_may_have_any_name(stage_name, name, checked):
+  checked()
+
+
+def _closed(world):
+  del world
+  return {"prefix": ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh")}
+
+
+def _no_home(world):
+  del world
+  return {"unset": ("HOME",)}
+
+
+def _read_only_home(world):
+  home = world / "home"
+  home.mkdir(mode=0o555)
+  return {"environment": {"HOME": str(home)},
+          "prefix": spoilers.BOUND_BY_MODES}
+
+
+def _no_shared_memory(world):
+  del world
+  if os.geteuid() != 0:
+    pytest.skip("needs the right to unmount /dev/shm")
+  return {"prefix": (
+      "unshare", "-m", "sh", "-c",
+      'mount -t tmpfs -o size=4k,mode=0 none /dev/shm && '
+      'mount -o remount,ro /dev/shm && exec "$@"', "sh",
+      *spoilers.BOUND_BY_MODES)}
+
+
+def _locale_of_c(world):
+  del world
+  return {"environment": {"LC_ALL": "C", "PYTHONUTF8": "0",
+                          "PYTHONCOERCECLOCALE": "0"}}
+
+
+def _clock_set_back(world):
+  del world
+  return {"environment": {"PYTHONPATH": str(fault_world.INJECTION),
+                          "FAULT_CLOCK": "back"}}
+
+
+def _check_surroundings(new_world, clean, stage_name, surroundings):
+  stage = STAGES[stage_name]
+  world = new_world()
+  _assert_clean_run(world, stage, clean(stage), forked=False,
+                    **surroundings(world))
+
+
+@pytest.mark.ahead(check=_check_surroundings)
+@pytest.mark.parametrize("surroundings", [
+    _closed, _no_home, _read_only_home, _no_shared_memory, _locale_of_c,
+    _clock_set_back], ids=lambda surroundings: surroundings.__name__[1:])
+@pytest.mark.parametrize("stage_name", _WRITERS)
+def test_surroundings_may_lack_something(stage_name, surroundings, checked):
+  checked()
+
+
+# --- Two writers, and signals ------------------------------------------------
+
+
+def _stopped(world, stage, point, **keywords):
+  """Starts a run that stops at a point; returns it and who stopped."""
+  process = world.start(stage, environment={
+      "PYTHONPATH": str(fault_world.INJECTION),
+      "FAULT_LOG": str(world.folder) + ".points", "FAULT_POINT": str(point),
+      "FAULT_ACTION": "stop"}, **keywords)
+  path = pathlib.Path(str(world.folder) + ".points.stopped")
+  processes.wait_until(lambda: path.exists() and path.read_text().endswith(
+      "\n") and processes.state(int(path.read_text())) == "T")
+  return process, int(path.read_text())
+
+
+# Points while outputs are locked and unfinished, by stage.
+_POINTS = {"extract": 1, "jsons": 1, "split": 1, "create": 3, "label": 9,
+           "train": 5}
+
+
+def _check_second_writer(new_world, clean, stage_name):
+  stage = STAGES[stage_name]
+  wanted = clean(stage)
+  world = new_world()
+  first, stopped_id = _stopped(world, stage, _POINTS[stage_name])
+  try:
+    before = fault_world.hashes(world.out)
+    second = world.run(stage)
+    fault_world.assert_one_line(second, stage, (
+        "out", "is being written by another process (process {})".format(
+            stopped_id), "wait", "choose another name"))
+    assert fault_world.hashes(world.out) == before
+  finally:
+    os.kill(stopped_id, signal.SIGCONT)
+  outcome = first.wait()
+  assert outcome.returncode == 0, outcome.stderr
+  if stage.outputs:
+    assert fault_world.outputs(world, stage) == wanted
+  else:
+    fault_world.assert_same_training(fault_world.trained(world.out), wanted)
+  return second.message
+
+
+@pytest.mark.ahead(check=_check_second_writer)
+@pytest.mark.parametrize("stage_name", _WRITERS)
+def test_a_second_writer_is_refused(stage_name, checked):
+  checked()
+
+
+def _check_signal(new_world, clean, stage_name, number):
+  stage = STAGES[stage_name]
+  wanted = clean(stage)
+  world = new_world()
+  process, stopped_id = _stopped(world, stage, _POINTS[stage_name])
+  process.send(number)
+  if number != signal.SIGKILL or stopped_id != process.pid:
+    os.kill(stopped_id, signal.SIGCONT)
+  outcome = process.wait()
+  if number == signal.SIGKILL:
+    assert outcome.returncode == -signal.SIGKILL
+    processes.wait_until(lambda: not processes.is_running(stopped_id))
+  elif outcome.returncode:
+    fault_world.assert_one_line(outcome, stage, (), _EXIT_INTERRUPTED)
+  else:  # It was finished before it looked.
+    assert stage_name == "create"
+  fault_world.assert_nothing_is_half_written(world, stage, wanted)
+  _assert_clean_run(world, stage, wanted)
+  return outcome.message
+
+
+@pytest.mark.ahead(check=_check_signal)
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, signal.SIGINT, signal.SIGKILL],
+                         ids=lambda number: number.name)
+@pytest.mark.parametrize("stage_name", _WRITERS)
+def test_a_signal_ends_a_stage(stage_name, number, checked):
+  checked()
