@@ -86,8 +86,10 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
   def _evaluate_newest(self) -> None:
     checkpoint = tf.train.latest_checkpoint(self._output_dir)
     results = self._evaluate(checkpoint)
-    best = read_results(self._results_path).get(_BEST_BY, float("inf"))
-    is_best = results[_BEST_BY] < best
+    best = read_results(self._results_path)
+    # The best so far itself comes again where a kill has cut `_keep` short.
+    is_best = (results[_BEST_BY] < best.get(_BEST_BY, float("inf"))
+               or results["global_step"] == best.get("global_step"))
     logging.info(
         "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f, "
         "teacher_top1_agreement %.4f", results["global_step"], _BEST_BY,

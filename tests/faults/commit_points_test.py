@@ -12,6 +12,7 @@ from concurrent import futures
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 from typing import Any, Dict, Mapping
@@ -29,6 +30,8 @@ _TRAINING = {"num_train_steps": 4, "save_checkpoints_steps": 2,
              "do_eval": True, "eval_every_checkpoint": True,
              "keep_checkpoint_max": 2, "max_eval_steps": 2}
 _NUM_RANDOM_KILLS = 5
+# Graphs, logs, and temporary files of TensorFlow.
+_NOT_READ = re.compile(r"tfevents|^eval$|\.tmp|\.meta|^graph\.pbtxt|^\.lock$")
 
 
 def _environment(world, **faults) -> Dict[str, str]:
@@ -62,7 +65,13 @@ def _check(world, stage, flags, wanted) -> None:
     assert {str(path.relative_to(world.folder))
             for path in world.out.iterdir()} == set(stage.outputs)
   else:
-    fault_world.assert_same_training(fault_world.trained(world.out), wanted)
+    found = fault_world.trained(world.out)
+    # TensorFlow forgets one that it was about to remove.
+    forgotten = {name for name in set(found[0]) - set(wanted[0])
+                 if name.startswith("model.ckpt-0.index:")}
+    for name in forgotten:
+      del found[0][name]
+    fault_world.assert_same_training(found, wanted)
 
 
 def _in_parallel(function, items) -> None:
@@ -165,12 +174,11 @@ def test_a_trainer_may_end_at_any_point(new_world, clean, record_property):
 
 
 def _state(folder):
-  """Returns what a folder holds, without logs, as something hashable."""
+  """Returns what a folder holds of what a run reads, as something hashable."""
   return tuple(sorted(
       (str(path.relative_to(folder)),
        fault_world.sha256(path) if path.is_file() else None)
-      for path in folder.rglob("*")
-      if "tfevents" not in path.name and path.name != "eval"))
+      for path in folder.rglob("*") if not _NOT_READ.search(path.name)))
 
 
 @pytest.mark.parametrize("seed", range(_NUM_RANDOM_KILLS))

@@ -92,7 +92,7 @@ STAGES = {
          "init_checkpoint": "model/bert_model.ckpt",
          "input_file": "masked.tfrecord",
          "output_file": "out/labelled.tfrecord", "truncation_factor": 4,
-         "batch_size": 1},
+         "batch_size": 2},
         ("out/labelled.tfrecord", "out/labelled.tfrecord.json"), True),
     "train": Stage(
         "network_distillation_single_machine_truncated.py", _TRAINER, (),

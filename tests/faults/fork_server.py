@@ -21,6 +21,8 @@ import traceback
 _MODULES = (
     "tensorflow", "distillation.training", "distillation.options",
     "distillation.teacher", "tokenization")
+# How often to look whether the parent is still there.
+_PARENT_SECONDS = 5
 _POINTS = ("delete_file_v2", "rename_v2", "write_string_to_file")
 
 
@@ -33,8 +35,14 @@ def serve(path):
   with socket.socket(socket.AF_UNIX) as listener:
     listener.bind(path)
     listener.listen()
-    while True:
-      connection, _ = listener.accept()
+    listener.settimeout(_PARENT_SECONDS)
+    parent = os.getppid()
+    while os.getppid() == parent:  # It may be killed.
+      try:
+        connection, _ = listener.accept()
+      except socket.timeout:
+        continue
+      connection.setblocking(True)
       if os.fork() == 0:
         listener.close()
         _answer(connection)

@@ -143,7 +143,7 @@ def test_damaged_markup_gives_lines(content):
       wikitext.paragraphs(text, _WIKI), prose.Options()))
   for line in lines:
     assert line and line == line.strip() and "\n" not in line
-    assert not re.search(r"\[\[|\]\]|\{\{|\}\}|<ref|\||\ue000", line)
+    assert not re.search(r"\[\[|\]\]|\{\{|\}\}|<ref\b|\||\ue000", line)
 
 
 _WORDS = st.text(st.characters(categories=["Ll", "Lu", "Lo", "Nd"]), min_size=1,
