@@ -61,7 +61,7 @@ def _check(world, stage, flags, wanted) -> None:
   if stage.outputs:
     assert finished.items() <= fault_world.outputs(world, stage).items()
     assert fault_world.outputs(world, stage) == wanted
-    # Nothing is left behind, hidden or not.
+    # Nothing else is left, hidden or not.
     assert {str(path.relative_to(world.folder))
             for path in world.out.iterdir()} == set(stage.outputs)
   else:

@@ -13,7 +13,6 @@ import os
 import pathlib
 import random
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -112,7 +111,7 @@ class World:
   Attributes:
     folder: of this world.
     inputs: the folder of inputs that it is a copy of.
-    server: runs the scripts that import TensorFlow; None starts them anew.
+    server: runs the scripts that import TensorFlow; None starts each by itself.
   """
   folder: pathlib.Path
   inputs: pathlib.Path

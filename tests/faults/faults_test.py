@@ -7,7 +7,7 @@ command must make what a clean run makes.
 """
 
 import os
-from typing import Any, Callable, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 import pytest
 

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 import fault_world
 import modeling
-from records import schema
 import tiny
 
 CHECKPOINT = "model/bert_model.ckpt"
