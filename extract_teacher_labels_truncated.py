@@ -36,6 +36,7 @@ from distillation import devices
 from distillation import teacher
 from records import input_pipeline
 from records import manifest
+from records import order
 from records import schema
 import tokenization
 from util import command_line
@@ -168,7 +169,8 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   wanted = _manifest(file_options, options, paths, config.vocab_size)
   if manifest.is_finished(output_file, wanted, file_options.overwrite):
     return
-  total = sum(manifest.count_records(path, "input_file") for path in paths)
+  corpus = order.read_corpus(paths, "input_file")
+  total = corpus.size
   if total < process.size:
     raise InputError(
         "--input_file holds {} records for {} processes: start no more "
@@ -181,7 +183,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
     teacher.label_file(
         teacher.Teacher(config, file_options.init_checkpoint, options,
                         process.gpu),
-        options, paths, shape, share, output_file, wanted,
+        options, corpus, shape, share, output_file, wanted,
         file_options.overwrite)
 
 

@@ -32,6 +32,7 @@ from distillation import losses
 from distillation import teacher
 import modeling
 from records import input_pipeline
+from records import order
 from records import schema
 from util import command_line
 from util import files
@@ -122,7 +123,8 @@ def main() -> None:
   shape = schema.RecordShape(FLAGS.max_seq_length,
                              FLAGS.max_predictions_per_seq)
   features = next(teacher.read_windows(
-      files.find_files(FLAGS.input_file, "input_file"), shape,
+      order.read_corpus(files.find_files(FLAGS.input_file, "input_file"),
+                        "input_file"), shape,
       teacher.Share(0, FLAGS.num_records), FLAGS.num_records)).features
   teacher_logits, student_logits = (
       masked_lm_logits(config_file, checkpoint, features)

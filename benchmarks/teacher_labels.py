@@ -35,6 +35,7 @@ from distillation import devices
 from distillation import teacher
 import modeling
 from records import input_pipeline
+from records import order
 from records import schema
 import reference_bert
 from util import command_line
@@ -131,7 +132,8 @@ def main() -> None:
   shape = schema.RecordShape(FLAGS.max_seq_length,
                              FLAGS.max_predictions_per_seq)
   features = next(teacher.read_windows(
-      files.find_files(FLAGS.input_file, "input_file"), shape,
+      order.read_corpus(files.find_files(FLAGS.input_file, "input_file"),
+                        "input_file"), shape,
       teacher.Share(0, FLAGS.num_records), FLAGS.num_records)).features
   options = teacher.LabelOptions(_TOP_K, batch_size=FLAGS.batch_size)
   teachers = {

@@ -33,6 +33,7 @@ from distillation import devices
 from distillation import student
 import modeling
 from records import input_pipeline
+from records import order
 from records import schema
 import reference_bert
 from util import command_line
@@ -134,9 +135,10 @@ def main() -> None:
       config, init_checkpoint=FLAGS.init_checkpoint,
       learning_rate=FLAGS.learning_rate, num_warmup_steps=0)
   input_fn = input_pipeline.training_input_fn(
-      files.find_files(FLAGS.input_file, "input_file"),
+      order.read_corpus(
+          files.find_files(FLAGS.input_file, "input_file"), "input_file"),
       schema.RecordShape(FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
-                         FLAGS.truncation_factor), _SEED)
+                         FLAGS.truncation_factor), "input_file", _SEED)
   batch_size = FLAGS.train_batch_size
   steppers = {"straightforward, fp32": Stepper(
       lambda features: build_straightforward_step(options, features), input_fn,

@@ -10,6 +10,7 @@ from distillation import losses
 from distillation.options import ModelOptions, TrainerOptions
 import modeling
 from records import input_pipeline
+from records import order
 from records import schema
 from records.manifest import read_manifest
 from util import files
@@ -20,13 +21,13 @@ class Records(NamedTuple):
   """Checked record files, and how they are read.
 
   Attributes:
-    paths: the files.
+    corpus: the files and their blocks.
     shape: lengths of the records.
     flag: name of the flag that named them, for errors.
     limits: what their integers stay below.
     tail_samples: how many of the K entries were drawn.
   """
-  paths: List[str]
+  corpus: order.Corpus
   shape: schema.RecordShape
   flag: str
   limits: Dict[str, int]
@@ -35,7 +36,7 @@ class Records(NamedTuple):
   def errors(self) -> ContextManager[None]:
     """Turns what reading them raises into InputError."""
     return input_pipeline.record_errors(
-        self.flag, self.paths, self.shape, self.limits)
+        self.flag, self.corpus.paths, self.shape, self.limits)
 
 
 class Inputs(NamedTuple):
@@ -77,7 +78,7 @@ def check(options: TrainerOptions) -> Inputs:
     raise InputError(
         "--eval_every_checkpoint keeps the checkpoint that is closest to the "
         "teacher, but {} has no teacher labels; name labelled records with "
-        "--eval_input_file".format(held_out.paths[0]))
+        "--eval_input_file".format(held_out.corpus.paths[0]))
   init_layers = _init_layers(options.model)
   return Inputs(config, training, held_out, init_layers,
                  _check_start(options, config, init_layers))
@@ -117,7 +118,7 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
   """
   if training.shape.truncation_factor and not options.records.eval_input_file:
     return training
-  paths, flag, shape = training.paths, training.flag, training.shape
+  paths, flag, shape = training.corpus.paths, training.flag, training.shape
   if options.records.eval_input_file:
     flag = "eval_input_file"
     paths = files.find_files(options.records.eval_input_file, flag)
@@ -131,7 +132,8 @@ def _records(paths: List[str], flag: str, shape: schema.RecordShape,
              loss: losses.LossOptions, config: modeling.BertConfig) -> Records:
   """Checks record files."""
   input_pipeline.check_records(paths, flag, shape, config.vocab_size)
-  records = Records(paths, shape, flag, schema.limits(
+  corpus = order.read_corpus(paths, flag)
+  records = Records(corpus, shape, flag, schema.limits(
       shape, config.vocab_size, config.type_vocab_size))
   return records._replace(tail_samples=_check_labels(records, loss))
 
@@ -158,7 +160,7 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
   # What files without a manifest, of 2019, were made with.
   made_with = {"temperature": 1.0, "tail_samples": 0}
   all_tail_samples: Dict[int, str] = {}
-  for path in records.paths:
+  for path in records.corpus.paths:
     manifest = read_manifest(path)
     if manifest is None:
       continue

@@ -24,6 +24,7 @@ from distillation import inference
 from distillation import losses
 import modeling
 from records import input_pipeline
+from records import order
 from records import schema
 from records import tfrecord
 from records.manifest import count_records, Manifest, RecordWriter
@@ -206,13 +207,13 @@ class Window(NamedTuple):
   features: Dict[str, np.ndarray]
 
 
-def read_windows(paths: Sequence[str], shape: schema.RecordShape, share: Share,
+def read_windows(corpus: order.Corpus, shape: schema.RecordShape, share: Share,
                  size: int, limits: Optional[input_pipeline.Limits] = None
                 ) -> Iterator[Window]:
   """Reads records in windows, ahead of their use.
 
   Args:
-    paths: record files.
+    corpus: the record files.
     shape: lengths of the records, without labels.
     share: which records.
     size: N.
@@ -221,12 +222,13 @@ def read_windows(paths: Sequence[str], shape: schema.RecordShape, share: Share,
   Raises:
     InputError: a file is damaged, or a record is out of range.
   """
-  dataset = tf.data.TFRecordDataset(list(paths)).skip(share.first)
-  dataset = dataset.take(share.last - share.first).batch(size)
+  dataset = input_pipeline.read_range(
+      corpus, "input_file", share.first, share.last - share.first).batch(size)
   dataset = dataset.map(lambda serialized: (
       serialized, input_pipeline.decode(serialized, shape, limits)))
   first = share.first
-  with input_pipeline.record_errors("input_file", paths, shape, limits):
+  with input_pipeline.record_errors(
+      "input_file", corpus.paths, shape, limits):
     for serialized, features in dataset.prefetch(2).as_numpy_iterator():
       yield Window(first, serialized, features)
       first += len(serialized)
@@ -295,7 +297,7 @@ class LabelStatistics:
           "pre-trained one?", 100 * accuracy)
 
 
-def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
+def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
                shape: schema.RecordShape, share: Share, output_file: str,
                manifest: Manifest, overwrite: bool) -> None:
   """Labels a share of the records, from where an earlier run stopped.
@@ -303,7 +305,7 @@ def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
   Args:
     teacher: labels them.
     options: of the teacher.
-    paths: record files.
+    corpus: the record files.
     shape: lengths of the records, without labels.
     share: which records.
     output_file: labelled records to write.
@@ -335,7 +337,7 @@ def label_file(teacher: Teacher, options: LabelOptions, paths: Sequence[str],
 
     written = None
     windows = read_windows(
-        paths, shape, share._replace(first=share.first + done), size,
+        corpus, shape, share._replace(first=share.first + done), size,
         teacher.limits(shape))
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
                    unit=" sequences") as bar:

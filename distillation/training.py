@@ -21,6 +21,7 @@ from distillation import student
 from distillation.inputs import check, Inputs
 from distillation.options import ScheduleOptions, TrainerOptions
 from records import input_pipeline
+from records import order
 from util import files
 from util.command_line import InputError
 
@@ -211,7 +212,7 @@ class _Trainer:
     """
     held_out = self._inputs.held_out
     input_fn = input_pipeline.evaluation_input_fn(
-        held_out.paths, held_out.shape,
+        held_out.corpus, held_out.shape, held_out.flag,
         drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits)
     with held_out.errors():
       results = self._build_estimator(self._options.output_dir).evaluate(
@@ -230,12 +231,18 @@ class _Trainer:
 
   def _training_input_fn(self, first_step: int) -> input_pipeline.InputFn:
     """Reads this process's share of the records, those after a step."""
-    training = self._inputs.training
+    training, processes = self._inputs.training, self._processes
+    seed = self._options.schedule.random_seed
+    position = 0
+    if processes.rank == 0:
+      position = order.resume(
+          self._options.output_dir, first_step,
+          self._sequences_per_step * processes.size, seed,
+          training.corpus).position_at(first_step)
     return input_pipeline.training_input_fn(
-        training.paths, training.shape, self._options.schedule.random_seed,
-        first_record_index=first_step * self._sequences_per_step,
-        num_shards=self._processes.size, shard_index=self._processes.rank,
-        limits=training.limits)
+        training.corpus, training.shape, training.flag, seed,
+        processes.broadcast(position), processes.size, processes.rank,
+        training.limits)
 
   def _build_estimator(self, model_dir: str) -> tf1.estimator.Estimator:
     """Builds the estimator; only that of rank 0 saves checkpoints."""

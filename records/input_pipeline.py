@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from records import manifest
+from records import order
 from records import schema
 from records import tfrecord
 from util.command_line import InputError
@@ -24,14 +25,14 @@ from util.command_line import InputError
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
 Limits = Mapping[str, int]
 
-# Records held back for shuffling: about 30 MB at S = 128, P = 20, K = 10.
-_SHUFFLE_RECORDS = 10000
-# Files read side by side while training.
-_INTERLEAVED_FILES = 4
 # Records that are looked through at once for one that is out of range.
 _SEARCHED_RECORDS = 1024
 # How the error is recognized.
 _OUT_OF_RANGE = "an integer of a record is out of range"
+# What a Location becomes in a dataset.
+_LOCATION_SPEC = order.Location(
+    *(tf.TensorSpec([None], dtype) for dtype in (
+        tf.string, tf.int64, tf.int64, tf.int64, tf.int64)))
 
 
 def define_flags() -> None:
@@ -108,7 +109,14 @@ def record_errors(flag: str, paths: Sequence[str] = (),
   """
   try:
     yield
+  except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+    raise InputError("--{}: {}; the file was there when the run began".format(
+        flag, error.message.split("\n")[0])) from error
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    # What `order.locate` raises passes through TensorFlow.
+    located = re.search(r"InputError: ([^\n]*)", error.message)
+    if located:
+      raise InputError(located.group(1)) from error
     if _OUT_OF_RANGE in error.message:
       raise OutOfRangeError("--{}: {}; make the records again".format(
           flag, _find_out_of_range(paths, shape, limits))) from error
@@ -262,67 +270,117 @@ def _check_record(features: Mapping[str, Any], path: str,
 
 
 def training_input_fn(
-    paths: Sequence[str], shape: schema.RecordShape, seed: int,
-    first_record_index: int = 0, num_shards: int = 1, shard_index: int = 0,
+    corpus: order.Corpus, shape: schema.RecordShape, flag: str, seed: int,
+    position: int = 0, num_processes: int = 1, process: int = 0,
     limits: Optional[Limits] = None) -> InputFn:
-  """Builds an endless, shuffled input_fn for TPUEstimator.
-
-  The order of the records follows from the seed only, whatever seed the
-  graph has. Each shard gets every num_shards-th record of an epoch.
+  """Builds an endless input_fn for TPUEstimator, in the order of `order`.
 
   Args:
-    paths: record files.
+    corpus: the record files.
     shape: lengths of the records.
-    seed: of the shuffling.
-    first_record_index: how many records of this shard to skip.
-    num_shards: processes that share the records.
-    shard_index: this process.
+    flag: name of the flag that named the files, for errors.
+    seed: as for `order.windows`.
+    position: likewise.
+    num_processes: likewise.
+    process: likewise.
     limits: as for `decode`.
 
   Returns:
     A function of `params`, with `params["batch_size"]` = B, that returns a
     dataset of batches as `decode` gives them; B is static.
   """
+  def read_windows():
+    for window in order.windows(corpus, seed, position, num_processes, process):
+      yield _locate(corpus, window.pieces, flag), window.order
+
+  def read_window(locations, window_order):
+    serialized = _read_pieces(locations).batch(
+        tf.reduce_sum(locations.num_records)).get_single_element()
+    return serialized, window_order
+
+  def shuffle(serialized, window_order):
+    return tf.data.Dataset.from_tensor_slices(window_order).map(
+        lambda record: serialized[record])
+
   def input_fn(params):
-    # TensorFlow mixes the graph's seed into every other one, and processes
-    # that share the records differ in theirs.
-    graph = tf.compat.v1.get_default_graph()
-    graph_seed, graph.seed = graph.seed, seed
-    dataset = tf.data.Dataset.from_tensor_slices(list(paths))
-    dataset = dataset.shuffle(len(paths), seed=seed)
-    dataset = dataset.interleave(
-        tf.data.TFRecordDataset,
-        cycle_length=min(_INTERLEAVED_FILES, len(paths)))
-    dataset = dataset.shard(num_shards, shard_index)
-    dataset = dataset.shuffle(_SHUFFLE_RECORDS, seed=seed)
-    graph.seed = graph_seed
-    dataset = dataset.repeat().skip(first_record_index)
+    dataset = tf.data.Dataset.from_generator(
+        read_windows, output_signature=(
+            _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
+    # One window is read while the one before it is in use.
+    dataset = dataset.map(read_window).prefetch(1).flat_map(shuffle)
     return _batches(dataset, shape, params["batch_size"], True, limits)
 
   return input_fn
 
 
-def evaluation_input_fn(paths: Sequence[str], shape: schema.RecordShape,
-                        drop_remainder: bool = False,
-                        limits: Optional[Limits] = None) -> InputFn:
-  """Builds an input_fn that reads each record once, in order.
+def evaluation_input_fn(
+    corpus: order.Corpus, shape: schema.RecordShape, flag: str,
+    drop_remainder: bool = False, limits: Optional[Limits] = None,
+    first_record: int = 0, num_records: Optional[int] = None) -> InputFn:
+  """Builds an input_fn that reads records once, in the order of the files.
 
   Args:
-    paths: record files.
+    corpus: the record files.
     shape: lengths of the records.
+    flag: name of the flag that named the files, for errors.
     drop_remainder: whether to leave out a last batch that is not full, for
       devices that need a static B.
     limits: as for `decode`.
+    first_record: which record to begin with.
+    num_records: how many to read; None for all that follow.
 
   Returns:
     A function of `params`, as `training_input_fn` does.
   """
   def input_fn(params):
-    dataset = tf.data.TFRecordDataset(list(paths))
+    dataset = read_range(corpus, flag, first_record, num_records)
     return _batches(
         dataset, shape, params["batch_size"], drop_remainder, limits)
 
   return input_fn
+
+
+def read_range(corpus: order.Corpus, flag: str, first_record: int = 0,
+               num_records: Optional[int] = None) -> tf.data.Dataset:
+  """Reads serialized records in the order of the files.
+
+  Args:
+    corpus: the record files.
+    flag: name of the flag that named them, for errors.
+    first_record: which record to begin with.
+    num_records: how many to read at most; None for all that follow.
+  """
+  last = corpus.size
+  if num_records is not None:
+    last = min(last, first_record + num_records)
+  return _read_pieces(order.Location(*map(tf.constant, _locate(
+      corpus, order.pieces_of(corpus, first_record, last), flag))))
+
+
+def _locate(corpus: order.Corpus, pieces: Sequence[order.Piece],
+            flag: str) -> order.Location:
+  """Finds where pieces lie in their files; a Location of arrays."""
+  locations = [order.locate(corpus, piece, flag) for piece in pieces]
+  columns = zip(*locations) if locations else [()] * len(_LOCATION_SPEC)
+  return order.Location(*(
+      np.array(column, spec.dtype.as_numpy_dtype)
+      for column, spec in zip(columns, _LOCATION_SPEC)))
+
+
+def _read_pieces(locations: order.Location) -> tf.data.Dataset:
+  """Reads the serialized records of some pieces, a Location of tensors."""
+  return tf.data.Dataset.from_tensor_slices(locations).flat_map(_read_piece)
+
+
+def _read_piece(location: order.Location) -> tf.data.Dataset:
+  """Reads the serialized records of a piece, a Location of scalars."""
+  # The buffer makes a piece one request, and no byte after it is read.
+  dataset = tf.data.experimental.from_variant(
+      tf.raw_ops.TFRecordDatasetV2(
+          filenames=[location.path], compression_type="",
+          buffer_size=location.num_bytes, byte_offsets=[location.offset]),
+      tf.TensorSpec([], tf.string))
+  return dataset.skip(location.num_skipped).take(location.num_records)
 
 
 def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,

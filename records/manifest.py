@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from typing import Any, List, Mapping, Optional
+from typing import Any, List, Mapping, NamedTuple, Optional
 
 from absl import logging
 
@@ -35,6 +35,9 @@ class Manifest:
     vocab_size: tokens in the vocabulary that the ids belong to.
     num_records: records in the file.
     num_bytes: size of the file.
+    block_offsets: where in the file each block of `tfrecord.BLOCK_RECORDS`
+      begins; empty where the file is not finished, or was made before
+      manifests held it.
   """
   stage: str
   flags: Mapping[str, Any]
@@ -43,6 +46,7 @@ class Manifest:
   vocab_size: int
   num_records: int = 0
   num_bytes: int = 0
+  block_offsets: List[int] = dataclasses.field(default_factory=list)
 
   def difference(self, other: "Manifest") -> Optional[str]:
     """Names the first way in which what made `other` is not what made this.
@@ -132,12 +136,34 @@ def _parse(content: bytes) -> Manifest:
       is_valid = type(value) is int and value >= 0  # A bool is an int, too.
     elif field.type is str:
       is_valid = isinstance(value, str)
+    elif field.name == "block_offsets":
+      is_valid = isinstance(value, list) and _are_block_offsets(
+          value, manifest.num_records, manifest.num_bytes)
     else:
       is_valid = isinstance(value, dict) and not any(
           isinstance(item, (dict, list)) for item in value.values())
     if not is_valid:
       raise ValueError("the value of {} is of another type".format(field.name))
   return manifest
+
+
+def _are_block_offsets(values: List[Any], num_records: int,
+                       num_bytes: int) -> bool:
+  """Says whether values can be where the blocks of a file begin."""
+  if not values:
+    return True
+  return (all(type(value) is int for value in values)
+          and values[0] == 0 and values[-1] < num_bytes
+          and all(first < second for first, second in zip(values, values[1:]))
+          and len(values) == -(-num_records // tfrecord.BLOCK_RECORDS))
+
+
+def _format(manifest: Manifest) -> str:
+  """Formats a manifest as JSON, its many offsets on one line."""
+  values = dataclasses.asdict(manifest)
+  offsets = values.pop("block_offsets")
+  return '{},\n "block_offsets": {}\n}}\n'.format(
+      json.dumps(values, indent=1)[:-len("\n}")], json.dumps(offsets))
 
 
 def _parse_json(content: bytes) -> Any:
@@ -154,20 +180,54 @@ def records_fingerprint(path: str) -> str:
   return files.fingerprint(manifest_path(path) if has_manifest else path)
 
 
-def count_records(path: str, flag: str) -> int:
-  """Counts the records of a file, by its manifest where there is one.
+class BlockIndex(NamedTuple):
+  """Where the blocks of a record file begin.
+
+  Attributes:
+    num_records: records in the file.
+    num_bytes: size of the file.
+    offsets: of each block of `tfrecord.BLOCK_RECORDS` records.
+  """
+  num_records: int
+  num_bytes: int
+  offsets: List[int]
+
+
+def read_block_index(path: str, flag: str) -> BlockIndex:
+  """Reads where the blocks of a file begin.
+
+  The manifest tells; for a file without one, of 2019, or with an earlier one,
+  the head of each record is read.
 
   Args:
     path: the record file.
     flag: name of the flag that named it, for errors.
 
   Raises:
-    InputError: the file is damaged or no TFRecord file.
+    InputError: the file is damaged or no TFRecord file, or its manifest is of
+      another file.
   """
   manifest = read_manifest(path)
-  if manifest:
-    return manifest.num_records
-  return sum(1 for _ in tfrecord.read(path, flag))
+  if manifest and (manifest.block_offsets or not manifest.num_records):
+    return BlockIndex(
+        manifest.num_records, manifest.num_bytes, manifest.block_offsets)
+  return index_blocks(path, flag)
+
+
+def index_blocks(path: str, flag: str) -> BlockIndex:
+  """Finds where the blocks of a file begin; as for `read_block_index`."""
+  count, block_offsets, offset = 0, [], 0
+  for count, offset in enumerate(tfrecord.offsets(path, flag)):
+    if count % tfrecord.BLOCK_RECORDS == 0:
+      block_offsets.append(offset)
+  # The last offset is the end of the file.
+  return BlockIndex(
+      count, offset, block_offsets[:-(-count // tfrecord.BLOCK_RECORDS)])
+
+
+def count_records(path: str, flag: str) -> int:
+  """Counts the records of a file; as for `read_block_index`."""
+  return read_block_index(path, flag).num_records
 
 
 # --- Writing -----------------------------------------------------------------
@@ -211,7 +271,9 @@ class RecordWriter:
       self._partial.close()
       raise
     self.num_records = progress.num_records if progress else 0
-    self._partial.truncate(progress.num_bytes if progress else 0)
+    self._num_bytes = progress.num_bytes if progress else 0
+    self._block_offsets = list(progress.block_offsets) if progress else []
+    self._partial.truncate(self._num_bytes)
     self._partial.keep = progress is not None
     if not progress:
       files.remove(self._progress_path)
@@ -238,8 +300,11 @@ class RecordWriter:
 
   def write(self, serialized: bytes) -> None:
     """Appends one serialized Example."""
+    if self.num_records % tfrecord.BLOCK_RECORDS == 0:
+      self._block_offsets.append(self._num_bytes)
     self._buffer.append(serialized)
     self.num_records += 1
+    self._num_bytes += len(serialized) + tfrecord.FRAME_BYTES
     if len(self._buffer) == _BUFFERED_RECORDS:
       self._flush()
 
@@ -280,11 +345,13 @@ class RecordWriter:
     self._flush()
     self._partial.file.flush()
     os.fsync(self._partial.file.fileno())
-    manifest = dataclasses.replace(
-        manifest, num_records=self.num_records,
-        num_bytes=self._partial.file.tell())
-    files.write_atomically(
-        path, json.dumps(dataclasses.asdict(manifest), indent=1) + "\n")
+    assert self._partial.file.tell() == self._num_bytes
+    # What an earlier version began has no offsets of its first blocks.
+    is_complete = _are_block_offsets(
+        self._block_offsets, self.num_records, self._num_bytes)
+    files.write_atomically(path, _format(dataclasses.replace(
+        manifest, num_records=self.num_records, num_bytes=self._num_bytes,
+        block_offsets=self._block_offsets if is_complete else [])))
 
   def __enter__(self) -> "RecordWriter":
     return self

@@ -8,6 +8,8 @@ with sorted keys. The checksums are google-crc32c's, 0.3 µs a record.
 
 A TFRecord file is a sequence of frames: the length of the data in 8 bytes,
 little-endian, the masked CRC-32C of these 8, the data, their masked CRC-32C.
+A frame does not tell where others begin; the offsets of blocks of them do, for
+reading from the middle of a file.
 
 Dimensions:
   N: records encoded at once
@@ -17,8 +19,8 @@ import contextlib
 import functools
 import os
 import struct
-from typing import (Any, Dict, Iterator, List, Mapping, Optional, Sequence,
-                    Tuple)
+from typing import (Any, BinaryIO, Dict, Iterator, List, Mapping, Optional,
+                    Sequence, Tuple)
 
 import google_crc32c
 import numpy as np
@@ -31,6 +33,10 @@ _UINT64_MAX = (1 << 64) - 1
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEAD_BYTES = _LENGTH.size + _CRC.size
+# What a frame holds besides its data.
+FRAME_BYTES = _HEAD_BYTES + _CRC.size
+# Records in a block; the last one of a file may have fewer.
+BLOCK_RECORDS = 1024
 # Protocol buffers: how the value of a field is written.
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 # The fields of tf.train.Feature.
@@ -312,26 +318,78 @@ def read(path: str, flag: str) -> Iterator[bytes]:
     FileNotFoundError: there is no such file.
   """
   with files.open_file(path) as file:
-    file.seek(0, os.SEEK_END)
-    size = file.tell()
+    size = _size(file)
     file.seek(0)
     position = 0
     while position < size:
-      head = file.read(_HEAD_BYTES)
-      problem = "cut"
-      if len(head) == _HEAD_BYTES:
-        problem = "corrupt"
-        if _masked_crc(head[:_LENGTH.size]) == head[_LENGTH.size:]:
-          length, = _LENGTH.unpack(head[:_LENGTH.size])
-          end = position + _HEAD_BYTES + length + _CRC.size
-          # Before memory is taken: the length may be anything.
-          problem = "cut" if end > size else "corrupt"
-          if end <= size:
-            record = file.read(length)
-            if _masked_crc(record) == file.read(_CRC.size):
-              yield record
-              position = end
-              continue
-      raise InputError(
-          "--{}: {} is damaged or no TFRecord file ({} record at byte {}); "
-          "make it again".format(flag, path, problem, position))
+      length = _check_head(file.read(_HEAD_BYTES), position, size, path, flag)
+      record = file.read(length)
+      if _masked_crc(record) != file.read(_CRC.size):
+        raise _damage("corrupt", position, path, flag)
+      yield record
+      position += length + FRAME_BYTES
+
+
+def offsets(path: str, flag: str, first: int = 0) -> Iterator[int]:
+  """Yields where each record of a file begins, and where the last one ends.
+
+  Only the heads of the frames are read, so that records which are passed over
+  cost no bandwidth.
+
+  Args:
+    path: the record file.
+    flag: name of the flag that named it, for errors.
+    first: where a record begins, to start there.
+
+  Yields:
+    Offsets in bytes.
+
+  Raises:
+    InputError: the file is cut or is no TFRecord file.
+    FileNotFoundError: there is no such file.
+  """
+  with files.open_file(path, unbuffered=True) as file:
+    size = _size(file)
+    position = first
+    yield position
+    while position < size:
+      file.seek(position)
+      length = _check_head(file.read(_HEAD_BYTES), position, size, path, flag)
+      position += length + FRAME_BYTES
+      yield position
+
+
+def _size(file: BinaryIO) -> int:
+  """Returns the bytes of an open file, whose position moves."""
+  file.seek(0, os.SEEK_END)
+  return file.tell()
+
+
+def _check_head(head: bytes, position: int, size: int, path: str,
+                flag: str) -> int:
+  """Returns the length of a record, before memory is taken for it.
+
+  Args:
+    head: what the file holds at its position.
+    position: where the frame begins.
+    size: bytes of the file.
+    path: the record file.
+    flag: name of the flag that named it, for errors.
+
+  Raises:
+    InputError: it is no head, or the file ends before the record does.
+  """
+  if len(head) < _HEAD_BYTES:
+    raise _damage("cut", position, path, flag)
+  if _masked_crc(head[:_LENGTH.size]) != head[_LENGTH.size:]:
+    raise _damage("corrupt", position, path, flag)
+  length, = _LENGTH.unpack(head[:_LENGTH.size])
+  if position + length + FRAME_BYTES > size:
+    raise _damage("cut", position, path, flag)
+  return length
+
+
+def _damage(problem: str, position: int, path: str, flag: str) -> InputError:
+  return InputError(
+      "--{}: {} is damaged or no TFRecord file ({} record at byte {}); make it "
+      "again".format(flag, path, problem, position))

@@ -45,9 +45,14 @@ def set_remote_files(file_system: Any) -> None:
   _remote_files = file_system
 
 
+def is_remote(path: str) -> bool:
+  """Returns whether a path has a scheme, such as gs://."""
+  return "://" in path
+
+
 def _remote(path: str) -> Any:
   """Returns the file system of a path with a scheme, None for a local path."""
-  if "://" not in path:
+  if not is_remote(path):
     return None
   if _remote_files is None:
     raise InputError("{}: this stage reads local files only; copy it to this "
@@ -177,15 +182,20 @@ def _is_folder(path: str) -> bool:
 # --- Reading -----------------------------------------------------------------
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
   """Opens a file for reading bytes.
+
+  Args:
+    path: the file.
+    unbuffered: whether a local file is read in just the pieces that are asked
+      for, and not ahead.
 
   Raises:
     FileNotFoundError: there is no such file.
   """
   remote = _remote(path)
   if not remote:
-    return open(path, "rb")
+    return open(path, "rb", buffering=0 if unbuffered else -1)
   if not remote.exists(path):
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
   return remote.GFile(path, "rb")
@@ -362,7 +372,7 @@ def locked_folder(folder: str) -> Iterator[None]:
   Raises:
     InputError: another process holds it.
   """
-  if "://" in folder:  # Remote storage has no locks.
+  if is_remote(folder):  # Remote storage has no locks.
     yield
     return
   os.makedirs(folder, exist_ok=True)

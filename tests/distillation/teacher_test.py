@@ -8,6 +8,7 @@ import pytest
 
 from distillation import devices
 from distillation import teacher
+from records import order
 from records import schema
 import tiny
 from util.command_line import InputError
@@ -81,7 +82,8 @@ def test_windows_hold_a_share_in_order(tmp_path, share, wanted):
   examples = tiny.random_examples(11, seed=3)
   paths = [str(tiny.write_records(tmp_path / name, part)) for name, part in (
       ("a", examples[:5]), ("b", examples[5:]))]
-  windows = list(teacher.read_windows(paths, _SHAPE, share, 4))
+  windows = list(teacher.read_windows(
+      order.read_corpus(paths, "input_file"), _SHAPE, share, 4))
   assert [(window.first, len(window.serialized))
           for window in windows] == wanted
   for window in windows:
@@ -94,9 +96,10 @@ def test_windows_hold_a_share_in_order(tmp_path, share, wanted):
 
 def test_a_damaged_file_ends_the_windows(tmp_path):
   path = tiny.write_records(tmp_path / "a", tiny.random_examples(3, seed=3))
-  path.write_bytes(path.read_bytes()[:-1])
+  corpus = order.read_corpus([str(path)], "input_file")
+  path.write_bytes(path.read_bytes()[:-1] + b"x")
   with pytest.raises(InputError, match="--input_file: .*/a is damaged"):
-    list(teacher.read_windows([str(path)], _SHAPE, teacher.Share(0, 3), 2))
+    list(teacher.read_windows(corpus, _SHAPE, teacher.Share(0, 3), 2))
 
 
 def test_the_mass_is_told_to_three_digits_from_a_fixed_memory():

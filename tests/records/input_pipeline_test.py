@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from records import input_pipeline
 from records import manifest
+from records import order
 from records import schema
 from records import tfrecord
 import tiny
@@ -60,13 +61,32 @@ def _longer_frame():
     (lambda content: content + _longer_frame(), "Key: .* size: 12"),
 ])
 def test_errors_of_records_are_input_errors(tmp_path, features, spoil, told):
+  """Of a file that was intact when it was opened first."""
   path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 3)
-  path.write_bytes(spoil(path.read_bytes()))
+  corpus = order.read_corpus([str(path)], "input_file")
+  content = spoil(path.read_bytes())
+  path.write_bytes(content)
+  if len(content) > corpus.num_bytes.sum():
+    corpus = order.read_corpus([str(path)], "input_file")
   dataset = input_pipeline.evaluation_input_fn(
-      [str(path)], tiny.SHAPE)({"batch_size": 2})
+      corpus, tiny.SHAPE, "input_file")({"batch_size": 2})
   with pytest.raises(InputError, match="--input_file: .*" + told):
     with input_pipeline.record_errors("input_file"):
       list(dataset)
+
+
+def test_a_file_that_is_gone_is_an_input_error(tmp_path, features):
+  path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 3)
+  corpus = order.read_corpus([str(path)], "input_file")
+  path.unlink()
+  for num_processes in (1, 2):  # Two of them cut the block.
+    dataset = input_pipeline.training_input_fn(
+        corpus, tiny.SHAPE, "input_file", 1, num_processes=num_processes)(
+            {"batch_size": 1})
+    with pytest.raises(InputError, match="--input_file: .*a.tfrecord.*No such "
+                                         "file.*when .* began"):
+      with input_pipeline.record_errors("input_file"):
+        list(dataset.take(1))
 
 
 def test_other_errors_keep_their_type():
@@ -171,52 +191,123 @@ def _numbers(dataset, count):
 
 
 def _training_numbers(paths, batch_size, num_batches, **keywords):
+  corpus = order.read_corpus(paths, "input_file")
   return _numbers(
-      input_pipeline.training_input_fn(paths, tiny.SHAPE, **keywords)(
-          {"batch_size": batch_size}), num_batches)
+      input_pipeline.training_input_fn(
+          corpus, tiny.SHAPE, "input_file", **keywords)(
+              {"batch_size": batch_size}), num_batches)
 
 
 @pytest.mark.parametrize("drop_remainder, count", [(False, 11), (True, 8)])
 def test_evaluation_reads_each_record_once_in_order(
     tmp_path, drop_remainder, count):
-  paths = _numbered_files(tmp_path, (5, 6))
+  corpus = order.read_corpus(
+      _numbered_files(tmp_path, (5, 6)), "input_file")
   dataset = input_pipeline.evaluation_input_fn(
-      paths, tiny.SHAPE, drop_remainder)({"batch_size": 4})
+      corpus, tiny.SHAPE, "input_file", drop_remainder)({"batch_size": 4})
   assert _numbers(dataset, -1) == list(range(count))
 
 
-def test_an_epoch_of_all_shards_holds_each_record_once(tmp_path):
-  paths = _numbered_files(tmp_path, (9, 3, 8))
-  shards = [_training_numbers(
-      paths, 5, 4, seed=1, num_shards=2, shard_index=i) for i in range(2)]
-  for epoch in (slice(0, 10), slice(10, 20)):
-    assert sorted(shards[0][epoch] + shards[1][epoch]) == list(range(20))
-  assert shards[0][:10] != shards[0][10:]
+@pytest.mark.parametrize("first_record, num_records, wanted", [
+    (0, None, range(11)), (4, 3, range(4, 7)), (3, 0, range(0)),
+    (9, 9, range(9, 11)), (11, None, range(0))])
+def test_evaluation_reads_a_range(
+    tmp_path, monkeypatch, first_record, num_records, wanted):
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
+  corpus = order.read_corpus(
+      _numbered_files(tmp_path, (5, 6)), "input_file")
+  dataset = input_pipeline.evaluation_input_fn(
+      corpus, tiny.SHAPE, "input_file", first_record=first_record,
+      num_records=num_records)({"batch_size": 4})
+  assert _numbers(dataset, -1) == list(wanted)
 
 
-def test_shards_in_graphs_of_other_seeds_share_an_epoch(tmp_path):
-  """The processes of a distributed run differ in their graphs' seeds."""
+# The order itself is tested in order_test.py.
+
+
+def _order(paths, count, **keywords):
+  """Returns the numbers of records as records.order says they come."""
+  corpus = order.read_corpus(paths, "input_file")
+  first_records = np.cumsum(corpus.num_records) - corpus.num_records
+  numbers = []
+  for window in order.windows(corpus, **keywords):
+    records = np.concatenate([
+        first_records[piece.block] + np.arange(piece.start, piece.stop)
+        for piece in window.pieces])
+    numbers += records[window.order].tolist()
+    if len(numbers) >= count:
+      return numbers[:count]
+
+
+@pytest.mark.parametrize("position", [0, 27])
+@pytest.mark.parametrize("num_processes, process", [
+    (1, 0), (2, 1), (3, 0), (5, 4)])
+def test_training_reads_what_the_order_says(
+    tmp_path, monkeypatch, position, num_processes, process):
+  """Over epochs, windows and blocks, of which some are cut."""
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 4)
+  monkeypatch.setattr(order, "WINDOW_RECORDS", 16)
+  paths = _numbered_files(tmp_path, (19, 3, 28))
+  share = dict(seed=1, position=position, num_processes=num_processes,
+               process=process)
+  numbers = _training_numbers(paths, 5, 22, **share)
+  assert numbers == _order(paths, 110, **share)
+
+
+def test_processes_read_no_byte_of_others(tmp_path, monkeypatch):
+  """As the system counts the bytes that a process reads."""
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 64)
+  monkeypatch.setattr(order, "WINDOW_RECORDS", 32 * 64)
+  shape = schema.RecordShape(400, 5, 20)  # 1.9 kB each.
+  serialized = list(map(
+      tiny.serialize, tiny.random_examples(300, seed=0, shape=shape)))
+  counts = (9000, 70, 300, 7000, 4000, 1024, 1801)
+  paths = [
+      str(tiny.write_serialized(
+          tmp_path / "n_{}.tfrecord".format(i),
+          [serialized[j % 300] for j in range(count)]))
+      for i, count in enumerate(counts)]
+  corpus = order.read_corpus(paths, "input_file")
+  size = int(corpus.num_bytes.sum())
+  num_windows = round(corpus.size / order.WINDOW_RECORDS)
+  for num_processes in (1, 2, 3, 8):
+    for process in range(num_processes):
+      all_windows = order.windows(corpus, 1, 0, num_processes, process)
+      own_windows = [next(all_windows) for _ in range(num_windows)]
+      with monkeypatch.context() as patch:
+        patch.setattr(order, "windows",
+                      lambda *unused_share, own=own_windows: iter(own))
+        before = _bytes_read()
+        num_records = sum(1 for _ in input_pipeline.training_input_fn(
+            corpus, shape, "input_file", 1)({"batch_size": 1}))
+      assert abs(num_records - corpus.size / num_processes) < 1
+      share = (_bytes_read() - before) / size
+      assert 0.95 / num_processes < share <= 1.05 / num_processes
+
+
+def _bytes_read():
+  """Returns how many bytes this process has read so far."""
+  try:
+    with open("/proc/self/io", encoding="ascii") as file:
+      return int(file.readline().split()[1])
+  except FileNotFoundError:
+    pytest.skip("there is no /proc/self/io to count bytes")
+
+
+def test_the_seed_of_the_graph_does_not_matter(tmp_path):
+  """The processes of a distributed run differ in it."""
   paths = _numbered_files(tmp_path, (4, 4, 4, 4, 4))
+  corpus = order.read_corpus(paths, "input_file")
   numbers = []
   for i in range(2):
     with tf.Graph().as_default(), tf1.Session() as session:
       tf1.set_random_seed(100 + 2 * i)
       dataset = input_pipeline.training_input_fn(
-          paths, tiny.SHAPE, seed=1, num_shards=2, shard_index=i)(
-              {"batch_size": 10})
+          corpus, tiny.SHAPE, "input_file", seed=1, num_processes=2,
+          process=i)({"batch_size": 10})
       batch = tf1.data.make_one_shot_iterator(dataset).get_next()
-      assert tf1.get_default_graph().seed == 100 + 2 * i
       numbers += session.run(batch)[schema.INPUT_IDS][:, 0].tolist()
   assert sorted(numbers) == list(range(20))
-
-
-def test_only_the_seed_sets_the_order_of_training(tmp_path):
-  paths = _numbered_files(tmp_path, (9, 3, 8))
-  whole = _training_numbers(paths, 1, 30, seed=1)
-  assert whole == _training_numbers(paths, 1, 30, seed=1)
-  assert whole != _training_numbers(paths, 1, 30, seed=2)
-  assert whole[7:] == _training_numbers(
-      paths, 1, 23, seed=1, first_record_index=7)
 
 
 @pytest.mark.parametrize("name, value, limit", [
@@ -237,7 +328,8 @@ def test_an_integer_out_of_range_names_file_and_record(
   bad = tiny.write_serialized(tmp_path / "bad.tfrecord", serialized)
   paths, limits = [str(good), str(bad)], schema.limits(tiny.SHAPE, 29, 2)
   dataset = input_pipeline.evaluation_input_fn(
-      paths, tiny.SHAPE, limits=limits)({"batch_size": 4})
+      order.read_corpus(paths, "input_file"), tiny.SHAPE, "input_file",
+      limits=limits)({"batch_size": 4})
   with pytest.raises(InputError, match=(
       "--input_file: record 5 in .*bad.tfrecord has {} {}, where {} is the "
       "limit".format(name, value, limit))):

@@ -13,6 +13,7 @@ import processes
 from records import manifest
 from records import tfrecord
 import tiny
+from util import files
 from util.command_line import InputError
 
 _MANIFEST = manifest.Manifest(
@@ -74,7 +75,8 @@ def _records(path):
 def test_a_manifest_of_an_earlier_version_is_read(tmp_path, path):
   _write(path, b"one")
   with open(manifest.manifest_path(path), encoding="utf-8") as file:
-    assert file.read() == _OLD_MANIFEST
+    assert file.read() == _OLD_MANIFEST.replace(
+        "\n}", ',\n "block_offsets": [0]\n}')
   (tmp_path / "a.tfrecord.json").write_text(_OLD_MANIFEST)
   found = manifest.read_manifest(path)
   assert found == dataclasses.replace(_MANIFEST, num_records=1, num_bytes=19)
@@ -174,7 +176,8 @@ def test_a_record_file_appears_complete_or_not_at_all(tmp_path):
     writer.commit(_MANIFEST)
   assert _records(path) == [b"one", b"two"]
   assert manifest.read_manifest(path) == dataclasses.replace(
-      _MANIFEST, num_records=2, num_bytes=os.path.getsize(path))
+      _MANIFEST, num_records=2, num_bytes=os.path.getsize(path),
+      block_offsets=[0])
   assert sorted(os.listdir(os.path.dirname(path))) == [
       "a.tfrecord", "a.tfrecord.json"]
 
@@ -184,6 +187,68 @@ def test_the_writer_keeps_the_order_across_its_buffer(path):
   _write(path, *messages)
   assert _records(path) == messages
   assert manifest.read_manifest(path).num_records == 1000
+
+
+def _blocks_of(*lengths):
+  """Returns a record for each length, and where blocks of 2 begin."""
+  frames = [length + tfrecord.FRAME_BYTES for length in lengths]
+  return ([b"x" * length for length in lengths],
+          [sum(frames[:i]) for i in range(0, len(frames), 2)])
+
+
+@pytest.mark.parametrize("lengths", [(), (3,), (3, 5), (3, 5, 0, 7, 1)])
+def test_the_manifest_tells_where_blocks_begin(path, monkeypatch, lengths):
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
+  records, wanted = _blocks_of(*lengths)
+  _write(path, *records)
+  assert manifest.read_manifest(path).block_offsets == wanted
+  index = manifest.BlockIndex(len(lengths), os.path.getsize(path), wanted)
+  assert manifest.read_block_index(path, "input_file") == index
+  # Of a file of 2019, and of one with an earlier manifest.
+  (_without_offsets if lengths else os.remove)(manifest.manifest_path(path))
+  assert manifest.read_block_index(path, "input_file") == index
+
+
+def _without_offsets(manifest_path):
+  with open(manifest_path, encoding="utf-8") as file:
+    values = json.load(file)
+  del values["block_offsets"]
+  with open(manifest_path, "w", encoding="utf-8") as file:
+    json.dump(values, file)
+
+
+@pytest.mark.parametrize("spoil, wanted", [
+    (lambda progress: None, [0, 40, 72]),
+    # As an earlier version has begun it: readers then look for themselves.
+    (_without_offsets, []),
+])
+def test_a_file_that_is_continued_tells_where_blocks_begin(
+    path, monkeypatch, spoil, wanted):
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
+  records, offsets = _blocks_of(3, 5, 0, 0, 1)
+  assert offsets == [0, 40, 72]
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    for record in records[:3]:
+      writer.write(record)
+    writer.save_progress(_MANIFEST)
+  spoil(manifest.manifest_path(files.partial_path(path)))
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    for record in records[3:]:
+      writer.write(record)
+    writer.commit(_MANIFEST)
+  assert manifest.read_manifest(path).block_offsets == wanted
+  assert manifest.read_block_index(path, "input_file").offsets == offsets
+
+
+@pytest.mark.parametrize("offsets", [
+    [1], [0, 17], [0, 0], [0, "17"], [True], 0, {"0": 0}])
+def test_offsets_that_are_none_are_refused(tmp_path, path, offsets):
+  _write(path, b"one")
+  manifest_file = tmp_path / "a.tfrecord.json"
+  manifest_file.write_text(json.dumps(dict(
+      json.loads(manifest_file.read_text()), block_offsets=offsets)))
+  with pytest.raises(InputError, match="block_offsets"):
+    manifest.read_manifest(path)
 
 
 def _write_half(path, *more):

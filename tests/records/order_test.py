@@ -1,0 +1,292 @@
+"""Tests of the order in which records come in training."""
+
+import collections
+import json
+
+import numpy as np
+import pytest
+
+from records import order
+from records import tfrecord
+from util.command_line import InputError
+
+# Files of unequal length; 21 blocks, 19,179 records.
+_COUNTS = (5000, 7, 100, 9000, 2000, 1024, 2048)
+_RECORD_BYTES = 100
+
+
+def _corpus(counts=_COUNTS):
+  """Makes the blocks of files of some lengths."""
+  columns = collections.defaultdict(list)
+  for number, count in enumerate(counts):
+    for first in range(0, count, tfrecord.BLOCK_RECORDS):
+      num_records = min(tfrecord.BLOCK_RECORDS, count - first)
+      for name, value in (("files", number), ("offsets", first * _RECORD_BYTES),
+                          ("num_bytes", num_records * _RECORD_BYTES),
+                          ("num_records", num_records)):
+        columns[name].append(value)
+  return order.Corpus(
+      ["labelled_{}.tfrecord".format(i) for i in range(len(counts))],
+      **{name: np.array(values) for name, values in columns.items()})
+
+
+def _records_of(corpus, pieces):
+  """Returns the numbers of the records of some pieces."""
+  first_records = np.cumsum(corpus.num_records) - corpus.num_records
+  return np.concatenate([
+      first_records[piece.block] + np.arange(piece.start, piece.stop)
+      for piece in pieces])
+
+
+def _sequence(corpus, count, **keywords):
+  """Returns the first records that a process takes."""
+  records, num_records = [], 0
+  for window in order.windows(corpus, **{"seed": 1, **keywords}):
+    records.append(_records_of(corpus, window.pieces)[window.order])
+    num_records += len(window.order)
+    if num_records >= count:
+      return np.concatenate(records)[:count]
+
+
+# --- The sequence ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [
+    _COUNTS, (1,), (5, 3, 9), (1,) * 50, (100000, 3, 70001)])
+def test_every_epoch_holds_each_record_once(counts):
+  corpus = _corpus(counts)
+  epochs = _sequence(corpus, 3 * corpus.size).reshape(3, -1)
+  for epoch in epochs:
+    np.testing.assert_array_equal(np.sort(epoch), np.arange(corpus.size))
+  if corpus.size > 10:
+    assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
+
+
+@pytest.mark.parametrize("num_processes", [2, 3, 8])
+def test_processes_share_an_epoch(num_processes):
+  """They are disjoint, and together they are the corpus."""
+  corpus = _corpus()
+  shares = [
+      _sequence(corpus, -(-(corpus.size - process) // num_processes),
+                num_processes=num_processes, process=process)
+      for process in range(num_processes)]
+  np.testing.assert_array_equal(
+      np.sort(np.concatenate(shares)), np.arange(corpus.size))
+
+
+@pytest.mark.parametrize("counts", [_COUNTS, (5, 3, 9), (100000, 3, 70001)])
+@pytest.mark.parametrize("num_processes", [2, 3, 5, 8, 64, 192])
+def test_processes_take_what_one_process_would(counts, num_processes):
+  """In each step, from any position on."""
+  corpus = _corpus(counts)
+  epochs = _sequence(corpus, 3 * corpus.size)
+  for position in (0, 1, corpus.size // 2 + 3, corpus.size + 1):
+    for process in {0, 1, num_processes - 1}:
+      wanted = epochs[position + process::num_processes][
+          :corpus.size // num_processes + 1]
+      np.testing.assert_array_equal(wanted, _sequence(
+          corpus, len(wanted), position=position, num_processes=num_processes,
+          process=process))
+
+
+@pytest.mark.parametrize("num_processes", [2, 3, 8, 16, 64])
+def test_processes_read_only_what_they_take(num_processes):
+  corpus = _corpus((100000, 3, 70001))
+  for process in range(num_processes):
+    windows = order.windows(corpus, 1, 0, num_processes, process)
+    for window in (next(windows) for _ in range(12)):
+      np.testing.assert_array_equal(
+          np.sort(window.order),
+          np.arange(sum(piece.stop - piece.start for piece in window.pieces)))
+
+
+def test_powers_of_two_share_a_window_in_one_run_each():
+  corpus = _corpus((64 * tfrecord.BLOCK_RECORDS,))
+  for num_processes in (2, 4, 8, 16, 32):
+    window = next(order.windows(corpus, 1, 0, num_processes, 1))
+    assert all(piece.stop - piece.start == tfrecord.BLOCK_RECORDS
+               for piece in window.pieces)
+    assert len(window.pieces) == 32 // num_processes
+
+
+def test_the_seed_sets_the_order():
+  corpus = _corpus()
+  first = _sequence(corpus, 1000)
+  np.testing.assert_array_equal(first, _sequence(corpus, 1000))
+  for seed in (2, -1):
+    assert (first != _sequence(corpus, 1000, seed=seed)).any()
+
+
+def test_a_window_is_of_bounded_size():
+  for counts in ((100000, 3, 70001), (1,) * 5000, (300,) * 1000):
+    corpus = _corpus(counts)
+    windows = order.windows(corpus, 1)
+    num_records = 0
+    while num_records < corpus.size:
+      size = len(next(windows).order)
+      num_records += size
+      assert size < 1.6 * order.WINDOW_RECORDS
+      assert size > 0.4 * order.WINDOW_RECORDS or size == corpus.size
+
+
+# Two records that were neighbours are, in a full shuffle of R records, R / 3
+# apart.
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
+def test_the_order_of_a_window_is_as_good_as_a_full_shuffle(
+    seed, num_processes):
+  corpus = _corpus()
+  shares = [
+      _sequence(corpus, corpus.size // num_processes, seed=seed,
+                num_processes=num_processes, process=process)
+      for process in range(num_processes)]
+  sequence = np.stack(shares, axis=1).ravel()
+  positions = np.full(corpus.size, -1)
+  positions[sequence] = np.arange(len(sequence))
+  is_read = positions >= 0
+  assert np.count_nonzero(~is_read) < num_processes
+  # Of ranks, so that this is Spearman's.
+  correlation = np.corrcoef(np.arange(corpus.size)[is_read],
+                            positions[is_read])[0, 1]
+  assert abs(correlation) < 0.02
+  distances = np.abs(np.diff(positions[is_read]))
+  assert abs(distances.mean() / (corpus.size / 3) - 1) < 0.05
+
+
+def test_any_record_can_come_anywhere_in_the_epoch():
+  corpus = _corpus((100000, 3, 70001))
+  positions = []
+  for seed in range(60):
+    sequence = _sequence(corpus, corpus.size, seed=seed)
+    positions.append(np.flatnonzero(sequence == 1234)[0])
+  # Uniform: the mean of 60 is within four standard errors.
+  mean, error = np.mean(positions) / corpus.size, 1 / np.sqrt(12 * 60)
+  assert abs(mean - 0.5) < 4 * error
+  assert min(positions) < 0.15 * corpus.size
+  assert max(positions) > 0.85 * corpus.size
+
+
+# --- Where pieces lie --------------------------------------------------------
+
+
+@pytest.mark.parametrize("first, last", [
+    (0, 0), (0, 19179), (4999, 5001), (5007, 5107), (6000, 9000)])
+def test_a_range_is_cut_into_pieces(first, last):
+  corpus = _corpus()
+  pieces = order.pieces_of(corpus, first, last)
+  records = _records_of(corpus, pieces) if pieces else []
+  assert list(records) == list(range(first, last))
+
+
+def test_a_piece_is_located_by_the_heads_of_its_records(tmp_path):
+  records = [b"x" * (i % 7) for i in range(1500)]
+  path = tmp_path / "a.tfrecord"
+  path.write_bytes(tfrecord.frame(records))
+  corpus = order.read_corpus([str(path)], "input_file")
+  ends = np.cumsum([len(record) + tfrecord.FRAME_BYTES for record in records])
+  assert corpus.num_records.tolist() == [1024, 476]
+  assert corpus.offsets.tolist() == [0, ends[1023]]
+  assert corpus.num_bytes.tolist() == [ends[1023], ends[-1] - ends[1023]]
+  for piece, first, last in (
+      (order.Piece(0, 0, 1024), 0, 1024), (order.Piece(1, 0, 476), 1024, 1500),
+      (order.Piece(0, 3, 5), 3, 5), (order.Piece(1, 475, 476), 1499, 1500)):
+    start = ends[first - 1] if first else 0
+    assert order.locate(corpus, piece, "input_file") == order.Location(
+        str(path), start, ends[last - 1] - start, 0, last - first)
+
+
+def test_a_damaged_file_has_no_blocks(tmp_path):
+  path = tmp_path / "a.tfrecord"
+  path.write_bytes(tfrecord.frame([b"one", b"two"])[:-1])
+  with pytest.raises(
+      InputError, match=r"--input_file: .*\(cut record at byte 19\)"):
+    order.read_corpus([str(path)], "input_file")
+
+
+# --- Resuming ----------------------------------------------------------------
+
+
+def _position(folder, step, corpus, sequences_per_step=32, seed=1):
+  """Resumes from a step; returns how many records were read before it."""
+  return order.resume(str(folder), step, sequences_per_step, seed,
+                      corpus).position_at(step)
+
+
+def test_a_position_follows_from_steps_and_batches(tmp_path):
+  corpus = _corpus()
+  assert _position(tmp_path, 0, corpus) == 0
+  assert _position(tmp_path, 10, corpus) == 320
+  # Twice as many processes, which are killed before they save.
+  assert _position(tmp_path, 10, corpus, 64) == 320
+  assert _position(tmp_path, 10, corpus, 96) == 320
+  assert _position(tmp_path, 30, corpus, 96) == 320 + 20 * 96
+  assert _position(tmp_path, 40, corpus, 16) == 320 + 30 * 96
+  # From an older checkpoint: what came after it does not count.
+  assert _position(tmp_path, 9, corpus, 16) == 288
+  assert _position(tmp_path, 20, corpus, 16) == 288 + 11 * 16
+  # From scratch.
+  assert _position(tmp_path, 0, corpus) == 0
+  assert _position(tmp_path, 5, corpus) == 160
+
+
+def test_a_killed_run_of_other_processes_leaves_no_trace(tmp_path):
+  corpus = _corpus()
+  _position(tmp_path, 0, corpus)
+  _position(tmp_path, 10, corpus, 64)
+  assert _position(tmp_path, 10, corpus) == 320
+  assert _position(tmp_path, 20, corpus) == 640
+
+
+@pytest.mark.parametrize("changes", [
+    {"seed": 2}, {"corpus": _corpus((5000, 7))}])
+def test_other_records_or_another_seed_begin_an_epoch(
+    tmp_path, changes, caplog):
+  caplog.set_level("INFO")
+  corpus = _corpus((100,))
+  _position(tmp_path, 0, corpus)
+  changed = {"corpus": corpus, **changes}
+  # 10 steps of 32 are 3 epochs and a part of the next.
+  assert _position(tmp_path, 10, **changed) == 4 * changed["corpus"].size
+  assert "begins epoch 4" in caplog.text
+  assert _position(tmp_path, 12, **changed) == 4 * changed["corpus"].size + 64
+
+
+def test_a_run_of_an_earlier_version_is_told_of_the_order(tmp_path, caplog):
+  caplog.set_level("INFO")
+  corpus = _corpus()
+  assert _position(tmp_path, 7, corpus) == 0
+  assert "record order of an earlier version" in caplog.text
+  assert "from step 7" in caplog.text
+  caplog.clear()
+  assert _position(tmp_path, 9, corpus) == 64
+  assert not caplog.text
+
+
+def test_processes_of_any_number_read_an_epoch_together(tmp_path):
+  """Two processes, then one, then three."""
+  corpus = _corpus((900, 100, 2000))
+  taken, step, position = [], 0, 0
+  for num_processes, last_step in ((2, 30), (1, 100), (3, 1000)):
+    batch = 8
+    position = _position(
+        tmp_path, step, corpus, sequences_per_step=batch * num_processes)
+    assert position == len(taken)
+    num_steps = min(last_step - step,
+                    -(-(corpus.size - position) // (batch * num_processes)))
+    shares = [
+        _sequence(corpus, num_steps * batch, position=position,
+                  num_processes=num_processes, process=process)
+        for process in range(num_processes)]
+    taken += np.stack(shares, axis=1).ravel().tolist()
+    step += num_steps
+  assert sorted(taken[:corpus.size]) == list(range(corpus.size))
+
+
+@pytest.mark.parametrize("content", [
+    "", "{", "[1]", "[{}]", "[" * 100000,
+    json.dumps([dict(first_step=0, position="0", sequences_per_step=1, seed=1,
+                     corpus="", corpus_size=1)])])
+def test_a_damaged_note_is_an_input_error(tmp_path, content):
+  (tmp_path / order.ORDER_FILE).write_text(content)
+  with pytest.raises(InputError, match=order.ORDER_FILE + " is damaged.*remove"):
+    _position(tmp_path, 3, _corpus())
