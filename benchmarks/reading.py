@@ -1,0 +1,156 @@
+r"""Times how records are read in training, beside what a training step takes.
+
+  python benchmarks/reading.py \
+    --input_file 'data/labelled/wiki_distill_*.tfrecord' \
+    --sequences_per_second 300
+
+Four figures: sequences a second of the input alone, in turn with the plain
+reader that a TensorFlow tutorial would write (four files at a time, a shuffle
+buffer of 10,000 records); the same with the corpus shared by 8 processes; how
+long a run takes from its start to its first batch, by the step that it resumes
+from, on the corpus repeated until it has 100 million records; and how long it
+takes to check the files, which are linked until there are 2,000 of them.
+`sequences_per_second` is the speed of the training step, as
+benchmarks/training_step.py measures it.
+"""
+
+import dataclasses
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+# pylint: disable=wrong-import-position
+from absl import flags
+import numpy as np
+import tensorflow as tf
+
+from records import input_pipeline
+from records import order
+from records import schema
+from util import command_line
+from util import files
+
+FLAGS = flags.FLAGS
+
+_SEED = 12345
+_FLAG = "input_file"
+_STEPS = (0, 10000, 1000000)
+_LARGE_CORPUS = 100 * 1000 * 1000
+_NUM_FILES = 2000
+_NUM_PROCESSES = 8
+# Of the plain reader.
+_INTERLEAVED_FILES, _SHUFFLE_RECORDS = 4, 10000
+
+
+def define_flags() -> None:
+  """Defines the flags of the script."""
+  flags.DEFINE_string("input_file", None, "Labelled records.")
+  input_pipeline.define_flags()
+  flags.DEFINE_integer("truncation_factor", 10, "As in the records.")
+  flags.DEFINE_integer("vocab_size", 30522, "Of the records.")
+  flags.DEFINE_integer("train_batch_size", 32, "Sequences in a batch.")
+  flags.DEFINE_integer("turns", 5, "Runs of each reader.", lower_bound=1)
+  flags.DEFINE_float("sequences_per_second", None,
+                     "Of the training step, for comparison.")
+
+
+def plain_dataset(paths, shape, limits, batch_size) -> tf.data.Dataset:
+  """Reads records as plainly as TensorFlow's guides do."""
+  dataset = tf.data.Dataset.from_tensor_slices(list(paths))
+  dataset = dataset.shuffle(len(paths), seed=_SEED).interleave(
+      tf.data.TFRecordDataset,
+      cycle_length=min(_INTERLEAVED_FILES, len(paths)))
+  dataset = dataset.shuffle(_SHUFFLE_RECORDS, seed=_SEED).repeat()
+  dataset = dataset.batch(batch_size, drop_remainder=True)
+  return dataset.map(
+      lambda serialized: input_pipeline.decode(serialized, shape, limits),
+      num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def speed(dataset: tf.data.Dataset, num_batches: int, batch_size: int) -> float:
+  """Returns sequences a second, the first batch left out."""
+  iterator = iter(dataset)
+  next(iterator)
+  start = time.perf_counter()
+  for _ in range(num_batches):
+    next(iterator)
+  return num_batches * batch_size / (time.perf_counter() - start)
+
+
+def repeat(corpus: order.Corpus, size: int) -> order.Corpus:
+  """Makes a corpus of at least `size` records by taking the blocks again."""
+  times = -(-size // corpus.size)
+  return dataclasses.replace(corpus, **{
+      name: np.tile(getattr(corpus, name), times)
+      for name in ("files", "offsets", "num_bytes", "num_records")})
+
+
+def time_of_check(paths, shape, vocab_size: int) -> float:
+  """Returns the seconds of checking many files, with their manifests."""
+  with tempfile.TemporaryDirectory(dir=os.path.dirname(paths[0])) as folder:
+    links = []
+    for i in range(_NUM_FILES):
+      links.append(os.path.join(folder, "{}.tfrecord".format(i)))
+      for ending in ("", ".json"):
+        if os.path.exists(paths[i % len(paths)] + ending):
+          os.link(paths[i % len(paths)] + ending, links[-1] + ending)
+    start = time.perf_counter()
+    input_pipeline.check_records(links, _FLAG, shape, vocab_size)
+    order.read_corpus(links, _FLAG)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+  shape = schema.RecordShape(FLAGS.max_seq_length,
+                             FLAGS.max_predictions_per_seq,
+                             FLAGS.truncation_factor)
+  limits = schema.limits(shape, FLAGS.vocab_size, 2)
+  paths = files.find_files(FLAGS.input_file, _FLAG)
+  corpus = order.read_corpus(paths, _FLAG)
+  batch_size = FLAGS.train_batch_size
+  num_batches = corpus.size // batch_size
+
+  def dataset(**share):
+    return input_pipeline.training_input_fn(
+        share.pop("corpus", corpus), shape, _FLAG, _SEED, limits=limits,
+        **share)({"batch_size": batch_size})
+
+  readers = {
+      "plain": lambda: plain_dataset(paths, shape, limits, batch_size),
+      "this project": dataset,
+      "this project, one of 8": lambda: dataset(
+          num_processes=_NUM_PROCESSES, process=0)}
+  speeds = {name: [] for name in readers}
+  for _ in range(FLAGS.turns):
+    for name, make in readers.items():
+      speeds[name].append(speed(make(), num_batches, batch_size))
+  for name, values in speeds.items():
+    median = statistics.median(values)
+    line = "{:24} {:8.0f} sequences/s".format(name, median)
+    if FLAGS.sequences_per_second:
+      line += ", {:.0f} times the training step".format(
+          median / FLAGS.sequences_per_second)
+    sys.stdout.write(line + "\n")
+
+  large = repeat(corpus, _LARGE_CORPUS)
+  next(iter(dataset()))  # The first dataset of a process takes longer.
+  for step in _STEPS:
+    start = time.perf_counter()
+    next(iter(dataset(corpus=large, position=step * batch_size)))
+    sys.stdout.write("step {:9,d}: first batch after {:.2f} s\n".format(
+        step, time.perf_counter() - start))
+  sys.stdout.write("checking {:,d} files: {:.2f} s\n".format(
+      _NUM_FILES, time_of_check(paths, shape, FLAGS.vocab_size)))
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=("input_file",))

@@ -1,0 +1,141 @@
+"""Tests of which records a run reads that is killed, or changes its size."""
+
+import collections
+import json
+import random
+import signal
+import sys
+
+import processes
+from distillation import checkpoints
+from records import schema
+import tiny
+
+_SINGLE = "network_distillation_single_machine_truncated"
+_DISTRIBUTED = "network_distillation_distributed_truncated"
+
+# Runs a trainer, and notes which records come at which step.
+_SPY = """
+import json
+import os
+import sys
+sys.path.insert(0, {root!r})
+import tensorflow as tf
+from distillation import hooks, options
+from records import schema
+from util import command_line
+import {trainer} as trainer
+
+class Spy(hooks.ProgressHook):
+  def begin(self):
+    super().begin()
+    # The outputs of a batch are its features, by name.
+    names = sorted(schema.features(schema.RecordShape(10, 3, 4)))
+    batch, = [
+        operation.outputs for operation in
+        tf.compat.v1.get_default_graph().get_operations()
+        if operation.type == "IteratorGetNext"]
+    self._ids = batch[names.index(schema.INPUT_IDS)]
+  def before_run(self, run_context):
+    fetches = super().before_run(run_context).fetches
+    return tf.compat.v1.train.SessionRunArgs((fetches, self._ids))
+  def after_run(self, run_context, run_values):
+    loss, ids = run_values.results
+    super().after_run(run_context, run_values._replace(results=loss))
+    with open({log!r}, "a") as log:
+      log.write(json.dumps([int(self.step), ids[:, :2].tolist()]) + "\\n")
+
+hooks.ProgressHook = Spy
+getattr(trainer, "define_flags", options.define_flags)()
+command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
+"""
+
+
+def _spy(tmp_path, trainer, name):
+  """Writes the script; returns it and the log that it writes."""
+  script, log = tmp_path / (name + ".py"), tmp_path / (name + ".jsonl")
+  script.write_text(_SPY.format(
+      root=str(tiny.ROOT), trainer=trainer, log=str(log)))
+  return script, log
+
+
+def _inputs(tmp_path, counts):
+  """Writes configs and files of records that differ in two token ids."""
+  tiny.write_config(tmp_path / "bert_config.json")
+  examples = tiny.random_examples(sum(counts), seed=4)
+  for number, features in enumerate(examples):
+    features[schema.INPUT_IDS][:2] = divmod(number, 29)
+  for i, count in enumerate(counts):
+    tiny.write_records(tmp_path / "labelled_{}.tfrecord".format(i),
+                       examples[:count])
+    del examples[:count]
+
+
+def _arguments(tmp_path, output_dir, num_train_steps, **changes):
+  values = {
+      "max_seq_length": 10, "max_predictions_per_seq": 3,
+      "truncation_factor": 4, "do_train": True,
+      "bert_config_file": tmp_path / "bert_config.json",
+      "input_file": tmp_path / "labelled_*.tfrecord",
+      "output_dir": output_dir, "train_batch_size": 2,
+      "num_train_steps": num_train_steps, "num_warmup_steps": 0, **changes}
+  return ["--{}={}".format(name, value) for name, value in values.items()]
+
+
+def _read(log):
+  """Returns by step the sets of records that were read, the last time."""
+  steps = collections.defaultdict(list)
+  for line in log.read_text().splitlines():
+    step, ids = json.loads(line)
+    steps[step].append([29 * high + low for high, low in ids])
+  return steps
+
+
+def test_kills_change_no_step(tmp_path):
+  """Of a run over epochs of files of unequal length."""
+  num_kills, num_steps = 4, 400
+  _inputs(tmp_path, (50, 3, 90, 11))
+  logs = {}
+  for name in ("whole", "killed"):
+    script, logs[name] = _spy(tmp_path, _SINGLE, name)
+    command = [sys.executable, script, *_arguments(
+        tmp_path, tmp_path / (name + "_run"), num_steps,
+        save_checkpoints_steps=7)]
+    generator = random.Random(5)
+    for kill in range(num_kills if name == "killed" else 0):
+      least = num_steps * kill // num_kills
+      step = generator.randint(least + 10, least + num_steps // num_kills)
+      with processes.start(command) as process:
+        processes.wait_until(
+            lambda: logs[name].exists() and max(_read(logs[name])) >= step,
+            process)
+        process.send_signal(signal.SIGKILL)
+      assert 0 < checkpoints.newest_step(str(tmp_path / "killed_run"))
+    with processes.start(command) as process:
+      assert process.wait() == 0
+  whole, killed = map(_read, logs.values())
+  assert set(whole) == set(killed) == set(range(1, num_steps + 1))
+  assert any(len(reads) > 1 for reads in killed.values())
+  for step, reads in killed.items():
+    assert all(read == whole[step][0] for read in reads)
+  for epoch in range(5):  # 154 records, two a step.
+    records = [record for step in range(77 * epoch, 77 * (epoch + 1))
+               for record in whole[step + 1][0]]
+    assert sorted(records) == list(range(154))
+
+
+def test_an_epoch_goes_on_with_other_numbers_of_processes(tmp_path):
+  """Two, then one, then three: each record comes exactly once."""
+  _inputs(tmp_path, (20, 3, 12, 11))
+  script, log = _spy(tmp_path, _DISTRIBUTED, "changing")
+  # 4 steps of 4 records, 6 of 2 and 3 of 6 are 46.
+  for num_processes, last_step in ((2, 4), (1, 10), (3, 13)):
+    result = tiny.launch(
+        "mpirun -np {0} -H localhost:{0} -bind-to none -mca pml ob1 "
+        "-mca btl ^openib".format(num_processes).split(), script,
+        *_arguments(tmp_path, tmp_path / "run", last_step,
+                    scale_learning_rate=False))
+    assert result.returncode == 0, result.stderr
+  reads = [read for reads in _read(log).values() for read in reads]
+  assert len(reads) == 4 * 2 + 6 + 3 * 3
+  assert sorted(sum(reads, [])) == list(range(46))
