@@ -296,18 +296,14 @@ def training_input_fn(
   def read_window(locations, window_order):
     serialized = _read_pieces(locations).batch(
         tf.reduce_sum(locations.num_records)).get_single_element()
-    return serialized, window_order
-
-  def shuffle(serialized, window_order):
-    return tf.data.Dataset.from_tensor_slices(window_order).map(
-        lambda record: serialized[record])
+    return tf.gather(serialized, window_order)
 
   def input_fn(params):
     dataset = tf.data.Dataset.from_generator(
         read_windows, output_signature=(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
     # One window is read while the one before it is in use.
-    dataset = dataset.map(read_window).prefetch(1).flat_map(shuffle)
+    dataset = dataset.map(read_window).prefetch(1).unbatch()
     return _batches(dataset, shape, params["batch_size"], True, limits)
 
   return input_fn
