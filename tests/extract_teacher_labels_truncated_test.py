@@ -217,7 +217,7 @@ def test_a_damaged_record_ends_the_run_without_output(tmp_path, folder):
   result = _run(folder, tmp_path / "out" / "labelled.tfrecord",
                 input_file=tmp_path / "masked.tfrecord")
   tiny.assert_one_line_error(result, "--input_file", "damaged")
-  assert not (tmp_path / "out").exists()
+  assert os.listdir(tmp_path / "out") == []
 
 
 def test_the_draws_depend_only_on_seed_and_record(tmp_path, folder):
@@ -300,7 +300,9 @@ def test_a_second_run_is_refused_and_harms_nothing(
   with processes.start(
       [sys.executable, tiny.ROOT / _SCRIPT,
        *_arguments(folder, output, **changes)]) as first:
-    processes.wait_until(partial.exists, first)
+    # It has the lock once something is in the file.
+    processes.wait_until(
+        lambda: partial.exists() and partial.stat().st_size, first)
     first.send_signal(signal.SIGSTOP)
     try:
       tiny.assert_one_line_error(
