@@ -21,13 +21,13 @@ class Records(NamedTuple):
   """Checked record files, and how they are read.
 
   Attributes:
-    corpus: the files and their blocks.
+    paths: the files.
     shape: lengths of the records.
     flag: name of the flag that named them, for errors.
     limits: what their integers stay below.
     tail_samples: how many of the K entries were drawn.
   """
-  corpus: order.Corpus
+  paths: List[str]
   shape: schema.RecordShape
   flag: str
   limits: Dict[str, int]
@@ -36,7 +36,18 @@ class Records(NamedTuple):
   def errors(self) -> ContextManager[None]:
     """Turns what reading them raises into InputError."""
     return input_pipeline.record_errors(
-        self.flag, self.corpus.paths, self.shape, self.limits)
+        self.flag, self.paths, self.shape, self.limits)
+
+
+class Corpora(NamedTuple):
+  """Where the blocks of the records begin.
+
+  Attributes:
+    training: records to train on.
+    held_out: records to evaluate on.
+  """
+  training: order.Corpus
+  held_out: order.Corpus
 
 
 class Inputs(NamedTuple):
@@ -78,10 +89,25 @@ def check(options: TrainerOptions) -> Inputs:
     raise InputError(
         "--eval_every_checkpoint keeps the checkpoint that is closest to the "
         "teacher, but {} has no teacher labels; name labelled records with "
-        "--eval_input_file".format(held_out.corpus.paths[0]))
+        "--eval_input_file".format(held_out.paths[0]))
   init_layers = _init_layers(options.model)
   return Inputs(config, training, held_out, init_layers,
                  _check_start(options, config, init_layers))
+
+
+def read_corpora(inputs: Inputs) -> Corpora:
+  """Finds where the blocks of the records begin.
+
+  That takes long where no manifest tells; all processes find the same.
+
+  Raises:
+    InputError: a file is damaged.
+  """
+  training, held_out = inputs.training, inputs.held_out
+  corpus = order.read_corpus(training.paths, training.flag)
+  return Corpora(
+      corpus, corpus if held_out.paths == training.paths
+      else order.read_corpus(held_out.paths, held_out.flag))
 
 
 def _check_tpu(options: TrainerOptions) -> None:
@@ -118,7 +144,7 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
   """
   if training.shape.truncation_factor and not options.records.eval_input_file:
     return training
-  paths, flag, shape = training.corpus.paths, training.flag, training.shape
+  paths, flag, shape = training.paths, training.flag, training.shape
   if options.records.eval_input_file:
     flag = "eval_input_file"
     paths = files.find_files(options.records.eval_input_file, flag)
@@ -132,8 +158,7 @@ def _records(paths: List[str], flag: str, shape: schema.RecordShape,
              loss: losses.LossOptions, config: modeling.BertConfig) -> Records:
   """Checks record files."""
   input_pipeline.check_records(paths, flag, shape, config.vocab_size)
-  corpus = order.read_corpus(paths, flag)
-  records = Records(corpus, shape, flag, schema.limits(
+  records = Records(paths, shape, flag, schema.limits(
       shape, config.vocab_size, config.type_vocab_size))
   return records._replace(tail_samples=_check_labels(records, loss))
 
@@ -160,7 +185,7 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
   # What files without a manifest, of 2019, were made with.
   made_with = {"temperature": 1.0, "tail_samples": 0}
   all_tail_samples: Dict[int, str] = {}
-  for path in records.corpus.paths:
+  for path in records.paths:
     manifest = read_manifest(path)
     if manifest is None:
       continue
