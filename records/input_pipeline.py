@@ -8,6 +8,7 @@ Dimensions:
 """
 
 import contextlib
+import itertools
 import re
 from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
@@ -258,6 +259,27 @@ def _check_record(features: Mapping[str, Any], path: str,
                 vocab_size, path, token_id, name))
 
 
+def count_records(paths: Sequence[str], flag: str, at_most: int) -> int:
+  """Counts the records of files, no further than a limit.
+
+  Args:
+    paths: record files.
+    flag: name of the flag that named them, for errors.
+    at_most: where counting ends.
+
+  Raises:
+    InputError: a file is damaged.
+  """
+  count = 0
+  for path in paths:
+    if count >= at_most:
+      break
+    found = manifest.read_manifest(path)
+    count += found.num_records if found else sum(1 for _ in itertools.islice(
+        tfrecord.read(path, flag), at_most - count))
+  return min(count, at_most)
+
+
 # --- Datasets ----------------------------------------------------------------
 
 
@@ -304,7 +326,8 @@ def training_input_fn(
 
 def evaluation_input_fn(paths: Sequence[str], shape: schema.RecordShape,
                         drop_remainder: bool = False,
-                        limits: Optional[Limits] = None) -> InputFn:
+                        limits: Optional[Limits] = None, first_record: int = 0,
+                        num_records: Optional[int] = None) -> InputFn:
   """Builds an input_fn that reads each record once, in order.
 
   Args:
@@ -313,12 +336,16 @@ def evaluation_input_fn(paths: Sequence[str], shape: schema.RecordShape,
     drop_remainder: whether to leave out a last batch that is not full, for
       devices that need a static B.
     limits: as for `decode`.
+    first_record: index of the first record to read.
+    num_records: how many to read at most; None for all.
 
   Returns:
     A function of `params`, as `training_input_fn` does.
   """
   def input_fn(params):
-    dataset = tf.data.TFRecordDataset(list(paths))
+    dataset = tf.data.TFRecordDataset(list(paths)).skip(first_record)
+    if num_records is not None:
+      dataset = dataset.take(num_records)
     return _batches(
         dataset, shape, params["batch_size"], drop_remainder, limits)
 

@@ -50,7 +50,7 @@ def run_and_spy(trainer_options, processes):
   run(trainer_options, dataclasses.replace(
       processes, hooks=processes.hooks + (Spy(),)))
 training.run = run_and_spy
-options.define_flags()
+trainer.define_flags()
 command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 """
 
