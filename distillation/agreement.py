@@ -128,11 +128,11 @@ def find_problem(members: Sequence[Member]) -> Optional[str]:
       usual = counts.most_common(1)[0][0]
       rank = next(rank for rank, value in enumerate(values) if value != usual)
       return (
-          "{} differs from {}: {} is {} there and {} here; give every process "
-          "the same command, the same files under the same paths and the same "
+          "{} differs: {} is {} there, but {} in {}; give every process the "
+          "same command, the same files under the same paths and the same "
           "packages".format(
-              process_name(rank, len(members), members[rank].host),
-              process_name(values.index(usual), len(members),
-                           members[values.index(usual)].host),
-              key, values[rank], usual))
+              process_name(rank, len(members), members[rank].host), key,
+              values[rank], usual, process_name(
+                  values.index(usual), len(members),
+                  members[values.index(usual)].host)))
   return None

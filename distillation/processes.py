@@ -39,7 +39,7 @@ _WATCH_SECONDS = 0.25
 # Seconds in which a process that ends in order can still be heard.
 _GRACE_SECONDS = 0.3
 # Seconds in which the main thread may end by itself once another is lost.
-_EXIT_SECONDS = 5.0
+_EXIT_SECONDS = 3.0
 # What a process says of itself.
 _RUNNING, _FINISHED, _FAILED, _INTERRUPTED = range(4)
 # Part of the errors that Horovod raises in a session.
@@ -102,6 +102,10 @@ class Processes:
     return agreement.process_name(self.rank, self.size, socket.gethostname())
 
 
+class _LostError(InputError):
+  """Another process is lost."""
+
+
 class _Peer(NamedTuple):
   """Where a process runs.
 
@@ -154,7 +158,7 @@ class Group:
     # What each process said last: how many barriers it has come to, its state.
     self._heard = np.zeros([processes.size, 2], np.int64)
     self._waits_since: Optional[float] = None
-    self._is_broken = False
+    self._is_broken = self._was_away = False
     # Taken by the thread that tells of a lost process: one line is enough.
     self._telling = threading.Lock()
     self._ended = threading.Event()
@@ -199,8 +203,9 @@ class Group:
     else:
       # The others hear that this process has something to say itself.
       with self._changed:
-        self._state = (_INTERRUPTED if exception_type is KeyboardInterrupt
-                       else _FAILED)
+        self._state = (
+            _INTERRUPTED if issubclass(exception_type, KeyboardInterrupt)
+            else _FAILED)
         self._changed.notify_all()
     self._threads[0].join(2 * _EXCHANGE_SECONDS)
     self._ended.set()
@@ -292,6 +297,19 @@ class Group:
     self.barrier()
     raise command_line.ReportedError
 
+  def interrupt(self, details: str) -> NoReturn:
+    """Ends all processes after a signal that each of them knows of.
+
+    Raises:
+      KeyboardInterrupt: always; rank 0 has printed the details, or will.
+    """
+    if self._processes.size == 1:
+      raise KeyboardInterrupt(details)
+    if self._processes.is_writer:
+      command_line.print_interrupt(details)
+    self.barrier()
+    raise command_line.ReportedInterrupt
+
   @contextlib.contextmanager
   def errors(self) -> Iterator[None]:
     """Says which process an error is of, and who is lost where one is."""
@@ -300,7 +318,7 @@ class Group:
       return
     try:
       yield
-    except command_line.ReportedError:
+    except (command_line.ReportedError, _LostError):
       raise
     except (InputError, OSError) as error:
       raise InputError("{}: {}".format(
@@ -334,25 +352,27 @@ class Group:
     """Raises the error that another process is lost.
 
     Raises:
-      InputError: this process tells of it.
+      _LostError: this process tells of it.
       ReportedError: another one does.
     """
     # The engine tells the main thread earlier than the exchange, in which a
     # process that failed says so.
     self._threads[0].join(_GRACE_SECONDS)
     if self._telling.acquire(blocking=False) and self._tells(self._gone()):
-      raise InputError(self._lost("the engine shut down"))
+      raise _LostError(self._lost("the engine shut down"))
     raise command_line.ReportedError
 
   def _tells(self, gone: List[int]) -> bool:
     """Says whether it is this process that tells of a loss.
 
     That is the first one of each machine that is left, and nobody where the
-    process that is lost has an error of its own to print.
+    process that is lost has an error of its own to print. One that was stopped
+    itself finds that the others have gone.
     """
     first = min(rank for rank in (self._processes.rank, *self._neighbours)
                 if rank not in gone)
-    return first == self._processes.rank and not self._has_failed()
+    return (first == self._processes.rank and not self._has_failed()
+            and not self._was_away)
 
   def _lost(self, found: str) -> str:
     """Describes the loss of another process.
@@ -406,6 +426,7 @@ class Group:
       with contextlib.suppress(AttributeError, OSError):
         poll.register(os.pidfd_open(peer.process_id), select.POLLIN)
     limit = self._processes.stall_seconds
+    looked = time.monotonic()
     while not self._ended.is_set():
       found = ""
       if self._has_failed():
@@ -416,7 +437,9 @@ class Group:
         if self._ended.wait(_GRACE_SECONDS):
           return
         found = "one has died"
-      since = self._waits_since
+      if limit and time.monotonic() - looked > limit:
+        self._was_away = True
+      looked, since = time.monotonic(), self._waits_since
       if limit and since and time.monotonic() - since > limit:
         found = "no answer for {:.0f} seconds".format(limit)
       if found:
@@ -425,7 +448,8 @@ class Group:
       return
     if self._telling.acquire(blocking=False) and self._tells(self._gone()):
       command_line.print_error(InputError(self._lost(found)))
-    # The main thread may wait for the lost process for ever, in the engine.
+    # The main thread may wait for the lost process for ever, in the engine; if
+    # that notices, the process ends in order.
     self._ended.wait(_EXIT_SECONDS)
     os._exit(1)  # pylint: disable=protected-access
 

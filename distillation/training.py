@@ -159,7 +159,7 @@ class _Trainer:
             "--learning_rate or more --num_warmup_steps".format(
                 progress.step, output_dir)))
     if stop.is_stopped and progress.step < num_steps:
-      raise KeyboardInterrupt(
+      group.interrupt(
           "step {} is saved in {}; the same command resumes from there".format(
               progress.step, output_dir))
 

@@ -63,7 +63,11 @@ class InputError(ValueError):
 
 
 class ReportedError(InputError):
-  """An error that another process has printed: no line, only the exit code."""
+  """An error that is printed already: no line, only the exit code."""
+
+
+class ReportedInterrupt(KeyboardInterrupt):
+  """An interrupt that is printed already."""
 
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
@@ -99,7 +103,8 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
       print_error(error)
     _exit(_EXIT_ERROR)
   except KeyboardInterrupt as interrupt:
-    _print("; ".join(["interrupted", *map(str, interrupt.args)]))
+    if not isinstance(interrupt, ReportedInterrupt):
+      print_interrupt(*map(str, interrupt.args))
     _exit(_EXIT_INTERRUPTED)
   sys.exit(0)
 
@@ -242,6 +247,11 @@ def _check_numbers() -> None:
 def print_error(error: Exception) -> None:
   """Prints an error that a user can cause as one line on stderr."""
   _print("error: " + " ".join(message(error).split()))
+
+
+def print_interrupt(*details: str) -> None:
+  """Prints that the process was told to stop as one line on stderr."""
+  _print("; ".join(["interrupted", *details]))
 
 
 def message(error: Exception) -> str:
