@@ -105,10 +105,9 @@ def set_engine_defaults(environment: MutableMapping[str, str],
 
 def _wrap_optimizer(optimizer, compression: str):
   # As dense tensors: the decoder is tied to the word embedding, whose gradient
-  # so has a value in every row. Next to it the sparse rows of the input would
-  # be sent in addition, and sparse gradients are all-gathered, N times as many
-  # bytes for N processes. The word embedding of BERT-Base is 30522 x 768
-  # float32, 94 MB a step either way; fp16 halves that.
+  # so has a value in every row, 30522 x 768 float32 or 94 MB a step for
+  # BERT-Base. As a sparse one it would have the rows of the input on top, and
+  # sparse gradients are all-gathered: each process gets the rows of all.
   return hvd.DistributedOptimizer(
       optimizer, compression=_COMPRESSIONS[compression], sparse_as_dense=True)
 
