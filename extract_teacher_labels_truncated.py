@@ -41,24 +41,12 @@ from records import schema
 import tokenization
 from util import command_line
 from util import files
+from util import launchers
 from util.command_line import InputError
 
 _STAGE = "extract_teacher_labels_truncated"
 _REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_file",
                    "init_checkpoint")
-# Environment variables in which launchers tell a process its rank, how many
-# processes there are, and its rank on its machine: horovodrun, mpirun, srun
-# (not the batch script around it), and what else follows PMI or MVAPICH.
-_LAUNCHERS = (
-    ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
-     "OMPI_COMM_WORLD_LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
-     "MV2_COMM_WORLD_LOCAL_RANK"),
-    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"))
-# Tells a rank without a size.
-_RANK_WITHOUT_SIZE = "PMIX_RANK"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,23 +249,10 @@ def _sources(paths: Sequence[str]) -> Dict[str, str]:
 
 
 def _this_process() -> Process:
-  """Finds this process among those that a launcher has started.
-
-  Raises:
-    InputError: the launcher does not say how many there are.
-  """
-  environment = os.environ
-  for rank, size, local_rank in _LAUNCHERS:
-    if int(environment.get(size, 1)) > 1:
-      return Process(
-          int(environment[rank]), int(environment[size]),
-          devices.choose_gpu(int(environment.get(local_rank, 0))))
-  if int(environment.get(_RANK_WITHOUT_SIZE, 0)) > 0:
-    raise InputError(
-        "{}={} says that this is one of several processes, but nothing says of "
-        "how many: start them with mpirun, horovodrun or srun".format(
-            _RANK_WITHOUT_SIZE, environment[_RANK_WITHOUT_SIZE]))
-  return Process(gpu=devices.choose_gpu(None))
+  """Finds this process among those that a launcher has started."""
+  launch = launchers.find(os.environ)
+  return Process(launch.rank, launch.size, devices.choose_gpu(
+      launch.local_rank if launch.size > 1 else None))
 
 
 def main() -> None:

@@ -11,9 +11,27 @@ r"""Trains a small BERT on a teacher's labels, on many GPUs, under Horovod.
     --do_train True --do_eval True
 
 Each process trains on its own share of the records with train_batch_size
-sequences a step; the learning rate is multiplied by the number of processes,
-the numbers of steps are divided by it. Only process 0 writes to the output
-folder and evaluates. Run again, it resumes from the newest checkpoint there.
+sequences a step, together as one process would with a batch as large as all of
+theirs. The learning rate is multiplied by the number of processes, the numbers
+of steps are divided by it (--scale_learning_rate). All processes evaluate; only
+process 0 writes, and needs to see the output folder. Run again, it resumes from
+the newest checkpoint there. Without a launcher it runs as one process.
+
+Before the first step the processes compare their flags, files and packages. One
+that differs, or does not see the records, ends all of them with one line. So
+does one that dies, or that does not answer for a minute.
+
+What the environment sets is kept; where it sets nothing, this script sets
+
+  HOROVOD_STALL_CHECK_TIME_SECONDS=30     a warning that names who is waited for
+  HOROVOD_STALL_SHUTDOWN_TIME_SECONDS=60  the end of all processes; 0 for never
+  HOROVOD_CONTROLLER=gloo                 without a launcher, which MPI needs;
+  HOROVOD_CPU_OPERATIONS=gloo             likewise
+  OMPI_MCA_mpi_yield_when_idle=1          on CPUs: Open MPI waits by spinning,
+                                          on the cores that compute
+
+and gives each process on CPUs its share of the cores as threads, unless
+TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS say otherwise.
 """
 
 import os
@@ -21,24 +39,99 @@ import os
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dataclasses
+from typing import MutableMapping
+
+from absl import flags
 import horovod.tensorflow as hvd
 
+from distillation import devices
 from distillation import options
 from distillation import training
 from util import command_line
+from util import launchers
+
+_STALL_SHUTDOWN = "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"
+# By default Horovod waits for ever.
+_STALL_LIMITS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "30",
+                 _STALL_SHUTDOWN: "60"}
+# MPI without mpirun looks for a helper under a prefix that may not be there.
+_WITHOUT_LAUNCHER = {"HOROVOD_CONTROLLER": "gloo",
+                     "HOROVOD_CPU_OPERATIONS": "gloo"}
+_ON_CPUS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
+_COMPRESSIONS = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributionOptions:
+  """How processes train together; the fields have the names of the flags."""
+  scale_learning_rate: bool = True
+  allreduce_compression: str = "none"
+
+
+def define_flags() -> None:
+  """Defines the flags of this script."""
+  options.define_flags()
+  flags.DEFINE_bool(
+      "scale_learning_rate", True,
+      "Whether learning_rate is multiplied, and num_train_steps and "
+      "num_warmup_steps are divided, by the number of processes: the same "
+      "command then reads as many sequences on any number of them. False takes "
+      "all three as they are given, for a schedule that was made for the large "
+      "batch of all processes.")
+  flags.DEFINE_enum(
+      "allreduce_compression", "none", sorted(_COMPRESSIONS, reverse=True),
+      "How gradients travel between processes: fp16 halves the bytes, which "
+      "pays where the network is slower than the GPUs, and rounds each "
+      "gradient to 11 bits. The variables stay float32.")
+
+
+def set_engine_defaults(environment: MutableMapping[str, str],
+                        has_gpu: bool) -> None:
+  """Sets what Horovod and MPI read when they start, where nothing is set.
+
+  Args:
+    environment: of this process.
+    has_gpu: whether TensorFlow finds one.
+  """
+  defaults = dict(_STALL_LIMITS)
+  if launchers.is_alone(environment):
+    defaults.update(_WITHOUT_LAUNCHER)
+  if not has_gpu:
+    defaults.update(_ON_CPUS)
+  for name, value in defaults.items():
+    environment.setdefault(name, value)
+
+
+def _wrap_optimizer(optimizer, compression: str):
+  # As dense tensors: the decoder is tied to the word embedding, whose gradient
+  # so has a value in every row, 30522 x 768 float32 or 94 MB a step for
+  # BERT-Base. As a sparse one it would have the rows of the input on top, and
+  # sparse gradients are all-gathered: each process gets the rows of all.
+  return hvd.DistributedOptimizer(
+      optimizer, compression=_COMPRESSIONS[compression], sparse_as_dense=True)
 
 
 def main() -> None:
+  set_engine_defaults(os.environ, devices.has_gpu())
   hvd.init()
+  distribution = command_line.options(DistributionOptions)
   training.run(command_line.options(options.TrainerOptions),
                training.Processes(
                    rank=hvd.rank(), size=hvd.size(),
-                   local_rank=hvd.local_rank(),
-                   wrap_optimizer=hvd.DistributedOptimizer,
-                   hooks=(hvd.BroadcastGlobalVariablesHook(0),),
-                   broadcast=hvd.broadcast_object))
+                   local_rank=hvd.local_rank(), local_size=hvd.local_size(),
+                   wrap_optimizer=lambda optimizer: _wrap_optimizer(
+                       optimizer, distribution.allreduce_compression),
+                   broadcast_hooks=(hvd.BroadcastGlobalVariablesHook(0),),
+                   reduce_sum=lambda tensor, name: hvd.allreduce(
+                       tensor, op=hvd.Sum, name=name),
+                   gather=lambda tensor, name: hvd.allgather(
+                       tensor, name=name),
+                   flags=dataclasses.asdict(distribution),
+                   scale_learning_rate=distribution.scale_learning_rate,
+                   stall_seconds=float(os.environ[_STALL_SHUTDOWN])))
 
 
 if __name__ == "__main__":
-  options.define_flags()
+  define_flags()
   command_line.run(main, required=options.REQUIRED_FLAGS)

@@ -9,6 +9,7 @@ from typing import Iterator, Optional
 from absl import logging
 import tensorflow as tf
 
+from util import workers
 from util.command_line import InputError
 
 tf1 = tf.compat.v1
@@ -34,7 +35,8 @@ class DeviceOptions:
 
 
 def session_config(options: DeviceOptions = DeviceOptions(),
-                   gpu: Optional[int] = None) -> tf1.ConfigProto:
+                   gpu: Optional[int] = None, local_size: int = 1
+                  ) -> tf1.ConfigProto:
   """Returns a session's settings.
 
   Where the device has the arithmetic, TensorFlow rewrites the graph around
@@ -43,11 +45,20 @@ def session_config(options: DeviceOptions = DeviceOptions(),
   Args:
     options: precision and compiler.
     gpu: the GPU to use, None for TensorFlow's choice.
+    local_size: processes that share the cores of this machine; one alone has
+      as many threads as TensorFlow likes.
   """
   config = tf1.ConfigProto()
   config.gpu_options.allow_growth = True
   if gpu is not None:
     config.gpu_options.visible_device_list = str(gpu)
+  if local_size > 1 and not has_gpu():
+    # More threads than cores would take them from the other processes.
+    num_threads = max(1, workers.available_cores() // local_size)
+    if "TF_NUM_INTRAOP_THREADS" not in os.environ:
+      config.intra_op_parallelism_threads = num_threads
+    if "TF_NUM_INTEROP_THREADS" not in os.environ:
+      config.inter_op_parallelism_threads = num_threads
   rewrites = config.graph_options.rewrite_options
   if options.precision == "bf16" and _has_arithmetic("bf16"):
     rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
@@ -107,6 +118,11 @@ def warn_of_device(options: DeviceOptions) -> None:
 def has_gpu() -> bool:
   """Says whether TensorFlow finds a GPU."""
   return bool(tf.config.list_physical_devices("GPU"))
+
+
+def arithmetic(precision: str) -> str:
+  """Returns the precision that this device gives where one is asked for."""
+  return precision if _has_arithmetic(precision) else "fp32"
 
 
 def _has_arithmetic(precision: str) -> bool:

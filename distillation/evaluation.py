@@ -1,7 +1,7 @@
 """Evaluation: the results file, and checkpoints while training goes along."""
 
 import os
-from typing import Any, Callable, Dict, Mapping, Sequence
+from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -18,8 +18,9 @@ _BEST_BY = "kl_from_teacher"
 # File in the folder with the name of the checkpoint that was evaluated last.
 _EVALUATED_FILE = "evaluated.txt"
 
-# Evaluates a checkpoint; returns its results by key.
-Evaluate = Callable[[str], Dict[str, Any]]
+# Evaluates a checkpoint; returns its results by key. Processes that do not see
+# the checkpoint give None.
+Evaluate = Callable[[Optional[str]], Dict[str, Any]]
 
 
 def write_results(folders: Sequence[str], results: Mapping[str, Any],
@@ -54,36 +55,69 @@ def read_results(path: str) -> Dict[str, float]:
   return {key: float(value) for key, value in results.items()}
 
 
+class Share(NamedTuple):
+  """What one of several processes evaluates.
+
+  Attributes:
+    first_record: the first of its records.
+    num_records: how many they are; the last batch may have fewer.
+    num_batches: how many batches they make.
+  """
+  first_record: int
+  num_records: int
+  num_batches: int
+
+
+def share(num_batches: int, batch_size: int, rank: int, size: int) -> Share:
+  """Deals batches out in contiguous ranges, as one process would form them.
+
+  Args:
+    num_batches: how many there are; the last one may not be full.
+    batch_size: records in a full batch.
+    rank: the process that the share is for.
+    size: how many processes there are.
+  """
+  first, end = (num_batches * number // size for number in (rank, rank + 1))
+  return Share(first * batch_size, (end - first) * batch_size, end - first)
+
+
 class HeldOutListener(tf1.train.CheckpointSaverListener):
   """Evaluates each checkpoint as it is saved and keeps the best one."""
 
-  def __init__(self, evaluate: Evaluate, output_dir: str):
+  def __init__(self, evaluate: Evaluate, output_dir: str,
+               is_writer: bool = True):
     """Prepares the evaluations.
 
     Args:
-      evaluate: what evaluates a checkpoint.
+      evaluate: what evaluates a checkpoint, in all processes together.
       output_dir: folder of the checkpoints.
+      is_writer: False only takes part in the evaluations; the folder is that of
+        another process.
     """
     self._evaluate = evaluate
+    self._is_writer = is_writer
     self._output_dir = output_dir
     self._folder = os.path.join(output_dir, BEST_FOLDER)
     self._results_path = os.path.join(self._folder, RESULTS_FILE)
     self._evaluated_path = os.path.join(self._folder, _EVALUATED_FILE)
 
   def after_save(self, session, global_step_value):
-    self._evaluate_newest()
+    self.evaluate_newest()
 
-  def catch_up(self) -> None:
-    """Evaluates the newest checkpoint if a kill has prevented that."""
+  def is_behind(self) -> bool:
+    """Says whether a kill has prevented the newest checkpoint's evaluation."""
     newest = tf.train.latest_checkpoint(self._output_dir)
     evaluated = ""
     if os.path.exists(self._evaluated_path):
       with open(self._evaluated_path, encoding="utf-8") as file:
         evaluated = file.read().strip()
-    if evaluated != os.path.basename(newest):
-      self._evaluate_newest()
+    return evaluated != os.path.basename(newest)
 
-  def _evaluate_newest(self) -> None:
+  def evaluate_newest(self) -> None:
+    """Evaluates the newest checkpoint; the best one is kept."""
+    if not self._is_writer:
+      self._evaluate(None)
+      return
     checkpoint = tf.train.latest_checkpoint(self._output_dir)
     results = self._evaluate(checkpoint)
     best = read_results(self._results_path)

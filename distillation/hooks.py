@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from typing import Optional
+from typing import Callable, Optional
 
 from absl import logging
 import tensorflow as tf
@@ -22,21 +22,58 @@ class SaverHook(tf1.train.CheckpointSaverHook):
   that moment would cost the newest checkpoint.
   """
 
-  def __init__(self, folder: str, save_steps: int, first_step: int):
+  def __init__(self, folder: str, save_steps: int, first_step: int,
+               is_writer: bool = True, wait: Callable[[], None] = lambda: None):
     """Prepares saving.
 
     Args:
       folder: of the checkpoints.
       save_steps: steps between two checkpoints.
       first_step: of the checkpoint that the run resumes from; 0 for none.
+      is_writer: False saves nothing, but calls the listeners after the same
+        steps as in the process that saves.
+      wait: what is done between saving and the listeners.
     """
-    super().__init__(folder, save_steps=save_steps)
+    super().__init__(folder, save_steps=save_steps,
+                     listeners=[_WaitListener(wait)])
     self._first_step = first_step
+    self._is_writer = is_writer
 
   def _save(self, session, step):
     if self._first_step and step == self._first_step:
       return False  # As the base: whether a listener asks for a stop.
-    return super()._save(session, step)
+    if self._is_writer:
+      return super()._save(session, step)
+    return any([listener.after_save(session, step)
+                for listener in self._listeners])
+
+
+class _WaitListener(tf1.train.CheckpointSaverListener):
+  """Waits after each checkpoint."""
+
+  def __init__(self, wait: Callable[[], None]):
+    self._wait = wait
+
+  def after_save(self, session, global_step_value):
+    self._wait()
+
+
+class WaitHook(tf1.train.SessionRunHook):
+  """Waits when a session has its variables, and when it is about to end."""
+
+  def __init__(self, wait: Callable[[], None]):
+    """Prepares waiting.
+
+    Args:
+      wait: returns when all processes have called it.
+    """
+    self._wait = wait
+
+  def after_create_session(self, session, coord):
+    self._wait()
+
+  def end(self, session):
+    self._wait()
 
 
 class StopAtSignalHook(tf1.train.SessionRunHook):
@@ -44,20 +81,25 @@ class StopAtSignalHook(tf1.train.SessionRunHook):
 
   The estimator then saves. A second signal ends the process at once.
 
+  Of several processes all stop after the same step, the next one, whichever of
+  them the signal reaches.
+
   Attributes:
-    signal: the number of the signal that came, None before.
+    is_stopped: whether a signal has ended training.
   """
 
-  def __init__(self, stops: bool):
+  def __init__(self, reduce_sum: Optional[
+      Callable[[tf.Tensor, str], tf.Tensor]] = None):
     """Takes over the signals within a `with` block.
 
     Args:
-      stops: False lets a process that saves nothing continue, until the one
-        that saves ends it.
+      reduce_sum: returns the sum of a tensor over all processes; None where
+        there is one.
     """
-    self._stops = stops
+    self._reduce_sum = reduce_sum
     self._previous = {}
-    self.signal: Optional[int] = None
+    self._is_asked = False
+    self.is_stopped = False
 
   def __enter__(self):
     # Python handles signals only in its main thread.
@@ -69,12 +111,25 @@ class StopAtSignalHook(tf1.train.SessionRunHook):
     for number, handler in self._previous.items():
       signal.signal(number, handler)
 
-  def _receive(self, number, unused_frame):
-    self.signal = number
+  def _receive(self, unused_number, unused_frame):
+    self._is_asked = True
     self.__exit__()
 
+  def begin(self):
+    if self._reduce_sum:
+      self._asks = tf1.placeholder(tf.float32, [])
+      self._num_asking = self._reduce_sum(self._asks, "stop_at_signal")
+
+  def before_run(self, run_context):
+    if not self._reduce_sum:
+      return None
+    # Within the step: a collective of its own would cost each step a wait.
+    return tf1.train.SessionRunArgs(
+        self._num_asking, {self._asks: float(self._is_asked)})
+
   def after_run(self, run_context, run_values):
-    if self.signal is not None and self._stops:
+    if run_values.results if self._reduce_sum else self._is_asked:
+      self.is_stopped = True
       run_context.request_stop()
 
 

@@ -67,8 +67,14 @@ class Inputs(NamedTuple):
   is_resumed: bool
 
 
-def check(options: TrainerOptions) -> Inputs:
+def check(options: TrainerOptions, is_writer: bool = True,
+          is_resumed: bool = False) -> Inputs:
   """Checks the options against each other and the files; changes nothing.
+
+  Args:
+    options: what to do.
+    is_writer: False for a process that may not see output_dir.
+    is_resumed: what such a process is told of a checkpoint there.
 
   Raises:
     InputError: an option, a file or the fit between them is wrong.
@@ -92,7 +98,8 @@ def check(options: TrainerOptions) -> Inputs:
         "--eval_input_file".format(held_out.paths[0]))
   init_layers = _init_layers(options.model)
   return Inputs(config, training, held_out, init_layers,
-                 _check_start(options, config, init_layers))
+                _check_start(options, config, init_layers, is_writer,
+                             is_resumed))
 
 
 def read_corpora(inputs: Inputs) -> Corpora:
@@ -227,13 +234,17 @@ def _init_layers(model: ModelOptions) -> Optional[Tuple[int, ...]]:
 
 
 def _check_start(options: TrainerOptions, config: modeling.BertConfig,
-                 init_layers: Optional[Tuple[int, ...]]) -> bool:
+                 init_layers: Optional[Tuple[int, ...]], is_writer: bool,
+                 is_resumed: bool) -> bool:
   """Checks the checkpoint that the variables start from.
 
   Returns:
     Whether that is one in output_dir.
   """
-  newest = tf.train.latest_checkpoint(options.output_dir)
+  newest = (tf.train.latest_checkpoint(options.output_dir) if is_writer
+            else None)
+  if not is_writer and is_resumed:
+    return True
   if newest:
     match = checkpoints.match_checkpoint(config, newest, "output_dir")
     if match.missing or match.unused:

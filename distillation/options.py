@@ -75,7 +75,8 @@ def define_flags() -> None:
       "eval_batch_size", 8, "Sequences in an evaluation step.", lower_bound=1)
   flags.DEFINE_float(
       "learning_rate", 5e-5,
-      "Highest learning rate of AdamW; times the number of processes.",
+      "Highest learning rate of AdamW; times the number of processes, where "
+      "several train.",
       lower_bound=0.0)
   flags.DEFINE_integer(
       "num_train_steps", 100000,

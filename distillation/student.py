@@ -8,13 +8,16 @@ Dimensions:
 """
 
 import dataclasses
-from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Tuple
+import functools
+from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
+                    Sequence, Tuple)
 
 import tensorflow as tf
 
 from distillation import checkpoints
 from distillation import hooks
 from distillation import losses
+from distillation.processes import identity, Reduce
 import modeling
 import optimization
 from records import schema
@@ -50,6 +53,8 @@ class StudentOptions:
     num_train_steps: likewise.
     num_warmup_steps: likewise.
     wrap_optimizer: likewise.
+    num_processes: how many processes train together, each on its own batch.
+    reduce_sum: returns the sum of a tensor over these processes.
     use_tpu: whether the graph is built for a TPU.
     tail_samples: how many of the K entries, the last ones, were drawn; in
       evaluation the student is compared with the others.
@@ -68,6 +73,8 @@ class StudentOptions:
   num_warmup_steps: int = 10000
   wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                     tf1.train.Optimizer]] = None
+  num_processes: int = 1
+  reduce_sum: Reduce = identity
   use_tpu: bool = False
   tail_samples: int = 0
   num_micro_batches: int = 1
@@ -104,7 +111,8 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
                      if name not in _SCALARS}
     return tpu.TPUEstimatorSpec(
         mode=mode, loss=outputs["loss"], scaffold_fn=_restore(options),
-        eval_metrics=(evaluation_metrics, metric_inputs))
+        eval_metrics=(functools.partial(
+            evaluation_metrics, options.reduce_sum), metric_inputs))
 
   return model_fn
 
@@ -118,17 +126,20 @@ def create_train_step(
   """Builds a step over all micro-batches of a batch.
 
   The losses of the micro-batches are shares of that of the batch: their sum,
-  and that of their gradients, is what the batch in one piece would give.
+  and that of their gradients, is what the batch in one piece would give. The
+  loss of a process is such that the mean over all processes is what one process
+  would give for all their batches together.
 
   Args:
     options: what the student depends on.
     features: the batch, by feature name.
 
   Returns:
-    The loss of the batch and the two losses that it is the sum of, by name,
-    each a scalar; and the step.
+    The loss of the batches of all processes and the two losses that it is the
+    sum of, by name, each a scalar; and the step.
   """
-  size = _BatchSize.of(features)
+  size = _BatchSize.of(
+      features, options.num_processes, options.reduce_sum)
   loss_scale = optimization.LossScale() if options.scale_loss else None
   micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
       tf.split(feature, options.num_micro_batches)
@@ -146,8 +157,11 @@ def create_train_step(
   step = optimization.create_train_step(
       outputs["loss"], options.learning_rate, options.num_train_steps,
       options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale)
-  return {name: tf.add_n([outputs[name] for outputs in all_outputs])
-          for name in _SCALARS}, step
+  # The same number in all processes, so that all find it NaN at once.
+  means = options.reduce_sum(
+      tf.stack([tf.add_n([outputs[name] for outputs in all_outputs])
+                for name in _SCALARS]), "losses") / options.num_processes
+  return dict(zip(_SCALARS, tf.unstack(means))), step
 
 
 def _summarize(outputs: Mapping[str, tf.Tensor],
@@ -187,17 +201,32 @@ class _BatchSize(NamedTuple):
   """What the sums over a batch are divided by.
 
   Attributes:
-    num_predictions: float32, a scalar: real predictions.
+    num_predictions: float32, a scalar: real predictions, the mean over the
+      batches of all processes.
     num_sequences: B, float32, a scalar.
   """
   num_predictions: tf.Tensor
   num_sequences: tf.Tensor
 
   @classmethod
-  def of(cls, features: Mapping[str, tf.Tensor]) -> "_BatchSize":
-    """Counts a batch."""
+  def of(cls, features: Mapping[str, tf.Tensor],
+         num_processes: int = 1, reduce_sum: Reduce = identity
+        ) -> "_BatchSize":
+    """Counts a batch.
+
+    Sequences have different numbers of predictions, and so have the batches of
+    the processes: with its own number each would weigh its predictions
+    differently, and the mean would not be that of one large batch.
+
+    Args:
+      features: the batch, by feature name.
+      num_processes: those whose batches count.
+      reduce_sum: as for `StudentOptions`.
+    """
     weights = features[schema.MASKED_LM_WEIGHTS]
-    return cls(tf.reduce_sum(weights) + _WEIGHT_EPSILON,
+    num_predictions = reduce_sum(
+        tf.reduce_sum(weights), "num_predictions") + _WEIGHT_EPSILON
+    return cls(num_predictions / num_processes,
                tf.cast(tf.shape(weights)[0], tf.float32))
 
 
@@ -288,46 +317,83 @@ def _is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 # --- Metrics -----------------------------------------------------------------
 
 
-def evaluation_metrics(**outputs: tf.Tensor) -> Dict[str, Any]:
+def evaluation_metrics(reduce_sum: Reduce = identity,
+                       **outputs: tf.Tensor) -> Dict[str, Any]:
   """Averages the student's outputs over all slots and sequences.
 
   `masked_lm_training_loss` is the masked-LM term of the loss that is trained,
   by default against the teacher; `masked_lm_loss` is its name of 2019.
 
   Args:
+    reduce_sum: as for `StudentOptions`; the processes evaluate on different
+      batches, and the averages are over those of all.
     **outputs: as `_student_outputs` gives them, without the scalars.
 
   Returns:
     A value and an update operation by name of the metric.
   """
   weights = outputs["masked_lm_weights"]
-  mean = tf1.metrics.mean
-  metrics = {
-      "masked_lm_accuracy": mean(outputs["masked_lm_is_correct"], weights),
-      "masked_lm_cross_entropy": mean(
-          outputs["masked_lm_cross_entropies"], weights),
-      "masked_lm_training_loss": mean(
-          outputs["masked_lm_training_losses"], weights),
-      "next_sentence_accuracy": mean(outputs["next_sentence_is_correct"]),
-      "next_sentence_loss": mean(outputs["next_sentence_losses"]),
-      "expected_calibration_error": _calibration_error(
-          outputs["masked_lm_confidences"], outputs["masked_lm_is_correct"],
-          weights),
-  }
-  for name in _TEACHER_METRICS:
-    if name in outputs:
-      metrics[name] = mean(outputs[name], weights)
+  num_slots = tf.reduce_sum(weights)
+  num_sequences = tf.cast(tf.size(outputs["next_sentence_losses"]), tf.float32)
+  # What is added up over the batches, by metric: numerators, with a last
+  # element that they are divided by in the end.
+  sums = {name: _weighted_sum(outputs[output], weights)
+          for name, output in _MASKED_LM_METRICS.items() if output in outputs}
+  for name, output in (("next_sentence_accuracy", "next_sentence_is_correct"),
+                       ("next_sentence_loss", "next_sentence_losses")):
+    sums[name] = [tf.reduce_sum(outputs[output]), num_sequences]
   # The loss of a batch, weighted by its sequences: the last batch may be a
   # smaller one.
-  num_sequences = tf.cast(tf.size(outputs["next_sentence_losses"]), tf.float32)
-  metrics[BATCH_LOSS] = mean(
-      tf.reduce_sum(outputs["masked_lm_training_losses"] * weights)
-      / (tf.reduce_sum(weights) + _WEIGHT_EPSILON)
-      + tf.reduce_mean(outputs["next_sentence_losses"]), num_sequences)
+  sums[BATCH_LOSS] = [
+      num_sequences * tf.reduce_sum(
+          outputs["masked_lm_training_losses"] * weights)
+      / (num_slots + _WEIGHT_EPSILON)
+      + tf.reduce_sum(outputs["next_sentence_losses"]), num_sequences]
+  sums[_CALIBRATION_ERROR] = [
+      *tf.unstack(_calibration_gaps(
+          outputs["masked_lm_confidences"], outputs["masked_lm_is_correct"],
+          weights)), num_slots]
+  means, update = _means(sums, reduce_sum)
+  metrics = {
+      # The calibration error is a mean of |accuracy - confidence| of each bin.
+      name: (tf.reduce_sum(tf.abs(mean)) if name == _CALIBRATION_ERROR
+             else mean[0], update)
+      for name, mean in means.items()}
   for old_name, name in _OLD_METRIC_NAMES.items():
     if name in metrics:
       metrics[old_name] = metrics[name]
   return metrics
+
+
+def _weighted_sum(values: tf.Tensor, weights: tf.Tensor) -> List[tf.Tensor]:
+  """Returns the sum of weighted values, [N], and that of the weights."""
+  return [tf.reduce_sum(values * weights), tf.reduce_sum(weights)]
+
+
+def _means(sums: Mapping[str, Sequence[tf.Tensor]], reduce_sum: Reduce
+          ) -> Tuple[Dict[str, tf.Tensor], tf.Operation]:
+  """Adds up scalars over batches and processes and divides them in the end.
+
+  Args:
+    sums: what a batch adds, by metric; the last one divides the others.
+    reduce_sum: as for `StudentOptions`; it is called once for all.
+
+  Returns:
+    The quotients, float32, a vector by metric; and the operation that adds a
+    batch.
+  """
+  batch = tf.cast(tf.stack([value for values in sums.values()
+                            for value in values]), tf.float64)
+  total = tf1.get_variable(
+      "evaluation_sums", batch.shape, tf.float64, tf1.zeros_initializer(),
+      trainable=False, use_resource=True, collections=[
+          tf1.GraphKeys.LOCAL_VARIABLES, tf1.GraphKeys.METRIC_VARIABLES])
+  update = total.assign_add(batch, read_value=False)
+  totals = tf.split(reduce_sum(total.read_value(), "evaluation_sums"),
+                    [len(values) for values in sums.values()])
+  return {name: tf.cast(tf.math.divide_no_nan(values[:-1], values[-1]),
+                        tf.float32)
+          for name, values in zip(sums, totals)}, update
 
 
 def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
@@ -370,34 +436,39 @@ def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
   }
 
 
-_TEACHER_METRICS = ("teacher_cross_entropy", "kl_from_teacher",
-                    "teacher_top1_agreement", "teacher_topk_precision")
+_CALIBRATION_ERROR = "expected_calibration_error"
+# The means over masked tokens, by metric the output that they are of.
+_MASKED_LM_METRICS = {
+    "masked_lm_accuracy": "masked_lm_is_correct",
+    "masked_lm_cross_entropy": "masked_lm_cross_entropies",
+    "masked_lm_training_loss": "masked_lm_training_losses",
+    **{name: name for name in (
+        "teacher_cross_entropy", "kl_from_teacher", "teacher_top1_agreement",
+        "teacher_topk_precision")}}
 # masked_lm_loss is 2019's name and stays. teacher_topk_recall was wrong: it
 # stays for one version, for scripts that read it.
 _OLD_METRIC_NAMES = {"masked_lm_loss": "masked_lm_training_loss",
                      "teacher_topk_recall": "teacher_topk_precision"}
 
 
-def _calibration_error(confidences: tf.Tensor, is_correct: tf.Tensor,
-                       weights: tf.Tensor):
-  """Returns the expected calibration error, a value and an update operation.
+def _calibration_gaps(confidences: tf.Tensor, is_correct: tf.Tensor,
+                      weights: tf.Tensor) -> tf.Tensor:
+  """Returns what the expected calibration error is made of.
 
-  It is the mean over the slots of |accuracy - confidence|, each taken over the
-  slots whose confidence falls into the same bin.
+  That is the mean over the slots of |accuracy - confidence|, each taken over
+  the slots whose confidence falls into the same bin.
 
   Args:
     confidences: float32 [N], the probability of the most probable token.
     is_correct: float32 [N], 1 where that token is the masked one.
     weights: float32 [N], 1 for a real prediction and 0 for padding.
+
+  Returns:
+    float32, by bin the sum of accuracy - confidence.
   """
   bins = tf.minimum(tf.cast(confidences * _CALIBRATION_BINS, tf.int32),
                     _CALIBRATION_BINS - 1)
-  gaps = tf.ensure_shape(
+  return tf.ensure_shape(
       tf.math.unsorted_segment_sum(
           (is_correct - confidences) * weights, bins, _CALIBRATION_BINS),
       [_CALIBRATION_BINS])
-  num_slots = tf.reduce_sum(weights)
-  mean, update = tf1.metrics.mean_tensor(
-      tf.math.divide_no_nan(gaps, num_slots),
-      tf.fill([_CALIBRATION_BINS], num_slots))
-  return tf.reduce_sum(tf.abs(mean)), update

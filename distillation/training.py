@@ -5,21 +5,23 @@ not know Horovod.
 """
 
 import contextlib
-import dataclasses
+import math
 import os
 import tempfile
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
 from absl import logging
 import tensorflow as tf
 
+from distillation import agreement
 from distillation import checkpoints
 from distillation import devices
 from distillation import evaluation
 from distillation import hooks
 from distillation import student
-from distillation.inputs import check, Inputs
+from distillation.inputs import check, Corpora, Inputs, read_corpora
 from distillation.options import ScheduleOptions, TrainerOptions
+from distillation.processes import Group, Processes
 from records import input_pipeline
 from records import order
 from util import files
@@ -29,28 +31,6 @@ tf1 = tf.compat.v1
 
 # BERT's schedule warms up for a hundredth of the steps; a tenth is common.
 _STEPS_PER_WARMUP = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Processes:
-  """The processes that train together, as one of them sees them.
-
-  Attributes:
-    rank: this process; 0 writes checkpoints, evaluates and reports.
-    size: how many there are.
-    local_rank: this process among those of its machine, which says what GPU
-      it uses; None leaves the choice to TensorFlow.
-    wrap_optimizer: as for `optimization.create_train_step`.
-    hooks: session hooks for training.
-    broadcast: takes a number and returns the one that rank 0 gave.
-  """
-  rank: int = 0
-  size: int = 1
-  local_rank: Optional[int] = None
-  wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
-                                    tf1.train.Optimizer]] = None
-  hooks: Tuple[tf1.train.SessionRunHook, ...] = ()
-  broadcast: Callable[[int], int] = lambda number: number
 
 
 def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
@@ -63,47 +43,73 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
   Raises:
     InputError: an option, a file or the fit between them is wrong.
   """
-  if processes.rank > 0:
+  if not processes.is_writer:
     logging.set_verbosity(logging.WARNING)
-  gpu = devices.choose_gpu(processes.local_rank)
   files.set_remote_files(tf.io.gfile)
-  trainer = _Trainer(options, processes, check(options), gpu)
+  output_dir = options.output_dir
   with contextlib.ExitStack() as stack:
-    if processes.rank == 0:
-      stack.enter_context(files.locked_folder(options.output_dir))
+    group = stack.enter_context(Group(processes, devices.session_config(
+        options.device, local_size=processes.local_size)))
+    stack.enter_context(group.errors())
+    # The other processes may not see the folder of rank 0.
+    is_resumed = group.broadcast(
+        processes.is_writer and bool(tf.train.latest_checkpoint(output_dir)))
+    gpu, inputs = group.check(
+        lambda: (devices.choose_gpu(processes.local_rank),
+                 check(options, processes.is_writer, is_resumed)),
+        lambda checked: agreement.describe(
+            options, checked[1], processes.flags))
+    group.check(
+        lambda: stack.enter_context(
+            files.locked_folder(output_dir) if processes.is_writer
+            else contextlib.nullcontext()),
+        lambda unused_lock: {})
+    # Where no manifest tells, the files are read: once, not by every process.
+    corpora = group.broadcast(
+        read_corpora(inputs) if processes.is_writer else None)
     stack.enter_context(devices.exhaustion_errors(
         "free some memory, or space in --output_dir={}, or lower "
         "--train_batch_size and --eval_batch_size; the same command resumes "
-        "from what is saved".format(options.output_dir)))
+        "from what is saved".format(output_dir)))
+    model_dir = output_dir if processes.is_writer else stack.enter_context(
+        tempfile.TemporaryDirectory())
+    trainer = _Trainer(
+        options, group, processes, inputs, corpora, gpu, model_dir)
     if options.do_train:
       trainer.train()
-      if processes.rank == 0:
+      if processes.is_writer:
         trainer.export()
-    if options.do_eval and processes.rank == 0:
+      group.barrier()
+    if options.do_eval:
       trainer.report()
 
 
 class _Trainer:
   """Trains, exports and evaluates one student."""
 
-  def __init__(self, options: TrainerOptions, processes: Processes,
-               inputs: Inputs, gpu: Optional[int]):
+  def __init__(self, options: TrainerOptions, group: Group,
+               processes: Processes, inputs: Inputs, corpora: Corpora,
+               gpu: Optional[int], model_dir: str):
     self._options = options
+    self._group = group
     self._processes = processes
     self._inputs = inputs
+    self._corpora = corpora
     self._gpu = gpu
-    schedule = options.schedule
+    self._model_dir = model_dir
+    schedule, divisor = options.schedule, processes.schedule_divisor
     self._student_options = student.StudentOptions(
         config=inputs.config, loss=options.loss,
         # What is in output_dir already needs no start.
         init_checkpoint=(None if inputs.is_resumed
                          else options.model.init_checkpoint),
         init_layers=None if inputs.is_resumed else inputs.init_layers,
-        learning_rate=schedule.learning_rate * processes.size,
-        num_train_steps=max(1, schedule.num_train_steps // processes.size),
-        num_warmup_steps=schedule.num_warmup_steps // processes.size,
+        learning_rate=schedule.learning_rate * divisor,
+        num_train_steps=max(1, schedule.num_train_steps // divisor),
+        num_warmup_steps=schedule.num_warmup_steps // divisor,
         wrap_optimizer=(tf1.tpu.CrossShardOptimizer if options.tpu.use_tpu
                         else processes.wrap_optimizer),
+        num_processes=processes.size, reduce_sum=processes.reduce_sum,
         use_tpu=options.tpu.use_tpu,
         tail_samples=inputs.held_out.tail_samples,
         num_micro_batches=schedule.gradient_accumulation_steps,
@@ -112,16 +118,18 @@ class _Trainer:
 
   def train(self) -> None:
     """Trains up to the last step, from the newest checkpoint on."""
-    output_dir = self._options.output_dir
+    output_dir, group = self._options.output_dir, self._group
     num_steps = self._student_options.num_train_steps
-    is_writer = self._processes.rank == 0
-    # The other processes may not see the folder of rank 0.
-    first_step = self._processes.broadcast(checkpoints.newest_step(output_dir))
+    is_writer = self._processes.is_writer
+    first_step = group.broadcast(
+        checkpoints.newest_step(output_dir) if is_writer else 0)
     held_out = None
-    if self._options.evaluation.eval_every_checkpoint and is_writer:
-      held_out = evaluation.HeldOutListener(self.evaluate, output_dir)
-      if first_step:
-        held_out.catch_up()
+    if self._options.evaluation.eval_every_checkpoint:
+      held_out = evaluation.HeldOutListener(
+          self.evaluate, output_dir, is_writer)
+      if group.broadcast(
+          is_writer and first_step > 0 and held_out.is_behind()):
+        held_out.evaluate_newest()
     if first_step >= num_steps:
       logging.info("%s holds step %d: training is finished.", output_dir,
                    first_step)
@@ -133,38 +141,30 @@ class _Trainer:
     progress = hooks.ProgressHook(
         num_steps, self._sequences_per_step * self._processes.size,
         output_dir if is_writer else None)
-    stop = hooks.StopAtSignalHook(stops=is_writer)
-    training_hooks = [*self._processes.hooks, progress, stop]
-    with contextlib.ExitStack() as stack:
-      if is_writer:
-        model_dir = output_dir
-        os.makedirs(model_dir, exist_ok=True)
-        training_hooks.append(hooks.SaverHook(
-            model_dir, self._options.schedule.save_checkpoints_steps,
-            first_step))
-      else:
-        model_dir = stack.enter_context(tempfile.TemporaryDirectory())
-      stack.enter_context(stop)
+    group.activity = lambda: "at step {}".format(progress.step)
+    stop = hooks.StopAtSignalHook(
+        self._processes.reduce_sum if self._processes.size > 1 else None)
+    saver = hooks.SaverHook(
+        self._model_dir, self._options.schedule.save_checkpoints_steps,
+        first_step, is_writer, group.barrier)
+    os.makedirs(self._model_dir, exist_ok=True)
+    with stop:
       try:
         with self._inputs.training.errors():
-          self._build_estimator(model_dir).train(
+          self._build_estimator().train(
               self._training_input_fn(first_step), max_steps=num_steps,
-              hooks=training_hooks,
+              hooks=[hooks.WaitHook(group.barrier),
+                     *self._processes.broadcast_hooks, *self._processes.hooks,
+                     progress, stop, saver],
               saving_listeners=[held_out] if held_out else None)
       except tf1.train.NanLossDuringTrainingError:
-        raise InputError(
+        group.fail(InputError(
             "the loss is NaN or infinite at step {}; what is saved in {} is "
             "from before: run the same command again with a lower "
             "--learning_rate or more --num_warmup_steps".format(
-                progress.step, output_dir)) from None
-      except Exception:
-        if stop.signal is None or is_writer:
-          raise
-        # Rank 0 has stopped for the same signal; this process lost it.
-        raise KeyboardInterrupt from None
-    if (stop.signal is not None
-        and checkpoints.newest_step(output_dir) < num_steps):
-      raise KeyboardInterrupt(
+                progress.step, output_dir)))
+    if stop.is_stopped and progress.step < num_steps:
+      group.interrupt(
           "step {} is saved in {}; the same command resumes from there".format(
               progress.step, output_dir))
 
@@ -182,6 +182,9 @@ class _Trainer:
 
   def report(self) -> None:
     """Evaluates what is exported, else the newest checkpoint or the start."""
+    if not self._processes.is_writer:
+      self.evaluate(None)
+      return
     output_dir = self._options.output_dir
     folders = [output_dir]
     newest = tf.train.latest_checkpoint(output_dir)
@@ -200,28 +203,43 @@ class _Trainer:
           "finish the training to export it.", newest, name)
 
   def evaluate(self, checkpoint: Optional[str]) -> Dict[str, Any]:
-    """Evaluates on the held-out records in order.
+    """Evaluates on the held-out records in order, in all processes together.
 
     Args:
-      checkpoint: which one; None takes the initial variables.
+      checkpoint: which one; None takes the initial variables. That of rank 0
+        counts.
 
     Returns:
       The results by key. Those of each masked token and sequence are means
       over all of them; `loss` is a mean over batches, weighted by their
       sequences, as 2019's; `training_loss` is the sum of its two terms.
     """
-    held_out = self._inputs.held_out
+    held_out, share = self._inputs.held_out, self._held_out_share
     input_fn = input_pipeline.evaluation_input_fn(
-        held_out.corpus, held_out.shape, held_out.flag,
-        drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits)
+        self._corpora.held_out, held_out.shape, held_out.flag,
+        drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits,
+        first_record=share.first_record, num_records=share.num_records)
     with held_out.errors():
-      results = self._build_estimator(self._options.output_dir).evaluate(
-          input_fn, steps=self._options.evaluation.max_eval_steps,
+      results = self._build_estimator().evaluate(
+          # Without a batch the first step finds the end of the records.
+          input_fn, steps=max(1, share.num_batches),
+          hooks=[hooks.WaitHook(self._group.barrier),
+                 *self._processes.broadcast_hooks],
           checkpoint_path=checkpoint)
     results["loss"] = results.pop(student.BATCH_LOSS)
     results["training_loss"] = (
         results["masked_lm_training_loss"] + results["next_sentence_loss"])
     return results
+
+  @property
+  def _held_out_share(self) -> evaluation.Share:
+    """What this process evaluates of the batches that one would form."""
+    options = self._options.evaluation
+    num_batches = min(
+        options.max_eval_steps,
+        math.ceil(self._corpora.held_out.size / options.eval_batch_size))
+    return evaluation.share(num_batches, options.eval_batch_size,
+                            self._processes.rank, self._processes.size)
 
   @property
   def _sequences_per_step(self) -> int:
@@ -232,30 +250,28 @@ class _Trainer:
   def _training_input_fn(self, first_step: int) -> input_pipeline.InputFn:
     """Reads this process's share of the records, those after a step."""
     training, processes = self._inputs.training, self._processes
-    seed = self._options.schedule.random_seed
-    position = 0
-    if processes.rank == 0:
-      position = order.resume(
-          self._options.output_dir, first_step,
-          self._sequences_per_step * processes.size, seed,
-          training.corpus).position_at(first_step)
+    corpus, seed = self._corpora.training, self._options.schedule.random_seed
+    position = self._group.broadcast(order.resume(
+        self._options.output_dir, first_step,
+        self._sequences_per_step * processes.size, seed,
+        corpus).position_at(first_step) if processes.is_writer else None)
     return input_pipeline.training_input_fn(
-        training.corpus, training.shape, training.flag, seed,
-        processes.broadcast(position), processes.size, processes.rank,
-        training.limits)
+        corpus, training.shape, training.flag, seed, position, processes.size,
+        processes.rank, training.limits)
 
-  def _build_estimator(self, model_dir: str) -> tf1.estimator.Estimator:
+  def _build_estimator(self) -> tf1.estimator.Estimator:
     """Builds the estimator; only that of rank 0 saves checkpoints."""
     options, schedule, tpu = (
         self._options, self._options.schedule, self._options.tpu)
-    is_writer = self._processes.rank == 0
+    is_writer = self._processes.is_writer
     cluster = None
     if tpu.use_tpu and tpu.tpu_name:
       cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
           tpu.tpu_name, zone=tpu.tpu_zone, project=tpu.gcp_project)
     config = tf1.estimator.tpu.RunConfig(
-        cluster=cluster, master=tpu.master, model_dir=model_dir,
-        session_config=devices.session_config(options.device, self._gpu),
+        cluster=cluster, master=tpu.master, model_dir=self._model_dir,
+        session_config=devices.session_config(
+            options.device, self._gpu, self._processes.local_size),
         save_checkpoints_steps=(
             schedule.save_checkpoints_steps if is_writer else None),
         save_checkpoints_secs=None,

@@ -266,9 +266,6 @@ def _check_record(features: Mapping[str, Any], path: str,
                 vocab_size, path, token_id, name))
 
 
-# --- Datasets ----------------------------------------------------------------
-
-
 def training_input_fn(
     corpus: order.Corpus, shape: schema.RecordShape, flag: str, seed: int,
     position: int = 0, num_processes: int = 1, process: int = 0,

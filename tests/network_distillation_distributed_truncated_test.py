@@ -4,7 +4,10 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from distillation import hooks
+from distillation import training
 from records import schema
 import tiny
 
@@ -50,8 +53,20 @@ def run_and_spy(trainer_options, processes):
   run(trainer_options, dataclasses.replace(
       processes, hooks=processes.hooks + (Spy(),)))
 training.run = run_and_spy
-options.define_flags()
+trainer.define_flags()
 command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
+"""
+
+
+# Runs the trainer, and draws a point of the curves at each step.
+_CURVES = """
+import runpy
+import sys
+sys.path.insert(0, {root!r})
+from distillation import hooks
+hooks.LOG_STEPS = 1
+runpy.run_module(
+    "network_distillation_distributed_truncated", run_name="__main__")
 """
 
 
@@ -133,6 +148,81 @@ def test_processes_do_what_one_does_with_both_batches(
   assert set(both) == set(single)
   for name, value in both.items():
     np.testing.assert_allclose(value, single[name], atol=1e-5, err_msg=name)
+
+
+@pytest.fixture(name="global_batch", scope="module")
+def _global_batch(tmp_path_factory):
+  """Records of one step of all processes, and what one process makes of them.
+
+  The records have different numbers of predictions.
+  """
+  folder = tmp_path_factory.mktemp("global_batch")
+  tiny.trainer_inputs(folder)
+  examples = tiny.random_examples(16, seed=8)
+  assert len({example[schema.MASKED_LM_WEIGHTS].sum()
+              for example in examples}) == 3
+  tiny.write_records(folder / "labelled.tfrecord", examples)
+  options = tiny.trainer_options(
+      folder, folder / "single", train_batch_size=16, num_train_steps=30,
+      num_warmup_steps=3, save_checkpoints_steps=30, learning_rate=0.003)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(hooks, "LOG_STEPS", 1)
+    training.run(options)
+  return folder, options
+
+
+def _losses(output_dir):
+  """Returns the loss of each step, from the curves."""
+  path, = output_dir.glob("events.*")
+  return [value.simple_value
+          for event in tf.compat.v1.train.summary_iterator(str(path))
+          for value in event.summary.value if value.tag == "loss"]
+
+
+@pytest.mark.parametrize("launcher, num_micro_batches, eval_batch_size", [
+    # Six batches for two processes, the last one not full; and one batch, so
+    # that a process has none.
+    (tiny.MPIRUN, 1, 3), (_HOROVODRUN, 2, 32)], ids=["mpirun", "horovodrun"])
+def test_two_processes_do_what_one_does_with_twice_the_batch(
+    tmp_path, global_batch, launcher, num_micro_batches, eval_batch_size):
+  folder, options = global_batch
+  script = tmp_path / "curves.py"
+  script.write_text(_CURVES.format(root=str(tiny.ROOT)))
+  output_dir = tmp_path / "out"
+  result = tiny.launch(
+      launcher, script, *_arguments(folder, output_dir),
+      "--init_checkpoint", folder / "bert_model.ckpt",
+      "--input_file", folder / "labelled.tfrecord", "--num_train_steps=30",
+      "--num_warmup_steps=3", "--save_checkpoints_steps=30",
+      "--learning_rate=0.003",
+      "--scale_learning_rate=False",
+      "--train_batch_size", 8 // num_micro_batches,
+      "--gradient_accumulation_steps", num_micro_batches,
+      "--eval_batch_size", eval_batch_size)
+  assert result.returncode == 0, result.stdout + result.stderr
+  losses = _losses(folder / "single")
+  assert len(losses) == 30 and losses[-1] < losses[0]
+  np.testing.assert_allclose(_losses(output_dir), losses, atol=1e-5)
+  single = tiny.read_checkpoint(folder / "single" / "model.ckpt-30")
+  for name, value in tiny.read_checkpoint(
+      output_dir / "model.ckpt-30").items():
+    np.testing.assert_allclose(value, single[name], atol=1e-4, err_msg=name)
+  # One process evaluates what both have trained, and both have evaluated.
+  results = tiny.read_results(output_dir)
+  training.run(tiny.trainer_options(
+      folder, output_dir, do_train=False, eval_batch_size=eval_batch_size))
+  wanted = tiny.read_results(output_dir)
+  assert set(results) == set(wanted)
+  for name, value in results.items():
+    assert value == pytest.approx(wanted[name], abs=1e-5), name
+
+
+def test_it_runs_without_a_launcher(tmp_path, folder):
+  result = tiny.run_script(_SCRIPT, *_arguments(folder, tmp_path / "out"))
+  assert result.returncode == 0, result.stderr
+  assert "global_step = 8\n" in (
+      tmp_path / "out" / "eval_results.txt").read_text()
+  assert "MPI" not in result.stderr
 
 
 def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):

@@ -38,16 +38,33 @@ def run_script(name, *arguments, cwd=ROOT):
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
 
 
-def launch(launcher, script, *arguments):
-  """Runs a script in two processes to their end; returns the launcher."""
-  path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-  environment = dict(
-      os.environ, PATH=path,
-      OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+def mpirun(size):
+  """Returns the README's launcher for a number of processes."""
+  return "mpirun -np {0} -H localhost:{0} {1}".format(
+      size, " ".join(MPIRUN[5:])).split()
+
+
+def launch(launcher, script, *arguments, **variables):
+  """Runs a script in several processes to their end; returns the launcher.
+
+  Args:
+    launcher: its command.
+    script: path of the script.
+    *arguments: of the script.
+    **variables: of the environment.
+  """
   return subprocess.run(
       [*launcher, "python", str(script), *map(str, arguments)], cwd=ROOT,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-      text=True, check=False, env=environment, timeout=300)
+      text=True, check=False, env=launch_environment(**variables), timeout=300)
+
+
+def launch_environment(**variables):
+  """Returns the environment of launchers, with some more variables."""
+  path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+  return dict(
+      os.environ, PATH=path, OMPI_ALLOW_RUN_AS_ROOT="1",
+      OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **variables)
 
 
 def assert_one_line_error(result, *words):

@@ -62,6 +62,14 @@ class InputError(ValueError):
   """
 
 
+class ReportedError(InputError):
+  """An error that is printed already: no line, only the exit code."""
+
+
+class ReportedInterrupt(KeyboardInterrupt):
+  """An interrupt that is printed already."""
+
+
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   """Parses sys.argv, calls `main` and exits the process.
 
@@ -91,10 +99,13 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   except (flags.Error, InputError, OSError) as error:
     if logging.level_debug():
       traceback.print_exc()
-    _exit(_EXIT_ERROR, "error: " + " ".join(_message(error).split()))
+    if not isinstance(error, ReportedError):
+      print_error(error)
+    _exit(_EXIT_ERROR)
   except KeyboardInterrupt as interrupt:
-    _exit(_EXIT_INTERRUPTED, "; ".join(
-        ["interrupted", *map(str, interrupt.args)]))
+    if not isinstance(interrupt, ReportedInterrupt):
+      print_interrupt(*map(str, interrupt.args))
+    _exit(_EXIT_INTERRUPTED)
   sys.exit(0)
 
 
@@ -233,7 +244,17 @@ def _check_numbers() -> None:
       raise InputError("--{}={}: give a finite number".format(name, value))
 
 
-def _message(error: Exception) -> str:
+def print_error(error: Exception) -> None:
+  """Prints an error that a user can cause as one line on stderr."""
+  _print("error: " + " ".join(message(error).split()))
+
+
+def print_interrupt(*details: str) -> None:
+  """Prints that the process was told to stop as one line on stderr."""
+  _print("; ".join(["interrupted", *details]))
+
+
+def message(error: Exception) -> str:
   """Returns what an error says; what to do too, if the system says it."""
   if not isinstance(error, OSError) or not error.filename:
     return str(error)
@@ -246,6 +267,14 @@ def _first_sentence(text: str) -> str:
   return text.split(". ")[0].rstrip(".")
 
 
-def _exit(code: int, message: str) -> NoReturn:
-  sys.stderr.write("{}: {}\n".format(os.path.basename(sys.argv[0]), message))
+def _print(line: str) -> None:
+  # In one piece, so that lines of several processes do not mix.
+  sys.stderr.write("{}: {}\n".format(os.path.basename(sys.argv[0]), line))
+  sys.stderr.flush()
+
+
+def _exit(code: int) -> NoReturn:
+  # Nothing is left that a signal could stop in order: a launcher that ends all
+  # processes must not find this one in the middle of its exit.
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
   sys.exit(code)

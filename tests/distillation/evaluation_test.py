@@ -75,11 +75,11 @@ def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
   run = _Run(tmp_path, [2.0, 1.0])
   run.save(0)
   run.listener.after_save(None, 0)
-  run.listener.catch_up()
-  assert run.evaluated == [0]
+  assert not run.listener.is_behind()
   run.save(1)  # And a kill.
-  run.listener.catch_up()
-  run.listener.catch_up()
+  assert run.listener.is_behind()
+  run.listener.evaluate_newest()
+  assert not run.listener.is_behind()
   assert run.evaluated == [0, 1] and run.best_step() == 1
 
 
@@ -106,5 +106,6 @@ def test_a_kill_leaves_the_best_checkpoint_of_before(
     with pytest.raises(KeyboardInterrupt):
       run.listener.after_save(None, 1)
   assert run.best_step() == 0
-  run.listener.catch_up()
+  assert run.listener.is_behind()
+  run.listener.evaluate_newest()
   assert run.best_step() == 1

@@ -87,21 +87,28 @@ def _received():
     signal.signal(number, handler)
 
 
+def _alone(asks, unused_name):
+  return tf.identity(asks)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stops, steps, reached, num_received", [
-    (True, {4}, 4, 0),
-    (False, {4}, 9, 0),
+@pytest.mark.parametrize("reduce_sum, steps, reached, num_received", [
+    (None, {4}, 4, 0),
+    # Several processes hear of it in the next step.
+    (_alone, {4}, 5, 0),
     # A second signal is for whoever handled it before.
-    (False, {4, 6}, 9, 1),
-    (True, set(), 9, 0),
+    (_alone, {4, 5}, 5, 1),
+    (None, set(), 9, 0),
+    # Another process was asked.
+    (lambda asks, name: asks + 1, set(), 1, 0),
 ])
 def test_a_signal_ends_training_after_its_step(
-    received, number, stops, steps, reached, num_received):
-  stop = hooks.StopAtSignalHook(stops)
+    received, number, reduce_sum, steps, reached, num_received):
+  stop = hooks.StopAtSignalHook(reduce_sum)
   with stop:
     # Hooks run in order: this one is asked after the signal came.
     assert _count(9, lambda step: [_SignalHook(number, steps), stop]) == reached
-  assert stop.signal == (number if steps else None)
+  assert stop.is_stopped == (reached < 9)
   assert received == [number] * num_received
   signal.raise_signal(number)
   assert received == [number] * (num_received + 1)
@@ -109,7 +116,7 @@ def test_a_signal_ends_training_after_its_step(
 
 def test_signals_are_left_to_the_main_thread(received):
   def run():
-    with hooks.StopAtSignalHook(True):
+    with hooks.StopAtSignalHook():
       signal.raise_signal(signal.SIGTERM)
 
   thread = threading.Thread(target=run)

@@ -1,0 +1,24 @@
+"""Tests of what launchers tell processes."""
+
+import pytest
+
+from util import launchers
+
+
+@pytest.mark.parametrize("environment, launch, is_alone", [
+    ({}, (0, 1, 0), True),
+    ({"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4",
+      "OMPI_COMM_WORLD_LOCAL_RANK": "1", "PMIX_RANK": "3"}, (3, 4, 1), False),
+    ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"}, (0, 2, 0), False),
+    # mpirun -np 1.
+    ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1",
+      "PMIX_RANK": "0"}, (0, 1, 0), True),
+    # The script of a batch job, which runs once.
+    ({"SLURM_PROCID": "0"}, (0, 1, 0), True),
+    ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (1, 2, 0), False),
+    # How many there are, only MPI knows.
+    ({"PMIX_RANK": "0"}, (0, 1, 0), False),
+])
+def test_a_process_finds_its_place(environment, launch, is_alone):
+  assert launchers.find(environment) == launch
+  assert launchers.is_alone(environment) == is_alone
