@@ -42,6 +42,8 @@ _GRACE_SECONDS = 0.3
 _EXIT_SECONDS = 3.0
 # What a process says of itself.
 _RUNNING, _FINISHED, _FAILED, _INTERRUPTED = range(4)
+# What is known where none of this machine has died.
+_SHUT_DOWN = "the engine shut down; its warning, if any, names who is missing"
 # Part of the errors that Horovod raises in a session.
 _ENGINE = "Horovod"
 
@@ -100,10 +102,6 @@ class Processes:
   def name(self) -> str:
     """Returns what errors call this process."""
     return agreement.process_name(self.rank, self.size, socket.gethostname())
-
-
-class _LostError(InputError):
-  """Another process is lost."""
 
 
 class _Peer(NamedTuple):
@@ -318,7 +316,7 @@ class Group:
       return
     try:
       yield
-    except (command_line.ReportedError, _LostError):
+    except command_line.ReportedError:
       raise
     except (InputError, OSError) as error:
       raise InputError("{}: {}".format(
@@ -349,41 +347,42 @@ class Group:
             and _state(peer.process_id) in ("", "Z", "X", "T")]
 
   def _raise_lost(self) -> NoReturn:
-    """Raises the error that another process is lost.
+    """Tells that another process is lost, where it is this one that tells.
 
     Raises:
-      _LostError: this process tells of it.
-      ReportedError: another one does.
+      ReportedError: always.
     """
     # The engine tells the main thread earlier than the exchange, in which a
     # process that failed says so.
     self._threads[0].join(_GRACE_SECONDS)
-    if self._telling.acquire(blocking=False) and self._tells(self._gone()):
-      raise _LostError(self._lost("the engine shut down"))
+    self._tell(_SHUT_DOWN)
     raise command_line.ReportedError
 
-  def _tells(self, gone: List[int]) -> bool:
-    """Says whether it is this process that tells of a loss.
+  def _tell(self, found: str) -> None:
+    """Prints who is lost, at once: a launcher leaves little time for that.
 
-    That is the first one of each machine that is left, and nobody where the
-    process that is lost has an error of its own to print. One that was stopped
-    itself finds that the others have gone.
-    """
-    first = min(rank for rank in (self._processes.rank, *self._neighbours)
-                if rank not in gone)
-    return (first == self._processes.rank and not self._has_failed()
-            and not self._was_away)
-
-  def _lost(self, found: str) -> str:
-    """Describes the loss of another process.
+    It is the first process left on each machine that prints, and nobody where
+    the process that is lost has an error of its own to print. One that was
+    stopped itself only finds that the others have gone.
 
     Args:
       found: how it was noticed, where it is not known who is lost.
     """
+    if not self._telling.acquire(blocking=False):
+      return
+    gone = self._gone()
+    first = min(rank for rank in (self._processes.rank, *self._neighbours)
+                if rank not in gone)
+    if (first == self._processes.rank and not self._has_failed()
+        and not self._was_away):
+      command_line.print_error(InputError(self._lost(found, gone)))
+
+  def _lost(self, found: str, gone: List[int]) -> str:
+    """Describes the loss of other processes; as for `_tell`."""
     names = ["process {} (pid {} on {}, {})".format(
         rank, self._peers[rank].process_id, self._peers[rank].host,
         "stopped" if _state(self._peers[rank].process_id) == "T" else
-        "which has died") for rank in self._gone()]
+        "which has died") for rank in gone]
     return (
         "{} lost {} {}: see the messages of the others and of the launcher; "
         "the same command resumes from what is saved".format(
@@ -431,6 +430,8 @@ class Group:
       found = ""
       if self._has_failed():
         found = "one has failed"
+      elif self._is_broken:
+        found = _SHUT_DOWN
       elif poll.poll(1000 * _WATCH_SECONDS):
         # Those who end in order have said so, but perhaps just now.
         self._threads[0].join(_GRACE_SECONDS)
@@ -446,8 +447,7 @@ class Group:
         break
     else:
       return
-    if self._telling.acquire(blocking=False) and self._tells(self._gone()):
-      command_line.print_error(InputError(self._lost(found)))
+    self._tell(found)
     # The main thread may wait for the lost process for ever, in the engine; if
     # that notices, the process ends in order.
     self._ended.wait(_EXIT_SECONDS)

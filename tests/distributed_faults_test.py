@@ -48,6 +48,18 @@ def blocked_save(self, session, path, global_step=None, **keywords):
   return save(self, session, path, global_step=global_step, **keywords)
 saver.save = blocked_save
 """
+# Hangs after a step, in the middle of Python.
+_HANGS = """
+import signal
+from distillation import hooks
+after_run = hooks.ProgressHook.after_run
+def hang(self, *arguments):
+  after_run(self, *arguments)
+  if self.step == 3:
+    open(folder + "/hangs", "w").close()
+    signal.pause()
+hooks.ProgressHook.after_run = hang
+"""
 # Takes longer for each checkpoint than a process may be silent.
 _SLOW_SAVE = """
 import time
@@ -143,17 +155,20 @@ def test_a_process_that_differs_is_named(tmp_path, folder, code, told):
   assert not (tmp_path / "out").exists()
 
 
+_DIED = r"process {rank} \(pid {pid} on \S+, which has died\)"
+
+
 @pytest.mark.parametrize("size, rank, number, code, told", [
-    (2, 0, signal.SIGKILL, "pass", "which has died"),
-    (3, 2, signal.SIGKILL, "pass", "which has died"),
-    (2, 0, signal.SIGKILL, _BLOCKED_SAVE, "which has died"),
-    (2, 1, signal.SIGSTOP, "pass", "stopped"),
-], ids=["rank 0", "rank 2", "while rank 0 saves", "stopped"])
+    (2, 0, signal.SIGKILL, "pass", _DIED), (3, 2, signal.SIGKILL, "pass", _DIED),
+    (2, 0, signal.SIGKILL, _BLOCKED_SAVE, _DIED),
+    (2, 1, signal.SIGSTOP, "pass", r"process 1 \(pid {pid} on \S+, stopped\)"),
+    (2, 0, 0, _HANGS, r"the others \(the engine shut down; .*\)"),
+], ids=["rank 0", "rank 2", "while rank 0 saves", "stopped", "hangs"])
 def test_a_process_that_is_lost_ends_all(
     tmp_path, folder, size, rank, number, code, told):
   output_dir = tmp_path / "out"
-  started = tmp_path / "saves" if "saves" in code else (
-      output_dir / "model.ckpt-4.index")
+  started = {_BLOCKED_SAVE: tmp_path / "saves", _HANGS: tmp_path / "hangs"}.get(
+      code, output_dir / "model.ckpt-4.index")
   with open(tmp_path / "log", "w+", encoding="utf-8") as log:
     launcher = processes.start(
         [*tiny.mpirun(size), "python", _wrapper(tmp_path, 0, code),
@@ -170,14 +185,18 @@ def test_a_process_that_is_lost_ends_all(
     assert launcher.wait(timeout=_LIMIT) not in (0, 130)
     processes.wait_until(
         lambda: not any(map(processes.is_running, process_ids)))
-    assert time.monotonic() - start < _LIMIT
+    seconds = time.monotonic() - start
+    assert seconds < _LIMIT
     log.seek(0)
     output = log.read()
   lines = _errors(output)
+  print("{:.1f} seconds: {}".format(seconds, lines))
   assert len(lines) == 1, output
   assert re.search(
-      r"process {} of {} on \S+ lost process {} \(pid {} on \S+, {}\) at step "
-      r"\d+: ".format(int(rank == 0), size, rank, process_ids[rank], told),
+      r"process {} of {} on \S+ lost {} at step \d+: ".format(
+          # A process that hangs knows only that the engine is gone.
+          int(rank == 0) if number else 0, size,
+          told.format(rank=rank, pid=process_ids[rank])),
       lines[0]), lines
   assert "Traceback" not in output
   end = checkpoints.newest_step(str(output_dir)) + 2
