@@ -232,8 +232,8 @@ def windows(corpus: Corpus, seed: int, position: int = 0,
   """
   assert corpus.size
   next_position = position + process
-  epoch, epoch_start = divmod(position, corpus.size)
-  epoch_start = position - epoch_start
+  epoch = position // corpus.size
+  epoch_start = epoch * corpus.size
   while True:
     blocks = _generator(seed, epoch).permutation(len(corpus.num_records))
     counts = corpus.num_records[blocks]
@@ -243,7 +243,8 @@ def windows(corpus: Corpus, seed: int, position: int = 0,
       if next_position < window_start + window_size:
         window = _window(
             blocks[window_blocks], counts[window_blocks],
-            _generator(seed, epoch, number), next_position - window_start, num_processes)
+            _generator(seed, epoch, number), next_position - window_start,
+            num_processes)
         yield Window(epoch, *window)
         next_position += len(window[1]) * num_processes
       window_start += window_size
@@ -423,6 +424,6 @@ def _read_readings(path: str) -> List[Reading]:
     return []
   except (RecursionError, TypeError, ValueError) as error:
     raise InputError(
-        "{} is damaged ({}); remove it, and training resumes at the start of an "
-        "epoch".format(path, error)) from None
+        "{} is damaged ({}); remove it, and training resumes at the start of "
+        "an epoch".format(path, error)) from None
   return readings

@@ -288,5 +288,6 @@ def test_processes_of_any_number_read_an_epoch_together(tmp_path):
                      corpus="", corpus_size=1)])])
 def test_a_damaged_note_is_an_input_error(tmp_path, content):
   (tmp_path / order.ORDER_FILE).write_text(content)
-  with pytest.raises(InputError, match=order.ORDER_FILE + " is damaged.*remove"):
+  with pytest.raises(
+      InputError, match=order.ORDER_FILE + " is damaged.*remove"):
     _position(tmp_path, 3, _corpus())
