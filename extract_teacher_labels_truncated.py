@@ -157,6 +157,8 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   wanted = _manifest(file_options, options, paths, config.vocab_size)
   if manifest.is_finished(output_file, wanted, file_options.overwrite):
     return
+  for path in paths:
+    manifest.check_intact(path, "input_file")
   corpus = order.read_corpus(paths, "input_file")
   total = corpus.size
   if total < process.size:

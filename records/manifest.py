@@ -225,6 +225,24 @@ def index_blocks(path: str, flag: str) -> BlockIndex:
       count, offset, block_offsets[:-(-count // tfrecord.BLOCK_RECORDS)])
 
 
+def check_intact(path: str, flag: str) -> None:
+  """Reads a file that has no manifest, of 2019, to its end.
+
+  What is made of it is of no use if it is damaged, as its fingerprint is that
+  of all its bytes.
+
+  Args:
+    path: the record file.
+    flag: name of the flag that named it, for errors.
+
+  Raises:
+    InputError: the file is damaged or no TFRecord file.
+  """
+  if read_manifest(path) is None:
+    for _ in tfrecord.read(path, flag):
+      pass
+
+
 def count_records(path: str, flag: str) -> int:
   """Counts the records of a file; as for `read_block_index`."""
   return read_block_index(path, flag).num_records
