@@ -8,8 +8,8 @@ import collections
 import dataclasses
 import importlib.metadata
 import platform
-from typing import (Any, Dict, Iterator, Mapping, NamedTuple, Optional, Sequence,
-                    Tuple)
+from typing import (Any, Dict, Iterator, Mapping, NamedTuple, Optional,
+                    Sequence, Tuple)
 
 import numpy as np
 import tensorflow as tf
