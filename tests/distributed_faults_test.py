@@ -162,7 +162,8 @@ _DIED = r"process {rank} \(pid {pid} on \S+, which has died\)"
     (2, 0, signal.SIGKILL, "pass", _DIED),
     (3, 2, signal.SIGKILL, "pass", _DIED),
     (2, 0, signal.SIGKILL, _BLOCKED_SAVE, _DIED),
-    (2, 1, signal.SIGSTOP, "pass", r"process 1 \(pid {pid} on \S+, stopped\)"),
+    (2, 1, signal.SIGSTOP, "pass",
+     r"process 1 \(pid {pid} on \S+, stopped\)"),
     (2, 0, 0, _HANGS, r"the others \(the engine shut down; .*\)"),
 ], ids=["rank 0", "rank 2", "while rank 0 saves", "stopped", "hangs"])
 def test_a_process_that_is_lost_ends_all(
