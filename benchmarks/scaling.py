@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -43,19 +43,21 @@ _SHAPE = schema.RecordShape(128, 20, 10)
 _NUM_RECORDS = 2048
 # Layers, width, heads.
 _STUDENTS = {"3 x 192": (3, 192, 3), "3 x 384": (3, 384, 12)}
-# Steps that the log tells the speed of, and of which the first are not counted.
+# Steps between two lines of the log.
 _LOG_STEPS = 100
+# Part of the names that gradients have in Horovod's timeline.
+_GRADIENT = "AdamWeightDecayOptimizer"
 _SPEED = re.compile(r"Step (\d+) of .*, ([0-9.]+) sequences/s")
 
 
 def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_integer("np", 2, "N, how many processes.", lower_bound=2)
-  flags.DEFINE_integer("train_batch_size", 16, "Sequences in a step of each.")
+  flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step of each.")
   flags.DEFINE_integer("turns", 3, "Runs of each kind.", lower_bound=1)
-  flags.DEFINE_integer("num_log_intervals", 2,
-                       "Hundreds of steps in a run; the first is left out.",
-                       lower_bound=2)
+  flags.DEFINE_integer(
+      "num_log_intervals", 2, "Hundreds of steps in a run; of several the "
+      "first, in which everything starts, is left out.", lower_bound=1)
   flags.DEFINE_enum("precision", "fp32", ["fp32", "bf16", "fp16"],
                     "As for the trainer.")
 
@@ -112,12 +114,11 @@ def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
         "--save_checkpoints_steps", "1000000"],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True,
         text=True, check=False)
-  speeds = [float(speed) for step, speed in _SPEED.findall(result.stderr)
-            if int(step) > _LOG_STEPS]
-  if result.returncode or not speeds:
+  speeds = [float(speed) for _, speed in _SPEED.findall(result.stderr)]
+  if result.returncode or len(speeds) != FLAGS.num_log_intervals:
     raise command_line.InputError("a run failed: {}".format(
         result.stderr.strip()[-1000:]))
-  return statistics.median(speeds)
+  return statistics.median(speeds[1:] or speeds)
 
 
 def time_in_allreduce(timeline: pathlib.Path) -> Tuple[float, float]:
@@ -127,51 +128,38 @@ def time_in_allreduce(timeline: pathlib.Path) -> Tuple[float, float]:
     timeline: as Horovod writes it, of rank 0.
   """
   text = timeline.read_text().rstrip().rstrip(",")
-  events = json.loads(text if text.endswith("]") else text + "]")
-  names, open_spans = {}, {}
-  spans: Dict[str, List[Tuple[float, float]]] = {"ready": [], "exchange": []}
-  for event in (event for event in events if event):
-    if event["ph"] == "M" and event["name"] == "process_name":
-      names[event["pid"]] = event["args"]["name"]
-    elif "gradient" not in names.get(event.get("pid"), "").lower():
-      continue  # Small sums and the exchange of the processes' states.
-    elif event["ph"] == "B":
-      open_spans.setdefault(event["pid"], []).append(event)
-    elif event["ph"] == "E" and open_spans.get(event["pid"]):
-      begin = open_spans[event["pid"]].pop()
-      kind = {"NEGOTIATE_ALLREDUCE": "ready",
-              "ALLREDUCE": "exchange"}.get(begin["name"])
-      if kind:
-        spans[kind].append((begin["ts"], event["ts"]))
-  exchanges = _union(spans["exchange"])
-  # A step ends with its longest pause of the exchange: here, where the next
-  # one's first gradient is ready later than any exchange before it.
-  ready = np.sort([start for start, _ in spans["ready"]])
-  ends = np.array([stop for _, stop in exchanges])
-  total, exposed = 0.0, 0.0
-  for start, stop in exchanges:
-    total += stop - start
-    later = ready[np.searchsorted(ready, start):]
-    following = ends[np.searchsorted(ends, stop, side="right"):]
-    # Computation goes on behind this exchange up to the step's last gradient.
-    limit = following[0] if len(following) else stop
-    is_hidden_until = later[later < stop].max(initial=start)
-    if len(following) and (later < limit).sum() > (later < stop).sum():
-      is_hidden_until = stop
-    exposed += stop - is_hidden_until
-  duration = exchanges[-1][1] - exchanges[0][0]
-  return total / duration, exposed / duration
+  events = [event for event in json.loads(
+      text if text.endswith("]") else text + "]") if event]
+  gradients = {event["pid"] for event in events
+               if event.get("name") == "process_name"
+               and _GRADIENT in event["args"].get("name", "")}
+  # By what happens, and then by gradient, the times of each step in turn.
+  spans: Dict[str, Dict[int, List[Tuple[float, float]]]] = {}
+  begun: Dict[int, List[Dict[str, Any]]] = {}
+  for event in events:
+    if event.get("pid") not in gradients:
+      continue
+    if event["ph"] == "B":
+      begun.setdefault(event["pid"], []).append(event)
+    elif event["ph"] == "E":
+      begin = begun[event["pid"]].pop()
+      spans.setdefault(begin["name"], {}).setdefault(
+          event["pid"], []).append((begin["ts"], event["ts"]))
+  ready = np.array(list(spans["NEGOTIATE_ALLREDUCE"].values()))[:, :, 0]
+  exchanges = np.array(list(spans["ALLREDUCE"].values()))
+  duration = exchanges[:, -1, 1].max() - exchanges[:, 0, 0].min()
+  exposed = exchanges[:, :, 1].max(axis=0) - ready.max(axis=0)
+  return (_length_of_union(exchanges.reshape(-1, 2)) / duration,
+          exposed.sum() / duration)
 
 
-def _union(spans: List[Tuple[float, float]]) -> List[Tuple[float, float]]:
-  """Joins spans of time that overlap."""
-  joined: List[Tuple[float, float]] = []
-  for start, stop in sorted(spans):
-    if joined and start <= joined[-1][1]:
-      joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
-    else:
-      joined.append((start, stop))
-  return joined
+def _length_of_union(spans: np.ndarray) -> float:
+  """Returns how much time spans that may overlap, [N, 2], cover."""
+  spans = spans[np.argsort(spans[:, 0])]
+  ends = np.maximum.accumulate(spans[:, 1])
+  starts = np.maximum(spans[1:, 0], ends[:-1])
+  return float(spans[0, 1] - spans[0, 0] + np.maximum(
+      spans[1:, 1] - starts, 0).sum())
 
 
 def main() -> None:
@@ -190,6 +178,7 @@ def main() -> None:
       single = statistics.median(speeds["1 process"])
       sys.stdout.write("student of {}: 1 process {:.1f} sequences/s\n".format(
           student, single))
+      sys.stdout.flush()
       for kind in ("none", "fp16"):
         timeline = folder / "timeline.json"
         train(folder, config, FLAGS.np, kind, timeline)
@@ -200,6 +189,7 @@ def main() -> None:
             "{:.1f}% of the time in all-reduce, {:.1f}% not hidden\n".format(
                 FLAGS.np, kind, speed, speed / single, 100 * share,
                 100 * exposed))
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
