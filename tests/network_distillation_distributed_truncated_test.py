@@ -150,15 +150,15 @@ def test_processes_do_what_one_does_with_both_batches(
     np.testing.assert_allclose(value, single[name], atol=1e-5, err_msg=name)
 
 
-@pytest.fixture(name="global_batch", scope="module")
-def _global_batch(tmp_path_factory):
-  """Records of one step of all processes, and what one process makes of them.
+@pytest.fixture(name="trained", scope="module")
+def _trained(tmp_path_factory):
+  """Records of some epochs, and what one process makes of them.
 
   The records have different numbers of predictions.
   """
-  folder = tmp_path_factory.mktemp("global_batch")
+  folder = tmp_path_factory.mktemp("trained")
   tiny.trainer_inputs(folder)
-  examples = tiny.random_examples(16, seed=8)
+  examples = tiny.random_examples(50, seed=8)
   assert len({example[schema.MASKED_LM_WEIGHTS].sum()
               for example in examples}) == 3
   tiny.write_records(folder / "labelled.tfrecord", examples)
@@ -168,7 +168,7 @@ def _global_batch(tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(hooks, "LOG_STEPS", 1)
     training.run(options)
-  return folder, options
+  return folder
 
 
 def _losses(output_dir):
@@ -179,13 +179,16 @@ def _losses(output_dir):
           for value in event.summary.value if value.tag == "loss"]
 
 
-@pytest.mark.parametrize("launcher, num_micro_batches, eval_batch_size", [
-    # Six batches for two processes, the last one not full; and one batch, so
-    # that a process has none.
-    (tiny.MPIRUN, 1, 3), (_HOROVODRUN, 2, 32)], ids=["mpirun", "horovodrun"])
+@pytest.mark.parametrize(
+    "launcher, num_micro_batches, eval_batch_size, evaluates_all", [
+        # 17 batches for two processes, the last one not full; and one batch, so
+        # that a process has none.
+        (tiny.MPIRUN, 1, 3, True), (_HOROVODRUN, 2, 64, False)],
+    ids=["mpirun", "horovodrun"])
 def test_two_processes_do_what_one_does_with_twice_the_batch(
-    tmp_path, global_batch, launcher, num_micro_batches, eval_batch_size):
-  folder, options = global_batch
+    tmp_path, trained, launcher, num_micro_batches, eval_batch_size,
+    evaluates_all):
+  folder = trained
   script = tmp_path / "curves.py"
   script.write_text(_CURVES.format(root=str(tiny.ROOT)))
   output_dir = tmp_path / "out"
@@ -198,8 +201,12 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
       "--scale_learning_rate=False",
       "--train_batch_size", 8 // num_micro_batches,
       "--gradient_accumulation_steps", num_micro_batches,
-      "--eval_batch_size", eval_batch_size)
+      "--eval_batch_size", eval_batch_size,
+      "--eval_every_checkpoint", evaluates_all)
   assert result.returncode == 0, result.stdout + result.stderr
+  # At the steps 0 and 30, told by one process.
+  assert result.stderr.count("held out: kl_from") == 2 * evaluates_all
+  assert (output_dir / "best").exists() == evaluates_all
   losses = _losses(folder / "single")
   assert len(losses) == 30 and losses[-1] < losses[0]
   np.testing.assert_allclose(_losses(output_dir), losses, atol=1e-5)
