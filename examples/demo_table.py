@@ -30,6 +30,7 @@ from distillation import evaluation
 from distillation import teacher
 import modeling
 from records import input_pipeline
+from records import order
 from records import schema
 from util import command_line
 from util import files
@@ -91,7 +92,9 @@ def main() -> None:
   shape = schema.RecordShape(flags.FLAGS.max_seq_length,
                              flags.FLAGS.max_predictions_per_seq)
   window = next(teacher.read_windows(
-      files.find_files(flags.FLAGS.input_file, "input_file"), shape,
+      order.read_corpus(
+          files.find_files(flags.FLAGS.input_file, "input_file"),
+          "input_file"), shape,
       teacher.Share(0, _NUM_RECORDS), _NUM_RECORDS))
   rows = [_COLUMNS, *(row(model, window.features)
                       for model in flags.FLAGS.models.split(","))]
