@@ -196,6 +196,9 @@ def locate(corpus: Corpus, piece: Piece, flag: str) -> Location:
   except OSError as error:
     raise InputError("--{}: {}: {}; the file was there when training began"
                      .format(flag, path, error.strerror)) from None
+  if len(bounds) <= stop - start:
+    raise InputError("--{}: {} has fewer records than when training began; do "
+                     "not change it during a run".format(flag, path))
   return Location(path, bounds[0], bounds[-1] - bounds[0], 0, stop - start)
 
 
@@ -420,6 +423,8 @@ def _read_readings(path: str) -> List[Reading]:
       for field in dataclasses.fields(Reading):
         if type(getattr(reading, field.name)) is not field.type:
           raise ValueError("{} is of another type".format(field.name))
+      if reading.corpus_size < 1:
+        raise ValueError("corpus_size is {}".format(reading.corpus_size))
   except FileNotFoundError:
     return []
   except (RecursionError, TypeError, ValueError) as error:

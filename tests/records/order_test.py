@@ -195,6 +195,16 @@ def test_a_piece_is_located_by_the_heads_of_its_records(tmp_path):
         str(path), start, ends[last - 1] - start, 0, last - first)
 
 
+def test_a_file_that_was_cut_since_is_an_input_error(tmp_path):
+  path = tmp_path / "a.tfrecord"
+  path.write_bytes(tfrecord.frame([b"x"] * 9))
+  corpus = order.read_corpus([str(path)], "input_file")
+  path.write_bytes(tfrecord.frame([b"x"] * 3))
+  for start in (2, 5):
+    with pytest.raises(InputError, match="--input_file: .*fewer records"):
+      order.locate(corpus, order.Piece(0, start, 7), "input_file")
+
+
 def test_a_damaged_file_has_no_blocks(tmp_path):
   path = tmp_path / "a.tfrecord"
   path.write_bytes(tfrecord.frame([b"one", b"two"])[:-1])
@@ -284,6 +294,8 @@ def test_processes_of_any_number_read_an_epoch_together(tmp_path):
 
 @pytest.mark.parametrize("content", [
     "", "{", "[1]", "[{}]", "[" * 100000,
+    json.dumps([dict(first_step=0, position=0, sequences_per_step=1, seed=1,
+                     corpus="", corpus_size=0)]),
     json.dumps([dict(first_step=0, position="0", sequences_per_step=1, seed=1,
                      corpus="", corpus_size=1)])])
 def test_a_damaged_note_is_an_input_error(tmp_path, content):
