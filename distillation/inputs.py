@@ -83,9 +83,7 @@ def check(options: TrainerOptions, is_writer: bool = True,
     raise InputError("--do_train and --do_eval are both False: nothing to do; "
                      "set at least one of them to True")
   _check_tpu(options)
-  if not options.loss.temperature > 0:
-    raise InputError("--temperature={} must be over 0".format(
-        options.loss.temperature))
+  _check_loss(options.loss)
   config = checkpoints.load_config(
       options.model.bert_config_file, options.records.max_seq_length)
   training = _training_records(options, config)
@@ -117,6 +115,23 @@ def read_corpora(inputs: Inputs) -> Corpora:
       else order.read_corpus(held_out.paths, held_out.flag))
 
 
+def _check_loss(loss: losses.LossOptions) -> None:
+  """Raises InputError for options that do not go together."""
+  if not loss.temperature > 0:
+    raise InputError("--temperature={} must be over 0".format(loss.temperature))
+  if loss.tail_mass == "hard_labels" and loss.temperature != 1:
+    raise InputError(
+        "--temperature={} does not go with --tail_mass=hard_labels, as masked "
+        "tokens have no temperature: set --temperature=1 or "
+        "--tail_mass=bucket".format(loss.temperature))
+  if (loss.hard_label_schedule == "constant"
+      and loss.final_hard_label_weight is not None):
+    raise InputError(
+        "--final_hard_label_weight={} does not go with "
+        "--hard_label_schedule=constant: set --hard_label_schedule=linear, or "
+        "leave the weight out".format(loss.final_hard_label_weight))
+
+
 def _check_tpu(options: TrainerOptions) -> None:
   """Raises InputError for what a TPU does not do."""
   for name, value, default in (
@@ -137,8 +152,7 @@ def _training_records(options: TrainerOptions,
   """
   shape = schema.RecordShape(
       options.records.max_seq_length, options.records.max_predictions_per_seq,
-      options.records.truncation_factor
-      if options.loss.hard_label_weight < 1 else 0)
+      options.records.truncation_factor if options.loss.reads_teacher else 0)
   return _records(files.find_files(options.records.input_file, "input_file"),
                   "input_file", shape, options.loss, config)
 
@@ -187,7 +201,7 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
   if not top_k:
     return 0
   wanted = {"temperature": loss.temperature}
-  if loss.hard_label_weight < 1:
+  if loss.reads_teacher:
     wanted["truncation_factor"] = top_k
   # What files without a manifest, of 2019, were made with.
   made_with = {"temperature": 1.0, "tail_samples": 0}
@@ -204,11 +218,12 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
             "--{0}={3}: set --{0}={3}, or make the labels again".format(
                 name, value, path, found[name]))
     tail_samples = found["tail_samples"]
-    if tail_samples and loss.tail_mass == "bucket":
+    if tail_samples and loss.tail_mass in losses.BUCKET_TAIL_MASSES:
       raise InputError(
-          "--tail_mass=bucket does not fit {}, whose labels were made with "
+          "--tail_mass={} does not fit {}, whose labels were made with "
           "--tail_samples={}: they stand for the whole distribution and leave "
-          "no rest; use --tail_mass=drop".format(path, tail_samples))
+          "no rest; use --tail_mass=drop".format(
+              loss.tail_mass, path, tail_samples))
     all_tail_samples[tail_samples] = path
   if len(all_tail_samples) > 1:
     (first, path), (second, other) = list(all_tail_samples.items())[:2]

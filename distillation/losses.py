@@ -12,12 +12,16 @@ Dimensions:
 """
 
 import dataclasses
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Optional, Tuple, Union
 
 import tensorflow as tf
 
 # What to do with the teacher's probability outside the stored entries.
-TAIL_MASSES = ("drop", "renormalize", "bucket")
+TAIL_MASSES = ("drop", "renormalize", "bucket", "hard_labels")
+# Those that compare the student's own rest with it.
+BUCKET_TAIL_MASSES = ("bucket", "hard_labels")
+# How the weight of the hard labels changes over the steps of training.
+HARD_LABEL_SCHEDULES = ("constant", "linear")
 # Tokens whose maximum is taken at once in the search for the best ones.
 _BLOCK_SIZE = 128
 
@@ -41,12 +45,30 @@ class LossOptions:
     hard_label_weight: w; the masked-LM loss is (1 - w) times that against the
       teacher plus w times the cross entropy of the masked tokens. At 1 the
       teacher's labels are not read.
+    hard_label_schedule: one of `HARD_LABEL_SCHEDULES`; `linear` moves w from
+      `hard_label_weight` at the first step to the final weight at the last.
+    final_hard_label_weight: w at the end of the linear schedule; None is 1.
     temperature: T, as for `teacher_losses`.
     tail_mass: as for `teacher_losses`.
   """
   hard_label_weight: float = 0.0
+  hard_label_schedule: str = "constant"
+  final_hard_label_weight: Optional[float] = None
   temperature: float = 1.0
   tail_mass: str = "drop"
+
+  @property
+  def hard_label_weights(self) -> Tuple[float, float]:
+    """w at the first and at the last step."""
+    first, last = self.hard_label_weight, self.final_hard_label_weight
+    if self.hard_label_schedule == "constant":
+      return first, first
+    return first, 1.0 if last is None else last
+
+  @property
+  def reads_teacher(self) -> bool:
+    """Whether any step learns from the teacher's labels."""
+    return self.hard_label_weights != (1, 1)
 
 
 def truncate(logits: tf.Tensor, truncation_factor: int,
@@ -123,38 +145,45 @@ def top_k_entries(distribution: tf.Tensor, top_k: int
   return values, indices
 
 
-def masked_lm_losses(options: LossOptions, logits: tf.Tensor,
-                     hard_labels: tf.Tensor, hard_losses: tf.Tensor,
-                     labels: Optional[TeacherLabels]) -> tf.Tensor:
+def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
+                     logits: tf.Tensor, hard_labels: tf.Tensor,
+                     hard_losses: tf.Tensor, labels: Optional[TeacherLabels]
+                    ) -> tf.Tensor:
   """Returns what is trained in each slot.
 
   Args:
     options: what the student learns from.
+    progress: float32, a scalar: the share of training that is done, 0 to 1.
     logits: float32 [N, V], the student's.
     hard_labels: int32 [N], the ids of the masked tokens.
     hard_losses: float32 [N], their cross entropies.
-    labels: what is stored of the teacher; may be None where w is 1.
+    labels: what is stored of the teacher; may be None where it is not read.
 
   Returns:
     float32 [N].
   """
-  weight = options.hard_label_weight
-  if weight == 1:
+  if not options.reads_teacher:
     return hard_losses
   assert labels
-  if weight > 0 and options.temperature == 1 and options.tail_mass != "bucket":
+  first, last = options.hard_label_weights
+  weight: Union[float, tf.Tensor] = first
+  if first != last:
+    weight = first + (last - first) * progress
+  has_hard_labels = (first, last) != (0, 0)
+  if (has_hard_labels and options.temperature == 1
+      and options.tail_mass not in BUCKET_TAIL_MASSES):
     return teacher_cross_entropies(logits, mix_hard_labels(
         _with_tail(labels, options.tail_mass), hard_labels, weight))
   losses = teacher_losses(
-      logits, labels, options.temperature, options.tail_mass)
-  if weight == 0:
+      logits, labels, options.temperature, options.tail_mass, hard_labels)
+  if not has_hard_labels:
     return losses
   return (1 - weight) * losses + weight * hard_losses
 
 
 def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
-                   temperature: float = 1.0,
-                   tail_mass: str = "drop") -> tf.Tensor:
+                   temperature: float = 1.0, tail_mass: str = "drop",
+                   hard_labels: Optional[tf.Tensor] = None) -> tf.Tensor:
   """Returns what the student learns from the teacher in each slot.
 
   The student's logits are divided by the temperature and the loss is
@@ -168,14 +197,18 @@ def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
     tail_mass: what to do with the teacher's probability outside the K stored
       entries, one of `TAIL_MASSES`: `drop` and `renormalize` give the cross
       entropy of the stored probabilities as they are, and scaled to a sum of
-      1; `bucket` gives the divergence with the rest as one more entry.
+      1; `bucket` gives the divergence with the rest as one more entry, and
+      `hard_labels` adds what the masked tokens tell of that rest, at T = 1.
+    hard_labels: int32 [N], the ids of the masked tokens, for `hard_labels`.
 
   Returns:
     float32 [N].
   """
   assert tail_mass in TAIL_MASSES, tail_mass
-  if tail_mass == "bucket":
-    losses = divergences_from_teacher(logits, labels, temperature)
+  if tail_mass in BUCKET_TAIL_MASSES:
+    losses = divergences_from_teacher(
+        logits, labels, temperature,
+        hard_labels if tail_mass == "hard_labels" else None)
   else:
     losses = teacher_cross_entropies(
         logits, _with_tail(labels, tail_mass), temperature)
@@ -192,7 +225,7 @@ def _with_tail(labels: TeacherLabels, tail_mass: str) -> TeacherLabels:
 
 
 def mix_hard_labels(labels: TeacherLabels, hard_labels: tf.Tensor,
-                    weight: float) -> TeacherLabels:
+                    weight: Union[float, tf.Tensor]) -> TeacherLabels:
   """Mixes the hard labels into the teacher's.
 
   Cross entropy is linear in its target, so that of the mixture is the mixture
@@ -257,7 +290,9 @@ def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
 
 
 def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
-                             temperature: float = 1.0) -> tf.Tensor:
+                             temperature: float = 1.0,
+                             hard_labels: Optional[tf.Tensor] = None
+                            ) -> tf.Tensor:
   """Returns KL(teacher, student) over the stored entries and the rest as one.
 
   With q the student's softmax(student / T), r = 1 - sum_K p and
@@ -270,10 +305,19 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
   t_j = q_j / s its share of the rest, t_j * (s * (sum_K p + r) - r): every
   factor is within [0, 1] up to rounding, whatever the logits are.
 
+  How the student's rest spreads over its tokens does not matter to this
+  divergence, so it stays as it was initialised. A masked token y that is not
+  stored is a sample of the rest: with the hard labels it adds its cross entropy
+  within the rest, -log t_y, and t_j - [j = y] to the gradient. By the chain
+  rule of the divergence both terms are the whole, with the teacher's head and
+  the text's rest.
+
   Args:
     logits: float32 [N, V], the student's.
     labels: what is stored of the teacher, each token once.
     temperature: T.
+    hard_labels: int32 [N], the ids of the masked tokens; None leaves the rest
+      as it is.
 
   Returns:
     float32 [N].
@@ -307,17 +351,30 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
         tf.reduce_sum(
             tf.math.multiply_no_nan(log_student, probabilities), axis=-1)
         + tf.math.multiply_no_nan(log_student_rest, rest))
+    if hard_labels is not None:
+      is_rest = tf.cast(tf.reduce_all(
+          tf.not_equal(indices, hard_labels[:, tf.newaxis]), axis=-1),
+                        tf.float32)  # [N]
+      cross_entropies += tf.math.multiply_no_nan(
+          best_logits + best_losses
+          - tf.gather(scaled, hard_labels, batch_dims=1), is_rest)
 
     def gradient(upstream):
       total = mass + rest
-      of_entries = (tf.exp(log_student) * total[:, tf.newaxis]
-                    - probabilities)  # [N, K]
+      of_stored = (tf.exp(log_student) * total[:, tf.newaxis]
+                   - probabilities)  # [N, K]
       of_rest = tf.exp(log_student_rest) * total - rest  # [N]
+      columns, changes = [indices], [of_stored]
+      if hard_labels is not None:
+        of_rest += is_rest
+        columns.append(hard_labels[:, tf.newaxis])
+        changes.append(-is_rest[:, tf.newaxis])
       of_rest = of_rest[:, tf.newaxis]
+      columns.append(best[:, tf.newaxis])
+      changes.append(of_rest)
       return _add_entries(
-          slopes, of_rest,
-          tf.concat([indices, best[:, tf.newaxis]], axis=-1),
-          tf.concat([of_entries, of_rest], axis=-1), upstream / temperature)
+          slopes, of_rest, tf.concat(columns, axis=-1),
+          tf.concat(changes, axis=-1), upstream / temperature)
 
     return cross_entropies, gradient
 

@@ -52,6 +52,15 @@ def define_flags() -> None:
       "plus w times the cross entropy of the masked tokens, the hard labels. "
       "At 1 the records need no teacher labels.",
       lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_enum(
+      "hard_label_schedule", "constant", losses.HARD_LABEL_SCHEDULES,
+      "linear moves w from hard_label_weight at the first step to "
+      "final_hard_label_weight at the last: the teacher teaches fast, the text "
+      "corrects it in the end.")
+  flags.DEFINE_float(
+      "final_hard_label_weight", None,
+      "w at the end of --hard_label_schedule=linear; 1 if not given.",
+      lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_float(
       "temperature", 1.0,
       "T: the student's logits are divided by it and the loss against the "
@@ -60,7 +69,9 @@ def define_flags() -> None:
       "tail_mass", "drop", losses.TAIL_MASSES,
       "What to do with the teacher's probability outside the K stored tokens: "
       "drop leaves it out, renormalize scales the K to a sum of 1, bucket "
-      "compares it with the student's own rest, as one more token.")
+      "compares it with the student's own rest, as one more token; hard_labels "
+      "does that too, and learns what is in the rest from those masked tokens "
+      "that are not among the K.")
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,

@@ -268,7 +268,8 @@ def _student_outputs(options: StudentOptions,
   hard_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=hard_labels, logits=logits)
   masked_lm_losses = losses.masked_lm_losses(
-      options.loss, logits, hard_labels, hard_losses, labels)
+      options.loss, _progress(options), logits, hard_labels, hard_losses,
+      labels)
   log_normalizers = hard_losses + tf.gather(logits, hard_labels, batch_dims=1)
 
   next_labels = tf.reshape(features[schema.NEXT_SENTENCE_LABELS], [-1])
@@ -295,6 +296,12 @@ def _student_outputs(options: StudentOptions,
     outputs.update(teacher_metrics(
         logits, labels, options.loss.temperature, options.tail_samples))
   return outputs
+
+
+def _progress(options: StudentOptions) -> tf.Tensor:
+  """Returns the share of training that is done, float32, a scalar."""
+  step = tf.cast(tf1.train.get_or_create_global_step(), tf.float32)
+  return tf.minimum(1.0, step / options.num_train_steps)
 
 
 def _teacher_labels(features: Mapping[str, tf.Tensor]
