@@ -1,0 +1,602 @@
+r"""Trains students in several ways and compares them on held-out text.
+
+  python examples/compare_students.py \
+    --description_file examples/students/small.json --output_dir comparison
+
+The description is a JSON object:
+
+  teacher           folder with bert_config.json and bert_model.ckpt.*
+  training_records  masked records of stage III, paths and patterns
+  held_out_records  the same, of text that no student is trained on
+  flags             of stages IV and V, such as max_seq_length
+  training          flags of stage V only, such as learning_rate
+  labels            by name, flags of stage IV: {"truncation_factor": 10}
+  students          by name, "config": what differs from the teacher's config,
+                    and "start": "scratch" or layers of the teacher, [0, 2, 4]
+  recipes           by name, flags of stage V, and the name of its "labels"
+                    where the student learns from the teacher
+  runs              a list: "student", "recipes", "steps" (a list), "seeds" (a
+                    list), and "training" for flags that differ from the above
+
+All students are measured alike: against the masked tokens, and against the
+teacher's ten most probable ones. It says first how long all of it takes. Run
+again, it keeps what is finished and resumes what is not.
+
+output_dir gets results.json, with the command of every run, and table.md, with
+means over the seeds and their standard deviations; of each run it keeps the
+exported student and the log.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence,
+                    Tuple, Union)
+
+if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+from absl import logging
+import tqdm
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+# pylint: disable=wrong-import-position
+from distillation import checkpoints
+from distillation import evaluation
+from records import manifest
+from util import command_line
+from util import files
+from util.command_line import InputError
+
+RESULTS_FILE = "results.json"
+TABLE_FILE = "table.md"
+_LOG_FILE = "log.txt"
+
+Flags = Mapping[str, Any]
+
+_TRAINER = "network_distillation_single_machine_truncated.py"
+_LABELLER = "extract_teacher_labels_truncated.py"
+_CHECKPOINT = "bert_model.ckpt"
+_SCRATCH = "scratch"
+# What every student is compared with, however it was trained.
+_HELD_OUT_LABELS = {"truncation_factor": 10}
+# Two trainings of so many steps tell what a step and what the start takes.
+_TIMED_STEPS = (10, 40)
+
+COLUMNS = {
+    "accuracy": "masked_lm_accuracy",
+    "cross entropy": "masked_lm_cross_entropy",
+    "agreement with the teacher": "teacher_top1_agreement",
+    "KL from the teacher": "kl_from_teacher",
+    "calibration error": "expected_calibration_error",
+}
+
+
+def define_flags() -> None:
+  """Defines the flags of the script."""
+  flags.DEFINE_string(
+      "description_file", None, "What to compare, as described above.")
+  flags.DEFINE_string("output_dir", None, "Folder for all that is made.")
+
+
+# --- The description ---------------------------------------------------------
+
+
+class Student(NamedTuple):
+  """A student before training.
+
+  Attributes:
+    config: what differs from the teacher's config.
+    start: the layers of the teacher that it starts from, or "scratch".
+  """
+  config: Dict[str, Any]
+  start: Union[str, List[int]] = _SCRATCH
+
+
+class Run(NamedTuple):
+  """One training.
+
+  Attributes:
+    student: name of the student.
+    recipe: name of the recipe.
+    steps: of training.
+    seed: of the weights, dropout and order.
+    training: flags of stage V, without those of the recipe.
+  """
+  student: str
+  recipe: str
+  steps: int
+  seed: int
+  training: Flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """What to compare; the fields are described above."""
+  teacher: str
+  training_records: str
+  held_out_records: str
+  flags: Flags
+  training: Flags
+  labels: Mapping[str, Flags]
+  students: Mapping[str, Student]
+  recipes: Mapping[str, Flags]
+  runs: Sequence[Run]
+
+
+def read_description(path: str) -> Description:
+  """Reads a description.
+
+  Raises:
+    InputError: it is not one.
+  """
+  try:
+    with open(path, encoding="utf-8") as file:
+      values = json.load(file)
+  except ValueError as error:
+    raise InputError("--description_file={} is not JSON: {}".format(
+        path, error)) from None
+  try:
+    return _description(values)
+  except InputError as error:
+    raise InputError("--description_file={}: {}; see --help".format(
+        path, error)) from None
+
+
+def _description(values: Any) -> Description:
+  """Returns a description of JSON's values; raises InputError."""
+  names = [field.name for field in dataclasses.fields(Description)]
+  _check_object("the description", values, names, names)
+  for name in names:
+    wanted = (list if name == "runs" else
+              str if name in names[:3] else dict)
+    if not isinstance(values[name], wanted):
+      raise InputError("{} is {}, not {}".format(
+          name, json.dumps(values[name]),
+          {list: "a list", str: "a string", dict: "an object"}[wanted]))
+  students = {}
+  for name, student in values["students"].items():
+    _check_object("student " + name, student, Student._fields, ["config"])
+    students[name] = Student(**student)
+  for name, recipe in values["recipes"].items():
+    labels = recipe.get("labels")
+    if labels is not None and labels not in values["labels"]:
+      raise InputError("recipe {} has the labels {}, which are none of {}"
+                       .format(name, labels, ", ".join(values["labels"])))
+  runs: List[Run] = []
+  for group in values["runs"]:
+    fields = ["student", "recipes", "steps", "seeds"]
+    _check_object("a run", group, [*fields, "training"], fields)
+    for kind, wanted, known in (
+        ("student", [group["student"]], students),
+        ("recipe", group["recipes"], values["recipes"])):
+      for name in wanted:
+        if name not in known:
+          raise InputError("a run has the {} {}, which is none of {}".format(
+              kind, name, ", ".join(known)))
+    training = dict(values["training"], **group.get("training", {}))
+    runs.extend(Run(group["student"], recipe, steps, seed, training)
+                for seed in group["seeds"] for steps in group["steps"]
+                for recipe in group["recipes"])
+  if not runs:
+    raise InputError("runs has no run")
+  return Description(**dict(values, students=students, runs=runs))
+
+
+def _check_object(what: str, values: Any, known: Sequence[str],
+                  required: Sequence[str]) -> None:
+  """Raises InputError for what is no object, or one of other keys."""
+  if not isinstance(values, dict):
+    raise InputError("{} is no object".format(what))
+  for name in required:
+    if name not in values:
+      raise InputError("{} lacks {}".format(what, name))
+  for name in values:
+    if name not in known:
+      raise InputError("{} has {}, which is none of {}".format(
+          what, name, ", ".join(known)))
+
+
+# --- Commands ----------------------------------------------------------------
+
+
+def command(script: str, *all_flags: Flags) -> List[str]:
+  """Returns the command of a script; later flags replace earlier ones."""
+  merged = {name: value for some in all_flags for name, value in some.items()}
+  return ["python", script, *("--{}={}".format(name, value)
+                              for name, value in merged.items())]
+
+
+class Commands:
+  """The commands of a comparison, with the paths of what they write."""
+
+  def __init__(self, description: Description, output_dir: str):
+    self._description = description
+    self._output_dir = output_dir
+    self._teacher_config = os.path.join(
+        description.teacher, checkpoints.CONFIG_FILE)
+    self._teacher_checkpoint = os.path.join(description.teacher, _CHECKPOINT)
+    self._held_out = self.labelled("held out")
+
+  def label(self, name: str) -> List[str]:
+    """Returns the command that labels the records to train on."""
+    return self._label(self._description.training_records,
+                       self.labelled(name), self._description.labels[name])
+
+  def label_held_out(self) -> List[str]:
+    """Returns the command that labels the held-out records."""
+    return self._label(self._description.held_out_records, self._held_out,
+                       _HELD_OUT_LABELS)
+
+  def evaluate_teacher(self) -> List[str]:
+    """Returns the command that evaluates the teacher."""
+    return self._evaluate(
+        self.folder("teacher"), bert_config_file=self._teacher_config,
+        init_checkpoint=self._teacher_checkpoint)
+
+  def evaluate_start(self, student: str) -> List[str]:
+    """Returns the command that evaluates a student before its training."""
+    return self._evaluate(self.folder("start", student),
+                          **self._student_flags(student))
+
+  def evaluate(self, run: Run) -> List[str]:
+    """Returns the command that evaluates a trained student."""
+    return self._evaluate(self.run_folder(run),
+                          bert_config_file=self.config_file(run.student))
+
+  def train(self, run: Run) -> List[str]:
+    """Returns the command that trains a student."""
+    recipe = dict(self._description.recipes[run.recipe])
+    labels = recipe.pop("labels", None)
+    if labels is not None:
+      made_with = self._description.labels[labels]
+      recipe = {"input_file": self.labelled(labels), **{
+          name: made_with[name] for name in ("truncation_factor", "temperature")
+          if name in made_with}, **recipe}
+    if run.training.get("eval_every_checkpoint"):
+      recipe["eval_input_file"] = self._held_out
+    return self._train(run, self.run_folder(run), recipe)
+
+  def train_for_time(self, run: Run, steps: int) -> List[str]:
+    """Returns a command that trains as a run does, without a teacher."""
+    training = dict(run.training, eval_every_checkpoint=False)
+    return self._train(
+        run._replace(steps=steps, training=training),
+        os.path.join(self.folder("timing"), str(steps)),
+        {"hard_label_weight": 1})
+
+  def _train(self, run: Run, output_dir: str, recipe: Flags) -> List[str]:
+    return command(
+        _TRAINER, self._description.flags, self._student_flags(run.student),
+        {"input_file": self._description.training_records,
+         "output_dir": output_dir, "do_train": True,
+         "num_train_steps": run.steps, "num_warmup_steps": run.steps // 10,
+         "keep_checkpoint_max": 1, "random_seed": run.seed},
+        run.training, recipe)
+
+  def labelled(self, name: str) -> str:
+    """Returns the path of labelled records."""
+    return os.path.join(self._output_dir, "labels", _slug(name) + ".tfrecord")
+
+  def config_file(self, student: str) -> str:
+    """Returns the path of a student's config."""
+    return os.path.join(self._output_dir, _slug("config", student) + ".json")
+
+  def run_folder(self, run: Run) -> str:
+    """Returns the folder of a run."""
+    return self.folder("run", run.student, run.recipe, str(run.steps),
+                       str(run.seed))
+
+  def folder(self, *names: str) -> str:
+    """Returns the folder of what has these names."""
+    return os.path.join(self._output_dir, _slug(*names))
+
+  def _student_flags(self, name: str) -> Flags:
+    """Returns the flags that make a student and its start."""
+    student = self._description.students[name]
+    start = {} if student.start == _SCRATCH else {
+        "init_checkpoint": self._teacher_checkpoint,
+        "init_layers": ",".join(map(str, student.start))}
+    return {"bert_config_file": self.config_file(name), **start}
+
+  def _label(self, input_file: str, output_file: str, labels: Flags
+            ) -> List[str]:
+    return command(
+        _LABELLER, self._description.flags,
+        {"bert_config_file": self._teacher_config,
+         "init_checkpoint": self._teacher_checkpoint,
+         "input_file": input_file, "output_file": output_file}, labels)
+
+  def _evaluate(self, output_dir: str, **model: str) -> List[str]:
+    return command(
+        _TRAINER, self._description.flags,
+        {"output_dir": output_dir, "input_file": self._held_out,
+         "do_eval": True, "eval_batch_size": 32, "max_eval_steps": 1000000},
+        _HELD_OUT_LABELS, model)
+
+
+def _slug(*names: str) -> str:
+  """Returns a name of a file: each other character is a dash."""
+  return "_".join(re.sub(r"[^\w.]+", "-", name).strip("-") for name in names)
+
+
+def execute(words: Sequence[str], log_file: str) -> float:
+  """Runs a command in the top folder of the project; returns its seconds.
+
+  Args:
+    words: the command.
+    log_file: what its output is appended to.
+
+  Raises:
+    InputError: it has failed.
+    KeyboardInterrupt: a signal has ended it, after it has saved.
+  """
+  os.makedirs(os.path.dirname(log_file), exist_ok=True)
+  start = time.perf_counter()
+  with open(log_file, "a", encoding="utf-8") as log:
+    log.write("+ {}\n".format(shlex.join(words)))
+    log.flush()
+    # In a session of its own, so that Ctrl-C reaches it only once, from here.
+    with subprocess.Popen(
+        [sys.executable, os.path.join(str(ROOT), words[1]), *words[2:]],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        start_new_session=True) as process:
+      try:
+        process.wait()
+      except KeyboardInterrupt:
+        process.terminate()
+        process.wait()  # A trainer saves.
+        raise
+  if process.returncode:
+    with open(log_file, encoding="utf-8", errors="replace") as log:
+      last_line = log.read().strip().splitlines()[-1]
+    raise InputError("{} has failed: {} (all of its output is in {})".format(
+        words[1], last_line, log_file))
+  return time.perf_counter() - start
+
+
+# --- The comparison ----------------------------------------------------------
+
+
+class Comparison:
+  """All runs of a description, and what is finished of them."""
+
+  def __init__(self, description: Description, output_dir: str):
+    self._description = description
+    self._output_dir = output_dir
+    self._commands = Commands(description, output_dir)
+    self._path = os.path.join(output_dir, RESULTS_FILE)
+    self._results: Dict[str, Any] = {"models": [], "runs": []}
+    if os.path.exists(self._path):
+      with open(self._path, encoding="utf-8") as file:
+        self._results = json.load(file)
+
+  def prepare(self) -> None:
+    """Writes the students' configs, labels what is held out, and evaluates
+    the teacher and the students as they start."""
+    teacher = checkpoints.load_config(os.path.join(
+        self._description.teacher, checkpoints.CONFIG_FILE))
+    for name, student in self._description.students.items():
+      try:
+        config = dataclasses.replace(teacher, **student.config)
+      except (TypeError, ValueError) as error:
+        raise InputError("student {}: {}".format(name, error)) from None
+      files.write_atomically(
+          self._commands.config_file(name), config.to_json_string())
+    self._execute(self._commands.label_held_out(),
+                  self._commands.folder("labels"))
+    self._evaluate_model(
+        {"model": "teacher"}, self._commands.evaluate_teacher(),
+        self._commands.folder("teacher"))
+    for name, student in self._description.students.items():
+      if student.start != _SCRATCH:
+        self._evaluate_model(
+            {"model": "start", "student": name},
+            self._commands.evaluate_start(name),
+            self._commands.folder("start", name))
+
+  def remaining(self) -> List[Run]:
+    """Returns the runs that are not finished.
+
+    Raises:
+      InputError: one that is finished was made with other settings.
+    """
+    finished = {(result["student"], result["recipe"], result["steps"],
+                 result["seed"]): result for result in self._results["runs"]}
+    remaining = []
+    for run in self._description.runs:
+      result = finished.get((run.student, run.recipe, run.steps, run.seed))
+      if result is None:
+        remaining.append(run)
+        continue
+      wanted = shlex.join(self._commands.train(run))
+      if result["command"] != wanted:
+        raise InputError(
+            "--output_dir={} holds {} made by {}, but the description now says "
+            "{}; choose another folder, or another name".format(
+                self._output_dir, _title(run), result["command"], wanted))
+    return remaining
+
+  def estimate(self, runs: Sequence[Run]) -> float:
+    """Returns how many seconds some runs take, with their labels.
+
+    A short training of each student is timed.
+    """
+    # Neither seed nor recipe changes much, but student and batch do.
+    times = {}
+    for run in runs:
+      key = json.dumps([run.student, run.training])
+      if key not in times:
+        times[key] = self._time(run)
+    seconds = 0.0
+    for run in runs:
+      start, step = times[json.dumps([run.student, run.training])]
+      # Evaluation starts as training does.
+      seconds += 2 * start + run.steps * step
+    evaluation_of_teacher = self._results["models"][0]["seconds"]
+    num_unlabelled = _num_records(self._description.training_records) * sum(
+        not os.path.exists(self._commands.labelled(name))
+        for name in self._labels(runs))
+    return seconds + evaluation_of_teacher * num_unlabelled / _num_records(
+        self._description.held_out_records)
+
+  def run(self, runs: Sequence[Run]) -> None:
+    """Labels, trains and evaluates; a line says what is finished."""
+    labels = self._commands.folder("labels")
+    for name in self._labels(runs):
+      seconds = self._execute(self._commands.label(name), labels)
+      logging.info("labels %s: %s", name, _duration(seconds))
+    for run in tqdm.tqdm(runs, unit=" runs", disable=None):
+      folder, words = self._commands.run_folder(run), self._commands.train(run)
+      seconds = self._execute(words, folder)
+      self._execute(self._commands.evaluate(run), folder)
+      found = self._read(folder)
+      self._results["runs"].append({
+          "student": run.student, "recipe": run.recipe, "steps": run.steps,
+          "seed": run.seed, "seconds": round(seconds, 1),
+          "command": shlex.join(words), "results": found})
+      self._write()
+      # The exported student stays; the optimizer's slots are not needed again.
+      for path in pathlib.Path(folder).rglob("model.ckpt-*"):
+        path.unlink()
+      logging.info("%s: accuracy %.4f, cross entropy %.3f, agreement %.4f, %s",
+                   _title(run), *list(map(found.get, COLUMNS.values()))[:3],
+                   _duration(seconds))
+
+  def table(self) -> str:
+    """Returns the tables of all students and numbers of steps, in Markdown."""
+    return "\n".join(tables(self._results))
+
+  def _labels(self, runs: Sequence[Run]) -> List[str]:
+    """Returns the names of the labels that some runs learn from."""
+    recipes = [self._description.recipes[run.recipe] for run in runs]
+    return list(dict.fromkeys(
+        recipe["labels"] for recipe in recipes if "labels" in recipe))
+
+  def _time(self, run: Run) -> Tuple[float, float]:
+    """Returns the seconds that the start and each step of training take."""
+    folder = self._commands.folder("timing")
+    shutil.rmtree(folder, ignore_errors=True)
+    few, many = (self._execute(self._commands.train_for_time(run, steps),
+                               folder) for steps in _TIMED_STEPS)
+    shutil.rmtree(folder)
+    step = max(0.0, many - few) / (_TIMED_STEPS[1] - _TIMED_STEPS[0])
+    return max(0.0, few - _TIMED_STEPS[0] * step), step
+
+  def _evaluate_model(self, model: Dict[str, str], words: Sequence[str],
+                      folder: str) -> None:
+    """Evaluates a model that is not trained here, unless that is done."""
+    if any(model.items() <= found.items() for found in self._results["models"]):
+      return
+    seconds = self._execute(words, folder)
+    self._results["models"].append(dict(
+        model, seconds=round(seconds, 1), command=shlex.join(words),
+        results=self._read(folder)))
+    self._write()
+
+  def _execute(self, words: Sequence[str], folder: str) -> float:
+    return execute(words, os.path.join(folder, _LOG_FILE))
+
+  def _read(self, folder: str) -> Dict[str, Any]:
+    """Reads what a trainer has found in an evaluation."""
+    return evaluation.read_results(
+        os.path.join(folder, evaluation.RESULTS_FILE))
+
+  def _write(self) -> None:
+    files.write_atomically(
+        self._path, json.dumps(self._results, indent=1) + "\n")
+    files.write_atomically(
+        os.path.join(self._output_dir, TABLE_FILE), self.table())
+
+
+def _num_records(patterns: str) -> int:
+  """Counts the records of some files."""
+  return sum(manifest.count_records(path, "description_file")
+             for path in files.find_files(patterns, "description_file"))
+
+
+def _title(run: Run) -> str:
+  return "{}, {}, {:,} steps, seed {}".format(
+      run.student, run.recipe, run.steps, run.seed)
+
+
+def _duration(seconds: float) -> str:
+  """Returns a length of time as people say it."""
+  minutes = round(seconds / 60)
+  if minutes < 2:
+    return "{:.0f} seconds".format(seconds)
+  if minutes < 120:
+    return "{} minutes".format(minutes)
+  return "{:.1f} hours".format(seconds / 3600)
+
+
+# --- Tables ------------------------------------------------------------------
+
+
+def tables(results: Mapping[str, Any]) -> Iterator[str]:
+  """Yields tables in Markdown, one for each student and number of steps.
+
+  Args:
+    results: what results.json holds.
+  """
+  groups: Dict[Tuple[str, int], Dict[str, List[Any]]] = {}
+  for run in results["runs"]:
+    group = groups.setdefault((run["student"], run["steps"]), {})
+    group.setdefault(run["recipe"], []).append(run)
+  for (student, steps), recipes in groups.items():
+    rows = [["", "seeds", *COLUMNS]]
+    for model in results["models"]:
+      if model.get("student", student) == student:
+        rows.append([model["model"], "", *cells([model])])
+    rows.extend([recipe, str(len(runs)), *cells(runs)]
+                for recipe, runs in recipes.items())
+    lines = ["| {} |\n".format(" | ".join(row)) for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|\n")
+    yield "{}, {:,} steps, {} a run:\n\n{}".format(
+        student, steps, _duration(statistics.mean(
+            run["seconds"] for runs in recipes.values() for run in runs)),
+        "".join(lines))
+
+
+def cells(runs: Sequence[Mapping[str, Any]]) -> List[str]:
+  """Returns means of runs, ± the standard deviation where there are several."""
+  row = []
+  for name, key in COLUMNS.items():
+    values = [run["results"][key] for run in runs]
+    pattern = "{:.3f}" if name == "cross entropy" else "{:.4f}"
+    row.append(pattern.format(statistics.mean(values)))
+    if len(values) > 1:
+      row[-1] += " ± " + pattern.format(statistics.stdev(values))
+  return row
+
+
+def main() -> None:
+  description = read_description(flags.FLAGS.description_file)
+  output_dir = flags.FLAGS.output_dir
+  os.makedirs(output_dir, exist_ok=True)
+  with files.locked_folder(output_dir):
+    comparison = Comparison(description, output_dir)
+    runs = comparison.remaining()
+    comparison.prepare()
+    logging.info("%d of %d runs are finished.",
+                 len(description.runs) - len(runs), len(description.runs))
+    if runs:
+      logging.info("The others take about %s.",
+                   _duration(comparison.estimate(runs)))
+      comparison.run(runs)
+  sys.stdout.write(comparison.table())
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=("description_file", "output_dir"))

@@ -1,0 +1,195 @@
+"""Tests of the comparison of students: descriptions, tables, whole runs."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from examples import compare_students
+import modeling
+import tiny
+from util.command_line import InputError
+
+
+def _description(folder):
+  return {
+      "teacher": str(folder / "teacher"),
+      "training_records": str(folder / "masked_[0-9].tfrecord"),
+      "held_out_records": str(folder / "held_out.tfrecord"),
+      "flags": {"max_seq_length": 10, "max_predictions_per_seq": 3},
+      "training": {"train_batch_size": 4, "learning_rate": 1e-3},
+      "labels": {"top 10": {"truncation_factor": 10},
+                 "2 of 5": {"truncation_factor": 5, "tail_samples": 2}},
+      "students": {
+          "the teacher's layer": {"config": {"num_hidden_layers": 1},
+                                  "start": [1]},
+          "narrow": {"config": {"hidden_size": 4}}},
+      "recipes": {"hard labels": {"hard_label_weight": 1},
+                  "bucket": {"labels": "top 10", "tail_mass": "bucket"},
+                  "drawn": {"labels": "2 of 5"}},
+      "runs": [
+          {"student": "the teacher's layer", "recipes": ["drawn"],
+           "steps": [4], "seeds": [1, 2]},
+          {"student": "narrow", "recipes": ["hard labels", "bucket"],
+           "steps": [3], "seeds": [1], "training": {"train_batch_size": 2}}]}
+
+
+@pytest.fixture(name="inputs")
+def _inputs(tmp_path):
+  """A teacher of two layers, masked records, and the description's file."""
+  folder = tmp_path / "inputs"
+  (folder / "teacher").mkdir(parents=True)
+  config = modeling.BertConfig(**dict(
+      tiny.CONFIG.to_dict(), num_hidden_layers=2))
+  tiny.write_config(folder / "teacher" / "bert_config.json", config)
+  tiny.write_checkpoint(folder / "teacher" / "bert_model.ckpt",
+                        tiny.random_variables(config))
+  for i, name in enumerate(("masked_1", "masked_2", "held_out")):
+    tiny.write_records(folder / (name + ".tfrecord"), map(
+        tiny.without_labels, tiny.random_examples(20, seed=i)))
+  _write(folder, _description(folder))
+  return folder
+
+
+def _write(folder, description):
+  (folder / "description.json").write_text(json.dumps(description))
+
+
+def _arguments(inputs, output_dir):
+  return ("--description_file={}".format(inputs / "description.json"),
+          "--output_dir={}".format(output_dir))
+
+
+def _run(inputs, output_dir):
+  return tiny.run_script(
+      "examples/compare_students.py", *_arguments(inputs, output_dir))
+
+
+def _read(output_dir):
+  return json.loads((output_dir / "results.json").read_text())
+
+
+def test_a_comparison(inputs, tmp_path):
+  output_dir = tmp_path / "out"
+  result = _run(inputs, output_dir)
+  assert result.returncode == 0, result.stderr
+  found = _read(output_dir)
+  assert [(run["student"], run["recipe"], run["steps"], run["seed"])
+          for run in found["runs"]] == [
+              ("the teacher's layer", "drawn", 4, 1),
+              ("the teacher's layer", "drawn", 4, 2),
+              ("narrow", "hard labels", 3, 1), ("narrow", "bucket", 3, 1)]
+  assert [(model["model"], model.get("student")) for model in found["models"]
+         ] == [("teacher", None), ("start", "the teacher's layer")]
+  for run in found["runs"]:
+    # Measured alike: in the same records, ten tokens of the teacher each.
+    assert run["results"]["global_step"] == run["steps"]
+    assert 0 < run["results"]["kl_from_teacher"] < 10
+  assert found["models"][0]["results"]["teacher_top1_agreement"] == 1
+  student = output_dir / "run_the-teacher-s-layer_drawn_4_2"
+  assert not list(student.rglob("model.ckpt-*"))
+  config = modeling.BertConfig.from_json_file(
+      str(student / "student" / "bert_config.json"))
+  assert config == tiny.CONFIG
+  # The command of a run is one that a user can give.
+  words = found["runs"][3]["command"].split()
+  assert words[0] == "python"
+  assert {"--train_batch_size=2", "--tail_mass=bucket",
+          "--truncation_factor=10"} < set(words)
+  table = result.stdout.splitlines()
+  assert table[0].startswith("the teacher's layer, 4 steps, ")
+  accuracies = [run["results"]["masked_lm_accuracy"]
+                for run in found["runs"][:2]]
+  drawn = next(line for line in table if line.startswith("| drawn "))
+  assert drawn.startswith("| drawn | 2 | {:.4f} ± {:.4f} |".format(
+      np.mean(accuracies), np.std(accuracies, ddof=1)))
+  assert (output_dir / "table.md").read_text() == result.stdout
+  assert "The others take about" in result.stderr
+
+  again = _run(inputs, output_dir)
+  assert again.returncode == 0, again.stderr
+  assert "4 of 4 runs are finished" in again.stderr
+  assert again.stdout == result.stdout
+  assert _read(output_dir) == found
+
+  description = _description(inputs)
+  description["recipes"]["drawn"]["hard_label_weight"] = 0.5
+  _write(inputs, description)
+  tiny.assert_one_line_error(
+      _run(inputs, output_dir), "--output_dir", "--hard_label_weight=0.5")
+  assert _read(output_dir) == found
+
+
+def test_a_stopped_comparison_resumes(inputs, tmp_path):
+  description = _description(inputs)
+  description["runs"] = [{"student": "narrow", "recipes": ["hard labels"],
+                          "steps": [3, 100000], "seeds": [1]}]
+  _write(inputs, description)
+  output_dir = tmp_path / "out"
+  log = output_dir / "run_narrow_hard-labels_100000_1" / "log.txt"
+  with subprocess.Popen(
+      [sys.executable, str(tiny.ROOT / "examples" / "compare_students.py"),
+       *_arguments(inputs, output_dir)], start_new_session=True) as process:
+    while not (log.exists() and "Step " in log.read_text()):
+      assert process.poll() is None
+      time.sleep(0.1)
+    process.terminate()
+  assert process.returncode == 130
+  finished = _read(output_dir)["runs"]
+  assert len(finished) == 1
+  assert "is saved" in log.read_text()
+  description["runs"][0]["steps"] = [3, 4]
+  _write(inputs, description)
+  result = _run(inputs, output_dir)
+  assert result.returncode == 0, result.stderr
+  assert "1 of 2 runs are finished" in result.stderr
+  assert _read(output_dir)["runs"][0] == finished[0]
+
+
+def test_a_failing_run_is_one_line(inputs, tmp_path):
+  description = _description(inputs)
+  description["recipes"]["drawn"]["init_layers"] = "7"
+  _write(inputs, description)
+  tiny.assert_one_line_error(
+      _last_line(_run(inputs, tmp_path / "out")), "layer_7",
+      "run_the-teacher-s-layer_drawn_4_1/log.txt")
+
+
+def _last_line(result):
+  """Drops the lines of the log before the error."""
+  result.stderr = result.stderr.strip().splitlines()[-1]
+  return result
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"teacher": 3}, "teacher is 3, not a string"),
+    ({"runs": []}, "no run"),
+    ({"seeds": [1]}, "the description has seeds"),
+    ({"recipes": {"a": {"labels": "b"}}}, "recipe a has the labels b"),
+    ({"students": {"a": {"layers": 3}}}, "student a lacks config"),
+    ({"students": {}}, "a run has the student the teacher's layer"),
+    ({"runs": [{"student": "narrow", "recipes": ["x"], "steps": [1],
+                "seeds": [1]}]}, "a run has the recipe x"),
+    ({"runs": [{"student": "narrow"}]}, "a run lacks recipes"),
+    ({"students": {"narrow": {"config": {"layers": 3}}},
+      "runs": [{"student": "narrow", "recipes": ["hard labels"], "steps": [1],
+                "seeds": [1]}]}, "student narrow"),
+])
+def test_what_is_no_description(inputs, tmp_path, change, words):
+  _write(inputs, dict(_description(inputs), **change))
+  tiny.assert_one_line_error(_run(inputs, tmp_path / "out"), words)
+
+
+def test_a_description_that_is_not_json(tmp_path):
+  path = tmp_path / "a.json"
+  path.write_text("{")
+  with pytest.raises(InputError, match="a.json is not JSON.*line 1"):
+    compare_students.read_description(str(path))
+
+
+def test_later_flags_replace_earlier_ones():
+  assert compare_students.command(
+      "a.py", {"b": 1, "c": 2}, {"b": 3}) == ["python", "a.py", "--b=3", "--c=2"]
