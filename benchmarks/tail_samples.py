@@ -1,4 +1,4 @@
-r"""Measures what the truncation of the teacher does to the student's gradient.
+r"""Measures what truncating the teacher does to the student's gradient.
 
   python benchmarks/tail_samples.py \
     --teacher_config teacher/bert_config.json \
@@ -7,16 +7,19 @@ r"""Measures what the truncation of the teacher does to the student's gradient.
     --student_checkpoint student/run/model.ckpt-1000 \
     --input_file data/masked/wiki_masked_0.tfrecord
 
-For the masked tokens of some records it compares the gradient of the student's
-loss with regard to its logits, for stored labels of several kinds, with the
-gradient for the teacher's whole distribution: the cosine over all slots, and
-how the error of the mean stored target falls with the number of draws.
+For masked tokens of some records it compares the gradient of the student's loss
+with regard to its logits, for ten stored tokens of several kinds and for the
+masked token itself, with the gradient for the teacher's whole distribution: the
+cosine over all slots, and the squared error of a slot's gradient, split into
+bias and variance over draws. Then it says how the error of the mean stored
+target falls with the number of draws.
 """
 
+import math
 import os
 import pathlib
 import sys
-from typing import Mapping
+from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,6 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import flags
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from distillation import checkpoints
 from distillation import losses
@@ -40,7 +44,9 @@ from util import files
 tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
 
-_KINDS = (("top 10", 10, 0), ("top 20", 20, 0), ("10 + 10 drawn", 20, 10))
+_TOP_K = 10
+# Draws that bias and variance are estimated from, for each slot.
+_NUM_REPEATS = 8
 _DRAW_COUNTS = (100, 1000, 10000)
 # Slots that the draws are averaged for, and how many of them are made at once.
 _NUM_DRAWN_SLOTS = 8
@@ -74,28 +80,157 @@ def masked_lm_logits(config_file: str, checkpoint: str,
   return tf.constant(values)
 
 
-def gradient(student: tf.Tensor, labels: losses.TeacherLabels) -> np.ndarray:
-  """Returns the gradient of the loss by the student's logits, [N, V]."""
-  with tf.GradientTape() as tape:
-    tape.watch(student)
-    loss = tf.reduce_sum(losses.teacher_cross_entropies(student, labels))
-  return tape.gradient(loss, student).numpy()
+class Slot(NamedTuple):
+  """What a slot's stored tokens are chosen by.
+
+  Attributes:
+    teacher: p, float64 [V].
+    order: the token ids by falling p, int [V].
+    masked_token: its id.
+    sequence: mean of p over the slots of its sequence, float64 [V].
+  """
+  teacher: np.ndarray
+  order: np.ndarray
+  masked_token: int
+  sequence: np.ndarray
 
 
-def compare_gradients(teacher_logits: tf.Tensor, student_logits: tf.Tensor,
+# Returns a target, float64 [V], with at most `_TOP_K` entries.
+Estimator = Callable[[Slot, np.random.Generator], np.ndarray]
+
+
+def masked_token(slot: Slot, unused_generator: np.random.Generator
+                ) -> np.ndarray:
+  target = np.zeros_like(slot.teacher)
+  target[slot.masked_token] = 1
+  return target
+
+
+def top(slot: Slot, unused_generator: np.random.Generator,
+        count: int = _TOP_K) -> np.ndarray:
+  """Stores the most probable tokens."""
+  target = np.zeros_like(slot.teacher)
+  head = slot.order[:count]
+  target[head] = slot.teacher[head]
+  return target
+
+
+def renormalized(slot: Slot, generator: np.random.Generator) -> np.ndarray:
+  target = top(slot, generator)
+  return target / target.sum()
+
+
+def drawn(num_top: int, exponent: float = 1.0, is_stratified: bool = False,
+          of_sequence: bool = False) -> Estimator:
+  """Returns what stores a head, and draws from the tail.
+
+  Args:
+    num_top: tokens of the head.
+    exponent: t; tokens are drawn in proportion to p^t and weighted by p^(1-t).
+    is_stratified: whether each draw is from its own part of the cumulated mass.
+    of_sequence: whether tokens are drawn in proportion to their mean
+      probability in the sequence, as draws that all its slots share would be.
+  """
+
+  def estimate(slot, generator):
+    target = top(slot, generator, num_top)
+    count = _TOP_K - num_top
+    tail = np.where(target > 0, 0, slot.teacher)
+    chances = np.where(target > 0, 0, slot.sequence if of_sequence else
+                       slot.teacher) ** exponent
+    cumulated = np.cumsum(chances)
+    points = generator.random(count)
+    if is_stratified:
+      points = (np.arange(count) + points) / count
+    tokens = np.searchsorted(cumulated, points * cumulated[-1], side="right")
+    np.add.at(target, tokens,
+              tail[tokens] * cumulated[-1] / (chances[tokens] * count))
+    return target
+
+  return estimate
+
+
+def without_replacement(slot: Slot, generator: np.random.Generator
+                       ) -> np.ndarray:
+  """Draws tokens with chances min(1, p / t) and stores max(p, t) of each.
+
+  The threshold t is such that ten are expected; of all such samples its sums
+  have the least variance (Cohen et al. 2009, "Stream sampling for
+  variance-optimal estimation of subset sums").
+  """
+  falling = slot.teacher[slot.order]
+  rests = 1 - np.concatenate([[0], np.cumsum(falling[:_TOP_K])])
+  for num_certain in range(_TOP_K):
+    threshold = rests[num_certain] / (_TOP_K - num_certain)
+    if falling[num_certain] < threshold:
+      break
+  chances = np.minimum(1, slot.teacher / threshold)
+  # A comb over the cumulated chances takes each token with its chance.
+  teeth = generator.random() + np.arange(round(chances.sum()))
+  tokens = np.searchsorted(np.cumsum(chances), teeth)
+  target = np.zeros_like(slot.teacher)
+  target[tokens] = np.maximum(slot.teacher[tokens], threshold)
+  return target
+
+
+_ESTIMATORS: Dict[str, Estimator] = {
+    "masked token (hard label)": masked_token,
+    "top 10": top,
+    "top 10, renormalised": renormalized,
+    "top 8 + 2 drawn": drawn(8),
+    "top 5 + 5 drawn": drawn(5),
+    "top 3 + 7 drawn": drawn(3),
+    "10 drawn": drawn(0),
+    "top 5 + 5 drawn in strata": drawn(5, is_stratified=True),
+    "top 5 + 5 drawn by p^0.8": drawn(5, exponent=0.8),
+    "top 5 + 5 drawn by p^0.5": drawn(5, exponent=0.5),
+    "top 5 + 5 shared in a sequence": drawn(5, of_sequence=True),
+    "10 without replacement": without_replacement,
+}
+
+
+def compare_gradients(slots: Sequence[Slot], students: np.ndarray,
                       generator: np.random.Generator) -> None:
-  """Prints how near each kind of labels comes to the full gradient."""
-  full = (tf.nn.softmax(student_logits) - tf.nn.softmax(teacher_logits)).numpy()
-  sys.stdout.write("stored          mass   cosine with the full gradient\n")
-  for name, top_k, num_draws in _KINDS:
-    draws = generator.random((len(full), num_draws), np.float32)
-    labels = losses.truncate(
-        teacher_logits, top_k, draws=tf.constant(draws) if num_draws else None)
-    found = gradient(student_logits, labels)
-    cosine = (found * full).sum() / (
-        np.linalg.norm(found) * np.linalg.norm(full))
-    sys.stdout.write("{:14s} {:.3f}   {:.4f}\n".format(
-        name, np.sum(labels.probabilities, axis=-1).mean(), cosine))
+  """Prints how near each kind of labels comes to the full gradient.
+
+  Args:
+    slots: N of them.
+    students: q, float64 [N, V].
+    generator: of the draws.
+  """
+  width = max(map(len, _ESTIMATORS))
+  sys.stdout.write("{}  cosine   bias^2  variance\n".format(
+      "stored".ljust(width)))
+  for name, estimate in _ESTIMATORS.items():
+    dot = found_norm = full_norm = bias = variance = 0.0
+    for slot, student in zip(slots, tqdm.tqdm(
+        students, desc=name, unit=" slots", disable=None, leave=False)):
+      full = student - slot.teacher
+      targets = [estimate(slot, generator) for _ in range(_NUM_REPEATS)]
+      found = np.stack([student * target.sum() - target for target in targets])
+      variance += found.var(axis=0, ddof=1).sum() / len(slots)
+      # The mean of the draws has a share of the variance, too.
+      bias += (((found.mean(axis=0) - full) ** 2).sum()
+               - found.var(axis=0, ddof=1).sum() / _NUM_REPEATS) / len(slots)
+      dot += (found[0] * full).sum()
+      found_norm += (found[0] ** 2).sum()
+      full_norm += (full ** 2).sum()
+    sys.stdout.write("{}  {:6.3f} {:8.4f} {:9.4f}\n".format(
+        name.ljust(width), dot / math.sqrt(found_norm * full_norm), bias,
+        variance))
+
+
+def make_slots(teacher_logits: tf.Tensor, features: Mapping[str, np.ndarray]
+              ) -> List[Slot]:
+  """Returns the real slots of some records."""
+  is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+  masked_tokens = features[schema.MASKED_LM_IDS][is_real]
+  sequences = np.nonzero(is_real)[0]
+  distributions = tf.nn.softmax(tf.cast(teacher_logits, tf.float64)).numpy()
+  return [Slot(distribution, np.argsort(-distribution), token,
+               distributions[sequences == sequence].mean(axis=0))
+          for distribution, token, sequence in zip(
+              distributions, masked_tokens, sequences)]
 
 
 def average_draws(teacher_logits: tf.Tensor,
@@ -132,7 +267,9 @@ def main() -> None:
           (FLAGS.teacher_config, FLAGS.teacher_checkpoint),
           (FLAGS.student_config, FLAGS.student_checkpoint)))
   generator = np.random.default_rng(0)
-  compare_gradients(teacher_logits, student_logits, generator)
+  compare_gradients(
+      make_slots(teacher_logits, features),
+      tf.nn.softmax(tf.cast(student_logits, tf.float64)).numpy(), generator)
   average_draws(teacher_logits, generator)
 
 

@@ -66,7 +66,6 @@ Flags = Mapping[str, Any]
 
 _TRAINER = "network_distillation_single_machine_truncated.py"
 _LABELLER = "extract_teacher_labels_truncated.py"
-_CHECKPOINT = "bert_model.ckpt"
 _SCRATCH = "scratch"
 # What every student is compared with, however it was trained.
 _HELD_OUT_LABELS = {"truncation_factor": 10}
@@ -225,7 +224,8 @@ class Commands:
     self._output_dir = output_dir
     self._teacher_config = os.path.join(
         description.teacher, checkpoints.CONFIG_FILE)
-    self._teacher_checkpoint = os.path.join(description.teacher, _CHECKPOINT)
+    self._teacher_checkpoint = os.path.join(
+        description.teacher, checkpoints.CHECKPOINT_FILE)
     self._held_out = self.labelled("held out")
 
   def label(self, name: str) -> List[str]:
