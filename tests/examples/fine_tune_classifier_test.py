@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -171,10 +172,10 @@ def test_wilson_interval(num_correct, num_examples, low, high):
 def test_evaluation():
   probabilities = np.array(
       [[.5, .25, .25], [.25, .5, .25], [.125, .125, .75], [.25, .5, .25],
-       [.5, .25, .25]])
+       [.25, .25, .5]])
   figures = script.evaluate(
       np.log(probabilities).astype(np.float32), np.array([0, 0, 2, 1, 1]))
-  assert figures.confusion.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+  assert figures.confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
   # The true labels have 1/2, 1/4, 3/4, 1/2 and 1/4.
   assert figures.loss == pytest.approx(-np.log(3 / 256) / 5)
   assert figures.report("a.tsv", ["no", "maybe", "y"]) == """\
@@ -184,7 +185,7 @@ loss 0.8893
 Rows: true label; columns: predicted label.
        no  maybe  y
 no      1      1  0
-maybe   1      1  0
+maybe   0      1  1
 y       0      0  1
 """
   results = figures.results()
@@ -393,6 +394,7 @@ def test_lines_of_a_pipe_are_labelled_as_they_come(trained):
     for word, label in (("Good", "so so…"), ("Bad", "no")):
       process.stdin.write("so {} it was\n".format(word).encode())
       process.stdin.flush()
+      assert select.select([process.stdout], [], [], 60)[0]
       assert process.stdout.readline().decode().split("\t")[0] == label
     process.stdin.close()
     assert not process.stdout.read()
