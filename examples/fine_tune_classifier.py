@@ -1,0 +1,1212 @@
+r"""Fine-tunes a BERT to classify texts, or pairs of texts, and applies it.
+
+  python examples/fine_tune_classifier.py \
+    --bert_config_file student/run/student/bert_config.json \
+    --init_checkpoint student/run/student/bert_model.ckpt \
+    --vocab_file teacher/vocab.txt \
+    --train_file train.tsv --eval_file heldout.tsv --output_dir classifier
+
+A line of train_file and eval_file is a label, a tab and a text, or a label and
+two texts with tabs between them; any strings are labels. A tenth of train_file
+is held back to choose among the learning rates, then the classifier is trained
+on all of it. A run that was stopped resumes when the same command is given
+again; the learning rates that it has tried are kept.
+
+output_dir gets eval_results.txt, confusion.txt and the classifier itself:
+bert_config.json, bert_model.ckpt.*, vocab.txt and labels.txt. Without
+train_file that classifier is applied. It is evaluated on an eval_file
+
+  python examples/fine_tune_classifier.py --output_dir classifier \
+    --eval_file other.tsv
+
+or labels the lines of stdin, a text or two texts each, as they come:
+
+  echo 'a film to see again' | \
+    python examples/fine_tune_classifier.py --output_dir classifier
+
+prints lines of label, probability and text, with tabs between them.
+"""
+
+import os
+import pathlib
+import sys
+
+if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import collections
+import dataclasses
+import json
+import math
+import shutil
+import signal
+import time
+from typing import (Any, Collection, Dict, Iterator, List, NamedTuple, Optional,
+                    Sequence, Tuple)
+
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+# pylint: disable=wrong-import-position
+from distillation import checkpoints
+from distillation import devices
+from distillation import evaluation
+import modeling
+import optimization
+from records import sampling
+import tokenization
+from util import command_line
+from util import files
+from util.command_line import InputError
+
+tf1 = tf.compat.v1
+
+# Files of output_dir, beside the config, the checkpoint and the results.
+_VOCAB_FILE = "vocab.txt"
+_LABELS_FILE = "labels.txt"
+_CONFUSION_FILE = "confusion.txt"
+_NOTES_FILE = "fine_tuning.json"
+# BERT's recipe (Devlin et al. 2018, arXiv 1810.04805, appendix A.3).
+_DROPOUT = 0.1
+_LEARNING_RATES = "2e-5,3e-5,5e-5"
+_STEPS_PER_WARMUP = 10
+# One example in so many is held back to choose the learning rate.
+_EXAMPLES_PER_HELD_OUT = 10
+# The quantile of the normal distribution for 95%.
+_NORMAL_QUANTILE = 1.959964
+_PREDICT_BATCH_SIZE = 64
+# Batches are padded to a multiple of this, which vector instructions like.
+_PAD_TO = 8
+# [CLS] a [SEP] b [SEP], with a token in each.
+_MIN_SEQ_LENGTH = 5
+_READ_BYTES = 1 << 16
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Seconds after which a bar appears.
+_BAR_DELAY = 5
+# Characters of a line that an error quotes.
+_MAX_QUOTED = 40
+# Labels that an error or a log line lists.
+_MAX_LISTED = 10
+_ENCODER_SCOPE = "bert/"
+_HEAD_VARIABLES = ("output_weights", "output_bias")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What the flags of the same names say."""
+  output_dir: str
+  train_file: Optional[str]
+  eval_file: Optional[str]
+  bert_config_file: Optional[str]
+  init_checkpoint: Optional[str]
+  vocab_file: Optional[str]
+  do_lower_case: bool
+  max_seq_length: int
+  train_batch_size: int
+  learning_rate: str
+  num_train_epochs: float
+  precision: str
+  random_seed: int
+
+
+def define_flags() -> None:
+  """Defines the flags of the script."""
+  flags.DEFINE_string(
+      "output_dir", None,
+      "Folder of the classifier and its results; made if need be.")
+  flags.DEFINE_string(
+      "train_file", None,
+      "Lines to train on: label, tab, text, and perhaps a tab and a second "
+      "text; UTF-8. Without it the classifier in output_dir is applied.")
+  flags.DEFINE_string(
+      "eval_file", None,
+      "Lines to evaluate on, of the same form. Without it and without "
+      "train_file the lines of stdin are labelled.")
+  flags.DEFINE_string(
+      "bert_config_file", None,
+      "Config of the model to fine-tune. Needed for training, as is "
+      "vocab_file.")
+  flags.DEFINE_string(
+      "init_checkpoint", None,
+      "Checkpoint to start from, such as folder/bert_model.ckpt. Without it "
+      "the model is trained from scratch, as a baseline.")
+  flags.DEFINE_string("vocab_file", None, "Vocabulary of the model.")
+  flags.DEFINE_bool(
+      "do_lower_case", True,
+      "Whether to lower the case and drop accents; True for uncased models.")
+  flags.DEFINE_integer(
+      "max_seq_length", 128,
+      "Tokens in a sequence, [CLS] and [SEP] included; longer texts are "
+      "truncated.", lower_bound=_MIN_SEQ_LENGTH)
+  flags.DEFINE_integer(
+      "train_batch_size", 32, "Sequences in a training step.", lower_bound=1)
+  flags.DEFINE_string(
+      "learning_rate", _LEARNING_RATES,
+      "Highest learning rates of AdamW, separated by commas. Of several, the "
+      "one that is best on a tenth of train_file is taken; of one, nothing is "
+      "held back.")
+  flags.DEFINE_float(
+      "num_train_epochs", 3.0, "How often each example is read.",
+      lower_bound=0.0, upper_bound=1000.0)
+  flags.DEFINE_enum(
+      "precision", "fp32", devices.PRECISIONS,
+      "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
+      "dynamic loss scaling on GPUs. Variables stay float32.")
+  flags.DEFINE_integer(
+      "random_seed", 12345,
+      "Seed of new weights, of dropout, of the order of the examples and of "
+      "what is held back.", lower_bound=0, upper_bound=2**31 - 1)
+
+
+# --- Examples ----------------------------------------------------------------
+
+
+class Text(NamedTuple):
+  """A text or a pair of texts.
+
+  Attributes:
+    first: the text, or the first one.
+    second: the second text; empty without a pair.
+    label: empty where it is not known.
+  """
+  first: str
+  second: str = ""
+  label: str = ""
+
+
+def parse_line(line: bytes, place: str, is_labelled: bool) -> Optional[Text]:
+  """Parses a line.
+
+  Args:
+    line: UTF-8, with or without its line end.
+    place: where it stands, for errors.
+    is_labelled: whether it begins with a label.
+
+  Returns:
+    The text; None for a blank line.
+
+  Raises:
+    InputError: the line has another form.
+  """
+  try:
+    decoded = line.decode("utf-8").rstrip("\r\n")
+  except UnicodeDecodeError as error:
+    raise InputError("{} is not UTF-8 text ({}); convert it to UTF-8, with "
+                     "iconv for example".format(place, error)) from None
+  if not decoded.strip(" "):
+    return None
+  label, texts = "", decoded.split("\t")
+  if is_labelled:
+    label, *texts = texts
+    label = label.strip()
+    if not texts:
+      raise InputError("{} has no tab: {!r}; write the label, a tab and the "
+                       "text".format(place, decoded[:_MAX_QUOTED]))
+    if not label:
+      raise InputError("{} has an empty label; write one before the first tab, "
+                       "or remove the line".format(place))
+  if len(texts) > 2:
+    raise InputError(
+        "{} has {} texts, not one or two: tabs separate them; replace the tabs "
+        "within a text by spaces".format(place, len(texts)))
+  if not texts[0].strip():
+    raise InputError("{} has an empty text; write one, or remove the "
+                     "line".format(place))
+  return Text(*texts, label=label)
+
+
+def read_texts(path: str, flag: str,
+               labels: Optional[Sequence[str]] = None) -> List[Text]:
+  """Reads a file of labelled texts.
+
+  Args:
+    path: of the file; a byte-order mark and CRLF are tolerated.
+    flag: name of the flag that named it, for errors.
+    labels: those that are known; None takes any, if there are two at least.
+
+  Raises:
+    InputError: a line has another form or another label, or there are none.
+  """
+  files.check_file(path, flag)
+  texts, known = [], frozenset(labels or ())
+  with open(path, "rb") as file:
+    for number, line in enumerate(file, 1):
+      place = "--{}: {}, line {}".format(flag, path, number)
+      if number == 1 and line.startswith(_BYTE_ORDER_MARK):
+        line = line[len(_BYTE_ORDER_MARK):]
+      text = parse_line(line, place, is_labelled=True)
+      if text is None:
+        continue
+      if labels is not None and text.label not in known:
+        raise InputError(
+            "{} has the label {!r}, but the classifier knows only {}; correct "
+            "it, or train with examples of it".format(
+                place, text.label, _listed(labels)))
+      texts.append(text)
+  if not texts:
+    raise InputError("--{}: {} holds no examples; write lines of label, tab "
+                     "and text".format(flag, path))
+  if labels is None and len({text.label for text in texts}) == 1:
+    raise InputError(
+        "--{}: all {} lines of {} have the label {!r}; a classifier needs "
+        "examples of two labels at least".format(
+            flag, len(texts), path, texts[0].label))
+  return texts
+
+
+def _listed(labels: Sequence[str]) -> str:
+  names = ", ".join(map(repr, labels[:_MAX_LISTED]))
+  if len(labels) > _MAX_LISTED:
+    names += " and {} more".format(len(labels) - _MAX_LISTED)
+  return names
+
+
+class Examples(NamedTuple):
+  """N texts as the model reads them.
+
+  Attributes:
+    token_ids: an int32 array each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
+    first_lengths: int32 [N], tokens of segment 0, up to the first [SEP].
+    label_ids: int32 [N], indices into the labels; 0 where there is none.
+  """
+  token_ids: Sequence[np.ndarray]
+  first_lengths: np.ndarray
+  label_ids: np.ndarray
+
+  @property
+  def size(self) -> int:
+    return len(self.token_ids)
+
+  def take(self, indices: Sequence[int]) -> "Examples":
+    """Returns some of the examples, in the order of their indices."""
+    return Examples([self.token_ids[i] for i in indices],
+                    self.first_lengths[indices], self.label_ids[indices])
+
+
+class Encoding(NamedTuple):
+  """How texts become examples.
+
+  Attributes:
+    tokenizer: turns text into token ids.
+    labels: the labels in the order of their ids.
+    max_seq_length: the longest sequence.
+  """
+  tokenizer: tokenization.FullTokenizer
+  labels: Sequence[str]
+  max_seq_length: int
+
+  def encode(self, texts: Sequence[Text]) -> Examples:
+    """Tokenises texts and truncates them."""
+    vocab = self.tokenizer.vocab
+    start = [vocab[tokenization.CLASS_TOKEN]]
+    end = [vocab[tokenization.SEPARATOR_TOKEN]]
+    packed_ids, lengths = self.tokenizer.encode_lines(
+        [text.first for text in texts] + [text.second for text in texts])
+    all_ids = np.split(np.array(packed_ids, np.int32),
+                       np.cumsum(lengths, dtype=np.int64)[:-1])
+    token_ids, first_lengths = [], []
+    for first, second in zip(all_ids[:len(texts)], all_ids[len(texts):]):
+      num_first, num_second = truncated_lengths(
+          len(first), len(second),
+          self.max_seq_length - (3 if len(second) else 2))
+      parts = [start, first[:num_first], end]
+      if num_second:
+        parts += [second[:num_second], end]
+      token_ids.append(np.concatenate(parts).astype(np.int32))
+      first_lengths.append(num_first + 2)
+    ids = {label: index for index, label in enumerate(self.labels)}
+    return Examples(
+        token_ids, np.array(first_lengths, np.int32),
+        np.array([ids.get(text.label, 0) for text in texts], np.int32))
+
+
+def truncated_lengths(first: int, second: int, limit: int) -> Tuple[int, int]:
+  """Truncates a pair as BERT does: token by token, the longer text first.
+
+  Of two equally long ones the second loses a token.
+
+  Args:
+    first: tokens of the first text.
+    second: tokens of the second text.
+    limit: tokens of both together, at least 2.
+
+  Returns:
+    How many tokens of each remain.
+  """
+  if first + second > limit:
+    first = min(first, max(limit - second, (limit + 1) // 2))
+    second = min(second, limit - first)
+  return first, second
+
+
+def hold_out(label_ids: np.ndarray, seed: int) -> np.ndarray:
+  """Chooses a tenth of the examples of each label, rounded to the nearest.
+
+  Args:
+    label_ids: int32 [N].
+    seed: of the choice.
+
+  Returns:
+    bool [N], True for the examples that are held back.
+  """
+  generator = np.random.default_rng(seed)
+  is_held_out = np.zeros(len(label_ids), bool)
+  for label_id in np.unique(label_ids):
+    indices = np.flatnonzero(label_ids == label_id)
+    count = (
+        len(indices) + _EXAMPLES_PER_HELD_OUT // 2) // _EXAMPLES_PER_HELD_OUT
+    is_held_out[generator.permutation(indices)[:count]] = True
+  return is_held_out
+
+
+# --- The classifier ----------------------------------------------------------
+
+
+class Inputs(NamedTuple):
+  """What the graph reads, placeholders or arrays; B sequences of S tokens.
+
+  Attributes:
+    input_ids: int32 [B, S].
+    input_mask: int32 [B, S], 1 for a token and 0 for padding.
+    segment_ids: int32 [B, S].
+    label_ids: int32 [B].
+  """
+  input_ids: Any
+  input_mask: Any
+  segment_ids: Any
+  label_ids: Any
+
+
+def batch(examples: Examples, max_columns: int) -> Inputs:
+  """Pads examples to the longest of them, rounded up.
+
+  Args:
+    examples: those of the batch.
+    max_columns: the longest sequence that the model reads.
+  """
+  lengths = np.array([len(ids) for ids in examples.token_ids])
+  num_columns = min(max_columns, -(-lengths.max() // _PAD_TO) * _PAD_TO)
+  positions = np.arange(num_columns)
+  is_token = positions < lengths[:, np.newaxis]
+  is_second = positions >= examples.first_lengths[:, np.newaxis]
+  input_ids = np.zeros(is_token.shape, np.int32)
+  input_ids[is_token] = np.concatenate(examples.token_ids)
+  return Inputs(input_ids, is_token.astype(np.int32),
+                (is_token & is_second).astype(np.int32), examples.label_ids)
+
+
+class Schedule(NamedTuple):
+  """How a classifier is trained.
+
+  Attributes:
+    learning_rate: the highest one.
+    num_examples: N, how many there are.
+    num_epochs: how often each of them is read.
+    batch_size: sequences in a step.
+    seed: of new weights, dropout and the order of the examples.
+  """
+  learning_rate: float
+  num_examples: int
+  num_epochs: float
+  batch_size: int
+  seed: int
+
+  @property
+  def num_reads(self) -> int:
+    """Examples that are read, each as often as it is read."""
+    return max(1, round(self.num_examples * self.num_epochs))
+
+  @property
+  def num_steps(self) -> int:
+    return -(-self.num_reads // self.batch_size)
+
+  def order(self) -> np.ndarray:
+    """Returns the indices of the examples to read, epoch after epoch."""
+    generator = np.random.default_rng(self.seed)
+    epochs = [generator.permutation(self.num_examples)
+              for _ in range(-(-self.num_reads // self.num_examples))]
+    return np.concatenate(epochs)[:self.num_reads]
+
+
+class Classifier:
+  """BERT and a dense layer on its pooled output, in a session of their own.
+
+    schedule = Schedule(5e-5, examples.size, 3.0, 32, seed)
+    with Classifier(config, num_labels, device, start, schedule) as classifier:
+      classifier.train(examples)
+      log_probabilities = classifier.predict(others)
+  """
+
+  def __init__(self, config: modeling.BertConfig, num_labels: int,
+               device: devices.DeviceOptions, checkpoint: Optional[str],
+               schedule: Optional[Schedule] = None):
+    """Builds the graph and starts its session.
+
+    Args:
+      config: size of the model.
+      num_labels: L.
+      device: precision.
+      checkpoint: what the variables start from, only those of the encoder
+        where there is a schedule; None initialises all of them newly.
+      schedule: how to train; None only predicts.
+    """
+    self._max_columns = config.max_position_embeddings
+    self._schedule = schedule
+    self._graph = tf.Graph()
+    with self._graph.as_default():
+      self._inputs = Inputs(*(
+          tf1.placeholder(tf.int32, shape) for shape in (
+              [None, None], [None, None], [None, None], [None])))
+      if schedule:
+        tf1.set_random_seed(schedule.seed)
+        tf1.train.get_or_create_global_step()  # Dropout depends on it.
+        logits = _logits(config, True, self._inputs, num_labels)
+        self._loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(
+                self._inputs.label_ids, logits))
+      self._log_probabilities = tf.nn.log_softmax(
+          _logits(config, False, self._inputs, num_labels))
+      variables = tf1.trainable_variables()
+      if checkpoint:
+        _restore([variable for variable in variables
+                  if schedule is None
+                  or variable.op.name.startswith(_ENCODER_SCOPE)], checkpoint)
+      self._saver = tf1.train.Saver(variables)
+      if schedule:
+        self._step = optimization.create_train_step(
+            self._loss, schedule.learning_rate, schedule.num_steps,
+            schedule.num_steps // _STEPS_PER_WARMUP,
+            loss_scale=(optimization.LossScale()
+                        if device.precision == "fp16" else None))
+      self._session = tf1.Session(config=devices.session_config(device))
+      self._session.run([tf1.global_variables_initializer(),
+                         tf1.local_variables_initializer()])
+    self._graph.finalize()
+
+  def __enter__(self) -> "Classifier":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self._session.close()
+
+  def train(self, examples: Examples) -> None:
+    """Trains on examples by the schedule.
+
+    Raises:
+      InputError: the loss is NaN or infinite.
+    """
+    schedule = self._schedule
+    order, size = schedule.order(), schedule.batch_size
+    rate = format_rate(schedule.learning_rate)
+    epoch_losses: List[float] = []
+    start_time = time.monotonic()
+    with tqdm.tqdm(total=schedule.num_steps, desc="learning rate " + rate,
+                   unit=" steps", disable=None, dynamic_ncols=True) as bar:
+      for step in range(schedule.num_steps):
+        start, end = step * size, min((step + 1) * size, len(order))
+        loss, is_finite, _ = self._session.run(
+            [self._loss, self._step.is_finite, self._step.operation],
+            self._feed(examples.take(order[start:end])))
+        if not is_finite:
+          raise InputError(
+              "--learning_rate: the loss is NaN or infinite at step {} of {} "
+              "with {}; leave this learning rate out, or give lower ones"
+              .format(step + 1, schedule.num_steps, rate))
+        epoch_losses.append(loss)
+        speed = end / (time.monotonic() - start_time)
+        bar.set_postfix_str("loss {:.4f}, {:.1f} sequences/s".format(
+            loss, speed), refresh=False)
+        bar.update()
+        num_epochs = end // examples.size
+        if end == len(order) or num_epochs > start // examples.size:
+          logging.info(
+              "Learning rate %s, epoch %d of %d: loss %.4f, %.1f sequences/s",
+              rate, max(1, num_epochs), math.ceil(schedule.num_epochs),
+              np.mean(epoch_losses), speed)
+          epoch_losses = []
+
+  def predict(self, examples: Examples) -> np.ndarray:
+    """Returns the logarithms of the labels' probabilities, float32 [N, L]."""
+    # Sequences of about the same length need little padding.
+    order = np.argsort([-len(ids) for ids in examples.token_ids], kind="stable")
+    predicted: List[np.ndarray] = []
+    with tqdm.tqdm(total=examples.size, desc="predicting", unit=" sequences",
+                   disable=None, delay=_BAR_DELAY, dynamic_ncols=True) as bar:
+      for start in range(0, len(order), _PREDICT_BATCH_SIZE):
+        indices = order[start:start + _PREDICT_BATCH_SIZE]
+        predicted.append(self._session.run(
+            self._log_probabilities, self._feed(examples.take(indices))))
+        bar.update(len(indices))
+    log_probabilities = np.concatenate(predicted)
+    log_probabilities[order] = log_probabilities.copy()
+    return log_probabilities
+
+  def _feed(self, examples: Examples) -> Dict[tf.Tensor, np.ndarray]:
+    return dict(zip(self._inputs, batch(examples, self._max_columns)))
+
+  def save(self, path: str) -> None:
+    """Writes the variables, without the optimizer's slots.
+
+    Args:
+      path: of the checkpoint, without `.index`; the index comes last, so that
+        a checkpoint that can be read is complete.
+    """
+    partial = files.partial_path(path)
+    shutil.rmtree(partial, ignore_errors=True)
+    os.makedirs(partial)
+    with self._graph.as_default():
+      self._saver.save(
+          self._session, os.path.join(partial, os.path.basename(path)),
+          write_meta_graph=False, write_state=False)
+    for name in sorted(os.listdir(partial)):
+      files.sync(os.path.join(partial, name))
+      os.replace(os.path.join(partial, name),
+                 os.path.join(os.path.dirname(path), name))
+    os.rmdir(partial)
+
+
+def _logits(config: modeling.BertConfig, is_training: bool, inputs: Inputs,
+            num_labels: int) -> tf.Tensor:
+  """Builds the model; float32 [B, L]. A second one shares the variables."""
+  with tf1.variable_scope(tf1.get_variable_scope(), reuse=tf1.AUTO_REUSE):
+    pooled = modeling.BertModel(
+        config, is_training, inputs.input_ids, inputs.input_mask,
+        inputs.segment_ids, scope="bert",
+        # The last layer is computed only at the first token.
+        output_positions=tf.zeros_like(inputs.input_ids[:, :1])
+    ).get_pooled_output()
+    weights = tf1.get_variable(
+        _HEAD_VARIABLES[0], [num_labels, config.hidden_size],
+        initializer=modeling.create_initializer(config.initializer_range),
+        use_resource=True)
+    bias = tf1.get_variable(
+        _HEAD_VARIABLES[1], [num_labels], initializer=tf1.zeros_initializer(),
+        use_resource=True)
+  if is_training:
+    with tf.name_scope("classifier"):
+      pooled = modeling.dropout(pooled, _DROPOUT)
+  return tf.nn.bias_add(tf.matmul(pooled, weights, transpose_b=True), bias)
+
+
+def _restore(variables: Sequence[tf.Variable], checkpoint: str) -> None:
+  """Makes variables start from a checkpoint that was compared with them."""
+  names, _ = modeling.get_assignment_map_from_checkpoint(variables, checkpoint)
+  tf1.train.init_from_checkpoint(checkpoint, names)
+
+
+# --- Evaluation --------------------------------------------------------------
+
+
+class Interval(NamedTuple):
+  """A range of values."""
+  low: float
+  high: float
+
+
+def wilson_interval(num_correct: int, num_examples: int) -> Interval:
+  """Returns the 95% interval of an accuracy (Wilson 1927)."""
+  z_squared = _NORMAL_QUANTILE ** 2
+  share = num_correct / num_examples
+  scale = 1 + z_squared / num_examples
+  centre = (share + z_squared / (2 * num_examples)) / scale
+  margin = _NORMAL_QUANTILE / scale * math.sqrt(
+      share * (1 - share) / num_examples
+      + z_squared / (4 * num_examples ** 2))
+  # Rounding must not leave the accuracy itself outside.
+  return Interval(max(0.0, min(share, centre - margin)),
+                  min(1.0, max(share, centre + margin)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """How good a classifier is.
+
+  Attributes:
+    confusion: int64 [L, L], how many examples of each label (rows) were given
+      each label (columns).
+    loss: mean cross entropy.
+  """
+  confusion: np.ndarray
+  loss: float
+
+  @property
+  def num_examples(self) -> int:
+    return int(self.confusion.sum())
+
+  @property
+  def num_correct(self) -> int:
+    return int(np.trace(self.confusion))
+
+  @property
+  def accuracy(self) -> float:
+    return self.num_correct / self.num_examples
+
+  def results(self) -> Dict[str, Any]:
+    """Returns the figures of eval_results.txt, by key."""
+    interval = wilson_interval(self.num_correct, self.num_examples)
+    return {"accuracy": self.accuracy, "accuracy_low": interval.low,
+            "accuracy_high": interval.high, "loss": self.loss,
+            "num_examples": self.num_examples}
+
+  def report(self, path: str, labels: Sequence[str]) -> str:
+    """Returns the figures and the confusion table as text.
+
+    Args:
+      path: of the examples.
+      labels: the labels in the order of their ids.
+    """
+    interval = wilson_interval(self.num_correct, self.num_examples)
+    rows = [["", *labels], *([label, *map(str, counts)] for label, counts in
+                             zip(labels, self.confusion.tolist()))]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join([
+        "{}: accuracy {:.4f} (95% interval {:.4f} to {:.4f}), {} of {} correct,"
+        " loss {:.4f}".format(
+            path, self.accuracy, *interval, self.num_correct,
+            self.num_examples, self.loss),
+        "", "Rows: true label; columns: predicted label.",
+        *("  ".join([row[0].ljust(widths[0]),
+                     *map(str.rjust, row[1:], widths[1:])]) for row in rows),
+        ""])
+
+
+def evaluate(log_probabilities: np.ndarray,
+             label_ids: np.ndarray) -> Evaluation:
+  """Compares predictions with the true labels.
+
+  Args:
+    log_probabilities: float32 [N, L].
+    label_ids: int32 [N].
+  """
+  num_examples, num_labels = log_probabilities.shape
+  confusion = np.zeros([num_labels, num_labels], np.int64)
+  np.add.at(confusion, (label_ids, log_probabilities.argmax(axis=1)), 1)
+  losses = -log_probabilities[np.arange(num_examples), label_ids]
+  return Evaluation(confusion, float(losses.mean(dtype=np.float64)))
+
+
+# --- What output_dir holds ---------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Notes:
+  """What was made in output_dir so far, and with which settings.
+
+  Attributes:
+    settings: values of flags, fingerprints for files; by flag.
+    candidates: by learning rate, accuracy and loss on what was held back.
+    learning_rates: those that the classifier's one was chosen from.
+    learning_rate: that of the classifier; None before it is finished.
+    evaluated: fingerprint of the file that the results are of, or None.
+  """
+  settings: Dict[str, Any]
+  candidates: Dict[str, Dict[str, float]] = dataclasses.field(
+      default_factory=dict)
+  learning_rates: Sequence[str] = ()
+  learning_rate: Optional[str] = None
+  evaluated: Optional[str] = None
+
+  def write(self, output_dir: str) -> None:
+    files.write_atomically(
+        os.path.join(output_dir, _NOTES_FILE),
+        json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")
+
+  @classmethod
+  def read(cls, output_dir: str) -> Optional["Notes"]:
+    """Reads the notes of a folder; None where there are none.
+
+    Raises:
+      InputError: they are damaged.
+    """
+    path = os.path.join(output_dir, _NOTES_FILE)
+    if not os.path.exists(path):
+      return None
+    try:
+      with open(path, encoding="utf-8") as file:
+        notes = cls(**json.load(file))
+      if not (isinstance(notes.settings, dict) and all(
+          {"accuracy", "loss"} == set(candidate)
+          for candidate in notes.candidates.values())):
+        raise ValueError("unexpected values")
+      return notes
+    except (ValueError, TypeError, AttributeError) as error:
+      raise InputError("--output_dir: {} is damaged ({}); remove the folder, "
+                       "or give another one".format(path, error)) from None
+
+  def results(self) -> Dict[str, float]:
+    """Returns the learning rates' figures of eval_results.txt, by key."""
+    assert self.learning_rate is not None
+    results = {"learning_rate": float(self.learning_rate)}
+    if len(self.learning_rates) > 1:
+      for rate in self.learning_rates:
+        results["dev_accuracy_" + rate] = self.candidates[rate]["accuracy"]
+    return results
+
+
+def format_rate(rate: float) -> str:
+  return "{:g}".format(rate)
+
+
+def parse_rates(text: str) -> List[float]:
+  """Returns the learning rates that a flag names, the lowest first.
+
+  Raises:
+    InputError: there is none, or one is named twice or is none.
+  """
+  rates = []
+  for part in text.split(","):
+    try:
+      rates.append(float(part))
+    except ValueError:
+      rates.append(math.nan)
+    if not 0 < rates[-1] < math.inf:
+      raise InputError(
+          "--learning_rate={}: {!r} is no learning rate; give numbers over 0, "
+          "separated by commas, such as {}".format(text, part, _LEARNING_RATES))
+  name, count = collections.Counter(
+      map(format_rate, rates)).most_common(1)[0]
+  if count > 1:
+    raise InputError("--learning_rate={} names {} twice; give it once".format(
+        text, name))
+  return sorted(rates)
+
+
+def _settings(options: Options) -> Dict[str, Any]:
+  """Returns what a classifier depends on beside the learning rates."""
+  settings = {name: getattr(options, name) for name in (
+      "do_lower_case", "max_seq_length", "train_batch_size",
+      "num_train_epochs", "precision", "random_seed")}
+  for name in ("bert_config_file", "vocab_file", "train_file"):
+    settings[name] = files.fingerprint(getattr(options, name))
+  settings["init_checkpoint"] = (
+      options.init_checkpoint
+      and checkpoints.fingerprint(options.init_checkpoint))
+  return settings
+
+
+def _check_settings(notes: Notes, options: Options,
+                    settings: Dict[str, Any], rates: Sequence[str]) -> None:
+  """Raises InputError where output_dir was begun with other settings."""
+  for name, value in settings.items():
+    found = notes.settings.get(name)
+    if found != value:
+      is_file = name.endswith("_file") or name == "init_checkpoint"
+      raise InputError(
+          "--{}={} does not fit --output_dir={}, which was begun with {}: give "
+          "that, or another --output_dir".format(
+              name, getattr(options, name) or "", options.output_dir,
+              (found and "another file" or "none") if is_file else found))
+  if notes.learning_rate and list(notes.learning_rates) != list(rates):
+    raise InputError(
+        "--learning_rate={} does not fit --output_dir={}, which was made with "
+        "{}: give that, or another --output_dir".format(
+            options.learning_rate, options.output_dir,
+            ",".join(notes.learning_rates)))
+
+
+# --- Training ----------------------------------------------------------------
+
+
+class TrainingInputs(NamedTuple):
+  """What was checked.
+
+  Attributes:
+    config: size of the model.
+    encoding: how texts become examples.
+    rates: the learning rates, the lowest first.
+    training: the texts to train on.
+    held_out: the texts to evaluate on; None without a file.
+  """
+  config: modeling.BertConfig
+  encoding: Encoding
+  rates: List[float]
+  training: List[Text]
+  held_out: Optional[List[Text]]
+
+
+def check(options: Options) -> TrainingInputs:
+  """Checks the options of training against the files; changes nothing.
+
+  Raises:
+    InputError: an option, a file or the fit between them is wrong.
+  """
+  for name in ("bert_config_file", "vocab_file"):
+    if not getattr(options, name):
+      raise InputError("--train_file needs --{}, that of the model to "
+                       "fine-tune; see --help".format(name))
+  rates = parse_rates(options.learning_rate)
+  if not options.num_train_epochs > 0:
+    raise InputError("--num_train_epochs={} must be over 0".format(
+        options.num_train_epochs))
+  config = checkpoints.load_config(
+      options.bert_config_file, options.max_seq_length)
+  vocab = _read_vocabulary(options.vocab_file, config)
+  training = read_texts(options.train_file, "train_file")
+  counts = collections.Counter(text.label for text in training)
+  labels = sorted(counts)
+  held_out = options.eval_file and read_texts(
+      options.eval_file, "eval_file", labels)
+  for flag, texts in (("train_file", training), ("eval_file", held_out)):
+    _check_pairs(config, texts or (), "--{}={}".format(
+        flag, getattr(options, flag)))
+  if len(rates) > 1 and max(counts.values()) < _EXAMPLES_PER_HELD_OUT // 2:
+    raise InputError(
+        "--train_file: {} has at most {} examples of a label, too few to hold "
+        "a tenth back and choose among --learning_rate={}; give one learning "
+        "rate".format(options.train_file, max(counts.values()),
+                      options.learning_rate))
+  if options.init_checkpoint:
+    _check_encoder(config, options.init_checkpoint, "init_checkpoint")
+  try:
+    tokenization.validate_case_matches_checkpoint(
+        options.do_lower_case, options.init_checkpoint or options.vocab_file)
+  except ValueError as error:
+    logging.warning("--do_lower_case: %s.", error)
+  tokenizer = tokenization.FullTokenizer.from_vocab(
+      vocab, options.do_lower_case)
+  return TrainingInputs(
+      config, Encoding(tokenizer, labels, options.max_seq_length), rates,
+      training, held_out)
+
+
+def _read_vocabulary(path: str, config: modeling.BertConfig) -> Dict[str, int]:
+  """Reads a vocabulary that fits a config."""
+  vocab = sampling.read_vocabulary(path)
+  size = max(vocab.values()) + 1
+  if size > config.vocab_size:
+    raise InputError(
+        "--vocab_file: {} has {} tokens, but --bert_config_file has vocab_size "
+        "{}; give the vocabulary that belongs to the model".format(
+            path, size, config.vocab_size))
+  if size < config.vocab_size:
+    logging.warning(
+        "--vocab_file: %s has %d tokens, --bert_config_file has vocab_size %d; "
+        "they may not belong together.", path, size, config.vocab_size)
+  return vocab
+
+
+def _check_pairs(config: modeling.BertConfig, texts: Sequence[Text],
+                 place: str) -> None:
+  """Raises InputError where a model without segments is to read pairs."""
+  if config.type_vocab_size < 2 and any(text.second for text in texts):
+    raise InputError(
+        "{} has pairs of texts, but the config has type_vocab_size {}; such a "
+        "model reads single texts only".format(place, config.type_vocab_size))
+
+
+def _check_encoder(config: modeling.BertConfig, checkpoint: str,
+                   flag: str) -> None:
+  """Checks that a checkpoint holds the whole encoder and pooler."""
+  match = checkpoints.match_checkpoint(config, checkpoint, flag)
+  missing, unused = (
+      [name for name in names if name.startswith(_ENCODER_SCOPE)]
+      for names in (match.missing, match.unused))
+  if missing:
+    raise InputError(
+        "--{}: {} lacks {} of the model's variables, such as {}; give the "
+        "config and the checkpoint of one model".format(
+            flag, checkpoint, len(missing), missing[0]))
+  if unused:
+    logging.warning(
+        "--%s: %s has %d variables that the config does not have, such as %s; "
+        "they are not used.", flag, checkpoint, len(unused), unused[0])
+
+
+def fine_tune(options: Options) -> None:
+  """Chooses the learning rate, trains and evaluates, as far as is to be done.
+
+  Args:
+    options: with a train_file.
+
+  Raises:
+    InputError: an option, a file or the fit between them is wrong; the loss is
+      NaN or infinite.
+  """
+  inputs = check(options)
+  settings = _settings(options)
+  output_dir = options.output_dir
+  with files.locked_folder(output_dir):
+    notes = Notes.read(output_dir)
+    if notes is None:
+      _check_vacant(output_dir)
+      notes = Notes(settings)
+      notes.write(output_dir)
+    rates = [format_rate(rate) for rate in inputs.rates]
+    _check_settings(notes, options, settings, rates)
+    evaluated = options.eval_file and files.fingerprint(options.eval_file)
+    if notes.learning_rate and evaluated in (None, notes.evaluated):
+      logging.info("%s holds the finished classifier%s: nothing to do.",
+                   output_dir, " and its results" if evaluated else "")
+      return
+    with devices.exhaustion_errors(
+        "lower --train_batch_size={} or --max_seq_length={}, or free some "
+        "memory or space".format(
+            options.train_batch_size, options.max_seq_length)):
+      if not notes.learning_rate:
+        devices.warn_of_device(devices.DeviceOptions(options.precision))
+        notes = _train(options, inputs, notes)
+      if options.eval_file:
+        apply_to_file(options, load(output_dir), inputs.held_out)
+
+
+def _check_vacant(output_dir: str) -> None:
+  """Raises InputError where a folder holds a model of another kind."""
+  for name in (checkpoints.CONFIG_FILE, checkpoints.CHECKPOINT_FILE + ".index",
+               _VOCAB_FILE):
+    if os.path.exists(os.path.join(output_dir, name)):
+      raise InputError(
+          "--output_dir={} holds {}, which this script did not write; choose "
+          "another folder, so that no model is replaced".format(
+              output_dir, name))
+
+
+def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
+  """Tries the learning rates that are not tried, and trains the classifier."""
+  output_dir, encoding = options.output_dir, inputs.encoding
+  examples = encoding.encode(inputs.training)
+  logging.info("%s: %d examples, labels %s", options.train_file, examples.size,
+               _listed(encoding.labels))
+  rates = {format_rate(rate): rate for rate in inputs.rates}
+  device = devices.DeviceOptions(options.precision)
+
+  def classifier(rate: str, num_examples: int) -> Classifier:
+    return Classifier(
+        inputs.config, len(encoding.labels), device, options.init_checkpoint,
+        Schedule(rates[rate], num_examples, options.num_train_epochs,
+                 options.train_batch_size, options.random_seed))
+
+  best = next(iter(rates))
+  if len(rates) > 1:
+    is_held_out = hold_out(examples.label_ids, options.random_seed)
+    training, held_out = (examples.take(np.flatnonzero(chosen))
+                          for chosen in (~is_held_out, is_held_out))
+    for rate in rates:
+      if rate in notes.candidates:
+        continue
+      with classifier(rate, training.size) as candidate:
+        candidate.train(training)
+        figures = evaluate(candidate.predict(held_out), held_out.label_ids)
+      notes = dataclasses.replace(notes, candidates=dict(
+          notes.candidates,
+          **{rate: {"accuracy": figures.accuracy, "loss": figures.loss}}))
+      notes.write(output_dir)
+      logging.info("Learning rate %s: accuracy %.4f on %d held-back examples",
+                   rate, figures.accuracy, held_out.size)
+    best = min(rates, key=lambda rate: (-notes.candidates[rate]["accuracy"],
+                                        notes.candidates[rate]["loss"]))
+    logging.info("Learning rate %s is the best; training on all %d examples.",
+                 best, examples.size)
+  with classifier(best, examples.size) as final:
+    final.train(examples)
+    files.copy_atomically(
+        options.bert_config_file,
+        os.path.join(output_dir, checkpoints.CONFIG_FILE))
+    files.copy_atomically(
+        options.vocab_file, os.path.join(output_dir, _VOCAB_FILE))
+    files.write_atomically(
+        os.path.join(output_dir, _LABELS_FILE),
+        "".join(label + "\n" for label in encoding.labels))
+    final.save(os.path.join(output_dir, checkpoints.CHECKPOINT_FILE))
+  notes = dataclasses.replace(
+      notes, learning_rates=list(rates), learning_rate=best)
+  notes.write(output_dir)
+  return notes
+
+
+# --- Applying ----------------------------------------------------------------
+
+
+class Model(NamedTuple):
+  """What a folder holds, without the values of the variables.
+
+  Attributes:
+    config: size of the model.
+    encoding: how texts become examples.
+    notes: how it was made.
+  """
+  config: modeling.BertConfig
+  encoding: Encoding
+  notes: Notes
+
+
+def load(output_dir: str) -> Model:
+  """Reads and checks what `fine_tune` has written.
+
+  Raises:
+    InputError: there is no classifier, or it is not finished or damaged.
+  """
+  notes = Notes.read(output_dir)
+  if notes is None or not notes.learning_rate:
+    raise InputError(
+        "--output_dir={} holds no {}classifier; give --train_file, "
+        "--bert_config_file and --vocab_file to train one".format(
+            output_dir, "finished " if notes else ""))
+  config = checkpoints.load_config(
+      os.path.join(output_dir, checkpoints.CONFIG_FILE),
+      notes.settings["max_seq_length"])
+  vocab = _read_vocabulary(os.path.join(output_dir, _VOCAB_FILE), config)
+  path = os.path.join(output_dir, _LABELS_FILE)
+  files.check_file(path, "output_dir")
+  with open(path, encoding="utf-8", newline="\n") as file:
+    labels = file.read().split("\n")[:-1]
+  checkpoint = os.path.join(output_dir, checkpoints.CHECKPOINT_FILE)
+  _check_encoder(config, checkpoint, "output_dir")
+  shapes = dict(tf.train.list_variables(checkpoint))
+  if [shapes.get(name) for name in _HEAD_VARIABLES] != [
+      [len(labels), config.hidden_size], [len(labels)]]:
+    raise InputError(
+        "--output_dir: {} does not fit the {} labels of {}; train again in "
+        "another folder".format(checkpoint, len(labels), path))
+  return Model(config, Encoding(
+      tokenization.FullTokenizer.from_vocab(
+          vocab, notes.settings["do_lower_case"]),
+      labels, notes.settings["max_seq_length"]), notes)
+
+
+def _classifier(options: Options, model: Model) -> Classifier:
+  return Classifier(
+      model.config, len(model.encoding.labels),
+      devices.DeviceOptions(options.precision),
+      os.path.join(options.output_dir, checkpoints.CHECKPOINT_FILE))
+
+
+def apply_to_file(options: Options, model: Model,
+                  texts: Sequence[Text]) -> None:
+  """Evaluates the classifier of a folder, writes and prints the results.
+
+  The folder must be locked.
+
+  Args:
+    options: with an eval_file.
+    model: what the folder holds.
+    texts: what the eval_file holds.
+  """
+  output_dir, path = options.output_dir, options.eval_file
+  labels = model.encoding.labels
+  examples = model.encoding.encode(texts)
+  with _classifier(options, model) as classifier:
+    figures = evaluate(classifier.predict(examples), examples.label_ids)
+  report = figures.report(path, labels)
+  files.write_atomically(os.path.join(output_dir, _CONFUSION_FILE), report)
+  evaluation.write_results(
+      [output_dir], {**figures.results(), **model.notes.results()},
+      checkpoints.CHECKPOINT_FILE)
+  dataclasses.replace(
+      model.notes, evaluated=files.fingerprint(path)).write(output_dir)
+  # Not every locale has every label's characters.
+  sys.stdout.buffer.write(report.encode(sys.stdout.encoding, "replace"))
+
+
+def apply_to_stdin(options: Options, model: Model) -> None:
+  """Labels the lines of stdin as they come, and prints them to stdout.
+
+  Raises:
+    InputError: a line has another form.
+  """
+  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `... | head`.
+  number = 0
+  with _classifier(options, model) as classifier, tqdm.tqdm(
+      unit=" lines", delay=_BAR_DELAY, dynamic_ncols=True,
+      disable=True if sys.stdout.isatty() else None) as bar:
+    for lines in _blocks(sys.stdin.fileno()):
+      texts = []
+      for number, line in enumerate(lines, number + 1):
+        place = "stdin, line {}".format(number)
+        text = parse_line(line, place, is_labelled=False)
+        if text is not None:
+          _check_pairs(model.config, [text], place)
+          texts.append(text)
+      if texts:
+        sys.stdout.buffer.write(_label(classifier, model.encoding, texts))
+        sys.stdout.buffer.flush()
+        bar.update(len(texts))
+
+
+def _blocks(descriptor: int) -> Iterator[List[bytes]]:
+  """Yields the lines of a file or pipe, as many at a time as are there."""
+  rest = b""
+  is_start = True
+  while True:
+    block = os.read(descriptor, _READ_BYTES)
+    # A line may come in many pieces.
+    *lines, last = block.split(b"\n")
+    if lines:
+      lines[0], rest = rest + lines[0], last
+    else:
+      rest += last
+    if not block:
+      lines = [rest] if rest else []
+    if lines:
+      if is_start and lines[0].startswith(_BYTE_ORDER_MARK):
+        lines[0] = lines[0][len(_BYTE_ORDER_MARK):]
+      is_start = False
+      yield lines
+    if not block:
+      return
+
+
+def _label(classifier: Classifier, encoding: Encoding,
+           texts: Sequence[Text]) -> bytes:
+  """Returns lines of label, probability and text, UTF-8."""
+  log_probabilities = classifier.predict(encoding.encode(texts))
+  lines = []
+  for text, scores in zip(texts, log_probabilities):
+    lines.append("\t".join(filter(None, (
+        encoding.labels[scores.argmax()],
+        "{:.4f}".format(math.exp(scores.max())), text.first, text.second))))
+  return ("\n".join(lines) + "\n").encode("utf-8")
+
+
+def apply(options: Options, given: Collection[str]) -> None:
+  """Applies the classifier of output_dir.
+
+  Args:
+    options: without a train_file.
+    given: the names of the flags that the command line has.
+
+  Raises:
+    InputError: there is no classifier, a flag asks for another one, or a line
+      is wrong.
+  """
+  model = load(options.output_dir)
+  for name in ("max_seq_length", "do_lower_case"):
+    trained_with = model.notes.settings[name]
+    if name in given and getattr(options, name) != trained_with:
+      raise InputError(
+          "--{}={}, but the classifier in {} was trained with {}; leave the "
+          "flag out".format(name, getattr(options, name), options.output_dir,
+                            trained_with))
+  devices.warn_of_device(devices.DeviceOptions(options.precision))
+  with devices.exhaustion_errors("free some memory, or space in {}".format(
+      options.output_dir)):
+    if not options.eval_file:
+      apply_to_stdin(options, model)
+      return
+    texts = read_texts(options.eval_file, "eval_file", model.encoding.labels)
+    _check_pairs(model.config, texts, "--eval_file=" + options.eval_file)
+    with files.locked_folder(options.output_dir):
+      apply_to_file(options, model, texts)
+
+
+def main() -> None:
+  options = command_line.options(Options)
+  devices.choose_gpu(None)
+  if not options.train_file:
+    apply(options, {field.name for field in dataclasses.fields(Options)
+                    if flags.FLAGS[field.name].present})
+    return
+  try:
+    fine_tune(options)
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(
+        "the learning rates that were tried are kept: the same command "
+        "resumes from there") from None
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=("output_dir",))
