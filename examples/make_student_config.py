@@ -38,7 +38,7 @@ def define_flags() -> None:
   flags.DEFINE_string("bert_config_file", None, "Config of the teacher.")
   flags.DEFINE_integer("layers", None, "Layers of the student.", lower_bound=1)
   flags.DEFINE_integer(
-      "hidden_size", None, "Hidden size of the student; default: the teacher's.",
+      "hidden_size", None, "The student's hidden size; default: the teacher's.",
       lower_bound=1)
   flags.DEFINE_string("output_file", None, "Config to write.")
   input_pipeline.define_flags()

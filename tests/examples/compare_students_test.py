@@ -191,5 +191,5 @@ def test_a_description_that_is_not_json(tmp_path):
 
 
 def test_later_flags_replace_earlier_ones():
-  assert compare_students.command(
-      "a.py", {"b": 1, "c": 2}, {"b": 3}) == ["python", "a.py", "--b=3", "--c=2"]
+  words = compare_students.command("a.py", {"b": 1, "c": 2}, {"b": 3})
+  assert words == ["python", "a.py", "--b=3", "--c=2"]

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from distillation import devices
+from examples import classification
 from examples import fine_tune_classifier as script
+from examples.classification import Classifier, Schedule, Text
 import processes
 import tiny
 import tokenization
@@ -39,24 +41,24 @@ _RATES = ("--learning_rate", "1e-9,0.003")
 
 
 @pytest.mark.parametrize("line, text", [
-    (b"good\ta film\n", script.Text("a film", "", "good")),
-    (b"good\ta film\tit was\r\n", script.Text("a film", "it was", "good")),
-    (b" very good \t a film\t", script.Text(" a film", "", "very good")),
+    (b"good\ta film\n", Text("a film", "", "good")),
+    (b"good\ta film\tit was\r\n", Text("a film", "it was", "good")),
+    (b" very good \t a film\t", Text(" a film", "", "very good")),
     ("gut\tschön\u2028 so\n".encode(),
-     script.Text("schön\u2028 so", "", "gut")),
+     Text("schön\u2028 so", "", "gut")),
     (b"\n", None), (b"  \r\n", None), (b"", None),
 ])
 def test_parse_line(line, text):
-  assert script.parse_line(line, "here", is_labelled=True) == text
+  assert classification.parse_line(line, "here", is_labelled=True) == text
 
 
 @pytest.mark.parametrize("line, text", [
-    (b"a film\n", script.Text("a film")),
-    (b"a film\tit was", script.Text("a film", "it was")),
+    (b"a film\n", Text("a film")),
+    (b"a film\tit was", Text("a film", "it was")),
     (b"\r\n", None),
 ])
 def test_parse_line_without_a_label(line, text):
-  assert script.parse_line(line, "here", is_labelled=False) == text
+  assert classification.parse_line(line, "here", is_labelled=False) == text
 
 
 @pytest.mark.parametrize("line, is_labelled, message", [
@@ -71,15 +73,15 @@ def test_parse_line_without_a_label(line, text):
 ])
 def test_a_line_of_another_form(line, is_labelled, message):
   with pytest.raises(InputError, match=message):
-    script.parse_line(line, "here", is_labelled)
+    classification.parse_line(line, "here", is_labelled)
 
 
 def test_a_file_with_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
   path = tmp_path / "train.tsv"
   path.write_bytes(b"\xef\xbb\xbfgood\ta\r\n\r\nbad\tb\tc\r\ngood\td")
-  assert script.read_texts(str(path), "train_file") == [
-      script.Text("a", "", "good"), script.Text("b", "c", "bad"),
-      script.Text("d", "", "good")]
+  assert classification.read_texts(str(path), "train_file") == [
+      Text("a", "", "good"), Text("b", "c", "bad"),
+      Text("d", "", "good")]
 
 
 @hypothesis.given(
@@ -90,22 +92,23 @@ def test_pairs_are_truncated_as_bert_does(first, second, limit):
   lengths = [first, second]
   while sum(lengths) > limit:
     lengths[0 if lengths[0] > lengths[1] else 1] -= 1
-  assert script.truncated_lengths(first, second, limit) == tuple(lengths)
+  assert classification.truncated_lengths(
+      first, second, limit) == tuple(lengths)
 
 
 def _encoding(labels=("bad", "good"), max_seq_length=8):
   vocab = {token: index for index, token in enumerate(_VOCABULARY)}
-  return script.Encoding(
+  return classification.Encoding(
       tokenization.FullTokenizer.from_vocab(vocab), labels, max_seq_length)
 
 
 def test_sequences_of_texts_and_pairs():
   examples = _encoding().encode([
-      script.Text("The films", "", "good"),
-      script.Text("a film", "it was", "bad"),
-      script.Text("a film was so very good", "", "bad"),
-      script.Text("a film was so very good", "we saw it", "good"),
-      script.Text("a", "  ", "good")])
+      Text("The films", "", "good"),
+      Text("a film", "it was", "bad"),
+      Text("a film was so very good", "", "bad"),
+      Text("a film was so very good", "we saw it", "good"),
+      Text("a", "  ", "good")])
   tokens = [" ".join(_VOCABULARY[i] for i in ids) for ids in examples.token_ids]
   assert tokens == [
       "[CLS] the film ##s [SEP]", "[CLS] a film [SEP] it was [SEP]",
@@ -117,32 +120,34 @@ def test_sequences_of_texts_and_pairs():
 
 def test_a_batch_is_padded_to_the_longest_sequence():
   examples = _encoding(max_seq_length=10).encode([
-      script.Text("a film", "it was", "bad"),
-      script.Text("a film was so very good and", "", "good")])
-  inputs = script.batch(examples, max_columns=16)
+      Text("a film", "it was", "bad"),
+      Text("a film was so very good and", "", "good")])
+  inputs = classification.batch(examples, max_columns=16)
   assert inputs.input_ids.shape == (2, 16)  # Of 9, to a multiple of 8.
   assert inputs.input_mask.sum(axis=1).tolist() == [7, 9]
   assert inputs.segment_ids[0].tolist() == [0] * 4 + [1] * 3 + [0] * 9
   assert not inputs.segment_ids[1].any()
   assert not inputs.input_ids[0, 7:].any()
-  assert script.batch(examples, max_columns=10).input_ids.shape == (2, 10)
-  assert script.batch(examples.take([0]), 16).input_ids.shape == (1, 8)
+  batch = classification.batch(examples, max_columns=10)
+  assert batch.input_ids.shape == (2, 10)
+  assert classification.batch(examples.take([0]), 16).input_ids.shape == (1, 8)
 
 
 def test_a_tenth_of_each_label_is_held_back():
   label_ids = np.array([0] * 34 + [1] * 35 + [2] * 4 + [3] * 5)
-  is_held_out = script.hold_out(label_ids, seed=1)
+  is_held_out = classification.hold_out(label_ids, seed=1)
   # Rounded to the nearest: 3.4, 3.5, 0.4 and 0.5.
   assert np.bincount(label_ids[is_held_out], minlength=4).tolist() == [
       3, 4, 0, 1]
-  np.testing.assert_array_equal(is_held_out, script.hold_out(label_ids, seed=1))
-  assert (is_held_out != script.hold_out(label_ids, seed=2)).any()
+  np.testing.assert_array_equal(
+      is_held_out, classification.hold_out(label_ids, seed=1))
+  assert (is_held_out != classification.hold_out(label_ids, seed=2)).any()
 
 
 @pytest.mark.parametrize("num_epochs, num_reads, num_steps", [
     (2.5, 25, 7), (1, 10, 3), (0.01, 1, 1)])
 def test_each_epoch_reads_each_example_once(num_epochs, num_reads, num_steps):
-  schedule = script.Schedule(1e-3, 10, num_epochs, 4, seed=1)
+  schedule = Schedule(1e-3, 10, num_epochs, 4, seed=1)
   order = schedule.order()
   assert schedule.num_steps == num_steps
   assert len(order) == num_reads
@@ -164,7 +169,7 @@ def test_each_epoch_reads_each_example_once(num_epochs, num_reads, num_steps):
     (20, 20, 0.8389, 1.0),
 ])
 def test_wilson_interval(num_correct, num_examples, low, high):
-  interval = script.wilson_interval(num_correct, num_examples)
+  interval = classification.wilson_interval(num_correct, num_examples)
   assert interval == pytest.approx((low, high), abs=5e-5)
   assert interval.low <= num_correct / num_examples <= interval.high
 
@@ -173,7 +178,7 @@ def test_evaluation():
   probabilities = np.array(
       [[.5, .25, .25], [.25, .5, .25], [.125, .125, .75], [.25, .5, .25],
        [.25, .25, .5]])
-  figures = script.evaluate(
+  figures = classification.evaluate(
       np.log(probabilities).astype(np.float32), np.array([0, 0, 2, 1, 1]))
   assert figures.confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
   # The true labels have 1/2, 1/4, 3/4, 1/2 and 1/4.
@@ -203,11 +208,11 @@ def test_learning_rates(text, rates):
 
 
 def test_predictions_do_not_depend_on_the_batch():
-  texts = [script.Text("a film", "it was"), script.Text("so very good"),
-           script.Text("a"), script.Text("we saw the play", "scenes of it")]
+  texts = [Text("a film", "it was"), Text("so very good"),
+           Text("a"), Text("we saw the play", "scenes of it")]
   encoding = _encoding(max_seq_length=13)
-  with script.Classifier(tiny.CONFIG, 3, devices.DeviceOptions(), None,
-                         script.Schedule(1e-3, 4, 1.0, 4, 1)) as classifier:
+  with Classifier(tiny.CONFIG, 3, devices.DeviceOptions(), None,
+                  Schedule(1e-3, 4, 1.0, 4, 1)) as classifier:
     together = classifier.predict(encoding.encode(texts))
     one_by_one = [classifier.predict(encoding.encode([text])) for text in texts]
   assert together.shape == (4, 3)
@@ -223,9 +228,9 @@ def test_a_classifier_starts_from_the_encoder_of_another(tmp_path):
   head = {"output_weights": np.ones([5, 8], np.float32),
           "output_bias": np.ones([5], np.float32)}
   start = tiny.write_checkpoint(tmp_path / "start.ckpt", {**variables, **head})
-  schedule = script.Schedule(1e-3, 4, 1.0, 4, 1)
-  with script.Classifier(tiny.CONFIG, 2, devices.DeviceOptions(), str(start),
-                         schedule) as classifier:
+  schedule = Schedule(1e-3, 4, 1.0, 4, 1)
+  with Classifier(tiny.CONFIG, 2, devices.DeviceOptions(), str(start),
+                  schedule) as classifier:
     classifier.save(str(tmp_path / "saved.ckpt"))
   saved = tiny.read_checkpoint(tmp_path / "saved.ckpt")
   assert set(saved) == {*variables, *head}

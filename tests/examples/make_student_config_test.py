@@ -33,7 +33,8 @@ def test_another_hidden_size_keeps_the_proportions(tmp_path):
       intermediate_size=1536)
   # The published 110 million; 4 bytes each.
   rows = [line.split() for line in result.stdout.splitlines()]
-  assert rows[1] == ["parameters", "110.1", "million", "22.9", "million", "0.21"]
+  assert rows[1] == [
+      "parameters", "110.1", "million", "22.9", "million", "0.21"]
   assert rows[2][3:5] == ["440", "MB"]
 
 
