@@ -13,8 +13,8 @@ tf1 = tf.compat.v1
 RESULTS_FILE = "eval_results.txt"
 # Folder in output_dir of the best checkpoint.
 BEST_FOLDER = "best"
-# The metric that is lowest at the best checkpoint.
-_BEST_BY = "kl_from_teacher"
+# Metrics, one of which is lowest at the best checkpoint.
+BEST_BY = ("kl_from_teacher", "masked_lm_cross_entropy")
 # File in the folder with the name of the checkpoint that was evaluated last.
 _EVALUATED_FILE = "evaluated.txt"
 
@@ -85,7 +85,7 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
   """Evaluates each checkpoint as it is saved and keeps the best one."""
 
   def __init__(self, evaluate: Evaluate, output_dir: str,
-               is_writer: bool = True):
+               is_writer: bool = True, best_by: str = BEST_BY[0]):
     """Prepares the evaluations.
 
     Args:
@@ -93,9 +93,11 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
       output_dir: folder of the checkpoints.
       is_writer: False only takes part in the evaluations; the folder is that of
         another process.
+      best_by: one of `BEST_BY`.
     """
     self._evaluate = evaluate
     self._is_writer = is_writer
+    self._best_by = best_by
     self._output_dir = output_dir
     self._folder = os.path.join(output_dir, BEST_FOLDER)
     self._results_path = os.path.join(self._folder, RESULTS_FILE)
@@ -122,13 +124,16 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
     results = self._evaluate(checkpoint)
     best = read_results(self._results_path)
     # The best so far itself comes again where a kill has cut `_keep` short.
-    is_best = (results[_BEST_BY] < best.get(_BEST_BY, float("inf"))
+    best_by = self._best_by
+    is_best = (results[best_by] < best.get(best_by, float("inf"))
                or results["global_step"] == best.get("global_step"))
     logging.info(
-        "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f, "
-        "teacher_top1_agreement %.4f", results["global_step"], _BEST_BY,
-        results[_BEST_BY], " (the best)" if is_best else "",
-        results["masked_lm_accuracy"], results["teacher_top1_agreement"])
+        "Step %d, held out: %s %.4f%s, masked_lm_accuracy %.4f%s",
+        results["global_step"], best_by, results[best_by],
+        " (the best)" if is_best else "", results["masked_lm_accuracy"],
+        ", teacher_top1_agreement {:.4f}".format(
+            results["teacher_top1_agreement"])
+        if "teacher_top1_agreement" in results else "")
     os.makedirs(self._folder, exist_ok=True)
     if is_best:
       self._keep(checkpoint, results)

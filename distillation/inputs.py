@@ -88,12 +88,16 @@ def check(options: TrainerOptions, is_writer: bool = True,
       options.model.bert_config_file, options.records.max_seq_length)
   training = _training_records(options, config)
   held_out = _held_out_records(options, config, training)
-  if (options.evaluation.eval_every_checkpoint
+  evaluation = options.evaluation
+  if (evaluation.eval_every_checkpoint
+      and evaluation.best_checkpoint_by == "kl_from_teacher"
       and not held_out.shape.truncation_factor):
     raise InputError(
         "--eval_every_checkpoint keeps the checkpoint that is closest to the "
         "teacher, but {} has no teacher labels; name labelled records with "
-        "--eval_input_file".format(held_out.paths[0]))
+        "--eval_input_file, or set "
+        "--best_checkpoint_by=masked_lm_cross_entropy".format(
+            held_out.paths[0]))
   init_layers = _init_layers(options.model)
   return Inputs(config, training, held_out, init_layers,
                 _check_start(options, config, init_layers, is_writer,

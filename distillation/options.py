@@ -9,6 +9,7 @@ from typing import List, Optional
 from absl import flags
 
 from distillation import devices
+from distillation import evaluation
 from distillation import losses
 from records import input_pipeline
 
@@ -114,9 +115,13 @@ def define_flags() -> None:
       "max_eval_steps", 100, "Batches to evaluate on at most.", lower_bound=1)
   flags.DEFINE_bool(
       "eval_every_checkpoint", False,
-      "Whether to evaluate each checkpoint in training and keep the one with "
-      "the lowest kl_from_teacher in output_dir/best; student/ is then made "
-      "of that one.")
+      "Whether to evaluate each checkpoint in training and keep the best one "
+      "in output_dir/best; student/ is then made of that one.")
+  flags.DEFINE_enum(
+      "best_checkpoint_by", evaluation.BEST_BY[0], evaluation.BEST_BY,
+      "The metric that is lowest at the best checkpoint: the distance from the "
+      "teacher, or the cross entropy of the masked tokens, which needs no "
+      "teacher labels.")
   flags.DEFINE_enum(
       "precision", "fp32", devices.PRECISIONS,
       "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
@@ -176,6 +181,7 @@ class EvaluationOptions:
   eval_batch_size: int = 8
   max_eval_steps: int = 100
   eval_every_checkpoint: bool = False
+  best_checkpoint_by: str = evaluation.BEST_BY[0]
 
 
 @dataclasses.dataclass(frozen=True)

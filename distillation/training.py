@@ -126,7 +126,8 @@ class _Trainer:
     held_out = None
     if self._options.evaluation.eval_every_checkpoint:
       held_out = evaluation.HeldOutListener(
-          self.evaluate, output_dir, is_writer)
+          self.evaluate, output_dir, is_writer,
+          self._options.evaluation.best_checkpoint_by)
       if group.broadcast(
           is_writer and first_step > 0 and held_out.is_behind()):
         held_out.evaluate_newest()

@@ -61,6 +61,8 @@ def test_help_lists_the_flags_with_their_defaults():
       "hard_label_weight": "0.0", "temperature": "1.0", "tail_mass": "drop",
       "init_layers": "none", "eval_input_file": "none",
       "eval_every_checkpoint": "False", "keep_checkpoint_max": "5",
+      "best_checkpoint_by": "kl_from_teacher",
+      "hard_label_schedule": "constant", "final_hard_label_weight": "none",
       "random_seed": "12345", "precision": "fp32", "use_xla": "False",
       "gradient_accumulation_steps": "1",
   }

@@ -71,6 +71,20 @@ def test_the_best_checkpoint_is_kept(tmp_path, values, best_steps):
   assert tiny.read_results(best)["kl_from_teacher"] == values[best_step]
 
 
+def test_the_best_checkpoint_may_be_that_of_the_masked_tokens(tmp_path):
+  """Without a teacher, so without its metrics."""
+  results = [{"global_step": step, "masked_lm_cross_entropy": value,
+              "masked_lm_accuracy": 0.5} for step, value in enumerate([3, 1, 2])]
+  listener = evaluation.HeldOutListener(
+      lambda checkpoint: results[int(checkpoint.rpartition("-")[2])],
+      str(tmp_path), best_by="masked_lm_cross_entropy")
+  run = _Run(tmp_path, [])
+  for step in range(3):
+    run.save(step)
+    listener.after_save(None, step)
+  assert run.best_step() == 1
+
+
 def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
   run = _Run(tmp_path, [2.0, 1.0])
   run.save(0)

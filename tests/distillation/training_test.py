@@ -235,6 +235,10 @@ def test_bad_input_is_found_before_anything_is_written(
     ({}, {"temperature": 0.0}, "--temperature=0.0 must be over 0"),
     ({"tail_samples": 2}, {"tail_mass": "bucket"},
      "--tail_mass=bucket.*--tail_samples=2.*--tail_mass=drop"),
+    ({"tail_samples": 2}, {"tail_mass": "hard_labels"},
+     "--tail_mass=hard_labels.*--tail_samples=2.*--tail_mass=drop"),
+    ({"temperature": 2.0}, {"tail_mass": "hard_labels", "temperature": 2.0},
+     "--temperature=2.0 does not go with --tail_mass=hard_labels"),
 ])
 def test_labels_that_were_made_for_another_loss_are_refused(
     tmp_path, folder, made_with, changes, told):
@@ -274,6 +278,45 @@ def test_the_best_checkpoint_needs_labels(tmp_path, folder):
   with pytest.raises(InputError, match="--eval_every_checkpoint.*unlabelled"):
     _run(folder, tmp_path / "out", input_file=path, hard_label_weight=1,
          eval_every_checkpoint=True)
+
+
+def test_the_best_checkpoint_by_the_masked_tokens_needs_no_labels(
+    tmp_path, folder):
+  path = tiny.write_records(
+      tmp_path / "unlabelled.tfrecord",
+      map(tiny.without_labels, tiny.random_examples(4, seed=0)))
+  _run(folder, tmp_path / "out", input_file=path, hard_label_weight=1,
+       eval_every_checkpoint=True, best_checkpoint_by="masked_lm_cross_entropy",
+       save_checkpoints_steps=1)
+  best = tiny.read_results(tmp_path / "out" / "best")
+  assert best == tiny.read_results(tmp_path / "out")
+  assert "kl_from_teacher" not in best
+
+
+def test_a_final_weight_of_a_constant_schedule_is_refused(tmp_path, folder):
+  with pytest.raises(InputError, match="--final_hard_label_weight=0.5 does not"
+                     ".*--hard_label_schedule=linear"):
+    _run(folder, tmp_path / "out", final_hard_label_weight=0.5)
+
+
+def test_the_weight_of_hard_labels_moves_with_the_steps(tmp_path, folder):
+  """At its end the loss is that of the masked tokens; half-way, of both."""
+  schedule = {"hard_label_schedule": "linear", "learning_rate": 0.0,
+              "num_train_steps": 4, "save_checkpoints_steps": 2}
+  output_dir = tmp_path / "out"
+  _run(folder, output_dir, do_eval=False, **schedule)
+  shutil.rmtree(output_dir / "student")  # Its checkpoint would be evaluated.
+  found = {}
+  for step in (0, 2, 4):
+    tf.compat.v1.train.update_checkpoint_state(
+        str(output_dir), str(output_dir / "model.ckpt-{}".format(step)))
+    _run(folder, output_dir, do_train=False, **schedule)
+    results = tiny.read_results(output_dir)
+    assert results["global_step"] == step
+    found[step] = results["masked_lm_training_loss"]
+  assert found[4] == pytest.approx(results["masked_lm_cross_entropy"])
+  assert found[2] == pytest.approx((found[0] + found[4]) / 2)
+  assert found[0] == pytest.approx(results["teacher_cross_entropy"])
 
 
 def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
