@@ -112,6 +112,13 @@ def record_errors(flag: str, paths: Sequence[str] = (),
   except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
     raise InputError("--{}: {}; the file was there when the run began".format(
         flag, error.message.split("\n")[0])) from error
+  except tf.errors.FailedPreconditionError as error:
+    if "elements but contained" not in error.message:
+      raise
+    raise InputError(
+        "--{}: a file holds fewer records than when the run began; do not "
+        "change files that are being read, and run the same command "
+        "again".format(flag)) from error
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
     # What `order.locate` raises passes through TensorFlow.
     located = re.search(r"InputError: ([^\n]*)", error.message)
@@ -373,7 +380,8 @@ def _read_piece(location: order.Location) -> tf.data.Dataset:
           filenames=[location.path], compression_type="",
           buffer_size=location.num_bytes, byte_offsets=[location.offset]),
       tf.TensorSpec([], tf.string))
-  return dataset.skip(location.num_skipped).take(location.num_records)
+  return dataset.skip(location.num_skipped).take(location.num_records).apply(
+      tf.data.experimental.assert_cardinality(location.num_records))
 
 
 def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,

@@ -89,6 +89,25 @@ def test_a_file_that_is_gone_is_an_input_error(tmp_path, features):
         list(dataset.take(1))
 
 
+@pytest.mark.parametrize("num_left", [0, 2])
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_file_of_fewer_records_is_an_input_error(
+    tmp_path, features, num_left, num_processes):
+  """Cut after a record, while it is read."""
+  path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 9)
+  corpus = order.read_corpus([str(path)], "input_file")
+  training = input_pipeline.training_input_fn(
+      corpus, tiny.SHAPE, "input_file", 1, num_processes=num_processes)(
+          {"batch_size": 1})
+  evaluation = input_pipeline.evaluation_input_fn(
+      corpus, tiny.SHAPE, "input_file")({"batch_size": 1})
+  tiny.write_records(path, [features] * num_left)
+  for dataset in (training.take(9), evaluation):
+    with pytest.raises(InputError, match="--input_file: .*fewer records"):
+      with input_pipeline.record_errors("input_file"):
+        list(dataset)
+
+
 def test_other_errors_keep_their_type():
   with pytest.raises(tf.errors.InvalidArgumentError, match="a bug"):
     with input_pipeline.record_errors("input_file"):
