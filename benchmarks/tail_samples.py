@@ -150,31 +150,23 @@ def drawn(num_top: int, exponent: float = 1.0, is_stratified: bool = False,
   return estimate
 
 
-def without_replacement(slot: Slot, generator: np.random.Generator
-                       ) -> np.ndarray:
-  """Draws tokens with chances min(1, p / t) and stores max(p, t) of each.
+def sampled(tail_samples: int, count: int = _TOP_K) -> Estimator:
+  """Returns what --tail_samples stores."""
 
-  The threshold t is such that ten are expected; of all such samples its sums
-  have the least variance (Cohen et al. 2009, "Stream sampling for
-  variance-optimal estimation of subset sums").
-  """
-  falling = slot.teacher[slot.order]
-  rests = 1 - np.concatenate([[0], np.cumsum(falling[:_TOP_K])])
-  for num_certain in range(_TOP_K):
-    threshold = rests[num_certain] / (_TOP_K - num_certain)
-    if falling[num_certain] < threshold:
-      break
-  chances = np.minimum(1, slot.teacher / threshold)
-  # A comb over the cumulated chances takes each token with its chance.
-  teeth = generator.random() + np.arange(round(chances.sum()))
-  tokens = np.searchsorted(np.cumsum(chances), teeth)
-  target = np.zeros_like(slot.teacher)
-  target[tokens] = np.maximum(slot.teacher[tokens], threshold)
-  return target
+  def estimate(slot, generator):
+    labels = losses.truncate(
+        tf.constant(np.log(slot.teacher[np.newaxis]), tf.float32), count,
+        tail_samples=tail_samples, offsets=tf.constant(generator.random(1)))
+    target = np.zeros_like(slot.teacher)
+    np.add.at(target, labels.indices[0].numpy(),
+              labels.probabilities[0].numpy())
+    return target
+
+  return estimate
 
 
 _ESTIMATORS: Dict[str, Estimator] = {
-    "masked token (hard label)": masked_token,
+    "masked token": masked_token,
     "top 10": top,
     "top 10, renormalised": renormalized,
     "top 8 + 2 drawn": drawn(8),
@@ -185,7 +177,10 @@ _ESTIMATORS: Dict[str, Estimator] = {
     "top 5 + 5 drawn by p^0.8": drawn(5, exponent=0.8),
     "top 5 + 5 drawn by p^0.5": drawn(5, exponent=0.5),
     "top 5 + 5 shared in a sequence": drawn(5, of_sequence=True),
-    "10 without replacement": without_replacement,
+    "--tail_samples 2": sampled(2),
+    "--tail_samples 5": sampled(5),
+    "--tail_samples 9": sampled(9),
+    "20 tokens, --tail_samples 19": sampled(19, count=20),
 }
 
 
@@ -244,10 +239,10 @@ def average_draws(teacher_logits: tf.Tensor,
     for row in range(min(_NUM_DRAWN_SLOTS, len(whole))):
       targets = np.zeros(whole.shape[1])
       for _ in range(0, count, _DRAW_BATCH):
-        draws = generator.random((_DRAW_BATCH, 10), np.float32)
         labels = losses.truncate(
-            tf.repeat(teacher_logits[row:row + 1], _DRAW_BATCH, axis=0), 20,
-            draws=tf.constant(draws))
+            tf.repeat(teacher_logits[row:row + 1], _DRAW_BATCH, axis=0),
+            _TOP_K, tail_samples=_TOP_K - 1,
+            offsets=tf.constant(generator.random(_DRAW_BATCH)))
         np.add.at(targets, np.ravel(labels.indices),
                   np.ravel(labels.probabilities))
       distances.append(np.linalg.norm(targets / count - whole[row]))

@@ -8,7 +8,7 @@ Dimensions:
   N: slots in a batch
   V: tokens in the vocabulary
   K: teacher entries stored for each slot
-  M: entries among these that are drawn at random
+  M: entries among these that are a random sample
 """
 
 import dataclasses
@@ -72,46 +72,61 @@ class LossOptions:
 
 
 def truncate(logits: tf.Tensor, truncation_factor: int,
-             temperature: float = 1.0, draws: Optional[tf.Tensor] = None
-            ) -> TeacherLabels:
+             temperature: float = 1.0, tail_samples: int = 0,
+             offsets: Optional[tf.Tensor] = None) -> TeacherLabels:
   """Keeps K entries of the teacher's distribution.
 
-  Without draws these are the most probable tokens, with the probabilities of
-  the whole distribution: they sum to less than 1. With M draws, the last M
-  entries are drawn from the other tokens in proportion to their probability
-  and share their mass, so that the cross entropy of the K entries is an
-  unbiased estimate of the full one (compare Sparse Logit Sampling, arXiv
-  2503.16870, which draws all entries; an exact head has less variance).
+  Without samples these are the most probable tokens, with the probabilities of
+  the whole distribution: they sum to less than 1. With M samples the last M
+  entries stand for all the other tokens: they are drawn without replacement,
+  each token with a chance of min(1, p / t), and stored as max(p, t). The
+  threshold t makes the chances sum to M. So the expectation of the stored
+  entries is the whole distribution, and the cross entropy of the K entries an
+  unbiased estimate of the full one; of all such samples this one has the least
+  variance (Cohen et al. 2009, arXiv 0803.0473, "Stream sampling for
+  variance-optimal estimation of subset sums").
 
   Args:
     logits: float32 [N, V], the teacher's logits z.
     truncation_factor: K.
     temperature: T of softmax(z / T).
-    draws: float32 [N, M], uniform from 0 to under 1 - 2^-24; M < K.
+    tail_samples: M, less than K.
+    offsets: float64 [N], uniform from 0 to 1 - 2^-32; the samples follow from
+      them.
 
   Returns:
-    The labels: falling probabilities, then the drawn entries.
+    The labels: falling probabilities, then those of the sample, falling too.
   """
   distribution = tf.nn.softmax(logits / temperature if temperature != 1
                                else logits)
-  num_draws = 0 if draws is None else draws.shape[1]
-  head, head_indices = top_k_entries(distribution, truncation_factor - num_draws)
-  if not num_draws:
-    return TeacherLabels(head, head_indices)
-  num_slots, num_heads = tf.shape(head)[0], head.shape[1]
-  coordinates = tf.stack([tf.repeat(tf.range(num_slots), num_heads),
-                          tf.reshape(head_indices, [-1])], axis=1)
-  tail = tf.tensor_scatter_nd_update(
-      distribution, coordinates, tf.zeros([num_slots * num_heads]))
-  cumulated = tf.cumsum(tail, axis=-1)
-  # The first token whose cumulated mass is over the draw has mass itself.
-  tail_indices = tf.searchsorted(
-      cumulated, draws * cumulated[:, -1:], side="right")
-  tail_indices = tf.minimum(tail_indices, distribution.shape[1] - 1)
-  rest = tf.maximum(0.0, 1.0 - tf.reduce_sum(head, axis=-1, keepdims=True))
+  best, best_indices = top_k_entries(distribution, truncation_factor)
+  if not tail_samples:
+    return TeacherLabels(best, best_indices)
+  num_top = truncation_factor - tail_samples
+  top, top_indices = best[:, :num_top], best_indices[:, :num_top]
+  # What is outside the most probable tokens, for num_top of them and more.
+  rests = tf.maximum(0.0, 1.0 - tf.cumsum(best, axis=-1))[:, num_top - 1:-1]
+  thresholds = rests / tf.range(tail_samples, 0, -1, tf.float32)  # [N, M]
+  num_certain = tf.minimum(tail_samples - 1, tf.math.count_nonzero(
+      best[:, num_top:] >= thresholds, axis=-1, dtype=tf.int32))
+  threshold = tf.gather(thresholds, num_certain, batch_dims=1)[:, tf.newaxis]
+  chances = _put_entries(
+      tf.minimum(1.0, tf.math.divide_no_nan(distribution, threshold)),
+      top_indices, tf.zeros_like(top))
+  # A comb with M teeth, 1 apart, over the cumulated chances takes each token
+  # with its chance, and none twice. Where fewer than M tokens have any chance,
+  # the last teeth take nothing.
+  cumulated = tf.cumsum(tf.cast(chances, tf.float64), axis=-1)
+  teeth = offsets[:, tf.newaxis] + tf.range(tail_samples, dtype=tf.float64)
+  indices = tf.searchsorted(cumulated, teeth, side="right")
+  takes = tf.cast(tf.less(indices, distribution.shape[1]), tf.float32)
+  indices = tf.minimum(indices, distribution.shape[1] - 1)
+  values = takes * tf.maximum(
+      tf.gather(distribution, indices, batch_dims=1), threshold)
+  order = tf.argsort(values, direction="DESCENDING", stable=True)
   return TeacherLabels(
-      tf.concat([head, tf.repeat(rest / num_draws, num_draws, axis=1)], axis=1),
-      tf.concat([head_indices, tail_indices], axis=1))
+      tf.concat([top, tf.gather(values, order, batch_dims=1)], axis=1),
+      tf.concat([top_indices, tf.gather(indices, order, batch_dims=1)], axis=1))
 
 
 def top_k_entries(distribution: tf.Tensor, top_k: int

@@ -52,7 +52,7 @@ class LabelOptions:
     truncation_factor: K.
     temperature: T of softmax(z / T).
     tail_samples: M.
-    random_seed: of the draws.
+    random_seed: of the samples.
     batch_size: sequences that are read at once.
     device: where and in what precision.
   """
@@ -111,8 +111,8 @@ class Teacher:
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
     shape = (num_records, num_slots, options.truncation_factor)
     probabilities, indices = np.zeros(shape, "f"), np.zeros(shape, np.int32)
-    draws = np.stack([_draws(options, first_record + i, num_slots)
-                      for i in range(num_records)])
+    offsets = np.stack([_offsets(options, first_record + i, num_slots)
+                        for i in range(num_records)])
     lengths = features[schema.INPUT_MASK].sum(axis=1)
     order = np.argsort(lengths, kind="stable")
     for start in range(0, num_records, options.batch_size):
@@ -125,7 +125,7 @@ class Teacher:
       wanted = np.ones_like(slots) if options.device.use_xla else slots
       batch["is_wanted"] = wanted
       if options.tail_samples:
-        batch["draws"] = draws[rows][wanted]
+        batch["offsets"] = offsets[rows][wanted]
       begin = time.perf_counter()
       found = self._session.run(self._outputs, {
           self._inputs[name]: values for name, values in batch.items()})
@@ -164,25 +164,24 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
                          schema.SEGMENT_IDS, schema.MASKED_LM_POSITIONS)}
   inputs["is_wanted"] = tf1.placeholder(tf.bool, [None, None])
   if options.tail_samples:
-    inputs["draws"] = tf1.placeholder(tf.float32, [None, options.tail_samples])
+    inputs["offsets"] = tf1.placeholder(tf.float64, [None])
   logits = modeling.pretraining_logits(
       config, False, inputs[schema.INPUT_IDS], inputs[schema.INPUT_MASK],
       inputs[schema.SEGMENT_IDS], inputs[schema.MASKED_LM_POSITIONS],
       inputs["is_wanted"], has_next_sentence=False).masked_lm
   labels = losses.truncate(
       logits, options.truncation_factor, options.temperature,
-      inputs["draws"] if options.tail_samples else None)
+      options.tail_samples, inputs.get("offsets"))
   return inputs, list(labels)
 
 
-def _draws(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
-  """Draws the uniform numbers of one record, float32 [P, M]."""
+def _offsets(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
+  """Draws what the samples of one record depend on, float64 [P]."""
   if not options.tail_samples:
-    return np.empty((num_slots, 0), "f")
+    return np.empty(num_slots)
   generator = np.random.default_rng([options.random_seed, record])
-  # Of 23 bits, so that no product with a mass is rounded up to that mass.
-  draws = generator.integers(0, 1 << 23, (num_slots, options.tail_samples))
-  return (draws / (1 << 23)).astype("f")
+  # Of 32 bits, so that the number of a tooth can be added without rounding.
+  return generator.integers(0, 1 << 32, num_slots) / (1 << 32)
 
 
 # --- Records in, records out -------------------------------------------------

@@ -220,7 +220,7 @@ def test_a_damaged_record_ends_the_run_without_output(tmp_path, folder):
   assert not (tmp_path / "out").exists()
 
 
-def test_the_draws_depend_only_on_seed_and_record(tmp_path, folder):
+def test_the_samples_depend_only_on_seed_and_record(tmp_path, folder):
   """Not on batches, nor on which file a record is in."""
   shape = tiny.SHAPE._replace(truncation_factor=6)
   outputs = []

@@ -38,46 +38,99 @@ def test_top_k_entries_are_those_of_top_k(size, top_k):
     np.testing.assert_array_equal(found, wanted)
 
 
-def _drawn_labels(logits, top_k, num_draws, count):
-  """Truncates one distribution `count` times, with draws of its own each."""
-  draws = np.random.default_rng(0).random((count, num_draws), np.float32)
+def _sample(logits, top_k, tail_samples, count):
+  """Truncates one distribution `count` times, with an offset of its own each."""
   return losses.truncate(
       tf.repeat(tf.constant(logits[np.newaxis]), count, axis=0), top_k,
-      draws=tf.constant(draws))
+      tail_samples=tail_samples,
+      offsets=tf.constant(np.random.default_rng(0).random(count)))
 
 
-def test_drawn_tokens_share_the_mass_of_the_rest():
-  labels = _drawn_labels(_LOGITS[0], 3, 2, 100)
-  np.testing.assert_allclose(labels.probabilities, [[0.4, 0.3, 0.3]] * 100,
+def test_a_sample_of_the_tail_by_hand():
+  """Of 0.4, 0.3, 0.2, 0.06 and 0.04 the first is the head, two are drawn."""
+  labels = _sample(np.log(np.float32([0.3, 0.06, 0.4, 0.04, 0.2])), 3, 2, 2000)
+  # Were both drawn, each would stand for half of 0.6, and 0.3 is as much: it is
+  # certain. The other one stands for the other 0.3.
+  np.testing.assert_allclose(labels.probabilities, [[0.4, 0.3, 0.3]] * 2000,
                              rtol=1e-5)
-  np.testing.assert_array_equal(labels.indices[:, 0], [3] * 100)
-  # Tokens 0, 1 and 2 are the rest, in the ratio 1 : 2 : 3.
-  counts = np.bincount(np.ravel(labels.indices[:, 1:]), minlength=4)
-  np.testing.assert_allclose(counts / 200, [1 / 6, 2 / 6, 3 / 6, 0], atol=0.1)
+  indices = labels.indices.numpy()
+  np.testing.assert_array_equal(indices[:, 0], 2)
+  assert (np.sort(indices[:, 1:], axis=-1) == [0]).any(axis=-1).all()
+  counts = np.bincount(np.ravel(indices[:, 1:]), minlength=5)
+  np.testing.assert_allclose(
+      counts / 2000, [1, 0.2, 0, 0.04 / 0.3, 0.2 / 0.3], atol=0.03)
 
 
-def test_the_mean_target_is_the_whole_distribution():
+def test_a_sample_holds_no_token_twice():
+  generator = np.random.default_rng(5)
+  logits = 3 * generator.standard_normal((500, 60)).astype(np.float32)
+  labels = losses.truncate(
+      tf.constant(logits), 12, tail_samples=11,
+      offsets=tf.constant(generator.random(500)))
+  for indices in labels.indices.numpy():
+    assert len(set(indices)) == 12
+  assert np.all(np.diff(labels.probabilities.numpy()[:, 1:], axis=-1) <= 0)
+  # A token is stored with its own probability, or stands for smaller ones.
+  stored = np.take_along_axis(
+      tf.nn.softmax(logits).numpy(), labels.indices.numpy(), axis=-1)
+  assert np.all(labels.probabilities.numpy() >= stored)
+
+
+@pytest.mark.parametrize("tail_samples", [1, 4, 7])
+def test_the_mean_target_is_the_whole_distribution(tail_samples):
   generator = np.random.default_rng(1)
   logits = 2 * generator.standard_normal(40).astype(np.float32)
   wanted = np.exp(logits) / np.exp(logits).sum()
   errors = []
   for count in (100, 10000):
-    labels = _drawn_labels(logits, 8, 4, count)
+    labels = _sample(logits, 8, tail_samples, count)
     np.testing.assert_allclose(
         np.sum(labels.probabilities, axis=-1), 1, rtol=1e-5)
     mean = np.bincount(np.ravel(labels.indices), np.ravel(labels.probabilities),
                        minlength=40) / count
     errors.append(np.abs(mean - wanted).sum())
-  # A hundred times as many draws: a tenth of the error, give or take.
+  # A hundred times as many samples: a tenth of the error, give or take.
   assert errors[1] < 0.02
   assert 4 < errors[0] / errors[1] < 25
 
 
-def test_the_extremes_of_the_draws_are_tokens_of_the_rest():
-  draws = tf.constant([[0.0, 1 - 2.0 ** -23]])
-  logits = tf.constant([[0.0, 1.0, -200.0, 2.0, 0.0]])
-  labels = losses.truncate(logits, 3, draws=draws)
-  assert labels.indices.numpy().tolist() == [[3, 0, 4]]
+def test_a_sample_varies_less_than_independent_draws():
+  generator = np.random.default_rng(2)
+  logits = 2 * generator.standard_normal(200).astype(np.float32)
+  p = np.exp(logits) / np.exp(logits).sum()
+  order = np.argsort(-p)
+
+  def variance(tail_samples):
+    labels = _sample(logits, 10, tail_samples, 4000)
+    targets = np.zeros((4000, 200))
+    np.put_along_axis(targets, labels.indices.numpy(),
+                      labels.probabilities.numpy(), axis=-1)
+    return targets.var(axis=0).sum()
+
+  tail = p[order[5:]]
+  # Each of 5 independent draws adds r / 5 with the chance p / r.
+  independent = tail.sum() / 5 * tail.sum() - (tail ** 2).sum() / 5
+  assert variance(9) < variance(5) < independent
+
+
+@pytest.mark.parametrize("logits, indices", [
+    ([0.0, 1.0, -200.0, 2.0, 0.0], {3, 0, 4, 1, 2}),  # One has no chance.
+    ([0.0, 500.0, 0.0, 0.0, 0.0], {1, 0, 2, 3, 4}),  # The head has everything.
+])
+@pytest.mark.parametrize("offset", [0.0, 1 - 2.0 ** -32])
+def test_the_extremes_of_a_sample(logits, indices, offset):
+  for top_k in (3, 4, 5):
+    labels = losses.truncate(
+        tf.constant([logits]), top_k, tail_samples=top_k - 1,
+        offsets=tf.constant([offset], tf.float64))
+    probabilities = labels.probabilities.numpy()[0]
+    assert np.isfinite(probabilities).all()
+    assert probabilities.sum() == pytest.approx(1)
+    stored = labels.indices.numpy()[0]
+    assert set(stored) <= indices and stored[0] == np.argmax(logits)
+    # Only what has no weight may be there twice.
+    stored = stored[probabilities > 0]
+    assert len(set(stored)) == len(stored)
 
 
 def test_teacher_cross_entropy_by_hand():

@@ -54,7 +54,7 @@ def test_labels_do_not_depend_on_how_they_are_computed(
   np.testing.assert_array_equal(found[1], wanted[1])
 
 
-def test_draws_depend_on_the_record_and_the_seed(checkpoint, features):
+def test_samples_depend_on_the_record_and_the_seed(checkpoint, features):
   changes = {"tail_samples": 3, "random_seed": 7}
   _, wanted = _label(checkpoint, features, **changes)
   last = {name: values[5:] for name, values in features.items()}
