@@ -117,7 +117,8 @@ def test_a_sample_varies_less_than_independent_draws():
     ([0.0, 1.0, -200.0, 2.0, 0.0], {3, 0, 4, 1, 2}),  # One has no chance.
     ([0.0, 500.0, 0.0, 0.0, 0.0], {1, 0, 2, 3, 4}),  # The head has everything.
 ])
-@pytest.mark.parametrize("offset", [0.0, 1 - 2.0 ** -32])
+# Chances are rounded to float32, so nearer to 1 a tooth may miss its token.
+@pytest.mark.parametrize("offset", [0.0, 1 - 2.0 ** -16])
 def test_the_extremes_of_a_sample(logits, indices, offset):
   for top_k in (3, 4, 5):
     labels = losses.truncate(
