@@ -9,8 +9,12 @@ store the teacher's most probable tokens. By the chain rule the cross entropy of
 the masked tokens is the sum of two terms: which stored token it is, or none of
 them; and, where it is none, which token of the rest. The first is what stored
 tokens teach, the second is what they leave out. The table has both, the mean
-probability of the rest, and the share of its probability that the rest gives to
-its thousand most frequent masked tokens.
+probability of the rest, and how much of that the thousand tokens have that are
+masked most often.
+
+Labels to train on, named with --labels in the same way, are compared by how
+many of the vocabulary's tokens they name at all, and ten times or more, and by
+the share of the held-out masked tokens that they name less often.
 """
 
 import os
@@ -26,22 +30,27 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from absl import flags
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from benchmarks import tail_samples
 from distillation import checkpoints
 from records import input_pipeline
 from records import order
 from records import schema
+from records import tfrecord
 from util import command_line
 from util import files
 
 _NUM_FREQUENT = 1000
+# A token that is stored less often is hardly learned from.
+_MIN_ENTRIES = 10
 
 
 def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_string("input_file", None, "Labelled records.")
   flags.DEFINE_string("models", None, "NAME=FOLDER, separated by commas.")
+  flags.DEFINE_list("labels", [], "NAME=FILE, separated by commas.")
   flags.DEFINE_integer("num_records", 400, "Records to look at.", lower_bound=1)
   flags.DEFINE_integer(
       "truncation_factor", 10, "K, the stored tokens of a slot.", lower_bound=1)
@@ -95,6 +104,18 @@ def read_records(shape: schema.RecordShape, vocab_size: int
   return {name: tensor.numpy() for name, tensor in batch.items()}
 
 
+def count_entries(path: str, num_tokens: int) -> np.ndarray:
+  """Counts how often labels store each token, int [V]."""
+  counts = np.zeros(num_tokens, np.int64)
+  for serialized in tqdm.tqdm(tfrecord.read(path, "labels"), desc=path,
+                              unit=" records", disable=None, leave=False):
+    features = tfrecord.decode(serialized)
+    is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+    entries = features[schema.TEACHER_INDICES].reshape(len(is_real), -1)
+    np.add.at(counts, entries[is_real], 1)
+  return counts
+
+
 def main() -> None:
   models = [model.partition("=")[::2]
             for model in flags.FLAGS.models.split(",")]
@@ -119,6 +140,15 @@ def main() -> None:
         "{:<32} {:.3f} {:14.3f} {:7.3f} {:17.3f} {:9.3f}\n".format(
             name, rest.mass, rest.cross_entropy,
             rest.cross_entropy - rest.within, rest.within, rest.frequent))
+  for labels in flags.FLAGS.labels:
+    name, _, path = labels.partition("=")
+    counts = count_entries(path, configs[0].vocab_size)
+    sys.stdout.write(
+        "{:<32} names {:,} tokens, {:,} of them {} times; {:.1%} of the "
+        "held-out masked tokens are named less often\n".format(
+            name, np.count_nonzero(counts),
+            np.count_nonzero(counts >= _MIN_ENTRIES), _MIN_ENTRIES,
+            np.mean(counts[masked_tokens] < _MIN_ENTRIES)))
 
 
 if __name__ == "__main__":

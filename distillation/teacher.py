@@ -283,10 +283,12 @@ class LabelStatistics:
     seconds = time.perf_counter() - self._start
     logging.info(
         "%d sequences at %.1f a second, %.0f%% of the time in the teacher. The "
-        "%d most probable tokens hold %.1f%% of the mass, and over %.1f%% for "
-        "95%% of the masked tokens. The teacher predicts %.1f%% of them. A "
-        "sequence takes %.0f bytes.", num_records, num_records / seconds,
-        100 * teacher.seconds / seconds, self._num_top, 100 * self.mean_mass,
+        "%s %.1f%% of the mass, and over %.1f%% for 95%% of the masked tokens. "
+        "The teacher predicts %.1f%% of them. A sequence takes %.0f bytes.",
+        num_records, num_records / seconds, 100 * teacher.seconds / seconds,
+        "most probable token holds" if self._num_top == 1 else
+        "{} most probable tokens hold".format(self._num_top),
+        100 * self.mean_mass,
         100 * self.mass_quantile(0.05), 100 * accuracy,
         os.path.getsize(path) / count_records(path, "output_file"))
     if accuracy < _SUSPICIOUS_ACCURACY:
