@@ -17,9 +17,7 @@ readonly TEACHER_STEPS=$((3 * STEPS))
 # Google's layout, as the trainer leaves it: no slots of the optimizer.
 readonly TEACHER=demo/teacher/student/bert_model.ckpt
 readonly LENGTHS='--max_seq_length 64 --max_predictions_per_seq 10'
-# Of 20 stored tokens 10 are drawn from the rest: the loss is unbiased.
-readonly LABELS='--truncation_factor 20 --tail_samples 10'
-readonly TRAINING="$LENGTHS --learning_rate 5e-4 --truncation_factor 20"
+readonly TRAINING="$LENGTHS --learning_rate 5e-4"
 
 title() { printf '\n== %s\n' "$*"; }
 
@@ -61,7 +59,7 @@ evaluate() { # FOLDER
   run python network_distillation_single_machine_truncated.py \
     --bert_config_file "$1/bert_config.json" --output_dir "$1" \
     --input_file demo/heldout/labelled.tfrecord \
-    --do_eval True --eval_batch_size 32 $LENGTHS --truncation_factor 20
+    --do_eval True --eval_batch_size 32 $LENGTHS
 }
 
 write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR
@@ -70,11 +68,13 @@ write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR
     --vocab_file demo/vocab.txt --dupe_factor "$3" $LENGTHS
 }
 
-label() { # INPUT_FILE OUTPUT_FILE
+label() { # INPUT_FILE OUTPUT_FILE FLAGS...
+  local input=$1 output=$2
+  shift 2
   run python extract_teacher_labels_truncated.py \
     --bert_config_file demo/teacher/bert_config.json \
     --init_checkpoint "$TEACHER" \
-    --input_file "$1" --output_file "$2" $LENGTHS $LABELS
+    --input_file "$input" --output_file "$output" $LENGTHS "$@"
 }
 
 title 'Text: the sentences in the docstrings of the installed packages'
@@ -98,7 +98,8 @@ train demo/teacher $TEACHER_STEPS --input_file 'demo/masked/*.tfrecord' \
   --hard_label_weight 1
 
 title 'IV: labels of the teacher'
-label 'demo/masked/*.tfrecord' demo/labelled.tfrecord
+# A token and a sample that stands for all others: the best to learn from.
+label 'demo/masked/*.tfrecord' demo/labelled.tfrecord --tail_samples 9
 label demo/heldout/masked_0.tfrecord demo/heldout/labelled.tfrecord
 
 title 'V: a student of 2 layers, trained on the labels'

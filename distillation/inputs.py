@@ -123,11 +123,6 @@ def _check_loss(loss: losses.LossOptions) -> None:
   """Raises InputError for options that do not go together."""
   if not loss.temperature > 0:
     raise InputError("--temperature={} must be over 0".format(loss.temperature))
-  if loss.tail_mass == "hard_labels" and loss.temperature != 1:
-    raise InputError(
-        "--temperature={} does not go with --tail_mass=hard_labels, as masked "
-        "tokens have no temperature: set --temperature=1 or "
-        "--tail_mass=bucket".format(loss.temperature))
   if (loss.hard_label_schedule == "constant"
       and loss.final_hard_label_weight is not None):
     raise InputError(
@@ -222,12 +217,11 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
             "--{0}={3}: set --{0}={3}, or make the labels again".format(
                 name, value, path, found[name]))
     tail_samples = found["tail_samples"]
-    if tail_samples and loss.tail_mass in losses.BUCKET_TAIL_MASSES:
+    if tail_samples and loss.tail_mass == "bucket":
       raise InputError(
-          "--tail_mass={} does not fit {}, whose labels were made with "
+          "--tail_mass=bucket does not fit {}, whose labels were made with "
           "--tail_samples={}: they stand for the whole distribution and leave "
-          "no rest; use --tail_mass=drop".format(
-              loss.tail_mass, path, tail_samples))
+          "no rest; use --tail_mass=drop".format(path, tail_samples))
     all_tail_samples[tail_samples] = path
   if len(all_tail_samples) > 1:
     (first, path), (second, other) = list(all_tail_samples.items())[:2]

@@ -17,9 +17,7 @@ from typing import NamedTuple, Optional, Tuple, Union
 import tensorflow as tf
 
 # What to do with the teacher's probability outside the stored entries.
-TAIL_MASSES = ("drop", "renormalize", "bucket", "hard_labels")
-# Those that compare the student's own rest with it.
-BUCKET_TAIL_MASSES = ("bucket", "hard_labels")
+TAIL_MASSES = ("drop", "renormalize", "bucket")
 # How the weight of the hard labels changes over the steps of training.
 HARD_LABEL_SCHEDULES = ("constant", "linear")
 # Tokens whose maximum is taken at once in the search for the best ones.
@@ -186,19 +184,19 @@ def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
     weight = first + (last - first) * progress
   has_hard_labels = (first, last) != (0, 0)
   if (has_hard_labels and options.temperature == 1
-      and options.tail_mass not in BUCKET_TAIL_MASSES):
+      and options.tail_mass != "bucket"):
     return teacher_cross_entropies(logits, mix_hard_labels(
         _with_tail(labels, options.tail_mass), hard_labels, weight))
   losses = teacher_losses(
-      logits, labels, options.temperature, options.tail_mass, hard_labels)
+      logits, labels, options.temperature, options.tail_mass)
   if not has_hard_labels:
     return losses
   return (1 - weight) * losses + weight * hard_losses
 
 
 def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
-                   temperature: float = 1.0, tail_mass: str = "drop",
-                   hard_labels: Optional[tf.Tensor] = None) -> tf.Tensor:
+                   temperature: float = 1.0,
+                   tail_mass: str = "drop") -> tf.Tensor:
   """Returns what the student learns from the teacher in each slot.
 
   The student's logits are divided by the temperature and the loss is
@@ -212,18 +210,14 @@ def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
     tail_mass: what to do with the teacher's probability outside the K stored
       entries, one of `TAIL_MASSES`: `drop` and `renormalize` give the cross
       entropy of the stored probabilities as they are, and scaled to a sum of
-      1; `bucket` gives the divergence with the rest as one more entry, and
-      `hard_labels` adds what the masked tokens tell of that rest, at T = 1.
-    hard_labels: int32 [N], the ids of the masked tokens, for `hard_labels`.
+      1; `bucket` gives the divergence with the rest as one more entry.
 
   Returns:
     float32 [N].
   """
   assert tail_mass in TAIL_MASSES, tail_mass
-  if tail_mass in BUCKET_TAIL_MASSES:
-    losses = divergences_from_teacher(
-        logits, labels, temperature,
-        hard_labels if tail_mass == "hard_labels" else None)
+  if tail_mass == "bucket":
+    losses = divergences_from_teacher(logits, labels, temperature)
   else:
     losses = teacher_cross_entropies(
         logits, _with_tail(labels, tail_mass), temperature)
@@ -305,9 +299,7 @@ def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
 
 
 def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
-                             temperature: float = 1.0,
-                             hard_labels: Optional[tf.Tensor] = None
-                            ) -> tf.Tensor:
+                             temperature: float = 1.0) -> tf.Tensor:
   """Returns KL(teacher, student) over the stored entries and the rest as one.
 
   With q the student's softmax(student / T), r = 1 - sum_K p and
@@ -318,21 +310,14 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
   from 1, so that it has all its digits however small it is. The gradient is
   q_j * (sum_K p + r) - p_j for a stored token, and for another one, with
   t_j = q_j / s its share of the rest, t_j * (s * (sum_K p + r) - r): every
-  factor is within [0, 1] up to rounding, whatever the logits are.
-
-  How the student's rest spreads over its tokens does not matter to this
-  divergence, so it stays as it was initialised. A masked token y that is not
-  stored is a sample of the rest: with the hard labels it adds its cross entropy
-  within the rest, -log t_y, and t_j - [j = y] to the gradient. By the chain
-  rule of the divergence both terms are the whole, with the teacher's head and
-  the text's rest.
+  factor is within [0, 1] up to rounding, whatever the logits are. How the
+  student's rest spreads over its tokens does not matter to the divergence;
+  tokens that are never stored are only pushed down.
 
   Args:
     logits: float32 [N, V], the student's.
     labels: what is stored of the teacher, each token once.
     temperature: T.
-    hard_labels: int32 [N], the ids of the masked tokens; None leaves the rest
-      as it is.
 
   Returns:
     float32 [N].
@@ -366,30 +351,17 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
         tf.reduce_sum(
             tf.math.multiply_no_nan(log_student, probabilities), axis=-1)
         + tf.math.multiply_no_nan(log_student_rest, rest))
-    if hard_labels is not None:
-      is_rest = tf.cast(tf.reduce_all(
-          tf.not_equal(indices, hard_labels[:, tf.newaxis]), axis=-1),
-                        tf.float32)  # [N]
-      cross_entropies += tf.math.multiply_no_nan(
-          best_logits + best_losses
-          - tf.gather(scaled, hard_labels, batch_dims=1), is_rest)
 
     def gradient(upstream):
       total = mass + rest
-      of_stored = (tf.exp(log_student) * total[:, tf.newaxis]
-                   - probabilities)  # [N, K]
+      of_entries = (tf.exp(log_student) * total[:, tf.newaxis]
+                    - probabilities)  # [N, K]
       of_rest = tf.exp(log_student_rest) * total - rest  # [N]
-      columns, changes = [indices], [of_stored]
-      if hard_labels is not None:
-        of_rest += is_rest
-        columns.append(hard_labels[:, tf.newaxis])
-        changes.append(-is_rest[:, tf.newaxis])
       of_rest = of_rest[:, tf.newaxis]
-      columns.append(best[:, tf.newaxis])
-      changes.append(of_rest)
       return _add_entries(
-          slopes, of_rest, tf.concat(columns, axis=-1),
-          tf.concat(changes, axis=-1), upstream / temperature)
+          slopes, of_rest,
+          tf.concat([indices, best[:, tf.newaxis]], axis=-1),
+          tf.concat([of_entries, of_rest], axis=-1), upstream / temperature)
 
     return cross_entropies, gradient
 

@@ -70,9 +70,7 @@ def define_flags() -> None:
       "tail_mass", "drop", losses.TAIL_MASSES,
       "What to do with the teacher's probability outside the K stored tokens: "
       "drop leaves it out, renormalize scales the K to a sum of 1, bucket "
-      "compares it with the student's own rest, as one more token; hard_labels "
-      "does that too, and learns what is in the rest from those masked tokens "
-      "that are not among the K.")
+      "compares it with the student's own rest, as one more token.")
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,

@@ -221,8 +221,7 @@ def test_hard_labels_mix_into_the_labels():
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("temperature, tail_mass", [
-    (1.0, "drop"), (1.0, "renormalize"), (2.0, "drop"), (1.0, "bucket"),
-    (1.0, "hard_labels")])
+    (1.0, "drop"), (1.0, "renormalize"), (2.0, "drop"), (1.0, "bucket")])
 def test_what_is_trained_weighs_both_losses(weight, temperature, tail_mass):
   """A constant weight, and one that moves from 0.1 to 0.5 and is there."""
   logits = tf.constant(_LOGITS[:, ::-1] * 2)
@@ -231,8 +230,7 @@ def test_what_is_trained_weighs_both_losses(weight, temperature, tail_mass):
   hard_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=hard_labels, logits=logits)
   wanted = (1 - weight) * losses.teacher_losses(
-      logits, labels, temperature, tail_mass, hard_labels
-  ) + weight * hard_losses
+      logits, labels, temperature, tail_mass) + weight * hard_losses
   constant = losses.LossOptions(
       weight, temperature=temperature, tail_mass=tail_mass)
   linear = dataclasses.replace(
@@ -257,43 +255,6 @@ def test_weights_of_the_hard_labels(arguments, weights, reads_teacher):
   assert options.reads_teacher == reads_teacher
 
 
-def test_hard_labels_teach_what_is_in_the_rest():
-  """By hand: the student is uniform over four tokens, two are stored."""
-  labels = losses.TeacherLabels(
-      tf.constant([[0.5, 0.25]] * 2), tf.constant([[0, 1]] * 2))
-  logits = tf.Variable(np.zeros([2, 4], np.float32))
-  with tf.GradientTape() as tape:
-    values = losses.teacher_losses(
-        logits, labels, tail_mass="hard_labels",
-        hard_labels=tf.constant([3, 1]))
-  bucket = (0.5 * np.log(0.5 / 0.25) + 0.25 * np.log(0.25 / 0.25)
-            + 0.25 * np.log(0.25 / 0.5))
-  # Token 3 is one of the two of the rest; token 1 is a stored one.
-  np.testing.assert_allclose(values, [bucket + np.log(2), bucket], rtol=1e-6)
-  # q_j - p_j for the stored ones, t_j * (0.5 - 0.25) for the others.
-  np.testing.assert_allclose(tape.gradient(values, logits), [
-      [-0.25, 0, 0.125 + 0.5, 0.125 - 0.5], [-0.25, 0, 0.125, 0.125]],
-                             atol=1e-6)
-
-
-def test_the_teachers_head_and_the_texts_rest_are_the_optimum():
-  """With hard labels drawn from the teacher, the mean gradient is the full."""
-  generator = np.random.default_rng(3)
-  teacher, student = generator.normal(size=(2, 1, 12)).astype(np.float32)
-  labels = losses.truncate(tf.constant(teacher), 4)
-  logits = tf.constant(np.repeat(student, 12, axis=0))
-  with tf.GradientTape() as tape:
-    tape.watch(logits)
-    values = losses.divergences_from_teacher(
-        logits, losses.TeacherLabels(*(tf.repeat(x, 12, axis=0)
-                                       for x in labels)),
-        hard_labels=tf.range(12))
-  distribution = tf.nn.softmax(teacher).numpy()
-  mean = distribution @ tape.gradient(values, logits).numpy()
-  np.testing.assert_allclose(
-      mean, tf.nn.softmax(student).numpy() - distribution, atol=1e-6)
-
-
 @pytest.mark.parametrize("top_k", [1, 10, 28, 29])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_bucket_loss_is_the_dense_divergence(top_k, temperature):
@@ -314,14 +275,12 @@ def test_gradients_equal_those_of_the_formulas(tail_mass, top_k, temperature):
   generator = np.random.default_rng(2)
   teacher, student = generator.normal(size=(2, 40, 29))
   labels = losses.truncate(tf.constant(teacher, tf.float32), top_k)
-  hard_labels = generator.integers(0, 29, 40)
   upstream = generator.normal(size=40)
   logits = tf.constant(student, tf.float32)
   with tf.GradientTape() as tape:
     tape.watch(logits)
     values = losses.teacher_losses(
-        logits, labels, temperature, tail_mass,
-        tf.constant(hard_labels, tf.int32))
+        logits, labels, temperature, tail_mass)
   gradient = tape.gradient(values, logits, tf.constant(upstream, tf.float32))
   plain = tf.constant(student)
   with tf.GradientTape() as tape:
@@ -333,15 +292,8 @@ def test_gradients_equal_those_of_the_formulas(tail_mass, top_k, temperature):
     if tail_mass == "renormalize":
       p /= mass[:, tf.newaxis]
     formula_losses = -tf.reduce_sum(p * tf.math.log(q), axis=-1)
-    if tail_mass in losses.BUCKET_TAIL_MASSES and top_k < 29:
-      log_rest = tf.math.log(1 - tf.reduce_sum(q, axis=-1))
-      formula_losses -= (1 - mass) * log_rest
-      if tail_mass == "hard_labels":
-        is_rest = np.all(
-            labels.indices.numpy() != hard_labels[:, np.newaxis], axis=-1)
-        formula_losses -= is_rest * (tf.gather(
-            tf.nn.log_softmax(plain / temperature), hard_labels, batch_dims=1)
-                                     - log_rest)
+    if tail_mass == "bucket" and top_k < 29:
+      formula_losses -= (1 - mass) * tf.math.log(1 - tf.reduce_sum(q, axis=-1))
     formula_losses *= temperature ** 2
   np.testing.assert_allclose(
       gradient, tape.gradient(formula_losses, plain, tf.constant(upstream)),
@@ -379,19 +331,14 @@ def test_no_extreme_makes_a_gradient_that_is_not_finite(
   logits, labels = _extreme_cases(
       np.random.default_rng(6), num_slots, vocab_size, top_k)
   logits = tf.constant(logits)
-  hard_labels = tf.random.stateless_uniform(
-      [num_slots], [0, 1], 0, vocab_size, tf.int32)
   for tail_mass in losses.TAIL_MASSES:
     with tf.GradientTape() as tape:
       tape.watch(logits)
-      values = losses.teacher_losses(
-          logits, labels, 1.0, tail_mass, hard_labels)
+      values = losses.teacher_losses(logits, labels, 1.0, tail_mass)
     gradient = tape.gradient(values, logits)
     assert bool(tf.reduce_all(tf.math.is_finite(values))), tail_mass
-    # |q * mass - p| is at most the mass, which rounding takes over 1; so is
-    # |t - 1|, which hard labels add.
-    limit = 2 if tail_mass == "hard_labels" else 1
-    assert float(tf.reduce_max(tf.abs(gradient))) <= limit + 1e-5, tail_mass
+    # |q * mass - p| is at most the mass, which rounding takes over 1.
+    assert float(tf.reduce_max(tf.abs(gradient))) <= 1 + 1e-5, tail_mass
     assert bool(tf.reduce_all(tf.math.is_finite(gradient))), tail_mass
     # With all tokens stored a rest, as some cases have it, is none.
     if tail_mass == "bucket" and top_k < vocab_size:
@@ -415,8 +362,7 @@ def test_the_loss_makes_one_tensor_of_the_size_of_the_logits(tail_mass):
     logits = tf.compat.v1.placeholder(tf.float32, [40, 29])
     labels = losses.TeacherLabels(
         tf.ones([40, 3]) / 4, tf.ones([40, 3], tf.int32))
-    losses.teacher_losses(
-        logits, labels, 1.0, tail_mass, tf.ones([40], tf.int32))
+    losses.teacher_losses(logits, labels, 1.0, tail_mass)
     dense = [operation.type for operation in graph.get_operations()
              for output in operation.outputs if output.shape == [40, 29]]
   kernels = [kind for kind in dense if kind not in (

@@ -235,10 +235,6 @@ def test_bad_input_is_found_before_anything_is_written(
     ({}, {"temperature": 0.0}, "--temperature=0.0 must be over 0"),
     ({"tail_samples": 2}, {"tail_mass": "bucket"},
      "--tail_mass=bucket.*--tail_samples=2.*--tail_mass=drop"),
-    ({"tail_samples": 2}, {"tail_mass": "hard_labels"},
-     "--tail_mass=hard_labels.*--tail_samples=2.*--tail_mass=drop"),
-    ({"temperature": 2.0}, {"tail_mass": "hard_labels", "temperature": 2.0},
-     "--temperature=2.0 does not go with --tail_mass=hard_labels"),
 ])
 def test_labels_that_were_made_for_another_loss_are_refused(
     tmp_path, folder, made_with, changes, told):
