@@ -176,6 +176,10 @@ def _description(values: Any) -> Description:
   for group in values["runs"]:
     fields = ["student", "recipes", "steps", "seeds"]
     _check_object("a run", group, [*fields, "training"], fields)
+    for name in fields[1:]:
+      if not isinstance(group[name], list):
+        raise InputError("{} of a run is {}, not a list".format(
+            name, json.dumps(group[name])))
     for kind, wanted, known in (
         ("student", [group["student"]], students),
         ("recipe", group["recipes"], values["recipes"])):
@@ -189,6 +193,14 @@ def _description(values: Any) -> Description:
                 for recipe in group["recipes"])
   if not runs:
     raise InputError("runs has no run")
+  for names in (students, values["recipes"], values["labels"]):
+    by_slug: Dict[str, str] = {}
+    for name in names:
+      other = by_slug.setdefault(_slug(name), name)
+      if other != name:
+        raise InputError("the names {} and {} are too much alike: both become "
+                         "{} in names of files".format(
+                             other, name, _slug(name)))
   return Description(**dict(values, students=students, runs=runs))
 
 
@@ -378,8 +390,12 @@ class Comparison:
     self._path = os.path.join(output_dir, RESULTS_FILE)
     self._results: Dict[str, Any] = {"models": [], "runs": []}
     if os.path.exists(self._path):
-      with open(self._path, encoding="utf-8") as file:
-        self._results = json.load(file)
+      try:
+        with open(self._path, encoding="utf-8") as file:
+          self._results = json.load(file)
+      except ValueError as error:
+        raise InputError("--output_dir: {} is damaged ({}); choose another "
+                         "folder".format(self._path, error)) from None
 
   def prepare(self) -> None:
     """Writes the students' configs, labels what is held out, and evaluates
@@ -391,8 +407,12 @@ class Comparison:
         config = dataclasses.replace(teacher, **student.config)
       except (TypeError, ValueError) as error:
         raise InputError("student {}: {}".format(name, error)) from None
-      files.write_atomically(
-          self._commands.config_file(name), config.to_json_string())
+      path, text = self._commands.config_file(name), config.to_json_string()
+      if os.path.exists(path) and pathlib.Path(path).read_text() != text:
+        raise InputError(
+            "student {}: {} was made of another config; choose another name, "
+            "or another --output_dir".format(name, path))
+      files.write_atomically(path, text)
     self._execute(self._commands.label_held_out(),
                   self._commands.folder("labels"))
     self._evaluate_model(
@@ -419,12 +439,13 @@ class Comparison:
       if result is None:
         remaining.append(run)
         continue
-      wanted = shlex.join(self._commands.train(run))
-      if result["command"] != wanted:
+      found, wanted = shlex.split(result["command"]), self._commands.train(run)
+      if found != wanted:
         raise InputError(
-            "--output_dir={} holds {} made by {}, but the description now says "
-            "{}; choose another folder, or another name".format(
-                self._output_dir, _title(run), result["command"], wanted))
+            "--output_dir={} holds {}, made with {}, where the description now "
+            "has {}; choose another folder, or another name".format(
+                self._output_dir, _title(run), _difference(found, wanted),
+                _difference(wanted, found)))
     return remaining
 
   def estimate(self, runs: Sequence[Run]) -> float:
@@ -523,6 +544,10 @@ def _num_records(patterns: str) -> int:
   """Counts the records of some files."""
   return sum(manifest.count_records(path, "description_file")
              for path in files.find_files(patterns, "description_file"))
+
+
+def _difference(words: Sequence[str], others: Sequence[str]) -> str:
+  return " ".join(word for word in words if word not in others) or "nothing"
 
 
 def _title(run: Run) -> str:

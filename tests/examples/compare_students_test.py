@@ -119,7 +119,13 @@ def test_a_comparison(inputs, tmp_path):
   description["recipes"]["drawn"]["hard_label_weight"] = 0.5
   _write(inputs, description)
   tiny.assert_one_line_error(
-      _run(inputs, output_dir), "--output_dir", "--hard_label_weight=0.5")
+      _run(inputs, output_dir), "--output_dir", "made with nothing",
+      "now has --hard_label_weight=0.5;")
+  description = _description(inputs)
+  description["students"]["narrow"]["config"]["hidden_size"] = 2
+  _write(inputs, description)
+  tiny.assert_one_line_error(
+      _run(inputs, output_dir), "student narrow", "another config")
   assert _read(output_dir) == found
 
 
@@ -174,6 +180,10 @@ def _last_line(result):
     ({"runs": [{"student": "narrow", "recipes": ["x"], "steps": [1],
                 "seeds": [1]}]}, "a run has the recipe x"),
     ({"runs": [{"student": "narrow"}]}, "a run lacks recipes"),
+    ({"runs": [{"student": "narrow", "recipes": ["drawn"], "steps": 5,
+                "seeds": [1]}]}, "steps of a run is 5, not a list"),
+    ({"recipes": {"hard labels": {}, "drawn": {}, "bucket": {},
+                  "hard, labels": {}}}, "hard labels and hard, labels"),
     ({"students": {"narrow": {"config": {"layers": 3}}},
       "runs": [{"student": "narrow", "recipes": ["hard labels"], "steps": [1],
                 "seeds": [1]}]}, "student narrow"),

@@ -60,6 +60,7 @@ def test_what_is_not_there(tmp_path, flag, value):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
   values = {"results_file": tmp_path / "results.json", "student": "a",
             "output_file": tmp_path / "a.svg", flag: value}
-  tiny.assert_one_line_error(tiny.run_script(
+  result = tiny.run_script(
       "examples/plot_students.py",
-      *("--{}={}".format(*item) for item in values.items())), "--" + flag, value)
+      *("--{}={}".format(*item) for item in values.items()))
+  tiny.assert_one_line_error(result, "--" + flag, value)
