@@ -203,3 +203,10 @@ def test_a_description_that_is_not_json(tmp_path):
 def test_later_flags_replace_earlier_ones():
   words = compare_students.command("a.py", {"b": 1, "c": 2}, {"b": 3})
   assert words == ["python", "a.py", "--b=3", "--c=2"]
+
+
+@pytest.mark.parametrize("path", sorted(
+    (tiny.ROOT / "examples" / "students").glob("*.json")))
+def test_the_descriptions_that_come_along(path):
+  description = compare_students.read_description(str(path))
+  assert {run.recipe for run in description.runs} == set(description.recipes)
