@@ -25,7 +25,7 @@ class Records(NamedTuple):
     shape: lengths of the records.
     flag: name of the flag that named them, for errors.
     limits: what their integers stay below.
-    tail_samples: how many of the K entries were drawn.
+    tail_samples: how many of the K entries, the last ones, are a sample.
   """
   paths: List[str]
   shape: schema.RecordShape
@@ -191,7 +191,7 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
     loss: what the student learns from.
 
   Returns:
-    How many of the entries of a slot were drawn.
+    How many of the entries of a slot are a sample.
 
   Raises:
     InputError: the manifest of a file says otherwise, or two differ.

@@ -22,6 +22,8 @@ TAIL_MASSES = ("drop", "renormalize", "bucket")
 HARD_LABEL_SCHEDULES = ("constant", "linear")
 # Tokens whose maximum is taken at once in the search for the best ones.
 _BLOCK_SIZE = 128
+# A rest of nothing, less than any probability of float32, to be divided by.
+_LEAST_REST = 1e-200
 
 
 class TeacherLabels(NamedTuple):
@@ -101,29 +103,37 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
   if not tail_samples:
     return TeacherLabels(best, best_indices)
   num_top = truncation_factor - tail_samples
+  # In float64: what is left of the distribution may be very little, and mixed
+  # precision would round it.
+  distribution, best = (
+      tf.cast(values, tf.float64) for values in (distribution, best))
+  total = tf.reduce_sum(distribution, axis=-1, keepdims=True)  # 1, rounded.
   top, top_indices = best[:, :num_top], best_indices[:, :num_top]
   # What is outside the most probable tokens, for num_top of them and more.
-  rests = tf.maximum(0.0, 1.0 - tf.cumsum(best, axis=-1))[:, num_top - 1:-1]
-  thresholds = rests / tf.range(tail_samples, 0, -1, tf.float32)  # [N, M]
+  rests = tf.maximum(
+      tf.constant(_LEAST_REST, tf.float64), total - tf.cumsum(best, axis=-1))
+  thresholds = rests[:, num_top - 1:-1] / tf.range(
+      tail_samples, 0, -1, tf.float64)  # [N, M]
   num_certain = tf.minimum(tail_samples - 1, tf.math.count_nonzero(
       best[:, num_top:] >= thresholds, axis=-1, dtype=tf.int32))
   threshold = tf.gather(thresholds, num_certain, batch_dims=1)[:, tf.newaxis]
   chances = _put_entries(
-      tf.minimum(1.0, tf.math.divide_no_nan(distribution, threshold)),
+      tf.minimum(tf.ones([], tf.float64), distribution / threshold),
       top_indices, tf.zeros_like(top))
   # A comb with M teeth, 1 apart, over the cumulated chances takes each token
   # with its chance, and none twice. Where fewer than M tokens have any chance,
   # the last teeth take nothing.
-  cumulated = tf.cumsum(tf.cast(chances, tf.float64), axis=-1)
+  cumulated = tf.cumsum(chances, axis=-1)
   teeth = offsets[:, tf.newaxis] + tf.range(tail_samples, dtype=tf.float64)
   indices = tf.searchsorted(cumulated, teeth, side="right")
-  takes = tf.cast(tf.less(indices, distribution.shape[1]), tf.float32)
+  takes = tf.cast(tf.less(indices, distribution.shape[1]), tf.float64)
   indices = tf.minimum(indices, distribution.shape[1] - 1)
   values = takes * tf.maximum(
       tf.gather(distribution, indices, batch_dims=1), threshold)
   order = tf.argsort(values, direction="DESCENDING", stable=True)
   return TeacherLabels(
-      tf.concat([top, tf.gather(values, order, batch_dims=1)], axis=1),
+      tf.cast(tf.concat([top, tf.gather(values, order, batch_dims=1)], axis=1)
+              / total, tf.float32),
       tf.concat([top_indices, tf.gather(indices, order, batch_dims=1)], axis=1))
 
 

@@ -56,7 +56,7 @@ class StudentOptions:
     num_processes: how many processes train together, each on its own batch.
     reduce_sum: returns the sum of a tensor over these processes.
     use_tpu: whether the graph is built for a TPU.
-    tail_samples: how many of the K entries, the last ones, were drawn; in
+    tail_samples: how many of the K entries, the last ones, are a sample; in
       evaluation the student is compared with the others.
     num_micro_batches: how many micro-batches a batch is split into, computed
       one after the other, before the variables move.
@@ -412,11 +412,11 @@ def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
     logits: float32 [N, V], the student's.
     labels: what is stored of the teacher.
     temperature: as for `losses.teacher_losses`.
-    tail_samples: how many of the entries, the last ones, were drawn.
+    tail_samples: how many of the entries, the last ones, are a sample.
 
   Returns:
     By name of the metric, float32 [N]: the cross entropy of all entries; and
-    of those that were not drawn, the divergence with the rest as one entry,
+    of those before the sample, the divergence with the rest as one entry,
     whether the most probable token is the student's, and the share of the
     student's most probable tokens that is among them.
   """

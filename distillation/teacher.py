@@ -5,7 +5,7 @@ Dimensions:
   S: tokens in a sequence
   P: slots for masked tokens in a sequence
   K: truncation_factor, entries stored for each slot
-  M: tail_samples, entries among these that are drawn
+  M: tail_samples, entries among these that are a sample
 """
 
 from concurrent import futures

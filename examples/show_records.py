@@ -7,7 +7,7 @@ r"""Prints records of any stage as a person would look at them.
 A masked position of the sequence reads «input→token»: what the model sees
 there and what it should predict, or «token» where the input was kept. The list
 below has the teacher's tokens, where they are stored: the most probable first,
-the one to predict in «», ~ before those that --tail_samples has drawn, and the
+the one to predict in «», ~ before those of the sample of --tail_samples, and the
 rest of the probability.
 """
 
@@ -133,7 +133,7 @@ def teacher_entries(tokens: Sequence[str], probabilities: np.ndarray,
     tokens: str [K].
     probabilities: float32 [K].
     label: the token to predict.
-    num_drawn: M, how many of the K are drawn from the tail; the last ones.
+    num_drawn: M, how many of the K are a sample of the tail; the last ones.
   """
   num_top = len(tokens) - num_drawn
   order = sorted(range(len(tokens)),
