@@ -22,8 +22,6 @@ TAIL_MASSES = ("drop", "renormalize", "bucket")
 HARD_LABEL_SCHEDULES = ("constant", "linear")
 # Tokens whose maximum is taken at once in the search for the best ones.
 _BLOCK_SIZE = 128
-# A rest of nothing, less than any probability of float32, to be divided by.
-_LEAST_REST = 1e-200
 
 
 class TeacherLabels(NamedTuple):
@@ -95,46 +93,66 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
       them.
 
   Returns:
-    The labels: falling probabilities, then those of the sample, falling too.
+    The labels: the K - M most probable tokens, then the sample, both falling.
   """
   distribution = tf.nn.softmax(logits / temperature if temperature != 1
                                else logits)
   best, best_indices = top_k_entries(distribution, truncation_factor)
   if not tail_samples:
     return TeacherLabels(best, best_indices)
-  num_top = truncation_factor - tail_samples
-  # In float64: what is left of the distribution may be very little, and mixed
-  # precision would round it.
-  distribution, best = (
-      tf.cast(values, tf.float64) for values in (distribution, best))
-  total = tf.reduce_sum(distribution, axis=-1, keepdims=True)  # 1, rounded.
-  top, top_indices = best[:, :num_top], best_indices[:, :num_top]
+  return _sample_tail(distribution, TeacherLabels(best, best_indices),
+                      tail_samples, offsets)
+
+
+def _sample_tail(distribution: tf.Tensor, best: TeacherLabels,
+                 tail_samples: int, offsets: tf.Tensor) -> TeacherLabels:
+  """Replaces the last M of the K most probable tokens by a sample.
+
+  Tokens that are at least as probable as the threshold are certain. Between the
+  others a comb decides, with teeth as far apart as the threshold, over their
+  cumulated probabilities. These are summed up in blocks first, which is faster
+  than one by one. What is small is in float64: mixed precision would round it.
+
+  Args:
+    distribution: float32 [N, V].
+    best: its K most probable tokens.
+    tail_samples: M.
+    offsets: as for `truncate`.
+  """
+  top_k = best.indices.shape[1]
+  num_top = top_k - tail_samples
+  probabilities = tf.cast(best.probabilities, tf.float64)
+  total = tf.cast(tf.reduce_sum(distribution, axis=-1, keepdims=True),
+                  tf.float64)  # 1, but for rounding.
   # What is outside the most probable tokens, for num_top of them and more.
-  rests = tf.maximum(
-      tf.constant(_LEAST_REST, tf.float64), total - tf.cumsum(best, axis=-1))
-  thresholds = rests[:, num_top - 1:-1] / tf.range(
-      tail_samples, 0, -1, tf.float64)  # [N, M]
-  num_certain = tf.minimum(tail_samples - 1, tf.math.count_nonzero(
-      best[:, num_top:] >= thresholds, axis=-1, dtype=tf.int32))
-  threshold = tf.gather(thresholds, num_certain, batch_dims=1)[:, tf.newaxis]
-  chances = _put_entries(
-      tf.minimum(tf.ones([], tf.float64), distribution / threshold),
-      top_indices, tf.zeros_like(top))
-  # A comb with M teeth, 1 apart, over the cumulated chances takes each token
-  # with its chance, and none twice. Where fewer than M tokens have any chance,
-  # the last teeth take nothing.
-  cumulated = tf.cumsum(chances, axis=-1)
-  teeth = offsets[:, tf.newaxis] + tf.range(tail_samples, dtype=tf.float64)
-  indices = tf.searchsorted(cumulated, teeth, side="right")
-  takes = tf.cast(tf.less(indices, distribution.shape[1]), tf.float64)
-  indices = tf.minimum(indices, distribution.shape[1] - 1)
-  values = takes * tf.maximum(
-      tf.gather(distribution, indices, batch_dims=1), threshold)
-  order = tf.argsort(values, direction="DESCENDING", stable=True)
+  rests = (total - tf.cumsum(probabilities, axis=-1))[:, num_top - 1:-1]
+  thresholds = rests / tf.range(tail_samples, 0, -1, tf.float64)  # [N, M]
+  num_certain = num_top + tf.minimum(tail_samples - 1, tf.math.count_nonzero(
+      probabilities[:, num_top:] >= thresholds, axis=-1, keepdims=True,
+      dtype=tf.int32))  # [N, 1]
+  is_certain = tf.range(top_k) < num_certain  # [N, K]
+  blocks = _split(_put_entries(distribution, best.indices, tf.where(
+      is_certain, 0.0, best.probabilities)), 0.0)
+  cumulated = tf.cumsum(
+      tf.cast(tf.reduce_sum(blocks, axis=-1), tf.float64), axis=-1)
+  threshold = cumulated[:, -1:] / tf.cast(top_k - num_certain, tf.float64)
+  # The teeth of the tokens that are certain take something, too: left out.
+  numbers = tf.maximum(0, tf.range(top_k) - num_certain)
+  teeth = threshold * (offsets[:, tf.newaxis] + tf.cast(numbers, tf.float64))
+  block = tf.minimum(tf.searchsorted(cumulated, teeth, side="right"),
+                     blocks.shape[1] - 1)  # [N, K]
+  before = tf.gather(tf.pad(cumulated, [[0, 0], [1, 0]]), block, batch_dims=1)
+  in_block = tf.cumsum(tf.cast(
+      tf.gather(blocks, block, batch_dims=1), tf.float64), axis=-1)
+  position = tf.minimum(tf.math.count_nonzero(
+      in_block <= (teeth - before)[:, :, tf.newaxis], axis=-1,
+      dtype=tf.int32), _BLOCK_SIZE - 1)
+  tokens = tf.minimum(block * _BLOCK_SIZE + position,
+                      distribution.shape[1] - 1)
   return TeacherLabels(
-      tf.cast(tf.concat([top, tf.gather(values, order, batch_dims=1)], axis=1)
-              / total, tf.float32),
-      tf.concat([top_indices, tf.gather(indices, order, batch_dims=1)], axis=1))
+      tf.cast(tf.where(is_certain, probabilities, threshold) / total,
+              tf.float32),
+      tf.where(is_certain, best.indices, tokens))
 
 
 def top_k_entries(distribution: tf.Tensor, top_k: int
@@ -151,13 +169,9 @@ def top_k_entries(distribution: tf.Tensor, top_k: int
   Returns:
     Values, float32 [N, k], falling, and indices, int32 [N, k].
   """
-  size = distribution.shape[1]
-  num_blocks = -(-size // _BLOCK_SIZE)
-  if top_k > num_blocks // 2:
+  blocks = _split(distribution, -1.0)
+  if top_k > blocks.shape[1] // 2:
     return tf.math.top_k(distribution, k=top_k)
-  blocks = tf.reshape(
-      tf.pad(distribution, [[0, 0], [0, num_blocks * _BLOCK_SIZE - size]],
-             constant_values=-1.0), [-1, num_blocks, _BLOCK_SIZE])
   _, best_blocks = tf.math.top_k(tf.reduce_max(blocks, axis=-1), k=top_k)
   best_blocks = tf.sort(best_blocks)  # Of equal values the first one counts.
   candidates = tf.reshape(tf.gather(blocks, best_blocks, batch_dims=1),
@@ -166,6 +180,15 @@ def top_k_entries(distribution: tf.Tensor, top_k: int
   indices = (tf.gather(best_blocks, positions // _BLOCK_SIZE, batch_dims=1)
              * _BLOCK_SIZE + positions % _BLOCK_SIZE)
   return values, indices
+
+
+def _split(values: tf.Tensor, padding: float) -> tf.Tensor:
+  """Splits float32 [N, V] into padded blocks, [N, blocks, block size]."""
+  size = values.shape[1]
+  num_blocks = -(-size // _BLOCK_SIZE)
+  return tf.reshape(
+      tf.pad(values, [[0, 0], [0, num_blocks * _BLOCK_SIZE - size]],
+             constant_values=padding), [-1, num_blocks, _BLOCK_SIZE])
 
 
 def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
