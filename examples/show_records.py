@@ -7,7 +7,7 @@ r"""Prints records of any stage as a person would look at them.
 A masked position of the sequence reads «input→token»: what the model sees
 there and what it should predict, or «token» where the input was kept. The list
 below has the teacher's tokens, where they are stored: the most probable first,
-the one to predict in «», ~ before those of the sample of --tail_samples, and the
+the one to predict in «», ~ before those of the sample (--tail_samples), and the
 rest of the probability.
 """
 
