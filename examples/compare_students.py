@@ -72,6 +72,9 @@ _HELD_OUT_LABELS = {"truncation_factor": 10}
 # Two trainings of so many steps tell what a step and what the start takes.
 _TIMED_STEPS = (10, 40)
 
+_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string",
+               int: "a whole number"}
+
 COLUMNS = {
     "accuracy": "masked_lm_accuracy",
     "cross entropy": "masked_lm_cross_entropy",
@@ -157,16 +160,18 @@ def _description(values: Any) -> Description:
   names = [field.name for field in dataclasses.fields(Description)]
   _check_object("the description", values, names, names)
   for name in names:
-    wanted = (list if name == "runs" else
-              str if name in names[:3] else dict)
-    if not isinstance(values[name], wanted):
-      raise InputError("{} is {}, not {}".format(
-          name, json.dumps(values[name]),
-          {list: "a list", str: "a string", dict: "an object"}[wanted]))
+    _check_type(name, values[name], list if name == "runs" else
+                str if name in names[:3] else dict)
   students = {}
   for name, student in values["students"].items():
     _check_object("student " + name, student, Student._fields, ["config"])
+    _check_type("config of " + name, student["config"], dict)
+    if student.get("start", _SCRATCH) != _SCRATCH:
+      _check_type("start of " + name, student["start"], list)
     students[name] = Student(**student)
+  for kind in ("labels", "recipes"):
+    for name, some in values[kind].items():
+      _check_type("{} of {}".format(name, kind), some, dict)
   for name, recipe in values["recipes"].items():
     labels = recipe.get("labels")
     if labels is not None and labels not in values["labels"]:
@@ -177,13 +182,16 @@ def _description(values: Any) -> Description:
     fields = ["student", "recipes", "steps", "seeds"]
     _check_object("a run", group, [*fields, "training"], fields)
     for name in fields[1:]:
-      if not isinstance(group[name], list):
-        raise InputError("{} of a run is {}, not a list".format(
-            name, json.dumps(group[name])))
+      _check_type(name + " of a run", group[name], list)
+    for name in ("steps", "seeds"):
+      for number in group[name]:
+        _check_type("one of the {} of a run".format(name), number, int)
+    _check_type("training of a run", group.get("training", {}), dict)
     for kind, wanted, known in (
         ("student", [group["student"]], students),
         ("recipe", group["recipes"], values["recipes"])):
       for name in wanted:
+        _check_type("{} of a run".format(kind), name, str)
         if name not in known:
           raise InputError("a run has the {} {}, which is none of {}".format(
               kind, name, ", ".join(known)))
@@ -204,11 +212,17 @@ def _description(values: Any) -> Description:
   return Description(**dict(values, students=students, runs=runs))
 
 
+def _check_type(what: str, value: Any, wanted: type) -> None:
+  """Raises InputError for a value of another type."""
+  if not isinstance(value, wanted):
+    raise InputError("{} is {}, not {}".format(
+        what, json.dumps(value), _TYPE_NAMES[wanted]))
+
+
 def _check_object(what: str, values: Any, known: Sequence[str],
                   required: Sequence[str]) -> None:
   """Raises InputError for what is no object, or one of other keys."""
-  if not isinstance(values, dict):
-    raise InputError("{} is no object".format(what))
+  _check_type(what, values, dict)
   for name in required:
     if name not in values:
       raise InputError("{} lacks {}".format(what, name))

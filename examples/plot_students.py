@@ -155,8 +155,12 @@ def main() -> None:
     raise InputError("--output_file={} must end in .svg, .png or .pdf".format(
         output_file))
   files.check_file(path, "results_file")
-  with open(path, encoding="utf-8") as file:
-    all_runs = json.load(file)["runs"]
+  try:
+    with open(path, encoding="utf-8") as file:
+      all_runs = json.load(file)["runs"]
+  except (ValueError, KeyError, TypeError):
+    raise InputError("--results_file={} is no results.json of "
+                     "examples/compare_students.py".format(path)) from None
   runs = [run for run in all_runs if run["student"] == student]
   for flag, name, known in (
       ("student", student, {run["student"] for run in all_runs}),

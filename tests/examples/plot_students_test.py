@@ -55,7 +55,7 @@ def test_the_picture_and_the_report(tmp_path):
 
 @pytest.mark.parametrize("flag, value", [
     ("student", "b"), ("baseline", "soft labels"), ("output_file", "a.txt"),
-    ("results_file", "none.json")])
+    ("results_file", "none.json"), ("results_file", __file__)])
 def test_what_is_not_there(tmp_path, flag, value):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
   values = {"results_file": tmp_path / "results.json", "student": "a",
