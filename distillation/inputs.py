@@ -89,6 +89,12 @@ def check(options: TrainerOptions, is_writer: bool = True,
   training = _training_records(options, config)
   held_out = _held_out_records(options, config, training)
   evaluation = options.evaluation
+  if (evaluation.best_checkpoint_by != "kl_from_teacher"
+      and not evaluation.eval_every_checkpoint):
+    raise InputError(
+        "--best_checkpoint_by={} has no effect without "
+        "--eval_every_checkpoint=True: set that too, or leave it out".format(
+            evaluation.best_checkpoint_by))
   if (evaluation.eval_every_checkpoint
       and evaluation.best_checkpoint_by == "kl_from_teacher"
       and not held_out.shape.truncation_factor):

@@ -295,7 +295,8 @@ class Commands:
 
   def train_for_time(self, run: Run, steps: int) -> List[str]:
     """Returns a command that trains as a run does, without a teacher."""
-    training = dict(run.training, eval_every_checkpoint=False)
+    training = {name: value for name, value in run.training.items()
+                if name not in ("eval_every_checkpoint", "best_checkpoint_by")}
     return self._train(
         run._replace(steps=steps, training=training),
         os.path.join(self.folder("timing"), str(steps)),

@@ -289,6 +289,12 @@ def test_the_best_checkpoint_by_the_masked_tokens_needs_no_labels(
   assert "kl_from_teacher" not in best
 
 
+def test_a_best_checkpoint_that_is_not_looked_for_is_refused(tmp_path, folder):
+  with pytest.raises(InputError, match="--best_checkpoint_by=masked_lm_cross_"
+                     "entropy has no effect.*--eval_every_checkpoint=True"):
+    _run(folder, tmp_path / "out", best_checkpoint_by="masked_lm_cross_entropy")
+
+
 def test_a_final_weight_of_a_constant_schedule_is_refused(tmp_path, folder):
   with pytest.raises(InputError, match="--final_hard_label_weight=0.5 does not"
                      ".*--hard_label_schedule=linear"):
