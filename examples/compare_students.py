@@ -8,6 +8,10 @@ The description is a JSON object:
   teacher           folder with bert_config.json and bert_model.ckpt.*
   training_records  masked records of stage III, paths and patterns
   held_out_records  the same, of text that no student is trained on
+  validation_records
+                    the same, of other such text, to choose the best checkpoint
+                    of a run by, with "eval_every_checkpoint"; may be left out:
+                    then held_out_records choose it, and flatter it a little
   flags             of stages IV and V, such as max_seq_length
   training          flags of stage V only, such as learning_rate
   labels            by name, flags of stage IV: {"truncation_factor": 10}
@@ -38,8 +42,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence,
-                    Tuple, Union)
+from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Optional,
+                    Sequence, Tuple, Union)
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -134,6 +138,7 @@ class Description:
   students: Mapping[str, Student]
   recipes: Mapping[str, Flags]
   runs: Sequence[Run]
+  validation_records: Optional[str] = None
 
 
 def read_description(path: str) -> Description:
@@ -157,11 +162,14 @@ def read_description(path: str) -> Description:
 
 def _description(values: Any) -> Description:
   """Returns a description of JSON's values; raises InputError."""
-  names = [field.name for field in dataclasses.fields(Description)]
-  _check_object("the description", values, names, names)
-  for name in names:
-    _check_type(name, values[name], list if name == "runs" else
-                str if name in names[:3] else dict)
+  known = dataclasses.fields(Description)
+  _check_object(
+      "the description", values, [field.name for field in known],
+      [field.name for field in known if field.default is dataclasses.MISSING])
+  for name, value in values.items():
+    _check_type(name, value, list if name == "runs" else str if name in (
+        "teacher", "training_records", "held_out_records",
+        "validation_records") else dict)
   students = {}
   for name, student in values["students"].items():
     _check_object("student " + name, student, Student._fields, ["config"])
@@ -187,14 +195,14 @@ def _description(values: Any) -> Description:
       for number in group[name]:
         _check_type("one of the {} of a run".format(name), number, int)
     _check_type("training of a run", group.get("training", {}), dict)
-    for kind, wanted, known in (
+    for kind, wanted, choice in (
         ("student", [group["student"]], students),
         ("recipe", group["recipes"], values["recipes"])):
       for name in wanted:
         _check_type("{} of a run".format(kind), name, str)
-        if name not in known:
+        if name not in choice:
           raise InputError("a run has the {} {}, which is none of {}".format(
-              kind, name, ", ".join(known)))
+              kind, name, ", ".join(choice)))
     training = dict(values["training"], **group.get("training", {}))
     runs.extend(Run(group["student"], recipe, steps, seed, training)
                 for seed in group["seeds"] for steps in group["steps"]
@@ -253,16 +261,21 @@ class Commands:
     self._teacher_checkpoint = os.path.join(
         description.teacher, checkpoints.CHECKPOINT_FILE)
     self._held_out = self.labelled("held out")
+    self._validation = (self.labelled("validation")
+                        if description.validation_records else self._held_out)
 
   def label(self, name: str) -> List[str]:
     """Returns the command that labels the records to train on."""
     return self._label(self._description.training_records,
                        self.labelled(name), self._description.labels[name])
 
-  def label_held_out(self) -> List[str]:
-    """Returns the command that labels the held-out records."""
-    return self._label(self._description.held_out_records, self._held_out,
-                       _HELD_OUT_LABELS)
+  def label_held_out(self) -> List[List[str]]:
+    """Returns the commands that label what no student is trained on."""
+    unseen = {self._held_out: self._description.held_out_records}
+    if self._description.validation_records:
+      unseen[self._validation] = self._description.validation_records
+    return [self._label(records, labelled, _HELD_OUT_LABELS)
+            for labelled, records in unseen.items()]
 
   def evaluate_teacher(self) -> List[str]:
     """Returns the command that evaluates the teacher."""
@@ -290,7 +303,7 @@ class Commands:
           name: made_with[name] for name in ("truncation_factor", "temperature")
           if name in made_with}, **recipe}
     if run.training.get("eval_every_checkpoint"):
-      recipe["eval_input_file"] = self._held_out
+      recipe["eval_input_file"] = self._validation
     return self._train(run, self.run_folder(run), recipe)
 
   def train_for_time(self, run: Run, steps: int) -> List[str]:
@@ -428,8 +441,8 @@ class Comparison:
             "student {}: {} was made of another config; choose another name, "
             "or another --output_dir".format(name, path))
       files.write_atomically(path, text)
-    self._execute(self._commands.label_held_out(),
-                  self._commands.folder("labels"))
+    for words in self._commands.label_held_out():
+      self._execute(words, self._commands.folder("labels"))
     self._evaluate_model(
         {"model": "teacher"}, self._commands.evaluate_teacher(),
         self._commands.folder("teacher"))

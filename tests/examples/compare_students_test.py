@@ -19,6 +19,7 @@ def _description(folder):
       "teacher": str(folder / "teacher"),
       "training_records": str(folder / "masked_[0-9].tfrecord"),
       "held_out_records": str(folder / "held_out.tfrecord"),
+      "validation_records": str(folder / "validation.tfrecord"),
       "flags": {"max_seq_length": 10, "max_predictions_per_seq": 3},
       "training": {"train_batch_size": 4, "learning_rate": 1e-3},
       "labels": {"top 10": {"truncation_factor": 10},
@@ -34,7 +35,8 @@ def _description(folder):
           {"student": "the teacher's layer", "recipes": ["drawn"],
            "steps": [4], "seeds": [1, 2]},
           {"student": "narrow", "recipes": ["bucket"], "steps": [3],
-           "seeds": [1], "training": {"train_batch_size": 2}}]}
+           "seeds": [1], "training": {
+               "train_batch_size": 2, "eval_every_checkpoint": True}}]}
 
 
 @pytest.fixture(name="inputs")
@@ -47,7 +49,8 @@ def _inputs(tmp_path):
   tiny.write_config(folder / "teacher" / "bert_config.json", config)
   tiny.write_checkpoint(folder / "teacher" / "bert_model.ckpt",
                         tiny.random_variables(config))
-  for i, name in enumerate(("masked_1", "masked_2", "held_out")):
+  for i, name in enumerate(("masked_1", "masked_2", "held_out",
+                             "validation")):
     tiny.write_records(folder / (name + ".tfrecord"), map(
         tiny.without_labels, tiny.random_examples(20, seed=i)))
   _write(folder, _description(folder))
@@ -86,7 +89,8 @@ def test_a_comparison(inputs, tmp_path):
          ] == [("teacher", None), ("start", "the teacher's layer")]
   for run in found["runs"]:
     # Measured alike: in the same records, ten tokens of the teacher each.
-    assert run["results"]["global_step"] == run["steps"]
+    assert run["results"]["global_step"] in (
+        [0, 3] if run["student"] == "narrow" else [run["steps"]])
     assert 0 < run["results"]["kl_from_teacher"] < 10
   assert found["models"][0]["results"]["teacher_top1_agreement"] == 1
   student = output_dir / "run_the-teacher-s-layer_drawn_4_2"
@@ -98,7 +102,8 @@ def test_a_comparison(inputs, tmp_path):
   words = found["runs"][2]["command"].split()
   assert words[0] == "python"
   assert {"--train_batch_size=2", "--tail_mass=bucket",
-          "--truncation_factor=10"} < set(words)
+          "--truncation_factor=10", "--eval_input_file={}".format(
+              output_dir / "labels" / "validation.tfrecord")} < set(words)
   table = result.stdout.splitlines()
   assert table[0].startswith("the teacher's layer, 4 steps, ")
   accuracies = [run["results"]["masked_lm_accuracy"]
