@@ -25,7 +25,7 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
-from typing import Dict, NamedTuple, Optional, Sequence
+from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from absl import flags
 from absl import logging
@@ -34,6 +34,7 @@ import tensorflow as tf
 from distillation import checkpoints
 from distillation import devices
 from distillation import teacher
+from distillation import teacher_decoder
 from records import input_pipeline
 from records import manifest
 from records import order
@@ -45,6 +46,8 @@ from util import launchers
 from util.command_line import InputError
 
 _STAGE = "extract_teacher_labels_truncated"
+# They choose entries of the distribution.
+_TOPK_OPTIONS = ("truncation_factor", "temperature", "tail_samples")
 _REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_file",
                    "init_checkpoint")
 
@@ -97,6 +100,12 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "init_checkpoint", None,
       "Checkpoint of the teacher, without `.index`; must hold every variable.")
+  flags.DEFINE_enum(
+      "label_format", "topk", teacher.LABEL_FORMATS,
+      "topk stores K tokens with their probabilities. hidden stores what the "
+      "teacher's masked-LM head scores, hidden_size float16 numbers a masked "
+      "token, and beside the records its decoder, teacher_decoder.npz: the "
+      "trainers compute the whole distribution from them, at any temperature.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
       "K, how many of the teacher's tokens to store for each masked token.",
@@ -156,8 +165,16 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   input_pipeline.check_records(paths, "input_file", shape, config.vocab_size)
   checkpoints.check_complete(config, file_options.init_checkpoint)
   _warn_of_case(paths, file_options.init_checkpoint)
-  wanted = _manifest(file_options, options, paths, config.vocab_size)
-  if manifest.is_finished(output_file, wanted, file_options.overwrite):
+  decoder = None
+  if options.label_format == "hidden":
+    decoder = teacher_decoder.of_checkpoint(file_options.init_checkpoint)
+  wanted = _manifest(
+      file_options, options, paths, config.vocab_size, decoder)
+  is_finished = manifest.is_finished(
+      output_file, wanted, file_options.overwrite)
+  if decoder and process.rank == 0:
+    teacher_decoder.store(decoder, output_file, file_options.overwrite)
+  if is_finished:
     return
   for path in paths:
     manifest.check_intact(path, "input_file")
@@ -198,6 +215,15 @@ def _check_options(options: teacher.LabelOptions, vocab_size: int) -> None:
         "--tail_samples={} must be less than --truncation_factor={}: the most "
         "probable tokens are stored too".format(
             options.tail_samples, options.truncation_factor))
+  if options.label_format == "hidden":
+    for name in _TOPK_OPTIONS:
+      value, default = (getattr(some, name)
+                        for some in (options, teacher.LabelOptions))
+      if value != default:
+        raise InputError(
+            "--{}={} has no effect with --label_format=hidden, which stores "
+            "what gives the whole distribution: leave it out".format(
+                name, value))
 
 
 def _warn_of_case(paths: Sequence[str], checkpoint: str) -> None:
@@ -214,22 +240,29 @@ def _warn_of_case(paths: Sequence[str], checkpoint: str) -> None:
 
 
 def _manifest(file_options: FileOptions, options: teacher.LabelOptions,
-              paths: Sequence[str], vocab_size: int) -> manifest.Manifest:
+              paths: Sequence[str], vocab_size: int,
+              decoder: Optional[teacher_decoder.Decoder]
+             ) -> manifest.Manifest:
   """Describes what makes the labels."""
+  label_flags: Dict[str, Any] = {
+      "truncation_factor": options.truncation_factor,
+      "temperature": options.temperature,
+      "tail_samples": options.tail_samples,
+      "random_seed": options.random_seed}
+  fingerprints = {
+      "bert_config_file": files.fingerprint(file_options.bert_config_file),
+      "init_checkpoint": checkpoints.fingerprint(file_options.init_checkpoint)}
+  if decoder:
+    label_flags = {"label_format": options.label_format,
+                   "hidden_size": decoder.hidden_size}
+    fingerprints["teacher_decoder"] = decoder.fingerprint()
   return manifest.Manifest(
       stage=_STAGE,
       flags={
           "max_seq_length": file_options.max_seq_length,
           "max_predictions_per_seq": file_options.max_predictions_per_seq,
-          "truncation_factor": options.truncation_factor,
-          "temperature": options.temperature,
-          "tail_samples": options.tail_samples,
-          "precision": options.device.precision,
-          "random_seed": options.random_seed},
-      fingerprints={
-          "bert_config_file": files.fingerprint(file_options.bert_config_file),
-          "init_checkpoint": checkpoints.fingerprint(
-              file_options.init_checkpoint)},
+          "precision": options.device.precision, **label_flags},
+      fingerprints=fingerprints,
       sources=_sources(paths),
       vocab_size=vocab_size)
 

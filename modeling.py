@@ -430,9 +430,12 @@ class PretrainingLogits(NamedTuple):
     masked_lm: float32 [R, V], at the wanted positions in their order.
     next_sentence: float32 [B, 2]: 0 is the next sentence, 1 a random one;
       None without this head.
+    hidden_states: float32 [R, H], what the masked-LM head scores: its product
+      with the word embeddings plus the bias is `masked_lm`.
   """
   masked_lm: tf.Tensor
   next_sentence: Optional[tf.Tensor]
+  hidden_states: tf.Tensor
 
 
 def pretraining_logits(config: BertConfig, is_training: bool,
@@ -458,18 +461,19 @@ def pretraining_logits(config: BertConfig, is_training: bool,
       config, is_training, input_ids, input_mask, token_type_ids, scope="bert",
       output_positions=masked_lm_positions, is_wanted=is_wanted,
       has_pooler=has_next_sentence)
-  masked_lm = _masked_lm_head(
+  hidden_states, masked_lm = _masked_lm_head(
       _config_for(config, is_training), model.get_sequence_output(),
       model.get_embedding_table())
   next_sentence = None
   if has_next_sentence:
     next_sentence = _next_sentence_head(config, model.get_pooled_output())
-  return PretrainingLogits(masked_lm, next_sentence)
+  return PretrainingLogits(masked_lm, next_sentence, hidden_states)
 
 
 def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
-                    embedding_table: tf.Tensor) -> tf.Tensor:
-  """Scores [R, H] against the vocabulary; float32 [R, V]."""
+                    embedding_table: tf.Tensor
+                   ) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Transforms [R, H] and scores it, [R, V], against the vocabulary."""
   with tf1.variable_scope("cls/predictions"):
     with tf1.variable_scope("transform"):
       hidden = _dense(config, hidden, config.hidden_size,
@@ -478,7 +482,7 @@ def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
     output_bias = _variable("output_bias", [config.vocab_size],
                             tf1.zeros_initializer())
     logits = tf.matmul(hidden, embedding_table, transpose_b=True)
-    return tf.nn.bias_add(logits, output_bias)
+    return hidden, tf.nn.bias_add(logits, output_bias)
 
 
 def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:

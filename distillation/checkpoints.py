@@ -28,6 +28,8 @@ _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
 _MODEL_SCOPES = ("bert/", "cls/")
+# Variable of training only, which no exported model has.
+HIDDEN_PROJECTION = "hidden_projection/kernel"
 
 
 # --- Configs -----------------------------------------------------------------
@@ -221,7 +223,8 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
     checkpoint: one that `match_checkpoint` has compared.
     layers: as for `match_checkpoint`.
   """
-  variables = tf1.trainable_variables()
+  variables = [variable for variable in tf1.trainable_variables()
+               if variable.op.name.startswith(_MODEL_SCOPES)]
   if layers is None:
     assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
         variables, checkpoint)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from distillation import checkpoints
 from distillation import losses
+from distillation import teacher_decoder
 from distillation.options import ModelOptions, TrainerOptions
 import modeling
 from records import input_pipeline
@@ -26,12 +27,14 @@ class Records(NamedTuple):
     flag: name of the flag that named them, for errors.
     limits: what their integers stay below.
     tail_samples: how many of the K entries, the last ones, are a sample.
+    decoder: path of the teacher's decoder, for hidden states; else None.
   """
   paths: List[str]
   shape: schema.RecordShape
   flag: str
   limits: Dict[str, int]
   tail_samples: int = 0
+  decoder: Optional[str] = None
 
   def errors(self) -> ContextManager[None]:
     """Turns what reading them raises into InputError."""
@@ -48,6 +51,17 @@ class Corpora(NamedTuple):
   """
   training: order.Corpus
   held_out: order.Corpus
+
+
+class Decoders(NamedTuple):
+  """The teacher's decoders, where the labels are hidden states.
+
+  Attributes:
+    training: of the records to train on.
+    held_out: of the records to evaluate on.
+  """
+  training: Optional[teacher_decoder.Decoder]
+  held_out: Optional[teacher_decoder.Decoder]
 
 
 class Inputs(NamedTuple):
@@ -97,13 +111,14 @@ def check(options: TrainerOptions, is_writer: bool = True,
             evaluation.best_checkpoint_by))
   if (evaluation.eval_every_checkpoint
       and evaluation.best_checkpoint_by == "kl_from_teacher"
-      and not held_out.shape.truncation_factor):
+      and not held_out.shape.has_labels):
     raise InputError(
         "--eval_every_checkpoint keeps the checkpoint that is closest to the "
         "teacher, but {} has no teacher labels; name labelled records with "
         "--eval_input_file, or set "
         "--best_checkpoint_by=masked_lm_cross_entropy".format(
             held_out.paths[0]))
+  _check_hidden_states(options, config, training, held_out)
   init_layers = _init_layers(options.model)
   return Inputs(config, training, held_out, init_layers,
                 _check_start(options, config, init_layers, is_writer,
@@ -123,6 +138,13 @@ def read_corpora(inputs: Inputs) -> Corpora:
   return Corpora(
       corpus, corpus if held_out.paths == training.paths
       else order.read_corpus(held_out.paths, held_out.flag))
+
+
+def read_decoders(inputs: Inputs) -> Decoders:
+  """Reads what makes the teacher's distributions of its hidden states."""
+  return Decoders(*(
+      teacher_decoder.read(records.decoder) if records.decoder else None
+      for records in (inputs.training, inputs.held_out)))
 
 
 def _check_loss(loss: losses.LossOptions) -> None:
@@ -156,10 +178,14 @@ def _training_records(options: TrainerOptions,
   Training on the hard labels reads no labels of the teacher.
   """
   shape = schema.RecordShape(
-      options.records.max_seq_length, options.records.max_predictions_per_seq,
-      options.records.truncation_factor if options.loss.reads_teacher else 0)
-  return _records(files.find_files(options.records.input_file, "input_file"),
-                  "input_file", shape, options.loss, config)
+      options.records.max_seq_length, options.records.max_predictions_per_seq)
+  paths = files.find_files(options.records.input_file, "input_file")
+  if options.loss.reads_teacher:
+    shape = input_pipeline.with_stored_labels(shape, paths[0], "input_file")
+    if not shape.teacher_hidden_size:
+      shape = shape._replace(
+          truncation_factor=options.records.truncation_factor)
+  return _records(paths, "input_file", shape, options.loss, config)
 
 
 def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
@@ -168,15 +194,15 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
 
   Evaluation compares with the teacher wherever it can.
   """
-  if training.shape.truncation_factor and not options.records.eval_input_file:
+  if training.shape.has_labels and not options.records.eval_input_file:
     return training
   paths, flag, shape = training.paths, training.flag, training.shape
   if options.records.eval_input_file:
     flag = "eval_input_file"
     paths = files.find_files(options.records.eval_input_file, flag)
-  if not shape.truncation_factor:
-    shape = shape._replace(truncation_factor=input_pipeline.stored_entries(
-        paths[0], flag, shape.max_predictions_per_seq))
+  stored = input_pipeline.with_stored_labels(shape, paths[0], flag)
+  if not shape.truncation_factor or stored.teacher_hidden_size:
+    shape = stored
   return _records(paths, flag, shape, options.loss, config)
 
 
@@ -186,7 +212,79 @@ def _records(paths: List[str], flag: str, shape: schema.RecordShape,
   input_pipeline.check_records(paths, flag, shape, config.vocab_size)
   records = Records(paths, shape, flag, schema.limits(
       shape, config.vocab_size, config.type_vocab_size))
+  if shape.teacher_hidden_size:
+    return records._replace(decoder=_check_decoder(records, config))
   return records._replace(tail_samples=_check_labels(records, loss))
+
+
+def _check_decoder(records: Records, config: modeling.BertConfig) -> str:
+  """Checks the teacher's decoder beside records with its hidden states.
+
+  Returns:
+    The path of the decoder.
+
+  Raises:
+    InputError: it is missing, damaged, or does not belong to the records or to
+      the student's vocabulary.
+  """
+  path = teacher_decoder.path_beside(records.paths[0])
+  decoder = teacher_decoder.read(path)
+  if decoder.vocab_size != config.vocab_size:
+    raise InputError(
+        "--bert_config_file has vocab_size {}, but the teacher's {} has {}: "
+        "student and teacher need one vocabulary".format(
+            config.vocab_size, path, decoder.vocab_size))
+  if decoder.hidden_size != records.shape.teacher_hidden_size:
+    raise InputError(
+        "{} is of a teacher with hidden_size {}, but {} has hidden states of "
+        "{}: copy it from where the records were made".format(
+            path, decoder.hidden_size, records.paths[0],
+            records.shape.teacher_hidden_size))
+  fingerprint = decoder.fingerprint()
+  for record_file in records.paths:
+    manifest = read_manifest(record_file)
+    wanted = manifest and manifest.fingerprints.get("teacher_decoder")
+    if wanted and wanted != fingerprint:
+      raise InputError(
+          "{} is not of the teacher that {} was made with: copy it from where "
+          "the records were made, and read records of one teacher at once"
+          .format(path, record_file))
+  return path
+
+
+def _check_hidden_states(options: TrainerOptions, config: modeling.BertConfig,
+                         training: Records, held_out: Records) -> None:
+  """Raises InputError where options do not fit hidden states as labels."""
+  loss = options.loss
+  hidden_size = training.shape.teacher_hidden_size
+  remedy = ("label the records with extract_teacher_labels_truncated.py "
+            "--label_format=hidden")
+  if loss.hidden_cosine_weight and not hidden_size:
+    raise InputError(
+        "--hidden_cosine_weight={} needs the teacher's hidden states, which {} "
+        "does not hold: {}".format(
+            loss.hidden_cosine_weight, training.paths[0], remedy))
+  if loss.hidden_projection and not loss.hidden_cosine_weight:
+    raise InputError(
+        "--hidden_projection=True has no effect without "
+        "--hidden_cosine_weight: set that too, or leave it out")
+  if (loss.hidden_cosine_weight and not loss.hidden_projection
+      and hidden_size != config.hidden_size):
+    raise InputError(
+        "--hidden_cosine_weight={} compares hidden states of one size, but "
+        "--bert_config_file has hidden_size {} and the teacher {}: set "
+        "--hidden_projection=True".format(
+            loss.hidden_cosine_weight, config.hidden_size, hidden_size))
+  if hidden_size and loss.tail_mass != "drop":
+    raise InputError(
+        "--tail_mass={} has no meaning for {}, which holds hidden states: they "
+        "give the whole distribution; leave it out".format(
+            loss.tail_mass, training.paths[0]))
+  for records in (training, held_out):
+    if records.decoder and options.tpu.use_tpu:
+      raise InputError(
+          "--use_tpu=True does not read the hidden states of {}: label the "
+          "records with --label_format=topk".format(records.paths[0]))
 
 
 def _check_labels(records: Records, loss: losses.LossOptions) -> int:
@@ -272,6 +370,8 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
           "another folder".format(
               newest, "has no " + match.missing[0] if match.missing else
               "has {} too".format(match.unused[0])))
+    if options.do_train and options.loss.hidden_projection:
+      _check_projection(newest)
     return True
   init_checkpoint = options.model.init_checkpoint
   if init_checkpoint:
@@ -287,3 +387,16 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
         "--do_eval has nothing to evaluate: there is no checkpoint in "
         "--output_dir={} and no --init_checkpoint".format(options.output_dir))
   return False
+
+
+def _check_projection(checkpoint: str) -> None:
+  """Checks that training with a projection was begun with it.
+
+  Raises:
+    InputError: it was not.
+  """
+  variables = dict(tf.train.list_variables(checkpoint))
+  if checkpoints.HIDDEN_PROJECTION not in variables:
+    raise InputError(
+        "--hidden_projection=True does not fit {}, which was trained without: "
+        "leave it out, or choose another --output_dir".format(checkpoint))

@@ -1,7 +1,8 @@
 """The method: what is stored of the teacher, and the student's losses.
 
 The truncation of the teacher's distribution to K entries, the losses of the
-student against these entries, and their gradients in closed form.
+student against these entries, and their gradients in closed form; and the
+losses against the whole distribution and the hidden states that give it.
 
 Dimensions:
   P: slots for masked tokens in a sequence
@@ -9,6 +10,7 @@ Dimensions:
   V: tokens in the vocabulary
   K: teacher entries stored for each slot
   M: entries among these that are a random sample
+  H: hidden_size of the teacher
 """
 
 import dataclasses
@@ -35,6 +37,32 @@ class TeacherLabels(NamedTuple):
   indices: tf.Tensor
 
 
+class TeacherHiddenStates(NamedTuple):
+  """What gives the teacher's whole distribution, softmax(h E' + b).
+
+  Attributes:
+    hidden_states: float32 [N, H], h, what its masked-LM head scores.
+    word_embeddings: float32 [V, H], E.
+    output_bias: float32 [V], b.
+  """
+  hidden_states: tf.Tensor
+  word_embeddings: tf.Tensor
+  output_bias: tf.Tensor
+
+  def distribution(self, temperature: float = 1.0) -> tf.Tensor:
+    """Returns softmax((h E' + b) / T), float32 [N, V]."""
+    return tf.nn.softmax(_scaled(self.logits(), temperature))
+
+  def logits(self) -> tf.Tensor:
+    """Returns h E' + b, float32 [N, V]."""
+    return tf.nn.bias_add(
+        tf.matmul(self.hidden_states, self.word_embeddings, transpose_b=True),
+        self.output_bias)
+
+
+Labels = Union[TeacherLabels, TeacherHiddenStates]
+
+
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
   """What the student learns from.
@@ -48,12 +76,18 @@ class LossOptions:
     final_hard_label_weight: w at the end of the linear schedule; None is 1.
     temperature: T, as for `teacher_losses`.
     tail_mass: as for `teacher_losses`.
+    hidden_cosine_weight: of the mean of `hidden_cosine_losses`, which is added
+      to the loss.
+    hidden_projection: whether the student's hidden states go through a learned
+      matrix first.
   """
   hard_label_weight: float = 0.0
   hard_label_schedule: str = "constant"
   final_hard_label_weight: Optional[float] = None
   temperature: float = 1.0
   tail_mass: str = "drop"
+  hidden_cosine_weight: float = 0.0
+  hidden_projection: bool = False
 
   @property
   def hard_label_weights(self) -> Tuple[float, float]:
@@ -66,7 +100,8 @@ class LossOptions:
   @property
   def reads_teacher(self) -> bool:
     """Whether any step learns from the teacher's labels."""
-    return self.hard_label_weights != (1, 1)
+    return (self.hard_label_weights != (1, 1)
+            or self.hidden_cosine_weight > 0)
 
 
 def truncate(logits: tf.Tensor, truncation_factor: int,
@@ -193,7 +228,7 @@ def _split(values: tf.Tensor, padding: float) -> tf.Tensor:
 
 def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
                      logits: tf.Tensor, hard_labels: tf.Tensor,
-                     hard_losses: tf.Tensor, labels: Optional[TeacherLabels]
+                     hard_losses: tf.Tensor, labels: Optional[Labels]
                     ) -> tf.Tensor:
   """Returns what is trained in each slot.
 
@@ -208,18 +243,22 @@ def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
   Returns:
     float32 [N].
   """
-  if not options.reads_teacher:
+  first, last = options.hard_label_weights
+  if (first, last) == (1, 1):
     return hard_losses
   assert labels
-  first, last = options.hard_label_weights
   weight: Union[float, tf.Tensor] = first
   if first != last:
     weight = first + (last - first) * progress
   has_hard_labels = (first, last) != (0, 0)
-  if (has_hard_labels and options.temperature == 1
-      and options.tail_mass != "bucket"):
-    return teacher_cross_entropies(logits, mix_hard_labels(
-        _with_tail(labels, options.tail_mass), hard_labels, weight))
+  if has_hard_labels and options.temperature == 1:
+    # One cross entropy takes less than two.
+    if isinstance(labels, TeacherHiddenStates):
+      return _full_cross_entropies(logits, _mix_into_distribution(
+          labels.distribution(), hard_labels, weight))
+    if options.tail_mass != "bucket":
+      return teacher_cross_entropies(logits, mix_hard_labels(
+          _with_tail(labels, options.tail_mass), hard_labels, weight))
   losses = teacher_losses(
       logits, labels, options.temperature, options.tail_mass)
   if not has_hard_labels:
@@ -227,7 +266,7 @@ def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
   return (1 - weight) * losses + weight * hard_losses
 
 
-def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
+def teacher_losses(logits: tf.Tensor, labels: Labels,
                    temperature: float = 1.0,
                    tail_mass: str = "drop") -> tf.Tensor:
   """Returns what the student learns from the teacher in each slot.
@@ -243,13 +282,16 @@ def teacher_losses(logits: tf.Tensor, labels: TeacherLabels,
     tail_mass: what to do with the teacher's probability outside the K stored
       entries, one of `TAIL_MASSES`: `drop` and `renormalize` give the cross
       entropy of the stored probabilities as they are, and scaled to a sum of
-      1; `bucket` gives the divergence with the rest as one more entry.
+      1; `bucket` gives the divergence with the rest as one more entry. It has
+      no meaning for hidden states: their loss is the full cross entropy.
 
   Returns:
     float32 [N].
   """
   assert tail_mass in TAIL_MASSES, tail_mass
-  if tail_mass == "bucket":
+  if isinstance(labels, TeacherHiddenStates):
+    losses = teacher_cross_entropies(logits, labels, temperature)
+  elif tail_mass == "bucket":
     losses = divergences_from_teacher(logits, labels, temperature)
   else:
     losses = teacher_cross_entropies(
@@ -288,13 +330,42 @@ def mix_hard_labels(labels: TeacherLabels, hard_labels: tf.Tensor,
       tf.concat([labels.indices, hard_labels], axis=1))
 
 
-def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
-                            temperature: float = 1.0) -> tf.Tensor:
-  """Returns the cross entropy of the stored entries, for each slot.
+def _mix_into_distribution(distribution: tf.Tensor, hard_labels: tf.Tensor,
+                           weight: Union[float, tf.Tensor]) -> tf.Tensor:
+  """Mixes hard labels [N] into the distribution [N, V]; `mix_hard_labels`."""
+  return tf.tensor_scatter_nd_add(
+      (1 - weight) * distribution, _coordinates(hard_labels[:, tf.newaxis]),
+      tf.fill([tf.size(hard_labels), 1], weight))
 
-  It is -sum_K p_teacher * log_softmax(student / T), the probabilities as they
-  are stored. It makes one tensor of the size of the logits, which becomes the
-  gradient.
+
+def hidden_cosine_losses(hidden_states: tf.Tensor,
+                         teacher_hidden_states: tf.Tensor) -> tf.Tensor:
+  """Returns 1 - cos of the student's and the teacher's hidden states.
+
+  The loss that aligns them in DistilBERT (Sanh et al. 2019, arXiv 1910.01108),
+  here of what the masked-LM heads score.
+
+  Args:
+    hidden_states: float32 [N, H], the student's.
+    teacher_hidden_states: float32 [N, H].
+
+  Returns:
+    float32 [N], from 0 to 2.
+  """
+  return 1 - tf.reduce_sum(
+      tf.math.l2_normalize(hidden_states, axis=-1)
+      * tf.math.l2_normalize(teacher_hidden_states, axis=-1), axis=-1)
+
+
+def teacher_cross_entropies(logits: tf.Tensor, labels: Labels,
+                            temperature: float = 1.0) -> tf.Tensor:
+  """Returns the cross entropy of what is stored, for each slot.
+
+  For K entries it is -sum_K p_teacher * log_softmax(student / T), the
+  probabilities as they are stored. It makes one tensor of the size of the
+  logits, which becomes the gradient. For hidden states the sum is over all V
+  tokens; the teacher's distribution, a second such tensor, is gone when the
+  loss is there.
 
   Args:
     logits: float32 [N, V], the student's.
@@ -304,6 +375,9 @@ def teacher_cross_entropies(logits: tf.Tensor, labels: TeacherLabels,
   Returns:
     float32 [N].
   """
+  if isinstance(labels, TeacherHiddenStates):
+    return _full_cross_entropies(
+        logits, labels.distribution(temperature), temperature)
   probabilities, indices = labels
 
   @tf.custom_gradient
@@ -399,6 +473,17 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
     return cross_entropies, gradient
 
   return entropies + tf.math.xlogy(rest, rest) + from_logits(logits)
+
+
+def _full_cross_entropies(logits: tf.Tensor, distribution: tf.Tensor,
+                          temperature: float = 1.0) -> tf.Tensor:
+  """Returns -sum_V p log_softmax(logits / T), [N], of p [N, V].
+
+  TensorFlow's kernel gives loss and gradient at once and keeps only these.
+  """
+  return tf.nn.softmax_cross_entropy_with_logits(
+      labels=tf.stop_gradient(distribution),
+      logits=_scaled(logits, temperature))
 
 
 def _scaled(logits: tf.Tensor, temperature: float) -> tf.Tensor:

@@ -45,7 +45,8 @@ def define_flags() -> None:
       "on, such as 0,2,4; default: those of the same numbers.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
-      "K, how many of the teacher's tokens each slot of the records stores.",
+      "K, how many of the teacher's tokens each slot of the records stores; of "
+      "hidden states, how many are compared in evaluation.",
       lower_bound=1)
   flags.DEFINE_float(
       "hard_label_weight", 0.0,
@@ -65,12 +66,22 @@ def define_flags() -> None:
   flags.DEFINE_float(
       "temperature", 1.0,
       "T: the student's logits are divided by it and the loss against the "
-      "teacher is multiplied by its square. Must be that of the records.")
+      "teacher is multiplied by its square. Must be that of the records; free "
+      "where they hold hidden states.")
   flags.DEFINE_enum(
       "tail_mass", "drop", losses.TAIL_MASSES,
       "What to do with the teacher's probability outside the K stored tokens: "
       "drop leaves it out, renormalize scales the K to a sum of 1, bucket "
       "compares it with the student's own rest, as one more token.")
+  flags.DEFINE_float(
+      "hidden_cosine_weight", 0.0,
+      "Weight of 1 - cos(student, teacher), of what their masked-LM heads score, "
+      "which is added to the loss; for records with the teacher's hidden "
+      "states.", lower_bound=0.0)
+  flags.DEFINE_bool(
+      "hidden_projection", False,
+      "Whether a learned matrix brings the student's hidden states to the "
+      "teacher's hidden_size first; for training only, student/ lacks it.")
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,

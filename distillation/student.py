@@ -5,6 +5,7 @@ Dimensions:
   N: slots for masked tokens in a batch
   V: tokens in the vocabulary
   K: teacher entries stored for each slot
+  H: hidden_size of the teacher
 """
 
 import dataclasses
@@ -12,11 +13,13 @@ import functools
 from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
                     Sequence, Tuple)
 
+import numpy as np
 import tensorflow as tf
 
 from distillation import checkpoints
 from distillation import hooks
 from distillation import losses
+from distillation import teacher_decoder
 from distillation.processes import identity, Reduce
 import modeling
 import optimization
@@ -36,7 +39,8 @@ _WEIGHT_EPSILON = 1e-5
 # for its own mean over batches.
 BATCH_LOSS = "batch_loss"
 # The outputs that are no tensors over slots or sequences.
-_SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss")
+_SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss",
+            "hidden_cosine_loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,10 @@ class StudentOptions:
     num_processes: how many processes train together, each on its own batch.
     reduce_sum: returns the sum of a tensor over these processes.
     use_tpu: whether the graph is built for a TPU.
+    decoder: makes the teacher's distribution of hidden states; None where the
+      records hold entries of it.
+    top_k: with how many of the teacher's most probable tokens the student is
+      compared in evaluation, where the records hold hidden states.
     tail_samples: how many of the K entries, the last ones, are a sample; in
       evaluation the student is compared with the others.
     num_micro_batches: how many micro-batches a batch is split into, computed
@@ -76,6 +84,8 @@ class StudentOptions:
   num_processes: int = 1
   reduce_sum: Reduce = identity
   use_tpu: bool = False
+  decoder: Optional[teacher_decoder.Decoder] = None
+  top_k: int = 10
   tail_samples: int = 0
   num_micro_batches: int = 1
   static_shapes: bool = False
@@ -100,7 +110,7 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
       outputs, step = create_train_step(options, features)
       training_hooks = []
       if not options.use_tpu:  # A TPU hands out nothing but the loss.
-        _summarize(outputs, step)
+        _summarize(options, outputs, step)
         training_hooks.append(hooks.StopAtNonFiniteHook(step.is_finite))
       return tpu.TPUEstimatorSpec(
           mode=mode, loss=outputs["loss"], train_op=step.operation,
@@ -135,8 +145,8 @@ def create_train_step(
     features: the batch, by feature name.
 
   Returns:
-    The loss of the batches of all processes and the two losses that it is the
-    sum of, by name, each a scalar; and the step.
+    The loss of the batches of all processes and the losses that it is made of,
+    by name, each a scalar; and the step.
   """
   size = _BatchSize.of(
       features, options.num_processes, options.reduce_sum)
@@ -164,12 +174,14 @@ def create_train_step(
   return dict(zip(_SCALARS, tf.unstack(means))), step
 
 
-def _summarize(outputs: Mapping[str, tf.Tensor],
+def _summarize(options: StudentOptions, outputs: Mapping[str, tf.Tensor],
                step: optimization.TrainStep) -> None:
   """Draws the curves of training for TensorBoard."""
   for name, value in (
       ("masked_lm_loss", outputs["masked_lm_loss"]),
       ("next_sentence_loss", outputs["next_sentence_loss"]),
+      *([("hidden_cosine_loss", outputs["hidden_cosine_loss"])]
+        if options.loss.hidden_cosine_weight else []),
       ("learning_rate", step.learning_rate),
       ("gradient_norm", step.gradient_norm)):
     tf1.summary.scalar(name, value)
@@ -242,8 +254,8 @@ def _student_outputs(options: StudentOptions,
     size: of the batch.
 
   Returns:
-    By name: the loss, a scalar, and the two losses that it is the sum of; for
-    the masked tokens, each [N], weights, whether the best token is the masked
+    By name: the loss, a scalar, and the losses that it is made of; for the
+    masked tokens, each [N], weights, whether the best token is the masked
     one (1 or 0), the best token's probabilities, cross entropies and what is
     trained; for the next sentence, each [B], whether the prediction is correct
     and losses. In evaluation, where the records have labels, `teacher_metrics`
@@ -251,7 +263,7 @@ def _student_outputs(options: StudentOptions,
   """
   hard_labels = tf.reshape(features[schema.MASKED_LM_IDS], [-1])
   weights = tf.reshape(features[schema.MASKED_LM_WEIGHTS], [-1])
-  labels = _teacher_labels(features)
+  labels = _teacher_labels(options, features)
   is_real = None
   if not (options.static_shapes or options.use_tpu):
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
@@ -259,9 +271,8 @@ def _student_outputs(options: StudentOptions,
     hard_labels, weights = (
         tf.gather(hard_labels, slots), tf.gather(weights, slots))
     if labels:
-      labels = losses.TeacherLabels(
-          *(tf.gather(entries, slots) for entries in labels))
-  logits, next_sentence_logits = modeling.pretraining_logits(
+      labels = _select(labels, slots)
+  logits, next_sentence_logits, hidden_states = modeling.pretraining_logits(
       options.config, is_training, features[schema.INPUT_IDS],
       features[schema.INPUT_MASK], features[schema.SEGMENT_IDS],
       features[schema.MASKED_LM_POSITIONS], is_real)
@@ -278,10 +289,17 @@ def _student_outputs(options: StudentOptions,
   masked_lm_loss = (
       tf.reduce_sum(masked_lm_losses * weights) / size.num_predictions)
   next_sentence_loss = tf.reduce_sum(next_losses) / size.num_sequences
+  loss, hidden_cosine_loss = masked_lm_loss + next_sentence_loss, tf.zeros([])
+  if is_training and options.loss.hidden_cosine_weight:
+    hidden_cosine_loss = tf.reduce_sum(weights * losses.hidden_cosine_losses(
+        _project(options, hidden_states), labels.hidden_states)
+                                      ) / size.num_predictions
+    loss += options.loss.hidden_cosine_weight * hidden_cosine_loss
   outputs = {
-      "loss": masked_lm_loss + next_sentence_loss,
+      "loss": loss,
       "masked_lm_loss": masked_lm_loss,
       "next_sentence_loss": next_sentence_loss,
+      "hidden_cosine_loss": hidden_cosine_loss,
       "masked_lm_weights": weights,
       "masked_lm_is_correct": _is_correct(logits, hard_labels),
       "masked_lm_confidences": tf.exp(
@@ -293,6 +311,10 @@ def _student_outputs(options: StudentOptions,
       "next_sentence_losses": next_losses,
   }
   if labels and not is_training:
+    if isinstance(labels, losses.TeacherHiddenStates):
+      # So that the figures are those of records that hold the entries.
+      labels = losses.truncate(
+          labels.logits(), options.top_k, options.loss.temperature)
     outputs.update(teacher_metrics(
         logits, labels, options.loss.temperature, options.tail_samples))
   return outputs
@@ -304,15 +326,70 @@ def _progress(options: StudentOptions) -> tf.Tensor:
   return tf.minimum(1.0, step / options.num_train_steps)
 
 
-def _teacher_labels(features: Mapping[str, tf.Tensor]
-                   ) -> Optional[losses.TeacherLabels]:
+def _teacher_labels(options: StudentOptions,
+                    features: Mapping[str, tf.Tensor]
+                   ) -> Optional[losses.Labels]:
   """Returns the labels of a batch, None where it was read without."""
+  if schema.TEACHER_HIDDEN_STATES in features:
+    hidden_states = features[schema.TEACHER_HIDDEN_STATES]
+    return losses.TeacherHiddenStates(
+        tf.reshape(hidden_states, [-1, hidden_states.shape[-1]]),
+        *(_constant("teacher_decoder/" + name, value) for name, value in zip(
+            options.decoder._fields, options.decoder)))
   if schema.TEACHER_INDICES not in features:
     return None
   top_k = features[schema.TEACHER_INDICES].shape[-1]
   return losses.TeacherLabels(
       tf.reshape(features[schema.TEACHER_PROBABILITIES], [-1, top_k]),
       tf.reshape(features[schema.TEACHER_INDICES], [-1, top_k]))
+
+
+def _select(labels: losses.Labels, slots: tf.Tensor) -> losses.Labels:
+  """Returns the labels of some slots."""
+  if isinstance(labels, losses.TeacherHiddenStates):
+    return labels._replace(
+        hidden_states=tf.gather(labels.hidden_states, slots))
+  return losses.TeacherLabels(
+      *(tf.gather(entries, slots) for entries in labels))
+
+
+def _constant(name: str, value: np.ndarray) -> tf.Tensor:
+  """Returns a large constant, which lies on the device, not in the graph.
+
+  It is a local variable: each session fills it once, and no checkpoint has it.
+  """
+  def initializer(shape, dtype, partition_info=None):
+    del partition_info
+    return tf.ensure_shape(tf.numpy_function(lambda: value, [], dtype), shape)
+
+  variable = tf1.get_variable(
+      name, value.shape, initializer=initializer, trainable=False,
+      use_resource=True, collections=[tf1.GraphKeys.LOCAL_VARIABLES])
+  # Gradients of our own look for the variables that they depend on, among
+  # those of checkpoints.
+  return tf.stop_gradient(variable.read_value())
+
+
+def _project(options: StudentOptions, hidden_states: tf.Tensor) -> tf.Tensor:
+  """Brings the student's hidden states to the teacher's size, if asked to.
+
+  The matrix is learned and used in training only (Jiao et al. 2020, TinyBERT,
+  arXiv 1909.10351).
+
+  Args:
+    options: what the student depends on.
+    hidden_states: float32 [N, the student's hidden_size].
+
+  Returns:
+    float32 [N, H] with the projection, else the hidden states.
+  """
+  if not options.loss.hidden_projection:
+    return hidden_states
+  return tf.matmul(hidden_states, tf1.get_variable(
+      checkpoints.HIDDEN_PROJECTION,
+      [hidden_states.shape[-1], options.decoder.hidden_size],
+      initializer=modeling.create_initializer(
+          options.config.initializer_range), use_resource=True))
 
 
 def _is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ Dimensions:
   P: slots for masked tokens in a sequence
   K: truncation_factor, entries stored for each slot
   M: tail_samples, entries among these that are a sample
+  H: hidden_size of the teacher
 """
 
 from concurrent import futures
@@ -42,6 +43,8 @@ _GPU_LENGTH_MULTIPLE = 16
 _SUSPICIOUS_ACCURACY = 0.2
 # Bins of the histogram of the stored mass: it is reported in three digits.
 _MASS_BINS = 10000
+# What is stored: entries of the distribution, or what gives all of it.
+LABEL_FORMATS = ("topk", "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,7 @@ class LabelOptions:
   """What is computed for each masked token, and how.
 
   Attributes:
+    label_format: one of `LABEL_FORMATS`; the four that follow are of topk.
     truncation_factor: K.
     temperature: T of softmax(z / T).
     tail_samples: M.
@@ -56,12 +60,25 @@ class LabelOptions:
     batch_size: sequences that are read at once.
     device: where and in what precision.
   """
+  label_format: str = "topk"
   truncation_factor: int = 10
   temperature: float = 1.0
   tail_samples: int = 0
   random_seed: int = 0
   batch_size: int = 32
   device: devices.DeviceOptions = devices.DeviceOptions()
+
+
+class Labels(NamedTuple):
+  """What the teacher says of the masked tokens of some sequences.
+
+  Attributes:
+    features: what is stored, by feature name: for topk float32 and int32
+      [N, P, K], for hidden float16 [N, P, H].
+    predictions: int32 [N, P], its most probable tokens.
+  """
+  features: Dict[str, np.ndarray]
+  predictions: np.ndarray
 
 
 class Teacher:
@@ -93,10 +110,13 @@ class Teacher:
         devices.session_config(options.device, gpu))
     self._inputs = dict(zip(inputs, prepared.inputs))
     self._outputs = prepared.outputs
+    # What is prepared may have lost its shapes.
+    self._specs = [tf.TensorSpec(output.shape, output.dtype)
+                   for output in outputs]
     self._session = inference.start_session(prepared, checkpoint)
 
   def label(self, features: Dict[str, np.ndarray], first_record: int
-           ) -> Tuple[np.ndarray, np.ndarray]:
+           ) -> Labels:
     """Labels the sequences of a window, in batches of similar length.
 
     Args:
@@ -104,13 +124,17 @@ class Teacher:
       first_record: index of the first sequence among all records.
 
     Returns:
-      Probabilities float32 [N, P, K] and indices int32 [N, P, K].
+      The labels; zeros in the padding.
+
+    Raises:
+      InputError: hidden states are beyond float16.
     """
     options = self._options
     num_records, num_slots = features[schema.MASKED_LM_IDS].shape
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-    shape = (num_records, num_slots, options.truncation_factor)
-    probabilities, indices = np.zeros(shape, "f"), np.zeros(shape, np.int32)
+    labels = [
+        np.zeros([num_records, num_slots, *spec.shape[1:]],
+                 spec.dtype.as_numpy_dtype) for spec in self._specs]
     offsets = np.stack([_offsets(options, first_record + i, num_slots)
                         for i in range(num_records)])
     lengths = features[schema.INPUT_MASK].sum(axis=1)
@@ -131,9 +155,19 @@ class Teacher:
           self._inputs[name]: values for name, values in batch.items()})
       self.seconds += time.perf_counter() - begin
       positions = rows[np.nonzero(slots)[0]], np.nonzero(slots)[1]
-      probabilities[positions], indices[positions] = (
-          values[slots[wanted]] for values in found)
-    return probabilities, indices
+      for values, batch_values in zip(labels, found):
+        values[positions] = batch_values[slots[wanted]]
+    *stored, predictions = labels
+    if options.label_format == "topk":
+      return Labels(dict(zip(
+          (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES), stored)),
+                    predictions)
+    hidden_states = stored[0].astype(np.float16)
+    if not np.isfinite(hidden_states).all():
+      raise InputError(
+          "--label_format=hidden stores float16, and the teacher has hidden "
+          "states beyond it: use --label_format=topk")
+    return Labels({schema.TEACHER_HIDDEN_STATES: hidden_states}, predictions)
 
   def limits(self, shape: schema.RecordShape) -> Dict[str, int]:
     """Returns what the integers of records must stay below."""
@@ -157,7 +191,8 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   """Builds the teacher's graph.
 
   Returns:
-    Placeholders by name, and the labels of the wanted slots.
+    Placeholders by name, and of the wanted slots what is stored and the most
+    probable tokens.
   """
   inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
             for name in (schema.INPUT_IDS, schema.INPUT_MASK,
@@ -165,14 +200,17 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   inputs["is_wanted"] = tf1.placeholder(tf.bool, [None, None])
   if options.tail_samples:
     inputs["offsets"] = tf1.placeholder(tf.float64, [None])
-  logits = modeling.pretraining_logits(
+  outputs = modeling.pretraining_logits(
       config, False, inputs[schema.INPUT_IDS], inputs[schema.INPUT_MASK],
       inputs[schema.SEGMENT_IDS], inputs[schema.MASKED_LM_POSITIONS],
-      inputs["is_wanted"], has_next_sentence=False).masked_lm
+      inputs["is_wanted"], has_next_sentence=False)
+  if options.label_format == "hidden":
+    return inputs, [outputs.hidden_states, tf.argmax(
+        outputs.masked_lm, axis=-1, output_type=tf.int32)]
   labels = losses.truncate(
-      logits, options.truncation_factor, options.temperature,
+      outputs.masked_lm, options.truncation_factor, options.temperature,
       options.tail_samples, inputs.get("offsets"))
-  return inputs, list(labels)
+  return inputs, [*labels, labels.indices[:, 0]]
 
 
 def _offsets(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
@@ -236,38 +274,38 @@ def read_windows(corpus: order.Corpus, shape: schema.RecordShape, share: Share,
 class LabelStatistics:
   """Counts what is reported of the labels at the end, in a fixed memory."""
 
-  def __init__(self, num_top: int):
+  def __init__(self, num_top: int = 0):
     """Counts nothing yet.
 
     Args:
-      num_top: how many of the stored entries are the most probable tokens.
+      num_top: how many of the stored entries are the most probable tokens; 0
+        where none are stored.
     """
     self._num_top = num_top
+    self._num_tokens = 0
     self._histogram = np.zeros(_MASS_BINS, np.int64)
     self._mass = 0.0
     self._num_correct = 0
     self._start = time.perf_counter()
 
-  def add(self, features: Dict[str, np.ndarray], probabilities: np.ndarray,
-          indices: np.ndarray) -> None:
+  def add(self, features: Dict[str, np.ndarray], labels: Labels) -> None:
     """Counts the labels of a window."""
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-    masses = probabilities[is_real, :self._num_top].sum(axis=-1)
+    self._num_tokens += int(is_real.sum())
+    self._num_correct += int((labels.predictions[is_real] == features[
+        schema.MASKED_LM_IDS][is_real]).sum())
+    if not self._num_top:
+      return
+    masses = labels.features[schema.TEACHER_PROBABILITIES][
+        is_real, :self._num_top].sum(axis=-1)
     self._mass += masses.sum(dtype=np.float64)
     bins = np.minimum((masses * _MASS_BINS).astype(np.int64), _MASS_BINS - 1)
     self._histogram += np.bincount(bins, minlength=_MASS_BINS)
-    self._num_correct += int((indices[is_real, 0] == features[
-        schema.MASKED_LM_IDS][is_real]).sum())
-
-  @property
-  def num_tokens(self) -> int:
-    """How many masked tokens were counted."""
-    return int(self._histogram.sum())
 
   @property
   def mean_mass(self) -> float:
     """Mean probability of the most probable tokens together."""
-    return self._mass / self.num_tokens
+    return self._mass / self._num_tokens
 
   def mass_quantile(self, share: float) -> float:
     """Returns the mass that a share of the masked tokens stays below."""
@@ -277,19 +315,22 @@ class LabelStatistics:
 
   def log(self, teacher: Teacher, num_records: int, path: str) -> None:
     """Logs mass, accuracy, speed and size; warns of an unlikely teacher."""
-    if not self.num_tokens:
+    if not self._num_tokens:
       return  # Nothing was left to label, or no token is masked.
-    accuracy = self._num_correct / self.num_tokens
+    accuracy = self._num_correct / self._num_tokens
     seconds = time.perf_counter() - self._start
+    mass = ""
+    if self._num_top:
+      mass = (" The {} {:.1%} of the mass, and over {:.1%} for 95% of the "
+              "masked tokens.".format(
+                  "most probable token holds" if self._num_top == 1 else
+                  "{} most probable tokens hold".format(self._num_top),
+                  self.mean_mass, self.mass_quantile(0.05)))
     logging.info(
-        "%d sequences at %.1f a second, %.0f%% of the time in the teacher. The "
-        "%s %.1f%% of the mass, and over %.1f%% for 95%% of the masked tokens. "
-        "The teacher predicts %.1f%% of them. A sequence takes %.0f bytes.",
-        num_records, num_records / seconds, 100 * teacher.seconds / seconds,
-        "most probable token holds" if self._num_top == 1 else
-        "{} most probable tokens hold".format(self._num_top),
-        100 * self.mean_mass,
-        100 * self.mass_quantile(0.05), 100 * accuracy,
+        "%d sequences at %.1f a second, %.0f%% of the time in the teacher.%s "
+        "The teacher predicts %.1f%% of the masked tokens. A sequence takes "
+        "%.0f bytes.", num_records, num_records / seconds,
+        100 * teacher.seconds / seconds, mass, 100 * accuracy,
         os.path.getsize(path) / count_records(path, "output_file"))
     if accuracy < _SUSPICIOUS_ACCURACY:
       logging.warning(
@@ -319,7 +360,8 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       another process, or an input file is damaged.
   """
   statistics = LabelStatistics(
-      options.truncation_factor - options.tail_samples)
+      options.truncation_factor - options.tail_samples
+      if options.label_format == "topk" else 0)
   size = options.batch_size * _WINDOW_BATCHES
   with RecordWriter(output_file, manifest, overwrite) as writer, \
       futures.ThreadPoolExecutor(1) as background:
@@ -327,11 +369,10 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
     if done:
       logging.info("Resuming %s after record %d.", output_file, done)
 
-    def write(serialized, probabilities, indices):
+    def write(serialized, features):
       labelled = tfrecord.add_features(serialized, {
-          schema.TEACHER_PROBABILITIES: probabilities.reshape(
-              len(serialized), -1),
-          schema.TEACHER_INDICES: indices.reshape(len(serialized), -1)})
+          name: values.reshape(len(serialized), -1)
+          for name, values in features.items()})
       for record in labelled:
         writer.write(record)
       writer.save_progress(manifest)
@@ -345,11 +386,12 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       try:
         for window in windows:
           labels = teacher.label(window.features, window.first)
-          statistics.add(window.features, *labels)
+          statistics.add(window.features, labels)
           # One window is written while the next one is labelled.
           if written:
             written.result()
-          written = background.submit(write, window.serialized, *labels)
+          written = background.submit(
+              write, window.serialized, labels.features)
           bar.update(len(window.serialized))
       except input_pipeline.OutOfRangeError:
         # Its records are made again, so the labels of this file are of no use.

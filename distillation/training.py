@@ -5,6 +5,7 @@ not know Horovod.
 """
 
 import contextlib
+import dataclasses
 import math
 import os
 import tempfile
@@ -19,7 +20,9 @@ from distillation import devices
 from distillation import evaluation
 from distillation import hooks
 from distillation import student
-from distillation.inputs import check, Corpora, Inputs, read_corpora
+from distillation import teacher_decoder
+from distillation.inputs import (
+    check, Corpora, Decoders, Inputs, read_corpora, read_decoders)
 from distillation.options import ScheduleOptions, TrainerOptions
 from distillation.processes import Group, Processes
 from records import input_pipeline
@@ -64,9 +67,10 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
             files.locked_folder(output_dir) if processes.is_writer
             else contextlib.nullcontext()),
         lambda unused_lock: {})
-    # Where no manifest tells, the files are read: once, not by every process.
-    corpora = group.broadcast(
-        read_corpora(inputs) if processes.is_writer else None)
+    # What takes long is read once, not by every process.
+    corpora, decoders = group.broadcast(
+        (read_corpora(inputs), read_decoders(inputs))
+        if processes.is_writer else None)
     stack.enter_context(devices.exhaustion_errors(
         "free some memory, or space in --output_dir={}, or lower "
         "--train_batch_size and --eval_batch_size; the same command resumes "
@@ -74,7 +78,7 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
     model_dir = output_dir if processes.is_writer else stack.enter_context(
         tempfile.TemporaryDirectory())
     trainer = _Trainer(
-        options, group, processes, inputs, corpora, gpu, model_dir)
+        options, group, processes, inputs, corpora, decoders, gpu, model_dir)
     if options.do_train:
       trainer.train()
       if processes.is_writer:
@@ -89,12 +93,13 @@ class _Trainer:
 
   def __init__(self, options: TrainerOptions, group: Group,
                processes: Processes, inputs: Inputs, corpora: Corpora,
-               gpu: Optional[int], model_dir: str):
+               decoders: Decoders, gpu: Optional[int], model_dir: str):
     self._options = options
     self._group = group
     self._processes = processes
     self._inputs = inputs
     self._corpora = corpora
+    self._decoders = decoders
     self._gpu = gpu
     self._model_dir = model_dir
     schedule, divisor = options.schedule, processes.schedule_divisor
@@ -111,6 +116,7 @@ class _Trainer:
                         else processes.wrap_optimizer),
         num_processes=processes.size, reduce_sum=processes.reduce_sum,
         use_tpu=options.tpu.use_tpu,
+        top_k=options.records.truncation_factor,
         tail_samples=inputs.held_out.tail_samples,
         num_micro_batches=schedule.gradient_accumulation_steps,
         static_shapes=options.device.use_xla,
@@ -152,7 +158,7 @@ class _Trainer:
     with stop:
       try:
         with self._inputs.training.errors():
-          self._build_estimator().train(
+          self._build_estimator(self._decoders.training).train(
               self._training_input_fn(first_step), max_steps=num_steps,
               hooks=[hooks.WaitHook(group.barrier),
                      *self._processes.broadcast_hooks, *self._processes.hooks,
@@ -221,7 +227,7 @@ class _Trainer:
         drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits,
         first_record=share.first_record, num_records=share.num_records)
     with held_out.errors():
-      results = self._build_estimator().evaluate(
+      results = self._build_estimator(self._decoders.held_out).evaluate(
           # Without a batch the first step finds the end of the records.
           input_fn, steps=max(1, share.num_batches),
           hooks=[hooks.WaitHook(self._group.barrier),
@@ -260,7 +266,8 @@ class _Trainer:
         corpus, training.shape, training.flag, seed, position, processes.size,
         processes.rank, training.limits)
 
-  def _build_estimator(self) -> tf1.estimator.Estimator:
+  def _build_estimator(self, decoder: Optional[teacher_decoder.Decoder]
+                      ) -> tf1.estimator.Estimator:
     """Builds the estimator; only that of rank 0 saves checkpoints."""
     options, schedule, tpu = (
         self._options, self._options.schedule, self._options.tpu)
@@ -287,7 +294,8 @@ class _Trainer:
             per_host_input_for_training=(
                 tf1.estimator.tpu.InputPipelineConfig.PER_HOST_V2)))
     return tf1.estimator.tpu.TPUEstimator(
-        model_fn=student.build_model_fn(self._student_options),
+        model_fn=student.build_model_fn(dataclasses.replace(
+            self._student_options, decoder=decoder)),
         use_tpu=tpu.use_tpu, config=config,
         train_batch_size=self._sequences_per_step,
         eval_batch_size=options.evaluation.eval_batch_size)

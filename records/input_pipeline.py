@@ -5,6 +5,7 @@ Dimensions:
   S: max_seq_length, tokens in a sequence
   P: max_predictions_per_seq, slots for masked tokens in a sequence
   K: truncation_factor, teacher entries stored for each slot
+  H: hidden_size of the teacher
 """
 
 import contextlib
@@ -66,7 +67,8 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
 
   Returns:
     Tensors by feature name, [B, S], [B, P], [B, 1] and, where K > 0,
-    [B, P, K]; integers as int32, which TPUs need.
+    [B, P, K], or, where H > 0, [B, P, H]; integers as int32, which TPUs need,
+    the others as float32.
   """
   features = _parse(serialized, shape)
   are_within = [_are_within(features[name], limit)
@@ -75,19 +77,43 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
       tf.debugging.Assert(tf.reduce_all(is_within), [_OUT_OF_RANGE])
       for is_within in are_within]):
     return {
-        name: tf.cast(value, tf.int32) if value.dtype == tf.int64
-        else tf.identity(value)
+        name: tf.identity(tf.cast(
+            value, tf.int32 if value.dtype == tf.int64 else tf.float32))
         for name, value in features.items()
     }
 
 
 def _parse(serialized: tf.Tensor,
            shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
-  """Parses a batch of serialized Examples; as `decode`, but for int64."""
-  return tf.io.parse_example(serialized, {
-      name: tf.io.FixedLenFeature(feature.shape, tf.as_dtype(feature.dtype))
-      for name, feature in schema.features(shape).items()
+  """Parses a batch of serialized Examples; as `decode`, in the file's dtypes."""
+  features = schema.features(shape)
+  parsed = tf.io.parse_example(serialized, {
+      name: tf.io.FixedLenFeature([], tf.string) if _is_bytes(feature)
+      else tf.io.FixedLenFeature(feature.shape, tf.as_dtype(feature.dtype))
+      for name, feature in features.items()
   })
+  return {name: _from_bytes(parsed[name], name, feature)
+          if _is_bytes(feature) else parsed[name]
+          for name, feature in features.items()}
+
+
+def _is_bytes(feature: schema.Feature) -> bool:
+  """Returns whether a feature is a string of bytes in the file."""
+  return feature.dtype == np.float16
+
+
+def _from_bytes(values: tf.Tensor, name: str,
+                feature: schema.Feature) -> tf.Tensor:
+  """Turns strings [B] into the arrays that they hold."""
+  num_bytes = np.prod(feature.shape) * np.dtype(feature.dtype).itemsize
+  lengths = tf.strings.length(values)
+  with tf.control_dependencies([tf.debugging.Assert(
+      tf.reduce_all(tf.equal(lengths, num_bytes)),
+      # As TensorFlow says it of a list of another length.
+      ["Key: {}. A string of other than {} bytes".format(name, num_bytes)])]):
+    # TensorFlow has no kernel for float16 itself.
+    decoded = tf.io.decode_raw(values, tf.uint16, fixed_length=num_bytes)
+  return tf.reshape(tf.bitcast(decoded, tf.float16), [-1, *feature.shape])
 
 
 def _are_within(values: tf.Tensor, limit: int) -> tf.Tensor:
@@ -216,19 +242,29 @@ def first_record(path: str, flag: str) -> Dict[str, Any]:
                      "project: {}".format(flag, path, error)) from None
 
 
-def stored_entries(path: str, flag: str, max_predictions_per_seq: int) -> int:
-  """Returns K of the labels in a record file, 0 where it has none.
+def with_stored_labels(shape: schema.RecordShape, path: str,
+                       flag: str) -> schema.RecordShape:
+  """Returns a shape with K or H of the labels that a record file has.
+
+  Both are 0 where it has none.
 
   Args:
+    shape: the other lengths.
     path: the record file; its first record is looked at.
     flag: name of the flag that named it, for errors.
-    max_predictions_per_seq: P.
 
   Raises:
     InputError: as for `first_record`.
   """
-  indices = first_record(path, flag).get(schema.TEACHER_INDICES, ())
-  return len(indices) // max_predictions_per_seq
+  features = first_record(path, flag)
+  num_slots = shape.max_predictions_per_seq
+  hidden_states = features.get(schema.TEACHER_HIDDEN_STATES)
+  if isinstance(hidden_states, list) and hidden_states:
+    return shape._replace(truncation_factor=0, teacher_hidden_size=len(
+        hidden_states[0]) // (np.dtype(np.float16).itemsize * num_slots))
+  return shape._replace(
+      truncation_factor=len(features.get(schema.TEACHER_INDICES, ()))
+      // num_slots, teacher_hidden_size=0)
 
 
 def _check_record(features: Mapping[str, Any], path: str,
@@ -237,6 +273,11 @@ def _check_record(features: Mapping[str, Any], path: str,
   lengths = {}
   for name, feature in schema.features(shape).items():
     if name not in features:
+      if name in schema.LABELS and any(
+          other in features for other in schema.LABELS):
+        raise InputError(
+            "{} has labels of another --label_format than the other records: "
+            "read only one kind at once".format(path))
       if name in schema.LABELS:
         raise InputError(
             "{} has no teacher labels (feature {}): run "
@@ -246,6 +287,10 @@ def _check_record(features: Mapping[str, Any], path: str,
           "{} has no feature {}: it was not written by "
           "multifile_create_pretraining_data.py".format(path, name))
     values = features[name]
+    if _is_bytes(feature) and isinstance(values, list) and len(values) == 1:
+      size = np.dtype(feature.dtype).itemsize
+      values = np.frombuffer(
+          values[0][:len(values[0]) // size * size], feature.dtype)
     has_kind = (isinstance(values, np.ndarray)
                 and values.dtype == feature.dtype)
     length = len(values) if has_kind else 0

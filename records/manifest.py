@@ -20,6 +20,9 @@ from util.command_line import InputError
 _SUFFIX = ".json"
 # Records that are framed and written at once: few enough for a core's cache.
 _BUFFERED_RECORDS = 256
+# Flags that manifests only name where they have another value. Others follow
+# from them, so they are compared first.
+_DEFAULTS = {"label_format": "topk"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +65,12 @@ class Manifest:
         (_with_effect(self.flags), _with_effect(other.flags), "--{}"),
         (self.fingerprints, other.fingerprints, "the content of --{}"),
         (self.sources, other.sources, "source file {}")):
-      for name in sorted(set(mine) | set(theirs)):
-        if mine.get(name) != theirs.get(name):
-          return "{} is {}, not {}".format(
-              name_format.format(name), mine.get(name), theirs.get(name))
+      for name in sorted(set(mine) | set(theirs),
+                         key=lambda name: (name not in _DEFAULTS, name)):
+        values = [some.get(name, _DEFAULTS.get(name))
+                  for some in (mine, theirs)]
+        if values[0] != values[1]:
+          return "{} is {}, not {}".format(name_format.format(name), *values)
     if list(self.sources) != list(other.sources):
       return "the order of the source files is {}, not {}".format(
           ", ".join(self.sources), ", ".join(other.sources))

@@ -6,6 +6,7 @@ Dimensions:
   S: max_seq_length, tokens in a sequence
   P: max_predictions_per_seq, slots for masked tokens in a sequence
   K: truncation_factor, teacher entries stored for each slot
+  H: hidden_size of the teacher
 """
 
 from typing import Dict, NamedTuple, Tuple
@@ -21,8 +22,9 @@ MASKED_LM_WEIGHTS = "masked_lm_weights"
 NEXT_SENTENCE_LABELS = "next_sentence_labels"
 TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
 TEACHER_INDICES = "top_k_indices"
+TEACHER_HIDDEN_STATES = "teacher_hidden_states"
 # Features that the teacher's labels consist of, and features of token ids.
-LABELS = (TEACHER_PROBABILITIES, TEACHER_INDICES)
+LABELS = (TEACHER_PROBABILITIES, TEACHER_INDICES, TEACHER_HIDDEN_STATES)
 TOKEN_IDS = (INPUT_IDS, MASKED_LM_IDS, TEACHER_INDICES)
 
 
@@ -32,15 +34,26 @@ class RecordShape(NamedTuple):
   Attributes:
     max_seq_length: S.
     max_predictions_per_seq: P.
-    truncation_factor: K, or 0 for records read without teacher labels.
+    truncation_factor: K, or 0 for records read without such labels.
+    teacher_hidden_size: H, or 0 for records read without hidden states.
   """
   max_seq_length: int
   max_predictions_per_seq: int
   truncation_factor: int = 0
+  teacher_hidden_size: int = 0
+
+  @property
+  def has_labels(self) -> bool:
+    """Whether they are read with labels of the teacher, of one kind."""
+    return bool(self.truncation_factor or self.teacher_hidden_size)
 
 
 class Feature(NamedTuple):
-  """A feature's dtype in the file, its shape, and the flags that set it."""
+  """A feature's dtype in the file, its shape, and the flags that set it.
+
+  A float16 feature is one string of bytes, little-endian: Examples have no such
+  list.
+  """
   dtype: type
   shape: Tuple[int, ...]
   flags: Tuple[str, ...]
@@ -48,8 +61,8 @@ class Feature(NamedTuple):
 
 def features(shape: RecordShape) -> Dict[str, Feature]:
   """Returns every feature of a record, by name, in the order of the stages."""
-  seq_length, predictions, top_k = shape
-  per_token = ((seq_length,), ("max_seq_length",))
+  predictions, top_k = shape.max_predictions_per_seq, shape.truncation_factor
+  per_token = ((shape.max_seq_length,), ("max_seq_length",))
   per_slot = ((predictions,), ("max_predictions_per_seq",))
   schema = {
       INPUT_IDS: Feature(np.int64, *per_token),
@@ -65,6 +78,9 @@ def features(shape: RecordShape) -> Dict[str, Feature]:
                  ("max_predictions_per_seq", "truncation_factor"))
     schema[TEACHER_PROBABILITIES] = Feature(np.float32, *per_entry)
     schema[TEACHER_INDICES] = Feature(np.int64, *per_entry)
+  if shape.teacher_hidden_size:
+    schema[TEACHER_HIDDEN_STATES] = Feature(
+        np.float16, (predictions, shape.teacher_hidden_size), ())
   return schema
 
 

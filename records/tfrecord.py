@@ -50,8 +50,9 @@ def encode(features: Mapping[str, np.ndarray]) -> List[bytes]:
   """Serializes many records at once; equal features give equal bytes.
 
   Args:
-    features: arrays by feature name, [N, length]; floats make a float_list,
-      integers, which must not be negative, an int64_list.
+    features: arrays by feature name, [N, length]; float32 makes a float_list,
+      integers, which must not be negative, an int64_list, float16 a string of
+      bytes.
 
   Returns:
     N serialized tf.train.Examples.
@@ -108,11 +109,15 @@ def _start_of_only_field(message: bytes) -> Optional[int]:
 
 def _encode_feature(name: str, values: np.ndarray) -> List[bytes]:
   """Encodes one feature of N records, as entries of the map in Features."""
-  is_float = np.issubdtype(values.dtype, np.floating)
-  if is_float:
-    payload = values.astype("<f4").tobytes()
-    ends = np.arange(1, len(values) + 1) * (4 * values.shape[1])
+  if np.issubdtype(values.dtype, np.floating):
+    is_half = values.dtype == np.float16
+    kind = _BYTES_LIST if is_half else _FLOAT_LIST
+    values = values.astype("<f2" if is_half else "<f4")
+    payload = values.tobytes()
+    ends = np.arange(1, len(values) + 1) * (
+        values.itemsize * values.shape[1])
   else:
+    kind = _INT64_LIST
     payload, ends = _encode_varints(values)
   ends = ends.tolist()
   key = _delimited(1, name.encode())
@@ -122,8 +127,7 @@ def _encode_feature(name: str, values: np.ndarray) -> List[bytes]:
     # Each message holds the next: entry (1), value (2), list (2 or 3), data
     # (1). Only the length of the data differs from record to record.
     blank = bytes(length)
-    message = _delimited(
-        _FLOAT_LIST if is_float else _INT64_LIST, _delimited(1, blank))
+    message = _delimited(kind, _delimited(1, blank))
     message = _delimited(1, key + _delimited(2, message))
     return message[:len(message) - length]
 

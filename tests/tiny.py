@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from distillation import evaluation
 from distillation import options as options_module
+from distillation import teacher_decoder
 import modeling
 from records import schema
 from records import tfrecord
@@ -122,7 +123,7 @@ def scores(config, variables, features):
                 schema.MASKED_LM_POSITIONS)))
     for variable in tf1.trainable_variables():
       variable.load(variables[variable.op.name], session)
-    return tuple(session.run(outputs))
+    return tuple(session.run(outputs[:2]))
 
 
 def trainer_inputs(folder):
@@ -149,7 +150,7 @@ def trainer_options(folder, output_dir, **changes):
           bert_config_file=str(folder / "bert_config.json"),
           init_checkpoint=str(folder / "bert_model.ckpt")),
       records=options_module.RecordOptions(
-          str(folder / "labelled.tfrecord"), None, *SHAPE),
+          str(folder / "labelled.tfrecord"), None, *SHAPE[:3]),
       schedule=options_module.ScheduleOptions(
           train_batch_size=2, learning_rate=1e-3, num_train_steps=2,
           num_warmup_steps=0, save_checkpoints_steps=100))
@@ -186,7 +187,7 @@ def random_examples(count, seed, shape=SHAPE):
 
 def random_features(generator, config=CONFIG, shape=SHAPE):
   """Returns the features of one record, with labels and padding."""
-  length, slots, top_k = shape
+  length, slots, top_k = shape[:3]
   num_tokens = int(generator.integers(5, length + 1))
   num_slots = int(generator.integers(1, slots + 1))
   is_token = np.arange(length) < num_tokens
@@ -214,6 +215,29 @@ def without_labels(features):
   """Returns the features of a record as stage III writes them."""
   return {name: values for name, values in features.items()
           if name not in schema.LABELS}
+
+
+def with_hidden_states(features, seed=0, size=CONFIG.hidden_size):
+  """Returns the features of a record with hidden states for labels."""
+  is_slot = features[schema.MASKED_LM_WEIGHTS][:, np.newaxis]
+  hidden_states = np.random.default_rng(seed).normal(
+      size=[len(is_slot), size]) * is_slot
+  return dict(without_labels(features), **{
+      schema.TEACHER_HIDDEN_STATES: hidden_states.astype(np.float16)})
+
+
+def write_hidden_states(folder, size=CONFIG.hidden_size):
+  """Writes records with hidden states and their decoder; returns the file."""
+  folder.mkdir(exist_ok=True)
+  generator = np.random.default_rng(7)
+  np.savez(folder / teacher_decoder.FILE,
+           word_embeddings=generator.normal(
+               size=[CONFIG.vocab_size, size]).astype(np.float32),
+           output_bias=generator.normal(
+               size=CONFIG.vocab_size).astype(np.float32))
+  return write_records(folder / "hidden.tfrecord", (
+      with_hidden_states(features, seed, size) for seed, features in enumerate(
+          random_examples(21, seed=5))))
 
 
 def serialize(features):

@@ -32,26 +32,30 @@ def _features():
 
 
 def _label(checkpoint, features, first_record=0, **changes):
+  """Returns what is stored, in the order of the features."""
   options = teacher.LabelOptions(**{"truncation_factor": 4, **changes})
-  return teacher.Teacher(tiny.CONFIG, checkpoint, options).label(
-      features, first_record)
+  return tuple(teacher.Teacher(tiny.CONFIG, checkpoint, options).label(
+      features, first_record).features.values())
 
 
-@pytest.mark.parametrize("tail_samples", [0, 2])
+@pytest.mark.parametrize("labels", [
+    {}, {"tail_samples": 2}, {"label_format": "hidden"}])
 @pytest.mark.parametrize("changes", [
     {"batch_size": 1}, {"batch_size": 3},
     # XLA gets the padded slots too.
     {"device": devices.DeviceOptions(use_xla=True)}])
 def test_labels_do_not_depend_on_how_they_are_computed(
-    checkpoint, features, tail_samples, changes):
-  wanted = _label(checkpoint, features, tail_samples=tail_samples)
+    checkpoint, features, labels, changes):
+  is_hidden = "label_format" in labels
+  wanted = _label(checkpoint, features, **labels)
   is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-  for labels in wanted:
-    assert labels.shape == (11, 3, 4)
-    assert labels[is_real].any() and not labels[~is_real].any()
-  found = _label(checkpoint, features, tail_samples=tail_samples, **changes)
-  np.testing.assert_allclose(found[0], wanted[0], atol=1e-6)
-  np.testing.assert_array_equal(found[1], wanted[1])
+  for values in wanted:
+    assert values.shape == (11, 3, 8 if is_hidden else 4)
+    assert values[is_real].any() and not values[~is_real].any()
+  found = _label(checkpoint, features, **labels, **changes)
+  np.testing.assert_allclose(
+      found[0], wanted[0], atol=2e-3 if is_hidden else 1e-6)
+  np.testing.assert_array_equal(found[1:], wanted[1:])
 
 
 def test_samples_depend_on_the_record_and_the_seed(checkpoint, features):
@@ -110,9 +114,9 @@ def test_the_mass_is_told_to_three_digits_from_a_fixed_memory():
     all_masses.append(masses.ravel())
     statistics.add({schema.MASKED_LM_WEIGHTS: np.ones((100, 3)),
                     schema.MASKED_LM_IDS: np.zeros((100, 3))},
-                   masses, np.zeros((100, 3, 1)))
+                   teacher.Labels({schema.TEACHER_PROBABILITIES: masses},
+                                  np.zeros((100, 3))))
   masses = np.concatenate(all_masses)
-  assert statistics.num_tokens == len(masses)
   assert statistics.mean_mass == pytest.approx(masses.mean(), rel=1e-5)
   for share in (0.05, 0.5):
     assert statistics.mass_quantile(share) == pytest.approx(
@@ -125,15 +129,17 @@ def test_an_unlikely_teacher_is_warned_of(
   features, = tiny.random_examples(1, seed=1)
   features = {name: values[np.newaxis] for name, values in features.items()}
   features[schema.MASKED_LM_WEIGHTS][:] = 1
-  indices = np.repeat(features[schema.MASKED_LM_IDS][..., np.newaxis], 4, -1)
-  indices[:, num_correct:] += 1
+  predictions = features[schema.MASKED_LM_IDS].copy()
+  predictions[:, num_correct:] += 1
   path = tiny.write_records(tmp_path / "a", tiny.random_examples(2, seed=3))
   statistics = teacher.LabelStatistics(num_top=2)
-  statistics.add(features, np.full((1, 3, 4), 0.25, "f"), indices)
+  statistics.add(features, teacher.Labels(
+      {schema.TEACHER_PROBABILITIES: np.full((1, 3, 4), 0.25, "f")},
+      predictions))
   with caplog.at_level(logging.INFO, "absl"):
     statistics.log(types.SimpleNamespace(seconds=0.0), 1, str(path))
   assert "The 2 most probable tokens hold 50.0% of the mass" in caplog.text
-  assert "predicts {:.1f}% of them".format(
+  assert "predicts {:.1f}% of the masked tokens".format(
       100 * num_correct / 3) in caplog.text
   assert "A sequence takes {:.0f} bytes".format(
       path.stat().st_size / 2) in caplog.text

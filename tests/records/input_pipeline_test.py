@@ -41,7 +41,8 @@ def test_2019_records_are_readable_by_name(shared):
   path = str(shared / "golden/teacher_labels/expected.tfrecord")
   shape = schema.RecordShape(128, 20, 10)
   _check(path, shape, 30522)
-  assert input_pipeline.stored_entries(path, "input_file", 20) == 10
+  assert input_pipeline.with_stored_labels(
+      shape._replace(truncation_factor=0), path, "input_file") == shape
   serialized = list(tfrecord.read(path, "input_file"))
   assert len(serialized) == manifest.count_records(path, "input_file") == 64
   decoded = input_pipeline.decode(tf.constant(serialized), shape)
@@ -135,8 +136,10 @@ def test_records_of_other_lengths_are_refused(
 def test_records_without_labels_serve_only_hard_labels(tmp_path, features):
   path = tiny.write_records(
       tmp_path / "a.tfrecord", [tiny.without_labels(features)])
-  _check(path, tiny.SHAPE._replace(truncation_factor=0))
-  assert not input_pipeline.stored_entries(str(path), "input_file", 3)
+  unlabelled = tiny.SHAPE._replace(truncation_factor=0)
+  _check(path, unlabelled)
+  assert input_pipeline.with_stored_labels(
+      tiny.SHAPE, str(path), "input_file") == unlabelled
   with pytest.raises(InputError, match="no teacher labels"):
     _check(path)
 

@@ -1,0 +1,110 @@
+"""The teacher's decoder, kept beside records that hold its hidden states.
+
+Dimensions:
+  V: tokens in the vocabulary
+  H: hidden_size of the teacher
+"""
+
+import hashlib
+import os
+from typing import NamedTuple
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+
+from util import files
+from util.command_line import InputError
+
+FILE = "teacher_decoder.npz"
+# The variables of the checkpoint, in the order of the fields.
+_VARIABLES = ("bert/embeddings/word_embeddings", "cls/predictions/output_bias")
+
+
+class Decoder(NamedTuple):
+  """What makes logits of the teacher's hidden states.
+
+  Attributes:
+    word_embeddings: float32 [V, H].
+    output_bias: float32 [V].
+  """
+  word_embeddings: np.ndarray
+  output_bias: np.ndarray
+
+  @property
+  def hidden_size(self) -> int:
+    """H."""
+    return self.word_embeddings.shape[1]
+
+  @property
+  def vocab_size(self) -> int:
+    """V."""
+    return self.word_embeddings.shape[0]
+
+  def fingerprint(self) -> str:
+    """Returns the SHA-256 of the values, in hexadecimal."""
+    digest = hashlib.sha256()
+    for values in self:
+      digest.update(np.ascontiguousarray(values, "<f4"))
+    return digest.hexdigest()
+
+
+def of_checkpoint(checkpoint: str) -> Decoder:
+  """Reads the decoder of a teacher's checkpoint, which holds it."""
+  reader = tf.train.load_checkpoint(checkpoint)
+  return Decoder(*(
+      reader.get_tensor(name).astype(np.float32) for name in _VARIABLES))
+
+
+def path_beside(record_file: str) -> str:
+  """Returns the path of the decoder for a record file."""
+  return os.path.join(os.path.dirname(record_file), FILE)
+
+
+def store(decoder: Decoder, record_file: str, overwrite: bool) -> None:
+  """Writes the decoder beside a record file, unless it is there.
+
+  Args:
+    decoder: of the teacher.
+    record_file: a file with its hidden states.
+    overwrite: whether to replace that of another teacher.
+
+  Raises:
+    InputError: the folder holds that of another teacher, or a damaged one.
+  """
+  path = path_beside(record_file)
+  if os.path.exists(path) and not overwrite:
+    if read(path).fingerprint() != decoder.fingerprint():
+      raise InputError(
+          "{} is of another teacher, whose records may need it: write to "
+          "another folder, or replace it with --overwrite".format(path))
+    return
+  os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+  with files.PartialFile(path) as partial:
+    np.savez(partial.file, **decoder._asdict())
+    partial.commit()
+
+
+def read(path: str) -> Decoder:
+  """Reads a decoder.
+
+  Raises:
+    InputError: it is missing or damaged.
+  """
+  advice = ("copy it from where the records were made, or make them again with "
+            "extract_teacher_labels_truncated.py")
+  try:
+    with files.open_file(path) as file, np.load(
+        file, allow_pickle=False) as arrays:
+      decoder = Decoder(*(arrays[name] for name in Decoder._fields))
+  except FileNotFoundError:
+    raise InputError("there is no {}, which records with hidden states need: {}"
+                     .format(path, advice)) from None
+  except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    raise InputError("{} is damaged ({}); {}".format(
+        path, error, advice)) from None
+  embeddings, bias = decoder
+  if (embeddings.dtype != np.float32 or bias.dtype != np.float32
+      or embeddings.ndim != 2 or bias.shape != embeddings.shape[:1]):
+    raise InputError("{} holds no decoder; {}".format(path, advice))
+  return decoder
