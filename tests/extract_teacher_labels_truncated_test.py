@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from distillation import teacher_decoder
 import processes
 from records import input_pipeline
 from records import manifest
@@ -168,11 +169,52 @@ def test_the_golden_labels(tmp_path, shared):
     ({"truncation_factor": 30}, ("--truncation_factor=30", "29")),
     ({"max_seq_length": 9}, ("--max_seq_length=9", "=10")),
     ({"tail_samples": 4}, ("--tail_samples=4", "--truncation_factor=4")),
+    *(({"label_format": "hidden", "truncation_factor": 10, name: value},
+       ("--{}={} has no effect".format(name, value), "--label_format=hidden"))
+      for name, value in (("truncation_factor", 4), ("temperature", 2.0),
+                          ("tail_samples", 3))),
 ])
 def test_bad_input_is_one_line(tmp_path, folder, changes, told):
   result = _run(folder, tmp_path / "out" / "labelled.tfrecord", **changes)
   tiny.assert_one_line_error(result, *told)
   assert not (tmp_path / "out").exists()
+
+
+def test_hidden_states_come_with_their_decoder(tmp_path, folder):
+  """And give the labels that the teacher has without them."""
+  hidden = {"label_format": "hidden", "truncation_factor": 10}
+  for name, changes in (("hidden", hidden), ("topk", {})):
+    result = _run(folder, tmp_path / name / "a.tfrecord", **changes)
+    assert result.returncode == 0, result.stderr
+    assert "masked tokens. A sequence takes" in result.stderr
+  shape = tiny.SHAPE._replace(truncation_factor=0, teacher_hidden_size=8)
+  features = _decode([tmp_path / "hidden" / "a.tfrecord"], shape)
+  entries = _decode([tmp_path / "topk" / "a.tfrecord"])
+  decoder = teacher_decoder.read(
+      str(tmp_path / "hidden" / "teacher_decoder.npz"))
+  logits = (features.pop(schema.TEACHER_HIDDEN_STATES)
+            @ decoder.word_embeddings.T + decoder.output_bias)
+  probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
+  probabilities /= probabilities.sum(axis=-1, keepdims=True)
+  is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+  np.testing.assert_allclose(
+      np.take_along_axis(
+          probabilities, entries[schema.TEACHER_INDICES], -1)[is_real],
+      entries[schema.TEACHER_PROBABILITIES][is_real], atol=1e-3)
+  for name, values in features.items():
+    np.testing.assert_array_equal(values, entries[name])
+  made_by = manifest.read_manifest(str(tmp_path / "hidden" / "a.tfrecord"))
+  assert made_by.flags["label_format"] == "hidden"
+  assert made_by.flags["hidden_size"] == 8
+  assert made_by.fingerprints["teacher_decoder"] == decoder.fingerprint()
+  # It is kept; and a decoder that was lost is made again.
+  (tmp_path / "hidden" / "teacher_decoder.npz").unlink()
+  result = _run(folder, tmp_path / "hidden" / "a.tfrecord", **hidden)
+  assert "is finished" in result.stderr
+  assert (tmp_path / "hidden" / "teacher_decoder.npz").exists()
+  tiny.assert_one_line_error(
+      _run(folder, tmp_path / "hidden" / "a.tfrecord"),
+      "--label_format is topk, not hidden")
 
 
 def test_input_files_of_one_name_are_refused(tmp_path, folder):

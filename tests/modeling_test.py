@@ -94,9 +94,9 @@ def test_both_heads_need_no_more_of_the_last_layer(
     _load(session, variables)
     slopes = [[tf.convert_to_tensor(gradient) for gradient in tf.gradients(
         [tf.reduce_sum(tf.square(scores)) for scores in outputs],
-        tf1.trainable_variables())] for outputs in (whole, needed)]
+        tf1.trainable_variables())] for outputs in (whole, needed[:2])]
     (masked, next_sentence), (their_masked, their_next_sentence) = session.run(
-        (whole, tuple(needed)))
+        (whole, needed[:2]))
     slopes = session.run(slopes)
   np.testing.assert_allclose(masked, their_masked, atol=1e-5)
   np.testing.assert_allclose(next_sentence, their_next_sentence, atol=1e-5)

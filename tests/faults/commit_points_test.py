@@ -85,7 +85,7 @@ def _in_parallel(function, items) -> None:
     ("extract", "kill", {}), ("jsons", "kill", {}), ("split", "kill", {}),
     ("create", "kill", {}), ("create", "kill_all", {}),
     ("create", "kill_all", {"overwrite": True}), ("label", "kill", {}),
-    ("label", "kill", {"overwrite": True})])
+    ("label", "kill", {"overwrite": True}), ("label_hidden", "kill", {})])
 def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
                                     record_property):
   stage = STAGES[name]

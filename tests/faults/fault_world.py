@@ -63,6 +63,11 @@ _TRAINER = {
     "input_file": "labelled.tfrecord", "output_dir": "out",
     "truncation_factor": 4, "do_train": True, "num_train_steps": 2,
     "num_warmup_steps": 0, "train_batch_size": 2, "learning_rate": 1e-3}
+_LABELLER = {
+    **_LENGTHS, "bert_config_file": "model/bert_config.json",
+    "init_checkpoint": "model/bert_model.ckpt",
+    "input_file": "masked.tfrecord", "output_file": "out/labelled.tfrecord",
+    "batch_size": 2}
 STAGES = {
     "extract": Stage(
         "extract_wikipedia_for_bert/extract_wikipedia.py",
@@ -87,12 +92,13 @@ STAGES = {
          "out/masked_0.tfrecord.json", "out/masked_1.tfrecord.json")),
     "label": Stage(
         "extract_teacher_labels_truncated.py",
-        {**_LENGTHS, "bert_config_file": "model/bert_config.json",
-         "init_checkpoint": "model/bert_model.ckpt",
-         "input_file": "masked.tfrecord",
-         "output_file": "out/labelled.tfrecord", "truncation_factor": 4,
-         "batch_size": 2},
+        {**_LABELLER, "truncation_factor": 4},
         ("out/labelled.tfrecord", "out/labelled.tfrecord.json"), True),
+    "label_hidden": Stage(
+        "extract_teacher_labels_truncated.py",
+        {**_LABELLER, "label_format": "hidden"},
+        ("out/labelled.tfrecord", "out/labelled.tfrecord.json",
+         "out/teacher_decoder.npz"), True),
     "train": Stage(
         "network_distillation_single_machine_truncated.py", _TRAINER, (),
         True),

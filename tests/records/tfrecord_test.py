@@ -19,6 +19,9 @@ def _serialize_by_tensorflow(features):
   for name, values in features.items():
     values = np.asarray(values)
     feature = example.features.feature[name]
+    if values.dtype == np.float16:
+      feature.bytes_list.value.append(values.tobytes())
+      continue
     kind = feature.float_list if values.dtype.kind == "f" else (
         feature.int64_list)
     kind.value.extend(values.ravel().tolist())
@@ -28,7 +31,7 @@ def _serialize_by_tensorflow(features):
 def _labels(examples):
   """Takes the labels out of features; returns them by name, [N, P * K]."""
   return {name: np.stack([features.pop(name).ravel() for features in examples])
-          for name in schema.LABELS}
+          for name in (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)}
 
 
 def _write(path, content):
@@ -64,6 +67,8 @@ def test_batches_are_encoded_as_tensorflow_encodes_each_record(limit):
       schema.MASKED_LM_IDS: np.full((9, 3), limit - 1),
       schema.INPUT_MASK: np.zeros((9, 130), np.int32),
       schema.MASKED_LM_WEIGHTS: generator.random((9, 5), np.float32),
+      schema.TEACHER_HIDDEN_STATES: generator.random((9, 99), np.float32
+                                                    ).astype(np.float16),
   }
   features[schema.INPUT_IDS][3:] //= 3
   features[schema.INPUT_IDS][8] = 0
