@@ -75,9 +75,9 @@ def define_flags() -> None:
       "compares it with the student's own rest, as one more token.")
   flags.DEFINE_float(
       "hidden_cosine_weight", 0.0,
-      "Weight of 1 - cos(student, teacher), of what their masked-LM heads score, "
-      "which is added to the loss; for records with the teacher's hidden "
-      "states.", lower_bound=0.0)
+      "Weight of 1 - cos(student, teacher), of what their masked-LM heads "
+      "score, which is added to the loss; for records with the teacher's "
+      "hidden states.", lower_bound=0.0)
   flags.DEFINE_bool(
       "hidden_projection", False,
       "Whether a learned matrix brings the student's hidden states to the "

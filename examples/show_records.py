@@ -57,7 +57,10 @@ def define_flags() -> None:
 
 
 def decode(serialized: bytes) -> Dict[str, np.ndarray]:
-  """Parses a record of any S, P and K; raises InputError where it is none."""
+  """Parses a record of any S, P and K; raises InputError where it is none.
+
+  Hidden states are left out: without the teacher's decoder they tell nothing.
+  """
   features = tfrecord.decode(serialized)
   length, slots, entries = (len(features.get(name, ())) for name in (
       schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES))

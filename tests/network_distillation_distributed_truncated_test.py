@@ -122,16 +122,22 @@ def test_two_processes_train_one_model(tmp_path, folder):
   assert "global_step = 4\n" in results
 
 
-@pytest.mark.parametrize("num_micro_batches", [1, 2])
+@pytest.mark.parametrize("num_micro_batches, is_hidden",
+                         [(1, False), (2, True)])
 def test_processes_do_what_one_does_with_both_batches(
-    tmp_path, folder, num_micro_batches):
+    tmp_path, folder, num_micro_batches, is_hidden):
   """Two processes on equal records equal one process at twice the rate.
 
-  So they do where each accumulates the gradients of micro-batches.
+  So they do where each accumulates the gradients of micro-batches, and where
+  the labels are hidden states.
   """
-  path = tiny.write_records(
-      tmp_path / "equal.tfrecord", tiny.random_examples(1, seed=4) * 4)
+  tiny.write_hidden_states(tmp_path)
+  features, = tiny.random_examples(1, seed=4)
+  if is_hidden:
+    features = tiny.with_hidden_states(features)
+  path = tiny.write_records(tmp_path / "equal.tfrecord", [features] * 4)
   arguments = [
+      "--hidden_cosine_weight", float(is_hidden),
       "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]
   both = tiny.launch(tiny.MPIRUN, _SCRIPT,
                      *_arguments(folder, tmp_path / "both"), *arguments,
