@@ -84,8 +84,8 @@ def _in_parallel(function, items) -> None:
 @pytest.mark.parametrize("name, action, flags", [
     ("extract", "kill", {}), ("jsons", "kill", {}), ("split", "kill", {}),
     ("create", "kill", {}), ("create", "kill_all", {}),
-    ("create", "kill_all", {"overwrite": True}), ("label", "kill", {}),
-    ("label", "kill", {"overwrite": True}), ("label_hidden", "kill", {})])
+    ("create", "kill_all", {"overwrite": True}), ("label_hidden", "kill", {}),
+    ("label", "kill", {"overwrite": True})])
 def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
                                     record_property):
   stage = STAGES[name]
