@@ -59,7 +59,8 @@ def clean(new_world):
   locks = collections.defaultdict(threading.Lock)
 
   def run(stage, changes=()):
-    key = stage.script, tuple(sorted(map(str, dict(changes).items())))
+    key = stage.script, *(tuple(sorted(map(str, dict(some).items())))
+                          for some in (stage.flags, changes))
     with locks[key]:
       return run_once(key, stage, changes)
 
