@@ -172,8 +172,8 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
       file_options, options, paths, config.vocab_size, decoder)
   is_finished = manifest.is_finished(
       output_file, wanted, file_options.overwrite)
-  if decoder and process.rank == 0:
-    teacher_decoder.store(decoder, output_file, file_options.overwrite)
+  if decoder:
+    teacher_decoder.store(decoder, output_file)
   if is_finished:
     return
   for path in paths:

@@ -120,9 +120,13 @@ def check(options: TrainerOptions, is_writer: bool = True,
             held_out.paths[0]))
   _check_hidden_states(options, config, training, held_out)
   init_layers = _init_layers(options.model)
-  return Inputs(config, training, held_out, init_layers,
-                _check_start(options, config, init_layers, is_writer,
-                             is_resumed))
+  is_resumed = _check_start(
+      options, config, init_layers, is_writer, is_resumed)
+  if (is_resumed and is_writer and options.do_train
+      and options.loss.hidden_projection):
+    _check_projection(options.output_dir, [
+        config.hidden_size, training.shape.teacher_hidden_size])
+  return Inputs(config, training, held_out, init_layers, is_resumed)
 
 
 def read_corpora(inputs: Inputs) -> Corpora:
@@ -370,8 +374,6 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
           "another folder".format(
               newest, "has no " + match.missing[0] if match.missing else
               "has {} too".format(match.unused[0])))
-    if options.do_train and options.loss.hidden_projection:
-      _check_projection(newest)
     return True
   init_checkpoint = options.model.init_checkpoint
   if init_checkpoint:
@@ -389,14 +391,21 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
   return False
 
 
-def _check_projection(checkpoint: str) -> None:
-  """Checks that training with a projection was begun with it.
+def _check_projection(output_dir: str, wanted: List[int]) -> None:
+  """Checks that training with a projection was begun with one of its shape.
 
   Raises:
     InputError: it was not.
   """
-  variables = dict(tf.train.list_variables(checkpoint))
-  if checkpoints.HIDDEN_PROJECTION not in variables:
+  checkpoint = tf.train.latest_checkpoint(output_dir)
+  found = dict(tf.train.list_variables(checkpoint)).get(
+      checkpoints.HIDDEN_PROJECTION)
+  if found is None:
     raise InputError(
         "--hidden_projection=True does not fit {}, which was trained without: "
         "leave it out, or choose another --output_dir".format(checkpoint))
+  if found != wanted:
+    raise InputError(
+        "--input_file holds hidden states of a teacher with hidden_size {}, "
+        "but {} was trained on those of one with {}: read these, or choose "
+        "another --output_dir".format(wanted[1], checkpoint, found[1]))

@@ -6,9 +6,11 @@ Dimensions:
 """
 
 import hashlib
+import io
 import os
 from typing import NamedTuple
 import zipfile
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +19,9 @@ from util import files
 from util.command_line import InputError
 
 FILE = "teacher_decoder.npz"
+# What NumPy and zipfile raise for bytes that are no such file.
+_DAMAGES = (EOFError, LookupError, MemoryError, OverflowError, RuntimeError,
+            SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 # The variables of the checkpoint, in the order of the fields.
 _VARIABLES = ("bert/embeddings/word_embeddings", "cls/predictions/output_bias")
 
@@ -61,28 +66,40 @@ def path_beside(record_file: str) -> str:
   return os.path.join(os.path.dirname(record_file), FILE)
 
 
-def store(decoder: Decoder, record_file: str, overwrite: bool) -> None:
+def store(decoder: Decoder, record_file: str) -> None:
   """Writes the decoder beside a record file, unless it is there.
+
+  Files of one folder, labelled at the same time, share it. A damaged one is
+  replaced; that of another teacher never is, as other records may need it.
 
   Args:
     decoder: of the teacher.
     record_file: a file with its hidden states.
-    overwrite: whether to replace that of another teacher.
 
   Raises:
-    InputError: the folder holds that of another teacher, or a damaged one.
+    InputError: the folder holds that of another teacher.
   """
   path = path_beside(record_file)
-  if os.path.exists(path) and not overwrite:
-    if read(path).fingerprint() != decoder.fingerprint():
-      raise InputError(
-          "{} is of another teacher, whose records may need it: write to "
-          "another folder, or replace it with --overwrite".format(path))
+  if _is_stored(decoder, path):
     return
   os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-  with files.PartialFile(path) as partial:
-    np.savez(partial.file, **decoder._asdict())
-    partial.commit()
+  with files.PartialFile(path, wait=True) as partial:
+    if not _is_stored(decoder, path):  # By a process that held the lock.
+      np.savez(partial.file, **decoder._asdict())
+      partial.commit()
+
+
+def _is_stored(decoder: Decoder, path: str) -> bool:
+  """Says whether a path holds the decoder; as for `store`."""
+  try:
+    found = read(path)
+  except InputError:
+    return False
+  if found.fingerprint() != decoder.fingerprint():
+    raise InputError(
+        "{} is of another teacher, whose records need it: write to another "
+        "folder, or remove it with these records".format(path))
+  return True
 
 
 def read(path: str) -> Decoder:
@@ -94,13 +111,14 @@ def read(path: str) -> Decoder:
   advice = ("copy it from where the records were made, or make them again with "
             "extract_teacher_labels_truncated.py")
   try:
-    with files.open_file(path) as file, np.load(
-        file, allow_pickle=False) as arrays:
+    with files.open_file(path) as file:
+      content = io.BytesIO(file.read())
+    with np.load(content, allow_pickle=False) as arrays:
       decoder = Decoder(*(arrays[name] for name in Decoder._fields))
   except FileNotFoundError:
     raise InputError("there is no {}, which records with hidden states need: {}"
                      .format(path, advice)) from None
-  except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+  except _DAMAGES as error:
     raise InputError("{} is damaged ({}); {}".format(
         path, error, advice)) from None
   embeddings, bias = decoder

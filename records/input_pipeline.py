@@ -85,7 +85,7 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
 
 def _parse(serialized: tf.Tensor,
            shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
-  """Parses a batch of serialized Examples; as `decode`, in the file's dtypes."""
+  """Parses a batch of serialized Examples; as `decode`, but for dtypes."""
   features = schema.features(shape)
   parsed = tf.io.parse_example(serialized, {
       name: tf.io.FixedLenFeature([], tf.string) if _is_bytes(feature)

@@ -226,22 +226,23 @@ class PartialFile:
     keep: whether the hidden file outlives this object, for a later run.
   """
 
-  def __init__(self, path: str, resume: bool = False):
+  def __init__(self, path: str, resume: bool = False, wait: bool = False):
     """Opens and locks the hidden file.
 
     Args:
       path: the final name.
+      wait: whether to wait for a process that is writing the file.
       resume: whether to keep what an earlier run has left in the hidden file,
         and to continue at its end; `truncate` says how much of it is of use.
 
     Raises:
-      InputError: another process is writing the file.
+      InputError: another process is writing the file, unless `wait`.
       OSError: the hidden file cannot be opened.
     """
     self._path = path
     self._partial = partial_path(path)
     self.keep = resume
-    self.file = _open_locked(self._partial, path)
+    self.file = _open_locked(self._partial, path, wait)
     if resume:
       self.file.seek(0, os.SEEK_END)
     else:
@@ -384,15 +385,17 @@ def locked_folder(folder: str) -> Iterator[None]:
       remove(path)  # Under the lock, so that it is ours.
 
 
-def _open_locked(path: str, output: str) -> BinaryIO:
+def _open_locked(path: str, output: str, wait: bool = False) -> BinaryIO:
   """Opens a file for reading and writing, with an exclusive advisory lock.
 
   Args:
     path: the file; made if it is missing. A symbolic link is not followed.
     output: what the lock protects, for errors.
+    wait: whether to wait for a process that holds the lock.
 
   Raises:
-    InputError: another process holds the lock, or the file is a link.
+    InputError: another process holds the lock, unless `wait`, or the file is a
+      link.
   """
   while True:
     try:
@@ -405,7 +408,8 @@ def _open_locked(path: str, output: str) -> BinaryIO:
                        "it".format(path)) from None
     file = os.fdopen(descriptor, "r+b")
     try:
-      fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.lockf(
+          descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except (BlockingIOError, PermissionError):
       holder = _lock_holder(descriptor)
       file.close()

@@ -1,5 +1,10 @@
 """Tests of hidden states as labels: losses, storage, training."""
 
+import io
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,10 +15,12 @@ from distillation import teacher
 from distillation import teacher_decoder
 from distillation import training
 import modeling
+import processes
 from records import input_pipeline
 from records import manifest
 from records import schema
 import tiny
+from util import files
 from util.command_line import InputError
 
 tf1 = tf.compat.v1
@@ -170,26 +177,62 @@ def test_a_decoder_is_stored_once(tmp_path):
   values = np.arange(12, dtype="f").reshape(4, 3)
   decoder = teacher_decoder.Decoder(values, values[:, 0])
   record_file = str(tmp_path / "folder" / "a.tfrecord")
-  teacher_decoder.store(decoder, record_file, overwrite=False)
+  teacher_decoder.store(decoder, record_file)
   path = teacher_decoder.path_beside(record_file)
   content = (tmp_path / "folder" / "teacher_decoder.npz").read_bytes()
   found = teacher_decoder.read(path)
   assert found.fingerprint() == decoder.fingerprint()
   assert (found.vocab_size, found.hidden_size) == (4, 3)
-  teacher_decoder.store(decoder, record_file, overwrite=False)
+  teacher_decoder.store(decoder, record_file)
   other = teacher_decoder.Decoder(values + 1, values[:, 0])
-  with pytest.raises(InputError, match="of another teacher.*--overwrite"):
-    teacher_decoder.store(other, record_file, overwrite=False)
-  assert (tmp_path / "folder" / "teacher_decoder.npz").read_bytes() == content
-  teacher_decoder.store(other, record_file, overwrite=True)
+  with pytest.raises(InputError, match="of another teacher.*another folder"):
+    teacher_decoder.store(other, record_file)
+  stored = tmp_path / "folder" / "teacher_decoder.npz"
+  assert stored.read_bytes() == content
+  stored.write_bytes(content[:-1])  # A damaged one serves nobody.
+  teacher_decoder.store(other, record_file)
   assert teacher_decoder.read(path).fingerprint() == other.fingerprint()
+
+
+_STORE = """
+import numpy as np
+from distillation import teacher_decoder
+teacher_decoder.store(teacher_decoder.Decoder(
+    np.ones((4, 3), "f"), np.ones(4, "f")), {!r})
+"""
+
+
+def test_files_of_one_folder_are_labelled_at_the_same_time(tmp_path):
+  """One that finds the decoder being written waits for it."""
+  record_file = str(tmp_path / "a.tfrecord")
+  path = teacher_decoder.path_beside(record_file)
+  with files.PartialFile(path) as partial:
+    process = processes.start(
+        [sys.executable, "-c", _STORE.format(record_file)],
+        cwd=str(tiny.ROOT), stderr=subprocess.PIPE, text=True)
+    processes.wait_until(
+        lambda: _is_waiting(process.pid, files.partial_path(path)), process)
+    np.savez(partial.file, word_embeddings=np.ones((4, 3), "f"),
+             output_bias=np.ones(4, "f"))
+    partial.commit()
+  assert process.communicate()[1] == "" and process.returncode == 0
+  assert teacher_decoder.read(path).hidden_size == 3
+  assert list(tmp_path.iterdir()) == [tmp_path / "teacher_decoder.npz"]
+
+
+def _is_waiting(process_id, path):
+  """Says whether the system has a process wait for the lock of a file."""
+  inode = ":{} ".format(os.stat(path).st_ino)
+  with open("/proc/locks", encoding="ascii") as locks:
+    return any("->" in line and " {} ".format(process_id) in line
+               and inode in line for line in locks)
 
 
 @pytest.mark.parametrize("content", [
     b"", b"PK", b"x" * 100, {"word_embeddings": np.zeros((4, 3), "f")},
     {"word_embeddings": np.zeros((4, 3), "f"), "output_bias": np.zeros(3, "f")},
     {"word_embeddings": np.array([None]), "output_bias": np.zeros(3, "f")}])
-def test_a_damaged_decoder_is_an_input_error(tmp_path, content):
+def test_a_file_that_is_no_decoder_is_an_input_error(tmp_path, content):
   path = tmp_path / "teacher_decoder.npz"
   if isinstance(content, bytes):
     path.write_bytes(content)
@@ -197,6 +240,36 @@ def test_a_damaged_decoder_is_an_input_error(tmp_path, content):
     np.savez(path, **content)
   with pytest.raises(InputError, match="decoder.npz.*copy it from where"):
     teacher_decoder.read(str(path))
+
+
+def test_a_damaged_decoder_is_an_input_error_or_intact(tmp_path):
+  record_file = str(tmp_path / "a.tfrecord")
+  teacher_decoder.store(teacher_decoder.Decoder(
+      np.ones((4, 3), "f"), np.ones(4, "f")), record_file)
+  path = tmp_path / "teacher_decoder.npz"
+  content = path.read_bytes()
+  generator = np.random.default_rng(0)
+  num_refused = 0
+  for position in range(len(content)):
+    damaged = bytearray(content)
+    damaged[position] ^= int(generator.integers(1, 256))
+    path.write_bytes(bytes(damaged))
+    try:
+      assert teacher_decoder.read(str(path)).hidden_size == 3
+    except InputError:
+      num_refused += 1
+  assert num_refused > len(content) / 3
+
+
+def test_a_decoder_is_read_from_remote_storage(monkeypatch):
+  monkeypatch.setattr(files, "_remote_files", tf.io.gfile)
+  content = io.BytesIO()
+  np.savez(content, word_embeddings=np.ones((4, 3), "f"),
+           output_bias=np.ones(4, "f"))
+  with tf.io.gfile.GFile("ram://decoders/teacher_decoder.npz", "wb") as file:
+    file.write(content.getvalue())
+  path = teacher_decoder.path_beside("ram://decoders/a.tfrecord")
+  assert teacher_decoder.read(path).vocab_size == 4
 
 
 # --- Training ----------------------------------------------------------------
@@ -262,7 +335,7 @@ def test_cosines_are_trained_and_leave_no_trace(
   assert not any("teacher_decoder" in name for name in variables)
   student = tiny.read_checkpoint(output_dir / "student" / "bert_model.ckpt")
   assert set(student) == set(modeling.variable_shapes(tiny.CONFIG))
-  # It resumes, and only with the projection it was begun with.
+  # It resumes.
   _run(folder, output_dir, **changes, num_train_steps=4)
   assert tiny.read_results(output_dir)["global_step"] == 4
   events = [value for path in output_dir.glob("events*")
@@ -271,17 +344,23 @@ def test_cosines_are_trained_and_leave_no_trace(
   cosines = [value.simple_value for value in events
              if value.tag == "hidden_cosine_loss"]
   assert cosines and all(0 < value < 2 for value in cosines)
-  assert "without: leave it out" in _error(
-      folder, tmp_path / "plain", **changes)
 
 
-def _error(folder, output_dir, **changes):
-  """Returns the error of going on with a projection that was not begun with."""
-  without = dict(changes, hidden_cosine_weight=0.0, hidden_projection=False)
-  _run(folder, output_dir, **without)
-  with pytest.raises(InputError) as error:
-    _run(folder, output_dir, **changes, num_train_steps=4)
-  return str(error.value)
+@pytest.mark.parametrize("changes, told", [
+    ({"hidden_cosine_weight": 0.0, "hidden_projection": False},
+     "--hidden_projection=True does not fit.*without: leave it out"),
+    ({"input_file": "hidden.tfrecord"},
+     "hidden_size 12, but .*ckpt-2 was trained on those of one with 8"),
+])
+def test_a_projection_that_was_not_begun_with_is_refused(
+    tmp_path, folder, changes, told):
+  wanted = dict(input_file=tiny.write_hidden_states(tmp_path / "wide", size=12),
+                hidden_cosine_weight=2.0, hidden_projection=True)
+  if "input_file" in changes:
+    changes = dict(changes, input_file=folder / changes["input_file"])
+  _run(folder, tmp_path / "out", **dict(wanted, **changes), do_eval=False)
+  with pytest.raises(InputError, match=told):
+    _run(folder, tmp_path / "out", **wanted, num_train_steps=4)
 
 
 @pytest.mark.parametrize("changes, told", [
