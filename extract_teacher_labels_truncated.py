@@ -35,6 +35,7 @@ from distillation import checkpoints
 from distillation import devices
 from distillation import teacher
 from distillation import teacher_decoder
+from records import compact
 from records import input_pipeline
 from records import manifest
 from records import order
@@ -63,6 +64,8 @@ class FileOptions:
     output_file: path of the labelled records.
     max_seq_length: S of the records.
     max_predictions_per_seq: P of the records.
+    record_format: one of `compact.FORMATS`, of the output.
+    probability_bits: one of `compact.PROBABILITY_BITS`.
     overwrite: whether to replace an output that was made in another way.
   """
   bert_config_file: str
@@ -71,6 +74,8 @@ class FileOptions:
   output_file: str
   max_seq_length: int
   max_predictions_per_seq: int
+  record_format: str
+  probability_bits: str
   overwrite: bool
 
 
@@ -132,6 +137,15 @@ def define_flags() -> None:
       "Arithmetic of the teacher: bf16 is for CPUs that have it, fp16 for "
       "GPUs. The probabilities are computed in float32 in any case.")
   flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA, on a GPU.")
+  flags.DEFINE_enum(
+      "record_format", "example", compact.FORMATS,
+      "example is a list for each feature, as in 2019; compact is all of them "
+      "in one string, half as long. The input may be either.")
+  flags.DEFINE_enum(
+      "probability_bits", compact.DEFAULT_PROBABILITY_BITS,
+      compact.PROBABILITY_BITS,
+      "Bits of a probability in compact records: 32 are exact, 16 are within "
+      "0.01%, 8 within 2.5%.")
   flags.DEFINE_bool(
       "overwrite", False,
       "Whether to replace an output that was made or begun in another way.")
@@ -151,7 +165,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   """
   config = checkpoints.load_config(
       file_options.bert_config_file, file_options.max_seq_length)
-  _check_options(options, config.vocab_size)
+  _check_options(file_options, options, config.vocab_size)
   shape = schema.RecordShape(
       file_options.max_seq_length, file_options.max_predictions_per_seq)
   paths = files.find_files(file_options.input_file, "input_file")
@@ -162,7 +176,8 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
          for path in paths):
     raise InputError("--output_file={} is one of the input files; choose "
                      "another name".format(output_file))
-  input_pipeline.check_records(paths, "input_file", shape, config.vocab_size)
+  shape = input_pipeline.check_records(
+      paths, "input_file", shape, config.vocab_size)
   checkpoints.check_complete(config, file_options.init_checkpoint)
   _warn_of_case(paths, file_options.init_checkpoint)
   decoder = None
@@ -170,6 +185,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
     decoder = teacher_decoder.of_checkpoint(file_options.init_checkpoint)
   wanted = _manifest(
       file_options, options, paths, config.vocab_size, decoder)
+  layout = _layout(file_options, options, shape, config.vocab_size)
   is_finished = manifest.is_finished(
       output_file, wanted, file_options.overwrite)
   if decoder:
@@ -192,7 +208,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
     teacher.label_file(
         teacher.Teacher(config, file_options.init_checkpoint, options,
                         process.gpu),
-        options, corpus, shape, share, output_file, wanted,
+        options, corpus, shape, share, output_file, layout, wanted,
         file_options.overwrite)
 
 
@@ -203,7 +219,27 @@ def part_path(path: str, process: Process) -> str:
       stem, process.rank, process.size, extension)
 
 
-def _check_options(options: teacher.LabelOptions, vocab_size: int) -> None:
+def _layout(file_options: FileOptions, options: teacher.LabelOptions,
+            shape: schema.RecordShape, vocab_size: int
+           ) -> Optional[schema.Layout]:
+  """Returns the layout of the output, None without one."""
+  if file_options.record_format == "example":
+    return None
+  if options.label_format == "topk":
+    shape = shape._replace(truncation_factor=options.truncation_factor)
+  return compact.make_layout(
+      shape, vocab_size, int(file_options.probability_bits))
+
+
+def _stores_codes(file_options: FileOptions, options: teacher.LabelOptions
+                 ) -> bool:
+  """Says whether probabilities are stored in a number of bits."""
+  return (file_options.record_format == "compact"
+          and options.label_format == "topk")
+
+
+def _check_options(file_options: FileOptions, options: teacher.LabelOptions,
+                   vocab_size: int) -> None:
   """Raises InputError where flags do not fit each other or the teacher."""
   if options.truncation_factor > vocab_size:
     raise InputError(
@@ -215,6 +251,12 @@ def _check_options(options: teacher.LabelOptions, vocab_size: int) -> None:
         "--tail_samples={} must be less than --truncation_factor={}: the most "
         "probable tokens are stored too".format(
             options.tail_samples, options.truncation_factor))
+  if (file_options.probability_bits != compact.DEFAULT_PROBABILITY_BITS
+      and not _stores_codes(file_options, options)):
+    raise InputError(
+        "--probability_bits={} has no effect without --record_format=compact "
+        "and --label_format=topk: leave it out".format(
+            file_options.probability_bits))
   if options.label_format == "hidden":
     for name in _TOPK_OPTIONS:
       value, default = (getattr(some, name)
@@ -256,6 +298,10 @@ def _manifest(file_options: FileOptions, options: teacher.LabelOptions,
     label_flags = {"label_format": options.label_format,
                    "hidden_size": decoder.hidden_size}
     fingerprints["teacher_decoder"] = decoder.fingerprint()
+  if file_options.record_format != "example":
+    label_flags["record_format"] = file_options.record_format
+  if _stores_codes(file_options, options):
+    label_flags["probability_bits"] = int(file_options.probability_bits)
   return manifest.Manifest(
       stage=_STAGE,
       flags={

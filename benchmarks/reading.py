@@ -32,6 +32,7 @@ from absl import flags
 import numpy as np
 import tensorflow as tf
 
+from records import decoding
 from records import input_pipeline
 from records import order
 from records import schema
@@ -71,7 +72,7 @@ def plain_dataset(paths, shape, limits, batch_size) -> tf.data.Dataset:
   dataset = dataset.shuffle(_SHUFFLE_RECORDS, seed=_SEED).repeat()
   dataset = dataset.batch(batch_size, drop_remainder=True)
   return dataset.map(
-      lambda serialized: input_pipeline.decode(serialized, shape, limits),
+      lambda serialized: decoding.decode(serialized, shape, limits),
       num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 

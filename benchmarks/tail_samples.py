@@ -252,10 +252,10 @@ def average_draws(teacher_logits: tf.Tensor,
 def main() -> None:
   shape = schema.RecordShape(FLAGS.max_seq_length,
                              FLAGS.max_predictions_per_seq)
-  features = next(teacher.read_windows(
+  features = next(input_pipeline.read_windows(
       order.read_corpus(files.find_files(FLAGS.input_file, "input_file"),
-                        "input_file"), shape,
-      teacher.Share(0, FLAGS.num_records), FLAGS.num_records)).features
+                        "input_file"), "input_file", shape, 0,
+      FLAGS.num_records, FLAGS.num_records)).features
   teacher_logits, student_logits = (
       masked_lm_logits(config_file, checkpoint, features)
       for config_file, checkpoint in (

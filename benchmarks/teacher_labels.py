@@ -131,10 +131,10 @@ def main() -> None:
   config = checkpoints.load_config(FLAGS.bert_config_file, FLAGS.max_seq_length)
   shape = schema.RecordShape(FLAGS.max_seq_length,
                              FLAGS.max_predictions_per_seq)
-  features = next(teacher.read_windows(
+  features = next(input_pipeline.read_windows(
       order.read_corpus(files.find_files(FLAGS.input_file, "input_file"),
-                        "input_file"), shape,
-      teacher.Share(0, FLAGS.num_records), FLAGS.num_records)).features
+                        "input_file"), "input_file", shape, 0,
+      FLAGS.num_records, FLAGS.num_records)).features
   options = teacher.LabelOptions(_TOP_K, batch_size=FLAGS.batch_size)
   teachers = {
       precision: teacher.Teacher(

@@ -213,7 +213,7 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
 def _records(paths: List[str], flag: str, shape: schema.RecordShape,
              loss: losses.LossOptions, config: modeling.BertConfig) -> Records:
   """Checks record files."""
-  input_pipeline.check_records(paths, flag, shape, config.vocab_size)
+  shape = input_pipeline.check_records(paths, flag, shape, config.vocab_size)
   records = Records(paths, shape, flag, schema.limits(
       shape, config.vocab_size, config.type_vocab_size))
   if shape.teacher_hidden_size:

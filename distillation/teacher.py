@@ -13,7 +13,7 @@ from concurrent import futures
 import dataclasses
 import os
 import time
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from absl import logging
 import numpy as np
@@ -24,6 +24,7 @@ from distillation import devices
 from distillation import inference
 from distillation import losses
 import modeling
+from records import compact
 from records import input_pipeline
 from records import order
 from records import schema
@@ -231,46 +232,6 @@ class Share(NamedTuple):
   last: int
 
 
-class Window(NamedTuple):
-  """Consecutive records.
-
-  Attributes:
-    first: index of the first one.
-    serialized: the records.
-    features: arrays by feature name, [N, S], [N, P] and [N, 1].
-  """
-  first: int
-  serialized: Sequence[bytes]
-  features: Dict[str, np.ndarray]
-
-
-def read_windows(corpus: order.Corpus, shape: schema.RecordShape, share: Share,
-                 size: int, limits: Optional[input_pipeline.Limits] = None
-                ) -> Iterator[Window]:
-  """Reads records in windows, ahead of their use.
-
-  Args:
-    corpus: the record files.
-    shape: lengths of the records, without labels.
-    share: which records.
-    size: N.
-    limits: what their integers must stay below.
-
-  Raises:
-    InputError: a file is damaged, or a record is out of range.
-  """
-  dataset = input_pipeline.read_range(
-      corpus, "input_file", share.first, share.last - share.first).batch(size)
-  dataset = dataset.map(lambda serialized: (
-      serialized, input_pipeline.decode(serialized, shape, limits)))
-  first = share.first
-  with input_pipeline.record_errors(
-      "input_file", corpus.paths, shape, limits):
-    for serialized, features in dataset.prefetch(2).as_numpy_iterator():
-      yield Window(first, serialized, features)
-      first += len(serialized)
-
-
 class LabelStatistics:
   """Counts what is reported of the labels at the end, in a fixed memory."""
 
@@ -339,18 +300,31 @@ class LabelStatistics:
           "pre-trained one?", 100 * accuracy)
 
 
+def _labelled(window: input_pipeline.Window, labels: Labels,
+              shape: schema.RecordShape, layout: Optional[schema.Layout]
+             ) -> List[bytes]:
+  """Returns the records of a window with labels, as a layout stores them."""
+  flat = {name: values.reshape(len(window.serialized), -1)
+          for name, values in labels.features.items()}
+  if layout is None and shape.layouts == (None,):
+    return tfrecord.add_features(window.serialized, flat)
+  return tfrecord.encode(compact.pack({**window.features, **flat}, layout))
+
+
 def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
                shape: schema.RecordShape, share: Share, output_file: str,
-               manifest: Manifest, overwrite: bool) -> None:
+               layout: Optional[schema.Layout], manifest: Manifest,
+               overwrite: bool) -> None:
   """Labels a share of the records, from where an earlier run stopped.
 
   Args:
     teacher: labels them.
     options: of the teacher.
     corpus: the record files.
-    shape: lengths of the records, without labels.
+    shape: of the records that are read, without labels.
     share: which records.
     output_file: labelled records to write.
+    layout: of these; None for a list for each feature.
     manifest: what makes them.
     overwrite: whether to start from scratch where an earlier run was begun in
       another way.
@@ -369,17 +343,14 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
     if done:
       logging.info("Resuming %s after record %d.", output_file, done)
 
-    def write(serialized, features):
-      labelled = tfrecord.add_features(serialized, {
-          name: values.reshape(len(serialized), -1)
-          for name, values in features.items()})
-      for record in labelled:
+    def write(window, labels):
+      for record in _labelled(window, labels, shape, layout):
         writer.write(record)
       writer.save_progress(manifest)
 
     written = None
-    windows = read_windows(
-        corpus, shape, share._replace(first=share.first + done), size,
+    windows = input_pipeline.read_windows(
+        corpus, "input_file", shape, share.first + done, share.last, size,
         teacher.limits(shape))
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
                    unit=" sequences") as bar:
@@ -390,8 +361,7 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
           # One window is written while the next one is labelled.
           if written:
             written.result()
-          written = background.submit(
-              write, window.serialized, labels.features)
+          written = background.submit(write, window, labels)
           bar.update(len(window.serialized))
       except input_pipeline.OutOfRangeError:
         # Its records are made again, so the labels of this file are of no use.

@@ -91,11 +91,10 @@ def row(model: str, features: Mapping[str, np.ndarray]) -> Tuple[str, ...]:
 def main() -> None:
   shape = schema.RecordShape(flags.FLAGS.max_seq_length,
                              flags.FLAGS.max_predictions_per_seq)
-  window = next(teacher.read_windows(
+  window = next(input_pipeline.read_windows(
       order.read_corpus(
           files.find_files(flags.FLAGS.input_file, "input_file"),
-          "input_file"), shape,
-      teacher.Share(0, _NUM_RECORDS), _NUM_RECORDS))
+          "input_file"), "input_file", shape, 0, _NUM_RECORDS, _NUM_RECORDS))
   rows = [_COLUMNS, *(row(model, window.features)
                       for model in flags.FLAGS.models.split(","))]
   widths = [max(map(len, column)) for column in zip(*rows)]

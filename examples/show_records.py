@@ -25,6 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
+from records import compact
 from records import manifest
 from records import sampling
 from records import schema
@@ -61,7 +62,7 @@ def decode(serialized: bytes) -> Dict[str, np.ndarray]:
 
   Hidden states are left out: without the teacher's decoder they tell nothing.
   """
-  features = tfrecord.decode(serialized)
+  features = compact.expand(tfrecord.decode(serialized))
   length, slots, entries = (len(features.get(name, ())) for name in (
       schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES))
   shape = schema.RecordShape(length, slots, entries // max(slots, 1))

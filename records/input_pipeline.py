@@ -1,4 +1,4 @@
-"""Record files as the stages read them: decoding, checks, input_fns.
+"""Record files as the stages read them: checks, errors, input_fns.
 
 Dimensions:
   B: sequences in a batch
@@ -6,17 +6,21 @@ Dimensions:
   P: max_predictions_per_seq, slots for masked tokens in a sequence
   K: truncation_factor, teacher entries stored for each slot
   H: hidden_size of the teacher
+  N: sequences in a window
 """
 
 import contextlib
 import re
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
+from typing import (Any, Callable, Dict, Iterator, Mapping, NamedTuple,
+                    Optional, Sequence)
 
 from absl import flags
 from absl import logging
 import numpy as np
 import tensorflow as tf
 
+from records import compact
+from records import decoding
 from records import manifest
 from records import order
 from records import schema
@@ -24,12 +28,9 @@ from records import tfrecord
 from util.command_line import InputError
 
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
-Limits = Mapping[str, int]
 
 # Records that are looked through at once for one that is out of range.
 _SEARCHED_RECORDS = 1024
-# How the error is recognized.
-_OUT_OF_RANGE = "an integer of a record is out of range"
 # What a Location becomes in a dataset.
 _LOCATION_SPEC = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
@@ -51,87 +52,17 @@ class OutOfRangeError(InputError):
   """A record has an integer that no model can read: make it again."""
 
 
-# --- Decoding ----------------------------------------------------------------
-
-
-def decode(serialized: tf.Tensor, shape: schema.RecordShape,
-           limits: Optional[Limits] = None) -> Dict[str, tf.Tensor]:
-  """Parses a batch of serialized Examples.
-
-  Args:
-    serialized: string [B].
-    shape: the lengths of the records.
-    limits: what the integers must stay below, as `schema.limits` gives it.
-      Where a GPU gathers by an index out of range, it gets zeros and tells
-      nobody.
-
-  Returns:
-    Tensors by feature name, [B, S], [B, P], [B, 1] and, where K > 0,
-    [B, P, K], or, where H > 0, [B, P, H]; integers as int32, which TPUs need,
-    the others as float32.
-  """
-  features = _parse(serialized, shape)
-  are_within = [_are_within(features[name], limit)
-                for name, limit in (limits or {}).items()]
-  with tf.control_dependencies([
-      tf.debugging.Assert(tf.reduce_all(is_within), [_OUT_OF_RANGE])
-      for is_within in are_within]):
-    return {
-        name: tf.identity(tf.cast(
-            value, tf.int32 if value.dtype == tf.int64 else tf.float32))
-        for name, value in features.items()
-    }
-
-
-def _parse(serialized: tf.Tensor,
-           shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
-  """Parses a batch of serialized Examples; as `decode`, but for dtypes."""
-  features = schema.features(shape)
-  parsed = tf.io.parse_example(serialized, {
-      name: tf.io.FixedLenFeature([], tf.string) if _is_bytes(feature)
-      else tf.io.FixedLenFeature(feature.shape, tf.as_dtype(feature.dtype))
-      for name, feature in features.items()
-  })
-  return {name: _from_bytes(parsed[name], name, feature)
-          if _is_bytes(feature) else parsed[name]
-          for name, feature in features.items()}
-
-
-def _is_bytes(feature: schema.Feature) -> bool:
-  """Returns whether a feature is a string of bytes in the file."""
-  return feature.dtype == np.float16
-
-
-def _from_bytes(values: tf.Tensor, name: str,
-                feature: schema.Feature) -> tf.Tensor:
-  """Turns strings [B] into the arrays that they hold."""
-  num_bytes = np.prod(feature.shape) * np.dtype(feature.dtype).itemsize
-  lengths = tf.strings.length(values)
-  with tf.control_dependencies([tf.debugging.Assert(
-      tf.reduce_all(tf.equal(lengths, num_bytes)),
-      # As TensorFlow says it of a list of another length.
-      ["Key: {}. A string of other than {} bytes".format(name, num_bytes)])]):
-    # TensorFlow has no kernel for float16 itself.
-    decoded = tf.io.decode_raw(values, tf.uint16, fixed_length=num_bytes)
-  return tf.reshape(tf.bitcast(decoded, tf.float16), [-1, *feature.shape])
-
-
-def _are_within(values: tf.Tensor, limit: int) -> tf.Tensor:
-  """Returns whether integers are from 0 to under a limit, bool."""
-  return tf.logical_and(values >= 0, values < limit)
-
-
 @contextlib.contextmanager
 def record_errors(flag: str, paths: Sequence[str] = (),
                   shape: Optional[schema.RecordShape] = None,
-                  limits: Optional[Limits] = None) -> Iterator[None]:
+                  limits: Optional[decoding.Limits] = None) -> Iterator[None]:
   """Turns what TensorFlow raises for bad records into InputError.
 
   Args:
     flag: name of the flag that named the records, for errors.
     paths: the record files, in which the bad record is looked for.
-    shape: as for `decode`.
-    limits: as for `decode`.
+    shape: as for `decoding.decode`.
+    limits: as for `decoding.decode`.
   """
   try:
     yield
@@ -150,7 +81,7 @@ def record_errors(flag: str, paths: Sequence[str] = (),
     located = re.search(r"InputError: ([^\n]*)", error.message)
     if located:
       raise InputError(located.group(1)) from error
-    if _OUT_OF_RANGE in error.message:
+    if decoding.OUT_OF_RANGE in error.message:
       raise OutOfRangeError("--{}: {}; make the records again".format(
           flag, _find_out_of_range(paths, shape, limits))) from error
     # Other arguments may be invalid because of a bug.
@@ -168,14 +99,15 @@ def record_errors(flag: str, paths: Sequence[str] = (),
 
 
 def _find_out_of_range(paths: Sequence[str], shape: schema.RecordShape,
-                       limits: Limits) -> str:
+                       limits: decoding.Limits) -> str:
   """Says which record has an integer out of range, and which one."""
   for path in paths:
     first = 0
     for serialized in tf.data.TFRecordDataset(path).batch(_SEARCHED_RECORDS):
-      features = _parse(serialized, shape)
+      features = decoding.parse(serialized, shape)
       for name, limit in limits.items():
-        outside = np.argwhere(~_are_within(features[name], limit).numpy())
+        outside = np.argwhere(
+            ~decoding.are_within(features[name], limit).numpy())
         if outside.size:
           return "record {} in {} has {} {}, where {} is the limit".format(
               first + outside[0][0], path, name,
@@ -188,7 +120,7 @@ def _find_out_of_range(paths: Sequence[str], shape: schema.RecordShape,
 
 
 def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
-                  vocab_size: int) -> None:
+                  vocab_size: int) -> schema.RecordShape:
   """Checks that record files fit the flags and the model that reads them.
 
   A manifest is checked where there is one, the first record always.
@@ -200,12 +132,16 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
       teacher labels.
     vocab_size: of the model's config.
 
+  Returns:
+    The shape with the layouts of the files.
+
   Raises:
     InputError: a file is empty, damaged or does not fit.
   """
+  layouts = []
   for path in paths:
     found = manifest.read_manifest(path)
-    if found and found.vocab_size < vocab_size and path == paths[0]:
+    if found and 0 < found.vocab_size < vocab_size and path == paths[0]:
       logging.warning(
           "--bert_config_file has vocab_size %d, and the records in %s were made "
           "with a vocabulary of %d: the rest must be padding.", vocab_size,
@@ -215,18 +151,14 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
           "--bert_config_file has vocab_size {}, but the records in {} were "
           "made with a vocabulary of {}: use the config that belongs to it"
           .format(vocab_size, path, found.vocab_size))
-    _check_record(first_record(path, flag), path, shape, vocab_size)
+    features = _first_features(path, flag)
+    layouts.append(compact.layout_of(features))
+    _check_record(compact.expand(features), path, shape, vocab_size)
+  return shape._replace(layouts=tuple(dict.fromkeys(layouts)))
 
 
-def first_record(path: str, flag: str) -> Dict[str, Any]:
-  """Reads the features of a file's first record.
-
-  Args:
-    path: the record file.
-    flag: name of the flag that named it, for errors.
-
-  Returns:
-    As for `tfrecord.decode`.
+def _first_features(path: str, flag: str) -> Dict[str, Any]:
+  """Reads the features of a file's first record, as they are stored.
 
   Raises:
     InputError: the file is empty, damaged, or holds something else.
@@ -236,10 +168,24 @@ def first_record(path: str, flag: str) -> Dict[str, Any]:
     raise InputError("--{}: {} holds no record; make it again".format(
         flag, path))
   try:
-    return tfrecord.decode(serialized)
+    features = tfrecord.decode(serialized)
+    compact.expand(features)
   except InputError as error:
     raise InputError("--{}: {} holds something other than records of this "
                      "project: {}".format(flag, path, error)) from None
+  return features
+
+
+def stored_lengths(path: str, flag: str) -> schema.RecordShape:
+  """Returns S and P of a record file, by its first record.
+
+  Raises:
+    InputError: the file is empty, damaged, or holds something else.
+  """
+  features = compact.expand(_first_features(path, flag))
+  return schema.RecordShape(*(
+      len(features.get(name, ())) for name in (
+          schema.INPUT_IDS, schema.MASKED_LM_IDS)))
 
 
 def with_stored_labels(shape: schema.RecordShape, path: str,
@@ -254,9 +200,9 @@ def with_stored_labels(shape: schema.RecordShape, path: str,
     flag: name of the flag that named it, for errors.
 
   Raises:
-    InputError: as for `first_record`.
+    InputError: the file is empty, damaged, or holds something else.
   """
-  features = first_record(path, flag)
+  features = compact.expand(_first_features(path, flag))
   num_slots = shape.max_predictions_per_seq
   hidden_states = features.get(schema.TEACHER_HIDDEN_STATES)
   if isinstance(hidden_states, list) and hidden_states:
@@ -287,7 +233,8 @@ def _check_record(features: Mapping[str, Any], path: str,
           "{} has no feature {}: it was not written by "
           "multifile_create_pretraining_data.py".format(path, name))
     values = features[name]
-    if _is_bytes(feature) and isinstance(values, list) and len(values) == 1:
+    if (decoding.is_bytes(feature) and isinstance(values, list)
+        and len(values) == 1):
       size = np.dtype(feature.dtype).itemsize
       values = np.frombuffer(
           values[0][:len(values[0]) // size * size], feature.dtype)
@@ -321,7 +268,7 @@ def _check_record(features: Mapping[str, Any], path: str,
 def training_input_fn(
     corpus: order.Corpus, shape: schema.RecordShape, flag: str, seed: int,
     position: int = 0, num_processes: int = 1, process: int = 0,
-    limits: Optional[Limits] = None) -> InputFn:
+    limits: Optional[decoding.Limits] = None) -> InputFn:
   """Builds an endless input_fn for TPUEstimator, in the order of `order`.
 
   Args:
@@ -332,13 +279,13 @@ def training_input_fn(
     position: likewise.
     num_processes: likewise.
     process: likewise.
-    limits: as for `decode`.
+    limits: as for `decoding.decode`.
 
   Returns:
     A function of `params`, with `params["batch_size"]` = B, that returns a
-    dataset of batches as `decode` gives them; B is static.
+    dataset of batches as `decoding.decode` gives them; B is static.
   """
-  def read_windows():
+  def locate_windows():
     for window in order.windows(corpus, seed, position, num_processes, process):
       yield _locate(corpus, window.pieces, flag), window.order
 
@@ -349,7 +296,7 @@ def training_input_fn(
 
   def input_fn(params):
     dataset = tf.data.Dataset.from_generator(
-        read_windows, output_signature=(
+        locate_windows, output_signature=(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
     # One window is read while the one before it is in use.
     dataset = dataset.map(read_window).prefetch(1).unbatch()
@@ -360,7 +307,7 @@ def training_input_fn(
 
 def evaluation_input_fn(
     corpus: order.Corpus, shape: schema.RecordShape, flag: str,
-    drop_remainder: bool = False, limits: Optional[Limits] = None,
+    drop_remainder: bool = False, limits: Optional[decoding.Limits] = None,
     first_record: int = 0, num_records: Optional[int] = None) -> InputFn:
   """Builds an input_fn that reads records once, in the order of the files.
 
@@ -370,7 +317,7 @@ def evaluation_input_fn(
     flag: name of the flag that named the files, for errors.
     drop_remainder: whether to leave out a last batch that is not full, for
       devices that need a static B.
-    limits: as for `decode`.
+    limits: as for `decoding.decode`.
     first_record: which record to begin with.
     num_records: how many to read; None for all that follow.
 
@@ -402,6 +349,45 @@ def read_range(corpus: order.Corpus, flag: str, first_record: int = 0,
       corpus, order.pieces_of(corpus, first_record, last), flag))))
 
 
+class Window(NamedTuple):
+  """Consecutive records.
+
+  Attributes:
+    first: index of the first one.
+    serialized: the records.
+    features: arrays by feature name, as `decoding.decode` gives them.
+  """
+  first: int
+  serialized: Sequence[bytes]
+  features: Dict[str, np.ndarray]
+
+
+def read_windows(corpus: order.Corpus, flag: str, shape: schema.RecordShape,
+                 first: int, last: int, size: int,
+                 limits: Optional[decoding.Limits] = None) -> Iterator[Window]:
+  """Reads records in order, in windows, ahead of their use.
+
+  Args:
+    corpus: the record files.
+    flag: name of the flag that named the files, for errors.
+    shape: lengths of the records.
+    first: index of the first record to read.
+    last: index after the last one.
+    size: N, records in a window; the last one may have fewer.
+    limits: what their integers must stay below.
+
+  Raises:
+    InputError: a file is damaged, or a record is out of range.
+  """
+  dataset = read_range(corpus, flag, first, last - first).batch(size)
+  dataset = dataset.map(lambda serialized: (
+      serialized, decoding.decode(serialized, shape, limits)))
+  with record_errors(flag, corpus.paths, shape, limits):
+    for serialized, features in dataset.prefetch(2).as_numpy_iterator():
+      yield Window(first, serialized, features)
+      first += len(serialized)
+
+
 def _locate(corpus: order.Corpus, pieces: Sequence[order.Piece],
             flag: str) -> order.Location:
   """Finds where pieces lie in their files; a Location of arrays."""
@@ -431,10 +417,10 @@ def _read_piece(location: order.Location) -> tf.data.Dataset:
 
 def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
              batch_size: int, drop_remainder: bool,
-             limits: Optional[Limits]) -> tf.data.Dataset:
+             limits: Optional[decoding.Limits]) -> tf.data.Dataset:
   """Decodes and batches serialized records, ahead of the model."""
   dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
-  dataset = dataset.map(lambda serialized: decode(serialized, shape, limits),
-                        num_parallel_calls=tf.data.AUTOTUNE,
-                        deterministic=True)
+  dataset = dataset.map(
+      lambda serialized: decoding.decode(serialized, shape, limits),
+      num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
   return dataset.prefetch(tf.data.AUTOTUNE)

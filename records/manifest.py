@@ -22,7 +22,7 @@ _SUFFIX = ".json"
 _BUFFERED_RECORDS = 256
 # Flags that manifests only name where they have another value. Others follow
 # from them, so they are compared first.
-_DEFAULTS = {"label_format": "topk"}
+_DEFAULTS = {"label_format": "topk", "record_format": "example"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Manifest:
     fingerprints: content hash by name of the flag that names the file.
     sources: content hash by name of the source file, in the order in which
       they were read.
-    vocab_size: tokens in the vocabulary that the ids belong to.
+    vocab_size: tokens in the vocabulary that the ids belong to; 0 where that is
+      not known.
     num_records: records in the file.
     num_bytes: size of the file.
     block_offsets: where in the file each block of `tfrecord.BLOCK_RECORDS`

@@ -1,6 +1,7 @@
 """The features of a record: their names, dtypes and shapes.
 
-A record is one `tf.train.Example` for one sequence.
+A record is one `tf.train.Example` for one sequence, with a list of numbers for
+each feature, or with all of them in one string of bytes: see `compact`.
 
 Dimensions:
   S: max_seq_length, tokens in a sequence
@@ -9,7 +10,7 @@ Dimensions:
   H: hidden_size of the teacher
 """
 
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -23,24 +24,47 @@ NEXT_SENTENCE_LABELS = "next_sentence_labels"
 TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
 TEACHER_INDICES = "top_k_indices"
 TEACHER_HIDDEN_STATES = "teacher_hidden_states"
+# Holds the features above it in a compact record, but for the hidden states.
+COMPACT = "compact"
 # Features that the teacher's labels consist of, and features of token ids.
 LABELS = (TEACHER_PROBABILITIES, TEACHER_INDICES, TEACHER_HIDDEN_STATES)
 TOKEN_IDS = (INPUT_IDS, MASKED_LM_IDS, TEACHER_INDICES)
 
 
+class Layout(NamedTuple):
+  """What the bytes of a compact record are.
+
+  Attributes:
+    max_seq_length: S.
+    max_predictions_per_seq: P.
+    token_id_bits: 16 or 32, of each token id.
+    truncation_factor: K, or 0 without labels in the bytes.
+    probability_bits: 8, 16 or 32, of each of the teacher's probabilities; 0
+      where there are none.
+  """
+  max_seq_length: int
+  max_predictions_per_seq: int
+  token_id_bits: int
+  truncation_factor: int = 0
+  probability_bits: int = 0
+
+
 class RecordShape(NamedTuple):
-  """Lengths that all records of a run share.
+  """Lengths that all records of a run share, and how they are stored.
 
   Attributes:
     max_seq_length: S.
     max_predictions_per_seq: P.
     truncation_factor: K, or 0 for records read without such labels.
     teacher_hidden_size: H, or 0 for records read without hidden states.
+    layouts: of the records that are read, one for each kind among them; None
+      stands for those with a list for each feature.
   """
   max_seq_length: int
   max_predictions_per_seq: int
   truncation_factor: int = 0
   teacher_hidden_size: int = 0
+  layouts: Tuple[Optional[Layout], ...] = (None,)
 
   @property
   def has_labels(self) -> bool:

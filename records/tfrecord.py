@@ -20,13 +20,16 @@ import functools
 import os
 import struct
 from typing import (Any, BinaryIO, Dict, Iterator, List, Mapping, Optional,
-                    Sequence, Tuple)
+                    Sequence, Tuple, Union)
 
 import google_crc32c
 import numpy as np
 
 from util import files
 from util.command_line import InputError
+
+# A feature of N records.
+Values = Union[np.ndarray, Sequence[bytes]]
 
 _CRC_MASK_DELTA = 0xA282EAD8
 _UINT64_MAX = (1 << 64) - 1
@@ -46,13 +49,13 @@ _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 # --- Encoding ----------------------------------------------------------------
 
 
-def encode(features: Mapping[str, np.ndarray]) -> List[bytes]:
+def encode(features: Mapping[str, Values]) -> List[bytes]:
   """Serializes many records at once; equal features give equal bytes.
 
   Args:
-    features: arrays by feature name, [N, length]; float32 makes a float_list,
-      integers, which must not be negative, an int64_list, float16 a string of
-      bytes.
+    features: by feature name N strings of bytes, or an array [N, length]:
+      float32 makes a float_list, integers, which must not be negative, an
+      int64_list, float16 a string of bytes.
 
   Returns:
     N serialized tf.train.Examples.
@@ -62,7 +65,7 @@ def encode(features: Mapping[str, np.ndarray]) -> List[bytes]:
 
 
 def add_features(serialized: Sequence[bytes],
-                 features: Mapping[str, np.ndarray]) -> List[bytes]:
+                 features: Mapping[str, Values]) -> List[bytes]:
   """Adds features to many records at once.
 
   A record that has some of them already gets the new ones.
@@ -107,9 +110,12 @@ def _start_of_only_field(message: bytes) -> Optional[int]:
   return start if len(message) == start + length else None
 
 
-def _encode_feature(name: str, values: np.ndarray) -> List[bytes]:
+def _encode_feature(name: str, values: Values) -> List[bytes]:
   """Encodes one feature of N records, as entries of the map in Features."""
-  if np.issubdtype(values.dtype, np.floating):
+  if not isinstance(values, np.ndarray):
+    kind = _BYTES_LIST
+    payload, ends = b"".join(values), np.cumsum(list(map(len, values)))
+  elif np.issubdtype(values.dtype, np.floating):
     is_half = values.dtype == np.float16
     kind = _BYTES_LIST if is_half else _FLOAT_LIST
     values = values.astype("<f2" if is_half else "<f4")

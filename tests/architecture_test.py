@@ -24,7 +24,8 @@ _ALLOWED = {
     "modeling": set(), "optimization": set(), "tokenization": set(),
 }
 _TENSORFLOW = {
-    "modeling", "optimization", "distillation", "records.input_pipeline",
+    "modeling", "optimization", "distillation", "records.decoding",
+    "records.input_pipeline",
     "extract_teacher_labels_truncated",
     "network_distillation_single_machine_truncated",
     "network_distillation_distributed_truncated"}

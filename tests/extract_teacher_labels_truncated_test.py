@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from distillation import teacher_decoder
 import processes
-from records import input_pipeline
+from records import decoding
 from records import manifest
 from records import schema
 from records import tfrecord
@@ -57,7 +57,7 @@ def _run(*arguments, **changes):
 def _decode(paths, shape=tiny.SHAPE):
   serialized = [record for path in paths
                 for record in tfrecord.read(str(path), "input_file")]
-  return {name: value.numpy() for name, value in input_pipeline.decode(
+  return {name: value.numpy() for name, value in decoding.decode(
       tf.constant(serialized), shape).items()}
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from distillation import checkpoints
 import modeling
-from records import input_pipeline
+from records import decoding
 from records import schema
 from records import tfrecord
 import reference_bert
@@ -66,7 +66,7 @@ def test_the_export_of_the_real_teacher(tmp_path, shared):
   checkpoints.export(config, str(folder / "bert_model.ckpt"), str(exported))
   serialized = list(tfrecord.read(
       str(shared / "golden/teacher_labels/expected.tfrecord"), "input_file"))
-  features = input_pipeline.decode(
+  features = decoding.decode(
       tf.constant(serialized[:8]), schema.RecordShape(128, 20))
   _compare(folder, config, exported, {
       name: value.numpy() for name, value in features.items()})

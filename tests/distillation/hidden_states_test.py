@@ -16,6 +16,7 @@ from distillation import teacher_decoder
 from distillation import training
 import modeling
 import processes
+from records import decoding
 from records import input_pipeline
 from records import manifest
 from records import schema
@@ -160,7 +161,7 @@ def test_the_stored_hidden_states_give_the_labels_of_the_teacher(tmp_path):
 def test_records_hold_them_as_they_are():
   examples = [tiny.with_hidden_states(features, seed) for seed, features in
               enumerate(tiny.random_examples(3, seed=2))]
-  decoded = input_pipeline.decode(
+  decoded = decoding.decode(
       tf.constant(list(map(tiny.serialize, examples))), _SHAPE)
   for i, features in enumerate(examples):
     np.testing.assert_array_equal(
@@ -170,7 +171,7 @@ def test_records_hold_them_as_they_are():
       tiny.random_examples(1, seed=2)[0], size=7))
   with pytest.raises(InputError, match="has other lengths.*hidden_states"):
     with input_pipeline.record_errors("input_file"):
-      input_pipeline.decode(tf.constant([short]), _SHAPE)
+      decoding.decode(tf.constant([short]), _SHAPE)
 
 
 def test_a_decoder_is_stored_once(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from distillation import devices
 from distillation import teacher
+from records import input_pipeline
 from records import order
 from records import schema
 import tiny
@@ -78,16 +79,16 @@ def test_without_masked_tokens_there_is_nothing_to_label(checkpoint, features):
 
 
 @pytest.mark.parametrize("share, wanted", [
-    (teacher.Share(0, 11), [(0, 4), (4, 4), (8, 3)]),
-    (teacher.Share(3, 9), [(3, 4), (7, 2)]),
-    (teacher.Share(5, 5), []),
+    ((0, 11), [(0, 4), (4, 4), (8, 3)]),
+    ((3, 9), [(3, 4), (7, 2)]),
+    ((5, 5), []),
 ])
 def test_windows_hold_a_share_in_order(tmp_path, share, wanted):
   examples = tiny.random_examples(11, seed=3)
   paths = [str(tiny.write_records(tmp_path / name, part)) for name, part in (
       ("a", examples[:5]), ("b", examples[5:]))]
-  windows = list(teacher.read_windows(
-      order.read_corpus(paths, "input_file"), _SHAPE, share, 4))
+  windows = list(input_pipeline.read_windows(
+      order.read_corpus(paths, "input_file"), "input_file", _SHAPE, *share, 4))
   assert [(window.first, len(window.serialized))
           for window in windows] == wanted
   for window in windows:
@@ -103,7 +104,8 @@ def test_a_damaged_file_ends_the_windows(tmp_path):
   corpus = order.read_corpus([str(path)], "input_file")
   path.write_bytes(path.read_bytes()[:-1] + b"x")
   with pytest.raises(InputError, match="--input_file: .*/a is damaged"):
-    list(teacher.read_windows(corpus, _SHAPE, teacher.Share(0, 3), 2))
+    list(input_pipeline.read_windows(
+        corpus, "input_file", _SHAPE, 0, 3, 2))
 
 
 def test_the_mass_is_told_to_three_digits_from_a_fixed_memory():

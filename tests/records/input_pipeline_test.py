@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from records import decoding
 from records import input_pipeline
 from records import manifest
 from records import order
@@ -28,7 +29,7 @@ def _check(path, shape=tiny.SHAPE, vocab_size=29):
 
 
 def test_decoding_is_the_inverse_of_encoding(features):
-  decoded = input_pipeline.decode(
+  decoded = decoding.decode(
       tf.constant([tiny.serialize(features)]), tiny.SHAPE)
   assert set(decoded) == set(features)
   for name, values in features.items():
@@ -45,7 +46,7 @@ def test_2019_records_are_readable_by_name(shared):
       shape._replace(truncation_factor=0), path, "input_file") == shape
   serialized = list(tfrecord.read(path, "input_file"))
   assert len(serialized) == manifest.count_records(path, "input_file") == 64
-  decoded = input_pipeline.decode(tf.constant(serialized), shape)
+  decoded = decoding.decode(tf.constant(serialized), shape)
   assert int(decoded[schema.INPUT_IDS][0, 0]) == 101  # [CLS]
 
 

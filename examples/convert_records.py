@@ -1,0 +1,273 @@
+r"""Turns records into compact ones of half the size, or back.
+
+  python examples/convert_records.py \
+    --input_file 'data/labelled/wiki_distill_*.tfrecord' \
+    --output_dir data/compact --record_format compact
+
+The output has the names of the input, in another folder, and is what the stage
+that made the input writes with that --record_format. With
+--probability_bits=32 nothing is lost, and the way back gives the same bytes;
+else the end says how far the probabilities were rounded. Records of any stage
+are read, those of 2019 included. A conversion that was stopped resumes when the
+same command is given again.
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+from typing import Dict, NamedTuple, Optional
+
+if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+# pylint: disable=wrong-import-position
+from distillation import teacher_decoder
+from records import compact
+from records import input_pipeline
+from records import manifest
+from records import order
+from records import schema
+from records import tfrecord
+from util import command_line
+from util import files
+from util.command_line import InputError
+
+_STAGE = "convert_records"
+# Records that are converted at once.
+_WINDOW_RECORDS = 4096
+# Where nothing tells the vocabulary; token ids of compact records are int32.
+_MOST_TOKENS = (1 << 31) - 1
+_EXACT_BITS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionOptions:
+  """What is converted to what.
+
+  Attributes:
+    input_file: paths and patterns of the records.
+    output_dir: folder of the converted ones.
+    record_format: one of `compact.FORMATS`.
+    probability_bits: one of `compact.PROBABILITY_BITS`.
+    overwrite: whether to replace an output that was made in another way.
+  """
+  input_file: str
+  output_dir: str
+  record_format: str
+  probability_bits: str
+  overwrite: bool
+
+
+class Source(NamedTuple):
+  """A checked input file.
+
+  Attributes:
+    path: of the file.
+    corpus: where its records are.
+    shape: of its records.
+    made_by: its manifest, if there is one.
+    vocab_size: that its token ids stay below.
+  """
+  path: str
+  corpus: order.Corpus
+  shape: schema.RecordShape
+  made_by: Optional[manifest.Manifest]
+  vocab_size: int
+
+
+def define_flags() -> None:
+  """Defines the flags of the script."""
+  flags.DEFINE_string(
+      "input_file", None,
+      "Records: paths and patterns, separated by commas.")
+  flags.DEFINE_string(
+      "output_dir", None, "Folder for the converted records, another one.")
+  flags.DEFINE_enum(
+      "record_format", "compact", compact.FORMATS,
+      "compact: all features in one string. example: a list for each feature, "
+      "as in 2019.")
+  flags.DEFINE_enum(
+      "probability_bits", compact.DEFAULT_PROBABILITY_BITS,
+      compact.PROBABILITY_BITS,
+      "Bits of a probability in compact records: 32 are exact, 16 are within "
+      "0.01%, 8 within 2.5%.")
+  flags.DEFINE_bool(
+      "overwrite", False,
+      "Whether to replace an output that was made or begun in another way.")
+
+
+class Losses:
+  """Counts what a conversion changes."""
+
+  def __init__(self):
+    self._largest_error = 0.0
+    self._num_dropped = 0
+
+  def clear_padding(self, features: Dict[str, np.ndarray]) -> None:
+    """Clears labels in the padding, which records of 2019 have, in place."""
+    is_padding = features[schema.MASKED_LM_WEIGHTS] == 0
+    for name in schema.LABELS:
+      if name in features:
+        # A view: what is decoded cannot be written to.
+        values = features[name] = features[name].copy()
+        self._num_dropped += np.count_nonzero(values[is_padding])
+        values[is_padding] = 0
+
+  def add_rounding(self, probabilities: np.ndarray, bits: int) -> None:
+    """Notes how far codes of some bits are from what they stand for."""
+    codes = compact.encode_probabilities(
+        probabilities, np.dtype("<u{}".format(bits // 8)))
+    self._largest_error = max(self._largest_error, float(np.max(np.abs(
+        compact.decode_probabilities(codes) - probabilities), initial=0.0)))
+
+  def log(self, name: str, num_records: int, sizes) -> None:
+    """Says what one file has become."""
+    message = "{}: {:,} records, {:.0f} bytes each became {:.0f}.".format(
+        name, num_records, *(size / max(num_records, 1) for size in sizes))
+    if self._largest_error:
+      message += " Probabilities were rounded by up to {:.1g}.".format(
+          self._largest_error)
+    if self._num_dropped:
+      message += " {:,} numbers in the padding of labels were dropped.".format(
+          self._num_dropped)
+    logging.info(message)
+
+
+def read_source(path: str) -> Source:
+  """Checks an input file.
+
+  Raises:
+    InputError: it holds something other than records.
+  """
+  made_by = manifest.read_manifest(path)
+  vocab_size = made_by.vocab_size if made_by else 0
+  shape = input_pipeline.with_stored_labels(
+      input_pipeline.stored_lengths(path, "input_file"), path, "input_file")
+  shape = input_pipeline.check_records(
+      [path], "input_file", shape, vocab_size or _MOST_TOKENS)
+  manifest.check_intact(path, "input_file")
+  corpus = order.read_corpus([path], "input_file")
+  source = Source(path, corpus, shape, made_by, vocab_size or _MOST_TOKENS)
+  if vocab_size:
+    return source
+  return source._replace(vocab_size=1 + max(
+      int(window.features[name].max()) for window in windows(source)
+      for name in schema.TOKEN_IDS if name in window.features))
+
+
+def windows(source: Source, first: int = 0):
+  """Reads the records of a source from one on, in windows."""
+  return input_pipeline.read_windows(
+      source.corpus, "input_file", source.shape, first, source.corpus.size,
+      _WINDOW_RECORDS, schema.limits(source.shape, source.vocab_size, 2))
+
+
+def output_manifest(source: Source, options: ConversionOptions
+                   ) -> manifest.Manifest:
+  """Returns what the stage that made the records writes of the output.
+
+  Records without a manifest get one that names them as their source.
+  """
+  made_by = source.made_by or manifest.Manifest(
+      stage=_STAGE, flags={}, fingerprints={}, vocab_size=0,
+      sources={os.path.basename(source.path):
+               manifest.records_fingerprint(source.path)})
+  made_with = dict(made_by.flags)
+  # What was rounded once stays so.
+  bits = made_with.pop("probability_bits", _EXACT_BITS)
+  made_with.pop("record_format", None)
+  if options.record_format == "compact":
+    made_with["record_format"] = options.record_format
+    bits = min(bits, int(options.probability_bits))
+  if source.shape.truncation_factor and (
+      options.record_format == "compact" or bits < _EXACT_BITS):
+    made_with["probability_bits"] = bits
+  return dataclasses.replace(made_by, flags=made_with, num_records=0,
+                             num_bytes=0, block_offsets=[])
+
+
+def convert(options: ConversionOptions, source: Source, output_file: str,
+            bar: tqdm.tqdm) -> None:
+  """Converts one file, from where an earlier run stopped.
+
+  Raises:
+    InputError: the output was made in another way, or a record cannot be
+      stored in that format.
+  """
+  wanted = output_manifest(source, options)
+  if manifest.is_finished(output_file, wanted, options.overwrite):
+    bar.update(source.corpus.size)
+    return
+  bits = int(options.probability_bits)
+  layout, losses = None, Losses()
+  if options.record_format == "compact":
+    layout = compact.make_layout(source.shape, source.vocab_size, bits)
+  if source.shape.teacher_hidden_size:
+    teacher_decoder.store(teacher_decoder.read(
+        teacher_decoder.path_beside(source.path)), output_file)
+  with manifest.RecordWriter(output_file, wanted, options.overwrite) as writer:
+    bar.update(writer.num_records)
+    for window in windows(source, writer.num_records):
+      features = dict(window.features)
+      losses.clear_padding(features)
+      if layout and layout.probability_bits in (8, 16):
+        losses.add_rounding(features[schema.TEACHER_PROBABILITIES], bits)
+      if schema.TEACHER_HIDDEN_STATES in features:
+        features[schema.TEACHER_HIDDEN_STATES] = features[
+            schema.TEACHER_HIDDEN_STATES].astype(np.float16)
+      try:
+        serialized = tfrecord.encode(compact.pack({
+            name: values.reshape(len(values), -1)
+            for name, values in features.items()}, layout))
+      except InputError as error:
+        raise InputError("--input_file: {}: {}".format(
+            source.path, error)) from None
+      for record in serialized:
+        writer.write(record)
+      writer.save_progress(wanted)
+      bar.update(len(serialized))
+    writer.commit(wanted)
+  losses.log(output_file, source.corpus.size, (
+      os.path.getsize(source.path), os.path.getsize(output_file)))
+
+
+def main() -> None:
+  files.set_remote_files(tf.io.gfile)
+  options = command_line.options(ConversionOptions)
+  if (options.record_format == "example" and options.probability_bits
+      != compact.DEFAULT_PROBABILITY_BITS):
+    raise InputError(
+        "--probability_bits={} has no effect without --record_format=compact: "
+        "leave it out".format(options.probability_bits))
+  paths = files.find_files(options.input_file, "input_file")
+  outputs = [os.path.join(options.output_dir, os.path.basename(path))
+             for path in paths]
+  for path, output in zip(paths, outputs):
+    if os.path.realpath(path) == os.path.realpath(output):
+      raise InputError("--output_dir={} holds the input file {}: choose another "
+                       "folder".format(options.output_dir, path))
+    if outputs.count(output) > 1:
+      raise InputError("--input_file names two files {}: convert them to two "
+                       "folders".format(os.path.basename(path)))
+  sources = list(map(read_source, paths))
+  with tqdm.tqdm(total=sum(source.corpus.size for source in sources),
+                 unit=" records", disable=None) as bar:
+    try:
+      for source, output in zip(sources, outputs):
+        convert(options, source, output, bar)
+    except KeyboardInterrupt:
+      raise KeyboardInterrupt("what is converted is kept: the same command "
+                              "resumes from here") from None
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=("input_file", "output_dir"))

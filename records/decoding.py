@@ -1,0 +1,238 @@
+"""Serialized records to tensors.
+
+Dimensions:
+  B: sequences in a batch
+  S: max_seq_length, tokens in a sequence
+  P: max_predictions_per_seq, slots for masked tokens in a sequence
+  K: truncation_factor, teacher entries stored for each slot
+  H: hidden_size of the teacher
+"""
+
+import functools
+from typing import Dict, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from records import compact
+from records import schema
+
+Limits = Mapping[str, int]
+
+# How the error is recognized.
+OUT_OF_RANGE = "an integer of a record is out of range"
+
+
+def decode(serialized: tf.Tensor, shape: schema.RecordShape,
+           limits: Optional[Limits] = None) -> Dict[str, tf.Tensor]:
+  """Parses a batch of serialized Examples.
+
+  Args:
+    serialized: string [B].
+    shape: the lengths of the records.
+    limits: what the integers must stay below, as `schema.limits` gives it.
+      Where a GPU gathers by an index out of range, it gets zeros and tells
+      nobody.
+
+  Returns:
+    Tensors by feature name, [B, S], [B, P], [B, 1] and, where K > 0,
+    [B, P, K], or, where H > 0, [B, P, H]; integers as int32, which TPUs need,
+    the others as float32.
+  """
+  stored = parse(serialized, shape)
+  features = {name: _cast(values) for name, values in stored.items()}
+  are_within = [
+      _are_all_within(stored[name], features[name], limit)
+      for name, limit in (limits or {}).items()]
+  with tf.control_dependencies(
+      [_assert(are_within, OUT_OF_RANGE)] if are_within else []):
+    return {name: tf.identity(values) for name, values in features.items()}
+
+
+def parse(serialized: tf.Tensor,
+           shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
+  """Parses a batch of serialized Examples; as `decode`, but for dtypes."""
+  parsers = [
+      functools.partial(_parse_compact, layout=layout) if layout
+      else _parse_example for layout in shape.layouts]
+  if len(parsers) == 1:
+    return parsers[0](serialized, shape)
+  payloads = tf.io.parse_example(serialized, {
+      schema.COMPACT: tf.io.FixedLenFeature([], tf.string, "")})[schema.COMPACT]
+  prefixes = tf.strings.substr(payloads, 0, compact.PREFIX_BYTES)
+  indices = [
+      tf.where(tf.equal(prefixes, compact.prefix(layout) if layout else ""))
+      [:, 0] for layout in shape.layouts]
+  num_known = tf.add_n([tf.size(some) for some in indices])
+  with tf.control_dependencies([_assert_lengths(
+      [tf.equal(num_known, tf.size(serialized))], schema.COMPACT)]):
+    parsed = [parse(tf.gather(serialized, some), shape)
+              for parse, some in zip(parsers, indices)]
+  stitched = {}
+  for name in parsed[0]:
+    values = [_cast(some[name]) for some in parsed]
+    stitched[name] = tf.ensure_shape(
+        tf.dynamic_stitch(
+            [tf.cast(some, tf.int32) for some in indices], values),
+        [*serialized.shape, *values[0].shape[1:]])
+  return stitched
+
+
+def _cast(values: tf.Tensor) -> tf.Tensor:
+  """Returns what models read: int32 or float32."""
+  return tf.cast(values, tf.int32 if values.dtype.is_integer else tf.float32)
+
+
+def _parse_example(serialized: tf.Tensor,
+                   shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
+  """Parses Examples with a list for each feature."""
+  features = schema.features(shape)
+  parsed = tf.io.parse_example(serialized, {
+      name: tf.io.FixedLenFeature([], tf.string) if is_bytes(feature)
+      else tf.io.FixedLenFeature(feature.shape, tf.as_dtype(feature.dtype))
+      for name, feature in features.items()
+  })
+  return {name: _from_bytes(parsed[name], name, feature)
+          if is_bytes(feature) else parsed[name]
+          for name, feature in features.items()}
+
+
+def _parse_compact(serialized: tf.Tensor, shape: schema.RecordShape,
+                   layout: schema.Layout) -> Dict[str, tf.Tensor]:
+  """Parses compact records of one layout."""
+  wanted = schema.features(shape)
+  by_name = {name: feature for name, feature in wanted.items()
+             if is_bytes(feature)}
+  parsed = tf.io.parse_example(serialized, {
+      name: tf.io.FixedLenFeature([], tf.string)
+      for name in (schema.COMPACT, *by_name)})
+  payloads = parsed[schema.COMPACT]
+  features = {name: _from_bytes(parsed[name], name, feature)
+              for name, feature in by_name.items()}
+  header, num_tokens, start = _parse_header(payloads, layout)
+  num_slots = header["num_slots"]
+  for i, field in enumerate(compact.fields(layout)):
+    num_bytes = field.row_bytes * (num_slots if i else num_tokens)
+    if field.name in wanted:
+      features[field.name] = _from_codes(tf.io.decode_raw(
+          tf.strings.substr(payloads, start, num_bytes),
+          tf.as_dtype(field.dtype),
+          fixed_length=field.row_bytes * field.shape[0]), field)
+    start += num_bytes
+  length = layout.max_seq_length
+  features[schema.INPUT_MASK] = _ones(num_tokens, length)
+  features[schema.SEGMENT_IDS] = features[schema.INPUT_MASK] - _ones(header["first_length"], length)
+  features[schema.MASKED_LM_WEIGHTS] = tf.cast(
+      _ones(num_slots, layout.max_predictions_per_seq), tf.float32)
+  features[schema.NEXT_SENTENCE_LABELS] = header[
+      schema.NEXT_SENTENCE_LABELS][:, tf.newaxis]
+  return {name: features[name] for name in wanted}
+
+
+def _parse_header(payloads: tf.Tensor, layout: schema.Layout):
+  """Reads what compact records begin with, and checks their lengths.
+
+  Returns:
+    The header's numbers by name, the numbers of tokens and where these begin,
+    int32 [B].
+  """
+  dtype = compact.header_dtype(layout)
+  start = compact.PREFIX_BYTES + dtype.itemsize
+  lengths = tf.strings.length(payloads)
+  is_known = tf.logical_and(lengths >= start, tf.equal(
+      tf.strings.substr(payloads, 0, compact.PREFIX_BYTES),
+      compact.prefix(layout)))
+  first_bytes = tf.io.decode_raw(payloads, tf.uint8, fixed_length=start)
+  header = {}
+  for name in dtype.names:
+    field_dtype, offset = dtype.fields[name]
+    offset += compact.PREFIX_BYTES
+    some = first_bytes[:, offset:offset + field_dtype.itemsize]
+    header[name] = tf.cast(tf.bitcast(
+        some if field_dtype.itemsize > 1 else some[:, 0],
+        tf.as_dtype(field_dtype)), tf.int32)
+  tokens, *per_slot = compact.fields(layout)
+  left = lengths - start - header["num_slots"] * sum(
+      field.row_bytes for field in per_slot)
+  num_tokens = left // tokens.row_bytes
+  are_right = [
+      is_known, left >= 0, tf.equal(left % tokens.row_bytes, 0),
+      num_tokens <= layout.max_seq_length,
+      header["first_length"] <= num_tokens,
+      header["num_slots"] <= layout.max_predictions_per_seq]
+  with tf.control_dependencies([_assert_lengths(are_right, schema.COMPACT)]):
+    return header, tf.identity(num_tokens), start + tf.zeros_like(lengths)
+
+
+def _ones(counts: tf.Tensor, length: int) -> tf.Tensor:
+  """Returns rows of ones, as many as counts, [B], say, and zeros; uint8."""
+  # A comparison with indices, as in tf.sequence_mask, takes ten times as long.
+  return tf.io.decode_raw(
+      tf.strings.substr(b"\1" * length, tf.zeros_like(counts), counts),
+      tf.uint8, fixed_length=length)
+
+
+def _from_codes(values: tf.Tensor, field: compact.Field) -> tf.Tensor:
+  """Gives a field of compact records, [B, size], its shape and meaning."""
+  values = tf.reshape(values, [-1, *field.shape])
+  if (field.name == schema.TEACHER_PROBABILITIES
+      and values.dtype.is_integer):
+    most = values.dtype.max
+    codes = tf.cast(values, tf.float32)
+    scale = compact.LEAST_EXPONENT * np.log(2.0) / (most - 1)
+    # The minimum is 0 for the code 0, which stands for 0.
+    return tf.minimum(codes, 1.0) * tf.exp((most - codes) * scale)
+  return values
+
+
+def is_bytes(feature: schema.Feature) -> bool:
+  """Returns whether a feature is a string of bytes in the file."""
+  return feature.dtype == np.float16
+
+
+def _from_bytes(values: tf.Tensor, name: str,
+                feature: schema.Feature) -> tf.Tensor:
+  """Turns strings [B] into the arrays that they hold."""
+  num_bytes = np.prod(feature.shape) * np.dtype(feature.dtype).itemsize
+  lengths = tf.strings.length(values)
+  with tf.control_dependencies([_assert_lengths(
+      [tf.equal(lengths, num_bytes)], name)]):
+    # TensorFlow has no kernel for float16 itself.
+    decoded = tf.io.decode_raw(values, tf.uint16, fixed_length=num_bytes)
+  return tf.reshape(tf.bitcast(decoded, tf.float16), [-1, *feature.shape])
+
+
+def _assert_lengths(are_right: Sequence[tf.Tensor], name: str) -> tf.Operation:
+  """Asserts that the strings of a feature have the length that they should.
+
+  It is said as TensorFlow says it of a list of another length.
+  """
+  return _assert(
+      are_right, "Key: {}. A string of another length".format(name))
+
+
+def are_within(values: tf.Tensor, limit: int) -> tf.Tensor:
+  """Returns whether integers are from 0 to under a limit, bool."""
+  return tf.logical_and(values >= 0, values < limit)
+
+
+def _are_all_within(stored: tf.Tensor, read: tf.Tensor,
+                    limit: int) -> tf.Tensor:
+  """Returns whether integers are from 0 to under a limit, bool.
+
+  Args:
+    stored: the integers as they are in the records.
+    read: the same as int32.
+    limit: what they must stay below.
+  """
+  if stored.dtype.is_unsigned:  # The maximum of int32 takes half the time.
+    return tf.reduce_max(read) < limit
+  return tf.logical_and(
+      tf.reduce_max(stored) < limit, tf.reduce_min(stored) >= 0)
+
+
+def _assert(conditions: Sequence[tf.Tensor], message: str) -> tf.Operation:
+  """Asserts some bools, [] or [B]."""
+  # tf.debugging.Assert makes a conditional of each, at ten times the cost.
+  return tf.raw_ops.Assert(
+      condition=tf.reduce_all(tf.stack(conditions)), data=[message])
