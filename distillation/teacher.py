@@ -304,11 +304,11 @@ def _labelled(window: input_pipeline.Window, labels: Labels,
               shape: schema.RecordShape, layout: Optional[schema.Layout]
              ) -> List[bytes]:
   """Returns the records of a window with labels, as a layout stores them."""
-  flat = {name: values.reshape(len(window.serialized), -1)
-          for name, values in labels.features.items()}
   if layout is None and shape.layouts == (None,):
-    return tfrecord.add_features(window.serialized, flat)
-  return tfrecord.encode(compact.pack({**window.features, **flat}, layout))
+    return tfrecord.add_features(
+        window.serialized, compact.pack(labels.features, None))
+  return tfrecord.encode(
+      compact.pack({**window.features, **labels.features}, layout))
 
 
 def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,

@@ -224,9 +224,7 @@ def convert(options: ConversionOptions, source: Source, output_file: str,
         features[schema.TEACHER_HIDDEN_STATES] = features[
             schema.TEACHER_HIDDEN_STATES].astype(np.float16)
       try:
-        serialized = tfrecord.encode(compact.pack({
-            name: values.reshape(len(values), -1)
-            for name, values in features.items()}, layout))
+        serialized = tfrecord.encode(compact.pack(features, layout))
       except InputError as error:
         raise InputError("--input_file: {}: {}".format(
             source.path, error)) from None

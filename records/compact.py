@@ -348,8 +348,9 @@ def pack(features: Mapping[str, np.ndarray],
   """Returns the features of many records as a layout stores them.
 
   Args:
-    features: arrays by feature name, with N first.
-    layout: of the records; None leaves them as they are.
+    features: arrays by feature name, with N first; the dimensions that follow
+      may be flat.
+    layout: of the records; None for a list for each feature.
 
   Returns:
     What `tfrecord.encode` takes.
@@ -357,10 +358,11 @@ def pack(features: Mapping[str, np.ndarray],
   Raises:
     InputError: as for `encode`.
   """
-  if layout is None:
-    return dict(features)
-  packed: Dict[str, Any] = {schema.COMPACT: encode(features, layout)}
-  if schema.TEACHER_HIDDEN_STATES in features:
-    packed[schema.TEACHER_HIDDEN_STATES] = features[
-        schema.TEACHER_HIDDEN_STATES]
+  packed: Dict[str, Any] = {}
+  if layout:
+    packed[schema.COMPACT] = encode(features, layout)
+    features = {name: values for name, values in features.items()
+                if name == schema.TEACHER_HIDDEN_STATES}
+  packed.update((name, values.reshape(len(values), -1))
+                for name, values in features.items())
   return packed

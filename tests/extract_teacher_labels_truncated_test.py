@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from distillation import teacher_decoder
 import processes
+from records import compact
 from records import decoding
 from records import manifest
 from records import schema
@@ -72,7 +73,9 @@ def test_help_lists_the_flags_with_their_defaults():
                "batch_size (default: 32)", "overwrite (default: False)",
                "precision (default: fp32)", "use_xla (default: False)",
                "temperature (default: 1.0)", "tail_samples (default: 0)",
-               "random_seed (default: 12345)"):
+               "random_seed (default: 12345)",
+               "record_format (default: example)",
+               "probability_bits (default: 16)"):
     assert "  --" + line in result.stdout
 
 
@@ -173,6 +176,10 @@ def test_the_golden_labels(tmp_path, shared):
        ("--{}={} has no effect".format(name, value), "--label_format=hidden"))
       for name, value in (("truncation_factor", 4), ("temperature", 2.0),
                           ("tail_samples", 3))),
+    *((dict({"probability_bits": 8}, **changes),
+       ("--probability_bits=8 has no effect",))
+      for changes in ({}, {"record_format": "compact", "label_format": "hidden",
+                           "truncation_factor": 10})),
 ])
 def test_bad_input_is_one_line(tmp_path, folder, changes, told):
   result = _run(folder, tmp_path / "out" / "labelled.tfrecord", **changes)
@@ -215,6 +222,45 @@ def test_hidden_states_come_with_their_decoder(tmp_path, folder):
   tiny.assert_one_line_error(
       _run(folder, tmp_path / "hidden" / "a.tfrecord"),
       "--label_format is topk, not hidden")
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"label_format": "hidden", "truncation_factor": 10}])
+def test_compact_records_hold_the_same(tmp_path, folder, changes):
+  """Whatever the format of the input, of which there are two here."""
+  examples = list(map(tiny.without_labels, tiny.random_examples(11, seed=3)))
+  layout = tiny.layout(tiny.SHAPE._replace(truncation_factor=0))
+  (tmp_path / "masked").mkdir()
+  for name, some, some_layout in (("masked_2.tfrecord", examples[:7], layout),
+                                  ("masked_10.tfrecord", examples[7:], None)):
+    tiny.write_records(tmp_path / "masked" / name, some, some_layout)
+  bits = {} if changes else {"probability_bits": 32}
+  found = {}
+  for name, more in (
+      ("plain", {}), ("compact", {"record_format": "compact", **bits}),
+      ("from_compact", {"input_file": tmp_path / "masked" / "*"}),
+      ("both", {"input_file": tmp_path / "masked" / "*",
+                "record_format": "compact", **bits})):
+    output = tmp_path / name / "a.tfrecord"
+    result = _run(folder, output, **changes, **more)
+    assert result.returncode == 0, result.stderr
+    found[name] = list(tfrecord.read(str(output), "input_file"))
+  assert found["from_compact"] == found["plain"]
+  assert found["both"] == found["compact"]
+  for plain, stored in zip(found["plain"], found["compact"]):
+    wanted, expanded = tfrecord.decode(plain), tfrecord.decode(stored)
+    assert "compact" in expanded
+    expanded = compact.expand(expanded)
+    assert set(expanded) == set(wanted)
+    for name, values in wanted.items():
+      np.testing.assert_array_equal(expanded[name], values)
+  made_by = manifest.read_manifest(str(tmp_path / "compact" / "a.tfrecord"))
+  assert made_by.flags["record_format"] == "compact"
+  assert made_by.flags.get("probability_bits") == bits.get("probability_bits")
+  tiny.assert_one_line_error(
+      _run(folder, tmp_path / "plain" / "a.tfrecord", **changes,
+           record_format="compact"),
+      "--record_format is compact, not example")
 
 
 def test_input_files_of_one_name_are_refused(tmp_path, folder):

@@ -14,6 +14,7 @@ import pytest
 
 import multifile_create_pretraining_data as stage
 import processes
+from records import compact
 from records import manifest
 from records import sampling
 from records import tfrecord
@@ -84,7 +85,7 @@ def _in_process(folder, vocab_file, settings, seed=12345, source=None):
   output = str(folder / "direct.tfrecord")
   counts = stage.create_file(
       stage.Task(source or _check(folder), output, vocab_file, seed,
-                 _options(settings), manifest.Manifest("stage", {}, {}, {}, 1)),
+                 _options(settings), None, manifest.Manifest("stage", {}, {}, {}, 1)),
       lambda progress: None)
   return output, counts
 
@@ -112,6 +113,28 @@ def test_golden_records(shared, tmp_path, case):
   expected = _read(golden / (case + "_expected.tfrecord"))
   assert len(expected) > 60
   assert _read(tmp_path / "out/a_0.tfrecord") == expected
+
+
+def test_compact_records_hold_the_same(tmp_path, vocab_file):
+  del vocab_file
+  _input(tmp_path, reference.random_text(random.Random(0), 25))
+  for name in ("example", "compact"):
+    result = _run(tmp_path, output_dir=name, record_format=name)
+    assert result.returncode == 0, result.stderr
+  plain, packed = (
+      list(tfrecord.read(str(tmp_path / name / "a_0.tfrecord"), "input_file"))
+      for name in ("example", "compact"))
+  assert len(plain) == len(packed) > 20
+  for record, stored in zip(plain, packed):
+    stored = tfrecord.decode(stored)
+    assert set(stored) == {"compact"}
+    features, expanded = tfrecord.decode(record), compact.expand(stored)
+    assert set(features) == set(expanded)
+    for name, values in features.items():
+      assert expanded[name].tolist() == values.tolist()
+  result = _run(tmp_path, output_dir="compact")
+  assert result.returncode == 1
+  assert "--record_format is example, not compact" in result.stderr
 
 
 @pytest.mark.parametrize("changes", [

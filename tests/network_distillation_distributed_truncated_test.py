@@ -129,13 +129,14 @@ def test_processes_do_what_one_does_with_both_batches(
   """Two processes on equal records equal one process at twice the rate.
 
   So they do where each accumulates the gradients of micro-batches, and where
-  the labels are hidden states.
+  the labels are hidden states. Of the others the records are compact.
   """
   tiny.write_hidden_states(tmp_path)
   features, = tiny.random_examples(1, seed=4)
   if is_hidden:
     features = tiny.with_hidden_states(features)
-  path = tiny.write_records(tmp_path / "equal.tfrecord", [features] * 4)
+  path = tiny.write_records(tmp_path / "equal.tfrecord", [features] * 4,
+                            None if is_hidden else tiny.layout())
   arguments = [
       "--hidden_cosine_weight", float(is_hidden),
       "--init_checkpoint", folder / "bert_model.ckpt", "--input_file", path]

@@ -14,6 +14,7 @@ from distillation import evaluation
 from distillation import options as options_module
 from distillation import teacher_decoder
 import modeling
+from records import compact
 from records import schema
 from records import tfrecord
 
@@ -219,9 +220,9 @@ def without_labels(features):
 
 def with_hidden_states(features, seed=0, size=CONFIG.hidden_size):
   """Returns the features of a record with hidden states for labels."""
-  is_slot = features[schema.MASKED_LM_WEIGHTS][:, np.newaxis]
-  hidden_states = np.random.default_rng(seed).normal(
-      size=[len(is_slot), size]) * is_slot
+  is_slot = features[schema.MASKED_LM_WEIGHTS][:, np.newaxis] > 0
+  hidden_states = np.where(is_slot, np.random.default_rng(seed).normal(
+      size=[len(is_slot), size]), 0.0)
   return dict(without_labels(features), **{
       schema.TEACHER_HIDDEN_STATES: hidden_states.astype(np.float16)})
 
@@ -240,16 +241,22 @@ def write_hidden_states(folder, size=CONFIG.hidden_size):
           random_examples(21, seed=5))))
 
 
-def serialize(features):
-  """Serializes the features of one record."""
-  return tfrecord.encode({
-      name: np.asarray(values).reshape(1, -1)
-      for name, values in features.items()})[0]
+def serialize(features, layout=None):
+  """Serializes the features of one record, compact if there is a layout."""
+  return tfrecord.encode(compact.pack(
+      {name: np.asarray(values)[np.newaxis]
+       for name, values in features.items()}, layout))[0]
 
 
-def write_records(path, examples):
+def layout(shape=SHAPE, bits=16):
+  """Returns the layout of compact records of a shape."""
+  return compact.make_layout(shape, CONFIG.vocab_size, bits)
+
+
+def write_records(path, examples, layout=None):
   """Writes features as a file without a manifest; returns its path."""
-  return write_serialized(path, map(serialize, examples))
+  return write_serialized(
+      path, (serialize(features, layout) for features in examples))
 
 
 def write_serialized(path, serialized):

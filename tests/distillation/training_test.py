@@ -60,6 +60,25 @@ def test_a_seed_fixes_the_run(tmp_path, folder):
   assert not np.allclose(trained["first"][name], trained["other"][name])
 
 
+def test_compact_records_train_the_same_student(tmp_path, folder):
+  """Among others, and in an evaluation."""
+  examples = tiny.random_examples(21, seed=5)
+  for name, layout in (("plain", None), ("mixed", tiny.layout(bits=32))):
+    (tmp_path / name).mkdir()
+    tiny.write_records(tmp_path / name / "a", examples[:9])
+    tiny.write_records(tmp_path / name / "b", examples[9:], layout)
+    _run(folder, tmp_path / name / "run",
+         input_file="{0}/{1}/a,{0}/{1}/b".format(tmp_path, name),
+         num_train_steps=15)
+  results, variables = zip(*(
+      (tiny.read_results(tmp_path / name / "run"),
+       tiny.read_checkpoint(tmp_path / name / "run" / "model.ckpt-15"))
+      for name in ("plain", "mixed")))
+  for name, value in variables[0].items():
+    np.testing.assert_array_equal(variables[1][name], value, err_msg=name)
+  assert {**results[0], "checkpoint": ""} == {**results[1], "checkpoint": ""}
+
+
 def test_micro_batches_make_one_step(tmp_path, folder):
   """Variables and slots equal those of the batch in one piece."""
   trained = {}

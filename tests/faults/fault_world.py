@@ -2,7 +2,7 @@
 
 The folder of a world holds the inputs of all stages and `out` for outputs:
   dump.xml, articles/AA/wiki_00, text.txt, split/, vocab.txt, masked.tfrecord,
-  labelled.tfrecord, model/ (bert_config.json and bert_model.ckpt), out/
+  labelled.tfrecord, compact.tfrecord (the same), model/ (bert_config.json and bert_model.ckpt), out/
 Scripts run in it as their current folder.
 """
 
@@ -96,7 +96,7 @@ STAGES = {
         ("out/labelled.tfrecord", "out/labelled.tfrecord.json"), True),
     "label_hidden": Stage(
         "extract_teacher_labels_truncated.py",
-        {**_LABELLER, "label_format": "hidden"},
+        {**_LABELLER, "label_format": "hidden", "record_format": "compact"},
         ("out/labelled.tfrecord", "out/labelled.tfrecord.json",
          "out/teacher_decoder.npz"), True),
     "train": Stage(
@@ -216,6 +216,7 @@ def make_inputs(folder: pathlib.Path) -> pathlib.Path:
       folder / "model" / "bert_model.ckpt", tiny.random_variables())
   examples = tiny.random_examples(40, seed=5)
   tiny.write_records(folder / "labelled.tfrecord", examples)
+  tiny.write_records(folder / "compact.tfrecord", examples, tiny.layout())
   tiny.write_records(
       folder / "masked.tfrecord", map(tiny.without_labels, examples))
   return folder

@@ -138,18 +138,21 @@ def _full_disk_cases():
 
 def _record_cases():
   """Yields damaged records and records that do not fit."""
-  for stage, flag, path, with_labels in (
-      ("label", "input_file", "masked.tfrecord", False),
-      ("train", "input_file", "labelled.tfrecord", True)):
+  for stage, flag, path, with_labels, is_compact in (
+      ("label", "input_file", "masked.tfrecord", False, False),
+      ("train", "input_file", "labelled.tfrecord", True, False),
+      ("train", "input_file", "compact.tfrecord", True, True)):
     # As far as the last record.
-    always = {"num_train_steps": 20} if with_labels else {}
+    always = {"num_train_steps": 20, flag: path} if with_labels else {}
     damaged = ("--" + flag, path, "damaged", "again")
 
     def case(name, words, spoil, **keywords):
+      name += "_in_compact_records" if is_compact else ""
       return Case(name, stage, words, spoil, always=always, **keywords)
 
     def other(shape=tiny.SHAPE, **changes):
-      return records(path, with_labels, shape, **changes)
+      layout = tiny.layout(shape) if is_compact else None
+      return records(path, with_labels, shape, layout, **changes)
 
     yield case("cut_first_record", damaged + ("cut", "byte 0"),
                changed(path, lambda data: data[:60]))
@@ -177,9 +180,16 @@ def _record_cases():
     yield case("position_out_of_range",
                (path, "record 39", "masked_lm_positions 10", "again"),
                other(masked_lm_positions=(0, 10)))
-    yield case("negative_segment",
-               (path, "record 39", "segment_ids -1", "again"),
-               other(segment_ids=(0, -1)))
+    if is_compact:
+      yield case("cut_string", ("--" + flag, "Key: compact", "again"),
+                 spoilers.payload(path, lambda string: string[:-1]))
+      yield case("string_of_another_layout",
+                 ("--" + flag, "Key: compact", "again"),
+                 spoilers.payload(path, lambda string: b"!" + string[1:]))
+    else:
+      yield case("negative_segment",
+                 (path, "record 39", "segment_ids -1", "again"),
+                 other(segment_ids=(0, -1)))
     yield case("larger_vocabulary", ("--bert_config_file", "vocab_size 29",
                                      path, "31", "use the config"),
                spoilers.manifest(path, vocab_size=31))

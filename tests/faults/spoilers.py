@@ -18,6 +18,8 @@ import tensorflow as tf
 
 import fault_world
 import modeling
+from records import schema
+from records import tfrecord
 import tiny
 
 CHECKPOINT = "model/bert_model.ckpt"
@@ -120,8 +122,11 @@ def config(remove=(), **changes):
   return changed(CONFIG, change)
 
 
-def records(path, with_labels=True, shape=tiny.SHAPE, **changes):
-  """Writes other records; `changes` are those of the last one's features."""
+def records(path, with_labels=True, shape=tiny.SHAPE, layout=None, **changes):
+  """Writes other records; `changes` are those of the last one's features.
+
+  With a layout they are compact, and cannot have negative integers.
+  """
   def spoil(world):
     examples = tiny.random_examples(40, seed=6, shape=shape)
     for name, (index, value) in changes.items():
@@ -129,7 +134,20 @@ def records(path, with_labels=True, shape=tiny.SHAPE, **changes):
       examples[-1][name].flat[index] = value
     if not with_labels:
       examples = map(tiny.without_labels, examples)
-    tiny.write_serialized(world / path, map(_serialize, examples))
+    tiny.write_serialized(world / path, (
+        tiny.serialize(features, layout) if layout else _serialize(features)
+        for features in examples))
+  return spoil
+
+
+def payload(path, change):
+  """Writes compact records, the last one's string changed by a function."""
+  def spoil(world):
+    *others, last = (tiny.serialize(features, tiny.layout())
+                     for features in tiny.random_examples(40, seed=6))
+    string, = tfrecord.decode(last)[schema.COMPACT]
+    others.append(tfrecord.encode({schema.COMPACT: [change(string)]})[0])
+    tiny.write_serialized(world / path, others)
   return spoil
 
 

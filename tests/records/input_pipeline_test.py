@@ -196,7 +196,10 @@ def test_a_padded_vocabulary_is_accepted_with_a_warning(
 
 
 def _numbered_files(folder, counts):
-  """Writes files whose records have the numbers 0, 1, ... as first token id."""
+  """Writes files whose records have the numbers 0, 1, ... as first token id.
+
+  Every other file is compact.
+  """
   examples = tiny.random_examples(sum(counts), seed=0)
   for number, features in enumerate(examples):
     features[schema.INPUT_IDS][0] = number
@@ -204,8 +207,14 @@ def _numbered_files(folder, counts):
   return [
       str(tiny.write_records(
           folder / "n_{}.tfrecord".format(i),
-          [next(remaining) for _ in range(count)]))
+          [next(remaining) for _ in range(count)],
+          tiny.layout() if i % 2 else None))
       for i, count in enumerate(counts)]
+
+
+def _shape(paths):
+  """Returns the shape of numbered files."""
+  return input_pipeline.check_records(paths, "input_file", tiny.SHAPE, 1000)
 
 
 def _numbers(dataset, count):
@@ -217,17 +226,17 @@ def _training_numbers(paths, batch_size, num_batches, **keywords):
   corpus = order.read_corpus(paths, "input_file")
   return _numbers(
       input_pipeline.training_input_fn(
-          corpus, tiny.SHAPE, "input_file", **keywords)(
+          corpus, _shape(paths), "input_file", **keywords)(
               {"batch_size": batch_size}), num_batches)
 
 
 @pytest.mark.parametrize("drop_remainder, count", [(False, 11), (True, 8)])
 def test_evaluation_reads_each_record_once_in_order(
     tmp_path, drop_remainder, count):
-  corpus = order.read_corpus(
-      _numbered_files(tmp_path, (5, 6)), "input_file")
+  paths = _numbered_files(tmp_path, (5, 6))
+  corpus = order.read_corpus(paths, "input_file")
   dataset = input_pipeline.evaluation_input_fn(
-      corpus, tiny.SHAPE, "input_file", drop_remainder)({"batch_size": 4})
+      corpus, _shape(paths), "input_file", drop_remainder)({"batch_size": 4})
   assert _numbers(dataset, -1) == list(range(count))
 
 
@@ -237,10 +246,10 @@ def test_evaluation_reads_each_record_once_in_order(
 def test_evaluation_reads_a_range(
     tmp_path, monkeypatch, first_record, num_records, wanted):
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
-  corpus = order.read_corpus(
-      _numbered_files(tmp_path, (5, 6)), "input_file")
+  paths = _numbered_files(tmp_path, (5, 6))
+  corpus = order.read_corpus(paths, "input_file")
   dataset = input_pipeline.evaluation_input_fn(
-      corpus, tiny.SHAPE, "input_file", first_record=first_record,
+      corpus, _shape(paths), "input_file", first_record=first_record,
       num_records=num_records)({"batch_size": 4})
   assert _numbers(dataset, -1) == list(wanted)
 
@@ -326,7 +335,7 @@ def test_the_seed_of_the_graph_does_not_matter(tmp_path):
     with tf.Graph().as_default(), tf1.Session() as session:
       tf1.set_random_seed(100 + 2 * i)
       dataset = input_pipeline.training_input_fn(
-          corpus, tiny.SHAPE, "input_file", seed=1, num_processes=2,
+          corpus, _shape(paths), "input_file", seed=1, num_processes=2,
           process=i)({"batch_size": 10})
       batch = tf1.data.make_one_shot_iterator(dataset).get_next()
       numbers += session.run(batch)[schema.INPUT_IDS][:, 0].tolist()
