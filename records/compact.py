@@ -46,6 +46,8 @@ LEAST_EXPONENT = -18
 _PREFIX = struct.Struct("<BHHH")
 PREFIX_BYTES = _PREFIX.size
 _LONGEST = (1 << 16) - 1
+# Of the teacher's entries, P * K: what more would take is not reserved.
+_MOST_ENTRIES = 1 << 22
 _MOST_TOKEN_IDS = 1 << 16
 _MOST_SMALL = 1 << 8
 _PROBABILITY_DTYPES = {8: "<u1", 16: "<u2", 32: "<f4"}
@@ -81,11 +83,15 @@ def make_layout(shape: schema.RecordShape, vocab_size: int,
   Raises:
     InputError: a length is too large.
   """
-  for name, length in zip(shape._fields, shape[:3]):
-    if length > _LONGEST:
+  for name, length, most in (
+      *((name, length, _LONGEST) for name, length in zip(
+          shape._fields, shape[:3])),
+      ("truncation_factor", shape.truncation_factor,
+       _MOST_ENTRIES // shape.max_predictions_per_seq)):
+    if length > most:
       raise InputError("--{}={} is over {}, the most that compact records can "
                        "have: set --record_format=example".format(
-                           name, length, _LONGEST))
+                           name, length, most))
   has_probabilities = shape.truncation_factor > 0
   return schema.Layout(
       shape.max_seq_length, shape.max_predictions_per_seq,
@@ -268,8 +274,9 @@ def layout_of(features: Mapping[str, Any]) -> Optional[schema.Layout]:
                          kind % 16 * 8)
   if (layout.token_id_bits not in (16, 32)
       or layout.probability_bits not in ((*_PROBABILITY_DTYPES,) if top_k
-                                         else (0,))):
-    raise _damage("its first byte is {}".format(kind))
+                                         else (0,))
+      or num_slots * top_k > _MOST_ENTRIES):
+    raise _damage("it begins with {}".format(payload[:PREFIX_BYTES].hex()))
   return layout
 
 

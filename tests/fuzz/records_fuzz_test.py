@@ -12,9 +12,12 @@ import pytest
 import tensorflow as tf
 
 import fuzzing
+from records import compact
 from records import manifest
 from records import sampling
+from records import schema
 from records import tfrecord
+import tiny
 import tokenization
 from util import files
 from util.command_line import InputError
@@ -136,6 +139,25 @@ def test_a_damaged_example_is_one_or_refused(features, data):
   decoded = _decode_and_extend(serialized)
   if serialized == whole:
     _assert_equal(decoded[0], features)
+
+
+@given(st.sampled_from([8, 16, 32]), st.data())
+def test_a_damaged_compact_record_is_one_or_refused(bits, data):
+  features, = tiny.random_examples(1, seed=bits)
+  whole, = tfrecord.decode(tiny.serialize(features, tiny.layout(bits=bits)))[
+      schema.COMPACT]
+  string = data.draw(fuzzing.damaged(whole, [b"\xff\xff", b"\x14", b"\x22"]))
+  expanded = fuzzing.accepts(
+      lambda: compact.expand({schema.COMPACT: [string]}))
+  if expanded:
+    layout = compact.layout_of({schema.COMPACT: [string]})
+    shape = schema.RecordShape(
+        layout.max_seq_length, layout.max_predictions_per_seq,
+        layout.truncation_factor)
+    assert {name: values.size for name, values in expanded[0].items()} == {
+        name: np.prod(feature.shape)
+        for name, feature in schema.features(shape).items()}
+  assert expanded or string != whole
 
 
 def test_a_length_of_over_64_bits_is_no_example():

@@ -190,9 +190,12 @@ def test_a_record_that_does_not_fit_is_refused(name, index, value, told):
     compact.encode(_batch(examples), _layout())
 
 
-def test_lengths_of_over_two_bytes_are_refused():
-  with pytest.raises(InputError, match="--max_seq_length=65536.*example"):
-    _layout(schema.RecordShape(65536, 3))
+@pytest.mark.parametrize("shape, told", [
+    ((65536, 3), "--max_seq_length=65536 is over 65535"),
+    ((512, 65535, 65), "--truncation_factor=65 is over 64")])
+def test_lengths_that_are_too_large_are_refused(shape, told):
+  with pytest.raises(InputError, match=told + ".*example"):
+    _layout(schema.RecordShape(*shape))
 
 
 # --- Reading -----------------------------------------------------------------
