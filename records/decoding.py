@@ -8,7 +8,6 @@ Dimensions:
   H: hidden_size of the teacher
 """
 
-import functools
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -29,7 +28,7 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
 
   Args:
     serialized: string [B].
-    shape: the lengths of the records.
+    shape: the lengths and layouts of the records.
     limits: what the integers must stay below, as `schema.limits` gives it.
       Where a GPU gathers by an index out of range, it gets zeros and tells
       nobody.
@@ -52,11 +51,24 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
 def parse(serialized: tf.Tensor,
            shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
   """Parses a batch of serialized Examples; as `decode`, but for dtypes."""
-  parsers = [
-      functools.partial(_parse_compact, layout=layout) if layout
-      else _parse_example for layout in shape.layouts]
-  if len(parsers) == 1:
-    return parsers[0](serialized, shape)
+  parsed = (_parse_one_kind(serialized, shape, shape.layouts[0])
+            if len(shape.layouts) == 1 else _parse_mixed(serialized, shape))
+  for name, feature in schema.features(shape).items():
+    parsed[name].set_shape([*serialized.shape, *feature.shape])
+  return parsed
+
+
+def _parse_one_kind(serialized: tf.Tensor, shape: schema.RecordShape,
+                    layout: Optional[schema.Layout]) -> Dict[str, tf.Tensor]:
+  """Parses records of one layout."""
+  if layout is None:
+    return _parse_example(serialized, shape)
+  return _parse_compact(serialized, shape, layout)
+
+
+def _parse_mixed(serialized: tf.Tensor,
+                 shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
+  """Parses records of several layouts, each of them by itself."""
   payloads = tf.io.parse_example(serialized, {
       schema.COMPACT: tf.io.FixedLenFeature([], tf.string, "")})[schema.COMPACT]
   prefixes = tf.strings.substr(payloads, 0, compact.PREFIX_BYTES)
@@ -66,21 +78,18 @@ def parse(serialized: tf.Tensor,
   num_known = tf.add_n([tf.size(some) for some in indices])
   with tf.control_dependencies([_assert_lengths(
       [tf.equal(num_known, tf.size(serialized))], schema.COMPACT)]):
-    parsed = [parse(tf.gather(serialized, some), shape)
-              for parse, some in zip(parsers, indices)]
-  stitched = {}
-  for name in parsed[0]:
-    values = [_cast(some[name]) for some in parsed]
-    stitched[name] = tf.ensure_shape(
-        tf.dynamic_stitch(
-            [tf.cast(some, tf.int32) for some in indices], values),
-        [*serialized.shape, *values[0].shape[1:]])
-  return stitched
+    parsed = [_parse_one_kind(tf.gather(serialized, some), shape, layout)
+              for layout, some in zip(shape.layouts, indices)]
+  # Not yet int32, in which a number that is out of range may be within.
+  return {name: tf.dynamic_stitch(
+      [tf.cast(some, tf.int32) for some in indices],
+      [_cast(features[name], tf.int64) for features in parsed])
+          for name in parsed[0]}
 
 
-def _cast(values: tf.Tensor) -> tf.Tensor:
-  """Returns what models read: int32 or float32."""
-  return tf.cast(values, tf.int32 if values.dtype.is_integer else tf.float32)
+def _cast(values: tf.Tensor, integers: tf.DType = tf.int32) -> tf.Tensor:
+  """Returns what models read: integers of one dtype, or float32."""
+  return tf.cast(values, integers if values.dtype.is_integer else tf.float32)
 
 
 def _parse_example(serialized: tf.Tensor,
@@ -121,7 +130,8 @@ def _parse_compact(serialized: tf.Tensor, shape: schema.RecordShape,
     start += num_bytes
   length = layout.max_seq_length
   features[schema.INPUT_MASK] = _ones(num_tokens, length)
-  features[schema.SEGMENT_IDS] = features[schema.INPUT_MASK] - _ones(header["first_length"], length)
+  features[schema.SEGMENT_IDS] = features[schema.INPUT_MASK] - _ones(
+      header["first_length"], length)
   features[schema.MASKED_LM_WEIGHTS] = tf.cast(
       _ones(num_slots, layout.max_predictions_per_seq), tf.float32)
   features[schema.NEXT_SENTENCE_LABELS] = header[
@@ -129,7 +139,8 @@ def _parse_compact(serialized: tf.Tensor, shape: schema.RecordShape,
   return {name: features[name] for name in wanted}
 
 
-def _parse_header(payloads: tf.Tensor, layout: schema.Layout):
+def _parse_header(payloads: tf.Tensor, layout: schema.Layout
+                 ) -> Tuple[Dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
   """Reads what compact records begin with, and checks their lengths.
 
   Returns:

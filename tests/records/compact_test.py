@@ -212,14 +212,20 @@ def test_a_batch_may_hold_records_of_all_kinds():
     assert decoded[name].dtype in (np.int32, np.float32)
     np.testing.assert_allclose(decoded[name], values, rtol=0.025, atol=2**-19)
 
-  shapes = tf.function(lambda serialized: decoding.decode(
-      serialized, tiny.SHAPE._replace(layouts=layouts), limits)
-      ).get_concrete_function(tf.TensorSpec([12], tf.string)).output_shapes
-  assert shapes == {
-      name: (12, *feature.shape)
-      for name, feature in schema.features(tiny.SHAPE).items()}
   with pytest.raises(InputError, match="other lengths.*Key: compact"):
     _decode(serialized, tiny.SHAPE, *layouts[:2])
+
+
+@pytest.mark.parametrize("shape, layouts", [
+    (tiny.SHAPE, (None,)), (tiny.SHAPE, (_layout(),)),
+    (tiny.SHAPE, (None, _layout())), (_HIDDEN, (_layout(_HIDDEN),))])
+def test_the_shapes_of_a_batch_are_static(shape, layouts):
+  decode = tf.function(lambda serialized: decoding.decode(
+      serialized, shape._replace(layouts=layouts)))
+  assert decode.get_concrete_function(
+      tf.TensorSpec([12], tf.string)).output_shapes == {
+          name: (12, *feature.shape)
+          for name, feature in schema.features(shape).items()}
 
 
 def test_integers_out_of_range_are_found():
@@ -233,6 +239,18 @@ def test_integers_out_of_range_are_found():
       decoding.decode(
           tf.constant(serialized), tiny.SHAPE._replace(layouts=(_layout(),)),
           dict(limits, **{name: 1}))
+
+
+def test_integers_of_over_32_bits_are_found_among_others():
+  examples = tiny.random_examples(2, seed=1)
+  examples[0][schema.INPUT_IDS][0] = (1 << 32) + 5
+  serialized = [tiny.serialize(examples[0]),
+                tiny.serialize(examples[1], _layout())]
+  with pytest.raises(tf.errors.InvalidArgumentError,
+                     match=decoding.OUT_OF_RANGE):
+    decoding.decode(
+        tf.constant(serialized), tiny.SHAPE._replace(layouts=(None, _layout())),
+        schema.limits(tiny.SHAPE, 29, 2))
 
 
 def _with_payload(payload):
