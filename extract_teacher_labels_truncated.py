@@ -172,8 +172,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   output_file = file_options.output_file
   if process.size > 1:
     output_file = part_path(output_file, process)
-  if any(os.path.realpath(path) == os.path.realpath(output_file)
-         for path in paths):
+  if any(files.is_same(path, output_file) for path in paths):
     raise InputError("--output_file={} is one of the input files; choose "
                      "another name".format(output_file))
   shape = input_pipeline.check_records(

@@ -377,6 +377,8 @@ def _input_paths(options: RunOptions) -> List[str]:
   if os.path.basename(name) != name:
     raise InputError("--output_base_name={} is a path; give a name, and the "
                      "folder with --output_dir".format(name))
+  files.check_local(options.input_dir, "input_dir")
+  files.check_local(options.output_dir, "output_dir")
   paths = files.list_files(
       options.input_dir, "input_dir",
       "give the folder that split_text.py wrote")

@@ -183,6 +183,7 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
     OSError: a file cannot be read or written.
   """
   files.check_file(read_file, "read_file")
+  files.check_local(folder, "folder")
   if os.path.basename(name_base) != name_base:
     raise InputError("--name_base={} is a path; give a name, and the folder "
                      "with --folder".format(name_base))

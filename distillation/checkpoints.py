@@ -3,7 +3,6 @@
 import collections
 import os
 import re
-import shutil
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -137,7 +136,7 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
 
 def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
   """Raises InputError where variables cannot be read or are not finite."""
-  reader = tf.train.load_checkpoint(checkpoint)
+  reader = tf1.train.NewCheckpointReader(checkpoint)
   for name in sorted(names):
     try:
       value = reader.get_tensor(name)
@@ -173,10 +172,17 @@ def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
             checkpoint, len(missing), missing[0]))
 
 
+def variable_shapes(checkpoint: str) -> Dict[str, List[int]]:
+  """Returns the shape of each variable in a checkpoint, by name."""
+  # tf.train.list_variables takes the prefix of remote files for a folder.
+  reader = tf1.train.NewCheckpointReader(checkpoint)
+  return dict(sorted(reader.get_variable_to_shape_map().items()))
+
+
 def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
   """Returns the shape of each variable in a checkpoint, without slots."""
   try:
-    shapes = dict(tf.train.list_variables(checkpoint))
+    shapes = variable_shapes(checkpoint)
   except (tf.errors.OpError, IndexError, MemoryError, ValueError) as error:
     # Where a damaged index says that it is larger than the file, or huge.
     raise InputError(
@@ -230,7 +236,7 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
         variables, checkpoint)
     tf1.train.init_from_checkpoint(checkpoint, assignment_map)
     return
-  found = dict(tf.train.list_variables(checkpoint))
+  found = variable_shapes(checkpoint)
   names = [variable.op.name for variable in variables]
   # A layer may be taken twice, which one map from names to names cannot say.
   for name, source in _sources(names, layers).items():
@@ -246,7 +252,7 @@ def export(config: modeling.BertConfig, checkpoint: str, path: str) -> None:
     checkpoint: one that holds every variable, and perhaps slots.
     path: the checkpoint to write, without `.index`.
   """
-  reader = tf.train.load_checkpoint(checkpoint)
+  reader = tf1.train.NewCheckpointReader(checkpoint)
   names = sorted(modeling.variable_shapes(config))
   with tf.Graph().as_default(), tf1.Session(
       config=tf1.ConfigProto(device_count={"GPU": 0})) as session:
@@ -273,12 +279,12 @@ def export_model(config: modeling.BertConfig, config_file: str,
     The path of the exported folder.
   """
   folder = os.path.join(output_dir, EXPORT_FOLDER)
-  with files.replaced_folder(folder) as partial:
+  with files.replaced_folder(folder, _SOURCE_FILE) as partial:
     export(config, checkpoint, os.path.join(partial, CHECKPOINT_FILE))
-    shutil.copyfile(config_file, os.path.join(partial, CONFIG_FILE))
-    with open(os.path.join(partial, _SOURCE_FILE), "w",
-              encoding="utf-8") as file:
-      file.write(os.path.relpath(checkpoint, output_dir) + "\n")
+    files.copy_atomically(config_file, os.path.join(partial, CONFIG_FILE))
+    files.write_atomically(
+        os.path.join(partial, _SOURCE_FILE),
+        os.path.relpath(checkpoint, output_dir) + "\n")
   return folder
 
 
@@ -288,11 +294,10 @@ def exported_checkpoint(output_dir: str) -> Optional[str]:
   None where nothing is exported, or that checkpoint is gone.
   """
   path = os.path.join(output_dir, EXPORT_FOLDER, _SOURCE_FILE)
-  if not os.path.exists(path):
+  if not files.exists(path):
     return None
-  with open(path, encoding="utf-8") as file:
-    checkpoint = os.path.join(output_dir, file.read().strip())
-  return checkpoint if os.path.exists(checkpoint + ".index") else None
+  checkpoint = os.path.join(output_dir, files.read_text(path).strip())
+  return checkpoint if files.exists(checkpoint + ".index") else None
 
 
 # --- Newest and best ---------------------------------------------------------
@@ -303,7 +308,8 @@ def newest_step(output_dir: str) -> int:
   newest = tf.train.latest_checkpoint(output_dir)
   if not newest:
     return 0
-  return int(tf.train.load_variable(newest, tf1.GraphKeys.GLOBAL_STEP))
+  return int(tf1.train.NewCheckpointReader(newest).get_tensor(
+      tf1.GraphKeys.GLOBAL_STEP))
 
 
 def best_checkpoint(output_dir: str) -> Optional[str]:

@@ -34,7 +34,7 @@ def write_results(folders: Sequence[str], results: Mapping[str, Any],
   """
   text = _format_results(dict(results, checkpoint=checkpoint))
   for folder in folders:
-    os.makedirs(folder, exist_ok=True)
+    files.make_folder(folder)
     files.write_atomically(os.path.join(folder, RESULTS_FILE), text)
   logging.info("%s:\n%s", os.path.join(folders[0], RESULTS_FILE),
                text.rstrip())
@@ -47,10 +47,10 @@ def _format_results(results: Mapping[str, Any]) -> str:
 
 def read_results(path: str) -> Dict[str, float]:
   """Reads the figures that `write_results` wrote; none without a file."""
-  if not os.path.exists(path):
+  if not files.exists(path):
     return {}
-  with open(path, encoding="utf-8") as file:
-    results = dict(line.rstrip("\n").split(" = ", 1) for line in file)
+  results = dict(line.split(" = ", 1)
+                 for line in files.read_text(path).splitlines())
   results.pop("checkpoint", None)
   return {key: float(value) for key, value in results.items()}
 
@@ -110,9 +110,8 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
     """Says whether a kill has prevented the newest checkpoint's evaluation."""
     newest = tf.train.latest_checkpoint(self._output_dir)
     evaluated = ""
-    if os.path.exists(self._evaluated_path):
-      with open(self._evaluated_path, encoding="utf-8") as file:
-        evaluated = file.read().strip()
+    if files.exists(self._evaluated_path):
+      evaluated = files.read_text(self._evaluated_path).strip()
     return evaluated != os.path.basename(newest)
 
   def evaluate_newest(self) -> None:
@@ -134,7 +133,7 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
         ", teacher_top1_agreement {:.4f}".format(
             results["teacher_top1_agreement"])
         if "teacher_top1_agreement" in results else "")
-    os.makedirs(self._folder, exist_ok=True)
+    files.make_folder(self._folder)
     if is_best:
       self._keep(checkpoint, results)
     files.write_atomically(
@@ -157,4 +156,4 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
     for path in sorted(tf.io.gfile.glob(
         os.path.join(self._folder, "model.ckpt-*")), reverse=True):
       if not os.path.basename(path).startswith(name + "."):
-        os.remove(path)
+        files.remove(path)

@@ -74,7 +74,7 @@ def prepare(graph: tf.Graph, inputs: Sequence[tf.Tensor],
 
 def start_session(prepared: InferenceGraph, checkpoint: str) -> tf1.Session:
   """Starts a session whose variables hold the values of a checkpoint."""
-  reader = tf.train.load_checkpoint(checkpoint)
+  reader = tf1.train.NewCheckpointReader(checkpoint)
   with prepared.graph.as_default():
     assignments = []
     for weight in prepared.weights:

@@ -398,7 +398,7 @@ def _check_projection(output_dir: str, wanted: List[int]) -> None:
     InputError: it was not.
   """
   checkpoint = tf.train.latest_checkpoint(output_dir)
-  found = dict(tf.train.list_variables(checkpoint)).get(
+  found = checkpoints.variable_shapes(checkpoint).get(
       checkpoints.HIDDEN_PROJECTION)
   if found is None:
     raise InputError(

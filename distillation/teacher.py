@@ -30,6 +30,7 @@ from records import order
 from records import schema
 from records import tfrecord
 from records.manifest import count_records, Manifest, RecordWriter
+from util import files
 from util.command_line import InputError
 
 tf1 = tf.compat.v1
@@ -292,7 +293,7 @@ class LabelStatistics:
         "The teacher predicts %.1f%% of the masked tokens. A sequence takes "
         "%.0f bytes.", num_records, num_records / seconds,
         100 * teacher.seconds / seconds, mass, 100 * accuracy,
-        os.path.getsize(path) / count_records(path, "output_file"))
+        files.size(path) / count_records(path, "output_file"))
     if accuracy < _SUSPICIOUS_ACCURACY:
       logging.warning(
           "The teacher predicts only %.1f%% of the masked tokens: are the "

@@ -18,6 +18,8 @@ import tensorflow as tf
 from util import files
 from util.command_line import InputError
 
+tf1 = tf.compat.v1
+
 FILE = "teacher_decoder.npz"
 # What NumPy and zipfile raise for bytes that are no such file.
 _DAMAGES = (EOFError, LookupError, MemoryError, OverflowError, RuntimeError,
@@ -56,7 +58,7 @@ class Decoder(NamedTuple):
 
 def of_checkpoint(checkpoint: str) -> Decoder:
   """Reads the decoder of a teacher's checkpoint, which holds it."""
-  reader = tf.train.load_checkpoint(checkpoint)
+  reader = tf1.train.NewCheckpointReader(checkpoint)
   return Decoder(*(
       reader.get_tensor(name).astype(np.float32) for name in _VARIABLES))
 
@@ -82,10 +84,12 @@ def store(decoder: Decoder, record_file: str) -> None:
   path = path_beside(record_file)
   if _is_stored(decoder, path):
     return
-  os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-  with files.PartialFile(path, wait=True) as partial:
+  files.make_folder(os.path.dirname(path))
+  with files.partial_file(path, wait=True) as partial:
     if not _is_stored(decoder, path):  # By a process that held the lock.
-      np.savez(partial.file, **decoder._asdict())
+      content = io.BytesIO()  # Remote files cannot be written out of order.
+      np.savez(content, **decoder._asdict())
+      partial.file.write(content.getvalue())
       partial.commit()
 
 

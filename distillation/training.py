@@ -154,7 +154,7 @@ class _Trainer:
     saver = hooks.SaverHook(
         self._model_dir, self._options.schedule.save_checkpoints_steps,
         first_step, is_writer, group.barrier)
-    os.makedirs(self._model_dir, exist_ok=True)
+    files.make_folder(self._model_dir)
     with stop:
       try:
         with self._inputs.training.errors():

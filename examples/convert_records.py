@@ -234,7 +234,7 @@ def convert(options: ConversionOptions, source: Source, output_file: str,
       bar.update(len(serialized))
     writer.commit(wanted)
   losses.log(output_file, source.corpus.size, (
-      os.path.getsize(source.path), os.path.getsize(output_file)))
+      files.size(source.path), files.size(output_file)))
 
 
 def main() -> None:
@@ -249,7 +249,7 @@ def main() -> None:
   outputs = [os.path.join(options.output_dir, os.path.basename(path))
              for path in paths]
   for path, output in zip(paths, outputs):
-    if os.path.realpath(path) == os.path.realpath(output):
+    if files.is_same(path, output):
       raise InputError("--output_dir={} holds the input file {}: choose another "
                        "folder".format(options.output_dir, path))
     if outputs.count(output) > 1:

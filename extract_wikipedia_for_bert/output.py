@@ -35,6 +35,7 @@ class ArticleWriter:
     self.sentences = 0
     self.words = 0
     self._path = path
+    files.check_local(path, flag)
     folder, name = os.path.split(path)
     if os.path.isdir(path) or not name:
       raise InputError("--{} {}: this is a folder; give the name of a "

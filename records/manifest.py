@@ -284,11 +284,17 @@ class RecordWriter:
       InputError: another process is writing the file, or the earlier run was
         begun in another way.
     """
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    files.make_folder(os.path.dirname(path))
     self._path = path
+    self._is_remote = files.is_remote(path)
+    if self._is_remote and resume:
+      logging.warning(
+          "%s: remote storage keeps no file that is half written, and has no "
+          "locks: a run that is stopped begins it again, and no second process "
+          "may write it.", path)
     self._progress_path = manifest_path(files.partial_path(path))
     self._buffer: List[bytes] = []
-    self._partial = files.PartialFile(path, resume is not None)
+    self._partial = files.partial_file(path, resume is not None)
     try:
       progress = resume and self._read_progress(resume, overwrite)
     except InputError:
@@ -299,12 +305,14 @@ class RecordWriter:
     self._block_offsets = list(progress.block_offsets) if progress else []
     self._partial.truncate(self._num_bytes)
     self._partial.keep = progress is not None
-    if not progress:
+    if not progress and not self._is_remote:
       files.remove(self._progress_path)
 
   def _read_progress(self, wanted: Manifest,
                      overwrite: bool) -> Optional[Manifest]:
     """Reads how far an earlier run came; None where nothing is of use."""
+    if self._is_remote:
+      return None
     try:
       with open(self._progress_path, "rb") as file:
         found = _parse(file.read())
@@ -343,6 +351,8 @@ class RecordWriter:
     Args:
       manifest: what makes the file; the counts are filled in here.
     """
+    if self._is_remote:
+      return
     self._write_manifest(manifest, self._progress_path)
     self._partial.keep = True
 
@@ -357,6 +367,14 @@ class RecordWriter:
     Args:
       manifest: what made it; the counts are filled in here.
     """
+    if self._is_remote:
+      # Records whose name comes before all of them have no manifest yet.
+      files.remove(manifest_path(self._path))
+      self._flush()
+      self._partial.commit()
+      files.write_atomically(
+          manifest_path(self._path), _format(self._complete(manifest)))
+      return
     # A manifest never stands beside records that it does not describe: the
     # old records go first, and a manifest without records counts for nothing.
     files.remove(self._path)
@@ -367,15 +385,18 @@ class RecordWriter:
   def _write_manifest(self, manifest: Manifest, path: str) -> None:
     """Makes the records durable, then describes them."""
     self._flush()
-    self._partial.file.flush()
-    os.fsync(self._partial.file.fileno())
+    self._partial.sync()
     assert self._partial.file.tell() == self._num_bytes
+    files.write_atomically(path, _format(self._complete(manifest)))
+
+  def _complete(self, manifest: Manifest) -> Manifest:
+    """Fills in the counts."""
     # What an earlier version began has no offsets of its first blocks.
     is_complete = _are_block_offsets(
         self._block_offsets, self.num_records, self._num_bytes)
-    files.write_atomically(path, _format(dataclasses.replace(
+    return dataclasses.replace(
         manifest, num_records=self.num_records, num_bytes=self._num_bytes,
-        block_offsets=self._block_offsets if is_complete else [])))
+        block_offsets=self._block_offsets if is_complete else [])
 
   def __enter__(self) -> "RecordWriter":
     return self
@@ -398,12 +419,16 @@ def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
   Raises:
     InputError: there is a file that was made in another way.
   """
-  if os.path.isdir(path):
+  if files.is_folder(path):
     raise InputError("{} is a folder, not a file to write; name a file in it"
                      .format(path))
-  if overwrite or not os.path.exists(path):
+  if overwrite or not files.exists(path):
     return False
   found = read_manifest(path)
+  if found is None and files.is_remote(path):
+    logging.warning("%s has no manifest, which is written last: it is not "
+                    "finished, and made again.", path)
+    return False
   remedy = "keep it by choosing another name, or replace it with --overwrite"
   if found is None:
     raise InputError("{} exists, and without a manifest nothing tells how it "
@@ -414,7 +439,7 @@ def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
         path, difference, remedy))
   logging.info("%s is finished: %d records kept.", path, found.num_records)
   progress = manifest_path(files.partial_path(path))
-  if os.path.lexists(progress):
+  if not files.is_remote(path) and os.path.lexists(progress):
     # A kill just after the file got its name has left it.
     with contextlib.suppress(InputError), files.PartialFile(path):
       files.remove(progress)

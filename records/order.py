@@ -400,17 +400,13 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
       readings = earlier
     else:
       readings[-1] = dataclasses.replace(reading, position=position)
-  elif first_step and files.is_remote(path):
-    # Nothing is noted there: as if no run had another number of processes.
-    readings = [dataclasses.replace(reading, first_step=0)]
   elif first_step:
     logging.info("%s was trained in the record order of an earlier version: "
                  "from step %d on records come in a new order, from the start "
                  "of an epoch.", output_dir, first_step)
-  if not files.is_remote(path):
-    os.makedirs(output_dir, exist_ok=True)
-    files.write_atomically(path, json.dumps(
-        [dataclasses.asdict(each) for each in readings], indent=1) + "\n")
+  files.make_folder(output_dir)
+  files.write_atomically(path, json.dumps(
+      [dataclasses.asdict(each) for each in readings], indent=1) + "\n")
   return readings[-1]
 
 

@@ -339,6 +339,8 @@ def test_outputs_made_in_another_way_stay_unless_overwritten(
     (["a\n"], {"vocab_file": "none.txt"}, "none.txt"),
     (["a\n"], {"vocab_file": "bad.txt"}, r"--vocab_file.*\[MASK\]"),
     (["a\n"], {"output_dir": "in"}, "--output_dir=in is --input_dir"),
+    (["a\n"], {"output_dir": "gs://a/b"}, "--output_dir=gs://a/b.*local"),
+    (["a\n"], {"input_dir": "gs://a/b"}, "--input_dir=gs://a/b.*local"),
     (["a\n"], {"output_dir": "vocab.txt"}, "vocab.txt"),
     (["a\n"], {"output_base_name": "b/c"}, "--output_base_name=b/c"),
     (["a\n"], {"output_base_name": None}, "missing --output_base_name"),

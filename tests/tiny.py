@@ -108,7 +108,7 @@ def write_checkpoint(path, variables):
 
 def read_checkpoint(path):
   """Returns the arrays of a checkpoint by name."""
-  reader = tf.train.load_checkpoint(str(path))
+  reader = tf.compat.v1.train.NewCheckpointReader(str(path))
   return {name: reader.get_tensor(name)
           for name in reader.get_variable_to_shape_map()}
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import struct
-from typing import Any, BinaryIO, Iterator, List, Tuple
+from typing import Any, BinaryIO, Iterator, List, Tuple, Union
 
 from absl import logging
 
@@ -35,11 +35,10 @@ _remote_files: Any = None
 
 
 def set_remote_files(file_system: Any) -> None:
-  """Lets paths with a scheme, such as gs://, be found and read.
+  """Lets paths with a scheme, such as gs://, be found, read and written.
 
   Args:
-    file_system: what does that: tf.io.gfile, or something with its functions
-      `GFile`, `exists`, `glob` and `isdir`.
+    file_system: what does that: tf.io.gfile, or something with its functions.
   """
   global _remote_files
   _remote_files = file_system
@@ -55,9 +54,20 @@ def _remote(path: str) -> Any:
   if not is_remote(path):
     return None
   if _remote_files is None:
-    raise InputError("{}: this stage reads local files only; copy it to this "
-                     "machine first".format(path))
+    raise InputError("{}: this stage reads and writes local files only; copy "
+                     "it from or to there yourself".format(path))
   return _remote_files
+
+
+def check_local(path: str, flag: str) -> None:
+  """Checks that a flag of a stage without remote files names none.
+
+  Raises:
+    InputError: the path has a scheme.
+  """
+  if is_remote(path):
+    raise InputError("--{}={}: this stage reads and writes local files only; "
+                     "copy them from or to there yourself".format(flag, path))
 
 
 # --- Finding -----------------------------------------------------------------
@@ -97,9 +107,9 @@ def find_files(patterns: str, flag: str) -> List[str]:
           path for path in matches
           if not os.path.basename(path).startswith(".")
           and not path.endswith(_MANIFEST_SUFFIX)
-          and (_remote(path) or os.path.isfile(path)) and not _is_folder(path)
+          and (_remote(path) or os.path.isfile(path)) and not is_folder(path)
       ]
-    elif _is_folder(pattern):
+    elif is_folder(pattern):
       raise InputError(
           "--{}: {} is a folder; give files or a pattern such as {}".format(
               flag, pattern, os.path.join(pattern, "*.tfrecord")))
@@ -156,9 +166,9 @@ def check_file(path: str, flag: str) -> None:
     InputError: there is no such file, or it is a folder, a pipe or a device.
   """
   problem = None
-  if _is_folder(path):
+  if is_folder(path):
     problem = "{} is a folder; give a file"
-  elif not (_remote(path) or os.path).exists(path):
+  elif not exists(path):
     problem = "there is no file {}; check the path"
   elif not _remote(path) and not os.path.isfile(path):
     problem = ("{} is a pipe or a device, not a regular file; write what it "
@@ -169,17 +179,42 @@ def check_file(path: str, flag: str) -> None:
 
 def _glob(pattern: str) -> List[str]:
   remote = _remote(pattern)
-  if remote:
-    return remote.glob(pattern)
   # A name that has the characters of a pattern is taken as it is.
-  return [pattern] if os.path.lexists(pattern) else glob.glob(pattern)
-
-
-def _is_folder(path: str) -> bool:
-  return (_remote(path) or os.path).isdir(path)
+  if remote.exists(pattern) if remote else os.path.lexists(pattern):
+    return [pattern]
+  return (remote or glob).glob(pattern)
 
 
 # --- Reading -----------------------------------------------------------------
+
+
+def exists(path: str) -> bool:
+  """Returns whether there is a file or folder."""
+  return (_remote(path) or os.path).exists(path)
+
+
+def is_folder(path: str) -> bool:
+  """Returns whether there is a folder."""
+  return (_remote(path) or os.path).isdir(path)
+
+
+def size(path: str) -> int:
+  """Returns the bytes of a file."""
+  remote = _remote(path)
+  return remote.stat(path).length if remote else os.path.getsize(path)
+
+
+def is_same(path: str, other: str) -> bool:
+  """Returns whether two paths name one file, which need not be there."""
+  if is_remote(path) or is_remote(other):
+    return path == other
+  return os.path.realpath(path) == os.path.realpath(other)
+
+
+def read_text(path: str) -> str:
+  """Reads a small text file, UTF-8."""
+  with open_file(path) as file:
+    return file.read().decode("utf-8")
 
 
 def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
@@ -253,10 +288,14 @@ class PartialFile:
     self.file.truncate(num_bytes)
     self.file.seek(num_bytes)
 
-  def commit(self) -> None:
-    """Makes the file durable and gives it its name."""
+  def sync(self) -> None:
+    """Makes what is written so far survive a power cut."""
     self.file.flush()
     os.fsync(self.file.fileno())
+
+  def commit(self) -> None:
+    """Makes the file durable and gives it its name."""
+    self.sync()
     os.replace(self._partial, self._path)
     self.file.close()
     _sync_folder(self._path)
@@ -287,30 +326,114 @@ class PartialFile:
           exception.errno, exception.strerror, self._path) from exception
 
 
+class RemoteFile:
+  """What `PartialFile` is, in remote storage.
+
+  There is no lock there, and nothing to resume from: what is half written is
+  not kept. Where a rename copies, another process may see the name before all
+  of the file; a manifest that is written after it says that it is complete.
+
+  Attributes:
+    file: the hidden file, open for binary writing.
+    keep: has no effect.
+  """
+
+  def __init__(self, path: str):
+    """Opens the hidden file, a new one."""
+    self._path = path
+    self._partial = partial_path(path)
+    self._remote = _remote(path)
+    self._is_open = True
+    self.keep = False
+    self.file = self._remote.GFile(self._partial, "wb")
+
+  def truncate(self, num_bytes: int) -> None:
+    """Checks that nothing is to be kept."""
+    assert num_bytes == 0, num_bytes
+
+  def sync(self) -> None:
+    """Does nothing: some storage sends all of a file each time."""
+
+  def commit(self) -> None:
+    """Gives the file its name."""
+    self.file.close()
+    self._remote.rename(self._partial, self._path, overwrite=True)
+    self._is_open = False
+
+  def close(self) -> None:
+    """Removes the hidden file, unless it has its name."""
+    if self._is_open:
+      self._is_open = False
+      self.file.close()
+      remove(self._partial)
+
+  def __enter__(self) -> "RemoteFile":
+    return self
+
+  def __exit__(self, *unused_exception) -> None:
+    self.close()
+
+
+def partial_file(path: str, resume: bool = False, wait: bool = False
+                ) -> Union[PartialFile, RemoteFile]:
+  """Opens a file that appears when it is complete, wherever its path leads.
+
+  Args:
+    path: the final name.
+    resume: as for `PartialFile`; of no effect in remote storage.
+    wait: likewise.
+  """
+  if is_remote(path):
+    return RemoteFile(path)
+  return PartialFile(path, resume, wait)
+
+
+def make_folder(folder: str) -> None:
+  """Makes a folder that may be there, and those above it."""
+  remote = _remote(folder)
+  if remote:
+    remote.makedirs(folder)
+  else:
+    os.makedirs(folder or ".", exist_ok=True)
+
+
 def write_atomically(path: str, text: str) -> None:
   """Writes a small text file, UTF-8, that is never half there."""
-  with PartialFile(path) as partial:
+  with partial_file(path) as partial:
     partial.file.write(text.encode("utf-8"))
     partial.commit()
 
 
 def copy_atomically(source: str, path: str) -> None:
   """Copies a file to a name that never holds half of it."""
-  with open(source, "rb") as file, PartialFile(path) as partial:
+  with open_file(source) as file, partial_file(path) as partial:
     shutil.copyfileobj(file, partial.file, _BLOCK_BYTES)
     partial.commit()
 
 
 @contextlib.contextmanager
-def replaced_folder(folder: str) -> Iterator[str]:
+def replaced_folder(folder: str, last: str) -> Iterator[str]:
   """Gives a folder new contents, which appear under its name when complete.
+
+  In remote storage, where folders have no names of their own, they appear one
+  by one: the file that is named last says that all are there.
 
   Args:
     folder: the folder to make or to replace.
+    last: name of a file in it, which only a complete folder has.
 
   Yields:
     The path of an empty hidden folder beside it, to be filled.
   """
+  remote = _remote(folder)
+  if remote:
+    partial = partial_path(folder)
+    if remote.exists(partial):
+      remote.rmtree(partial)
+    remote.makedirs(partial)
+    yield partial
+    _replace_one_by_one(remote, folder, partial, last)
+    return
   partial, replaced = partial_path(folder), partial_path(folder + ".replaced")
   for leftover in (partial, replaced):
     shutil.rmtree(leftover, ignore_errors=True)
@@ -324,6 +447,18 @@ def replaced_folder(folder: str) -> Iterator[str]:
   os.replace(partial, folder)
   _sync_folder(folder)
   shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _replace_one_by_one(remote: Any, folder: str, partial: str,
+                        last: str) -> None:
+  """Moves the files of one remote folder to another one."""
+  remote.makedirs(folder)
+  # It goes first and comes last.
+  for name in sorted(remote.listdir(folder), key=lambda name: name != last):
+    remote.remove(os.path.join(folder, name))
+  for name in sorted(remote.listdir(partial), key=lambda name: name == last):
+    remote.rename(os.path.join(partial, name), os.path.join(folder, name))
+  remote.rmtree(partial)
 
 
 def partial_path(path: str) -> str:
@@ -344,6 +479,11 @@ def remove_partial(path: str) -> None:
 
 def remove(path: str) -> None:
   """Removes a file that may not be there."""
+  remote = _remote(path)
+  if remote:
+    if remote.exists(path):
+      remote.remove(path)
+    return
   with contextlib.suppress(FileNotFoundError):
     os.remove(path)
 
@@ -373,7 +513,9 @@ def locked_folder(folder: str) -> Iterator[None]:
   Raises:
     InputError: another process holds it.
   """
-  if is_remote(folder):  # Remote storage has no locks.
+  if is_remote(folder):
+    logging.warning("%s: remote storage has no locks: take care that no second "
+                    "process writes there.", folder)
     yield
     return
   os.makedirs(folder, exist_ok=True)

@@ -243,13 +243,13 @@ def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path):
     for name in (".student.partial", ".student.replaced.partial"):
       (tmp_path / name).mkdir()
       (tmp_path / name / "leftover").write_text("x")
-    with files.replaced_folder(str(folder)) as partial:
+    with files.replaced_folder(str(folder), "a") as partial:
       (pathlib.Path(partial) / content).write_text(content)
       assert folder.exists() == (content == "new")
     assert os.listdir(folder) == [content]
     assert os.listdir(tmp_path) == ["student"]
   with pytest.raises(RuntimeError):
-    with files.replaced_folder(str(folder)):
+    with files.replaced_folder(str(folder), "a"):
       raise RuntimeError
   assert os.listdir(folder) == ["new"]
 
