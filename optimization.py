@@ -78,7 +78,7 @@ def create_optimizer(loss: tf.Tensor, init_lr: float, num_train_steps: int,
   """
   return create_train_step(
       loss, init_lr, num_train_steps, num_warmup_steps,
-      tf1.tpu.CrossShardOptimizer if use_tpu else None).operation
+      CrossReplicaOptimizer if use_tpu else None).operation
 
 
 def create_train_step(
@@ -140,6 +140,23 @@ def create_train_step(
       [(_scale(gradient, factor), variable) for gradient, variable in computed],
       global_step=global_step)
   return TrainStep(tf.group(applied, *updates), rate, norm, can_continue)
+
+
+class CrossReplicaOptimizer(tf1.tpu.CrossShardOptimizer):
+  """Averages gradients over a TPU's cores before they are clipped.
+
+  The class that it extends does so when they are applied: each core would clip
+  its own gradients, by a factor of its own, and find them finite or not alone.
+  """
+
+  def compute_gradients(self, loss, var_list=None, **kwargs):
+    # The loss is divided by the number of cores there.
+    return [(None if gradient is None else tf1.tpu.cross_replica_sum(gradient),
+             variable) for gradient, variable in super().compute_gradients(
+                 loss, var_list, **kwargs)]
+
+  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    return self._opt.apply_gradients(grads_and_vars, global_step, name)
 
 
 def _scale(gradient: Union[tf.Tensor, tf.IndexedSlices],

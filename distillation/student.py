@@ -11,7 +11,7 @@ Dimensions:
 import dataclasses
 import functools
 from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
-                    Sequence, Tuple)
+                    Sequence, Tuple, Union)
 
 import numpy as np
 import tensorflow as tf
@@ -148,8 +148,10 @@ def create_train_step(
     The loss of the batches of all processes and the losses that it is made of,
     by name, each a scalar; and the step.
   """
-  size = _BatchSize.of(
-      features, options.num_processes, options.reduce_sum)
+  num_processes, reduce_sum = options.num_processes, options.reduce_sum
+  if options.use_tpu:  # Its cores are what processes are elsewhere.
+    num_processes, reduce_sum = _sum_over_cores(tf.ones([])), _sum_over_cores
+  size = _BatchSize.of(features, num_processes, reduce_sum)
   loss_scale = optimization.LossScale() if options.scale_loss else None
   micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
       tf.split(feature, options.num_micro_batches)
@@ -168,10 +170,16 @@ def create_train_step(
       outputs["loss"], options.learning_rate, options.num_train_steps,
       options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale)
   # The same number in all processes, so that all find it NaN at once.
-  means = options.reduce_sum(
+  means = reduce_sum(
       tf.stack([tf.add_n([outputs[name] for outputs in all_outputs])
-                for name in _SCALARS]), "losses") / options.num_processes
+                for name in _SCALARS]), "losses") / num_processes
   return dict(zip(_SCALARS, tf.unstack(means))), step
+
+
+def _sum_over_cores(values: tf.Tensor, name: str = "") -> tf.Tensor:
+  """Returns the sum of a tensor over the cores of a TPU."""
+  del name
+  return tf1.tpu.cross_replica_sum(values)
 
 
 def _summarize(options: StudentOptions, outputs: Mapping[str, tf.Tensor],
@@ -222,7 +230,8 @@ class _BatchSize(NamedTuple):
 
   @classmethod
   def of(cls, features: Mapping[str, tf.Tensor],
-         num_processes: int = 1, reduce_sum: Reduce = identity
+         num_processes: Union[int, tf.Tensor] = 1,
+         reduce_sum: Reduce = identity
         ) -> "_BatchSize":
     """Counts a batch.
 

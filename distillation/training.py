@@ -25,6 +25,7 @@ from distillation.inputs import (
     check, Corpora, Decoders, Inputs, read_corpora, read_decoders)
 from distillation.options import ScheduleOptions, TrainerOptions
 from distillation.processes import Group, Processes
+import optimization
 from records import input_pipeline
 from records import order
 from util import files
@@ -112,7 +113,7 @@ class _Trainer:
         learning_rate=schedule.learning_rate * divisor,
         num_train_steps=max(1, schedule.num_train_steps // divisor),
         num_warmup_steps=schedule.num_warmup_steps // divisor,
-        wrap_optimizer=(tf1.tpu.CrossShardOptimizer if options.tpu.use_tpu
+        wrap_optimizer=(optimization.CrossReplicaOptimizer if options.tpu.use_tpu
                         else processes.wrap_optimizer),
         num_processes=processes.size, reduce_sum=processes.reduce_sum,
         use_tpu=options.tpu.use_tpu,

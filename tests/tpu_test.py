@@ -1,0 +1,133 @@
+"""Tests of the graph that a TPU's cores would run, without a TPU.
+
+The graph of the replicas is built and looked at; and the arithmetic runs on
+this machine, with a sum over cores that stands for the TPU's.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.tpu import tpu_function
+
+from distillation import student
+import optimization
+from records import schema
+import tiny
+
+tf1 = tf.compat.v1
+
+_NUM_CORES = 2
+_OPTIONS = student.StudentOptions(
+    tiny.CONFIG, learning_rate=0.1, num_train_steps=10, num_warmup_steps=0,
+    use_tpu=True, wrap_optimizer=optimization.CrossReplicaOptimizer)
+
+
+def _features(examples):
+  """Returns a batch as a reader gives it."""
+  return {name: tf.constant(
+      np.stack([features[name] for features in examples]),
+      tf.float32 if examples[0][name].dtype.kind == "f" else tf.int32)
+          for name in examples[0]}
+
+
+@pytest.fixture(name="graph", scope="module")
+def _graph():
+  """The graph of a training step on two cores."""
+  examples = tiny.random_examples(4, seed=1)
+
+  def computation(*unused_batch):
+    outputs, step = student.create_train_step(_OPTIONS, _features(examples))
+    with tf.control_dependencies([step.operation]):
+      return tf.identity(outputs["loss"])
+
+  with tf.Graph().as_default() as graph:
+    tf1.train.get_or_create_global_step()
+    tf1.tpu.replicate(computation, [[tf.ones([])]] * _NUM_CORES)
+  return graph
+
+
+def _origins(tensor, stop):
+  """Returns the operations that a tensor follows from, up to some kinds."""
+  found, ahead = {}, [tensor.op]
+  while ahead:
+    operation = ahead.pop()
+    if operation.name not in found:
+      found[operation.name] = operation
+      if operation.type not in stop:
+        ahead.extend(tensor.op for tensor in operation.inputs)
+  return list(found.values())
+
+
+def test_gradients_are_summed_over_the_cores_before_they_are_clipped(graph):
+  adams = [operation for operation in graph.get_operations()
+           if operation.type == "ResourceApplyAdam"]
+  assert len(adams) == len(tiny.random_variables())
+  for adam in adams:
+    gradient, = (tensor for tensor in adam.inputs
+                 if "MulNoNan" in {tensor.op.type} or "mul_no_nan"
+                 in tensor.op.name)
+    assert gradient.op.type == "MulNoNan"
+    scaled, factor = gradient.op.inputs
+    if scaled.shape == ():
+      scaled, factor = factor, scaled
+    # What is clipped is a sum over the cores, and so is what the factor is of.
+    kinds = {operation.type for operation in _origins(
+        scaled, {"CrossReplicaSum"})}
+    assert "CrossReplicaSum" in kinds
+    assert not kinds & {"MatMul", "Softmax", "L2Loss"}
+    norms = [operation for operation in _origins(factor, {"L2Loss"})
+             if operation.type == "L2Loss"]
+    assert len(norms) == len(adams)
+    for norm in norms:
+      kinds = {operation.type for operation in _origins(
+          norm.inputs[0], {"CrossReplicaSum"})}
+      assert "CrossReplicaSum" in kinds and "MatMul" not in kinds
+
+
+def test_shapes_are_static_in_the_replicated_part(graph):
+  """As XLA, which compiles it, wants them."""
+  for operation in graph.get_operations():
+    if operation.get_attr("_tpu_replicate") if (
+        "_tpu_replicate" in operation.node_def.attr) else None:
+      assert operation.type not in ("Where", "Unique", "NonZero", "PyFunc")
+      for tensor in operation.outputs:
+        assert tensor.shape.is_fully_defined() or tensor.dtype in (
+            tf.resource, tf.variant), operation
+
+
+def _train(options, batches, monkeypatch=None):
+  """Returns the variables after a step on each batch, and the losses."""
+  with tf.Graph().as_default(), tf1.Session() as session, \
+      tpu_function.tpu_shard_context(_NUM_CORES if options.use_tpu else None):
+    tf1.train.get_or_create_global_step()
+    feed = {name: tf1.placeholder(values.dtype, values.shape)
+            for name, values in _features(batches[0]).items()}
+    outputs, step = student.create_train_step(options, feed)
+    session.run((tf1.global_variables_initializer(),
+                 tf1.local_variables_initializer()))
+    for variable in tf1.trainable_variables():
+      variable.load(tiny.random_variables()[variable.op.name], session)
+    losses = []
+    for batch in batches:
+      loss, _ = session.run((outputs["loss"], step.operation), {
+          feed[name]: session.run(values)
+          for name, values in _features(batch).items()})
+      losses.append(loss)
+    return {variable.op.name: session.run(variable)
+            for variable in tf1.global_variables()}, losses
+
+
+def test_two_cores_on_equal_batches_do_what_one_process_does(monkeypatch):
+  """Clipping included: at this start the gradients are clipped."""
+  examples = tiny.random_examples(8, seed=2)
+  batches = [examples[:4], examples[4:]]
+  wanted = _train(dataclasses.replace(
+      _OPTIONS, use_tpu=False, wrap_optimizer=None), batches)
+  monkeypatch.setattr(tf1.tpu, "cross_replica_sum",
+                      lambda values, *unused_groups: _NUM_CORES * values)
+  found = _train(_OPTIONS, batches)
+  np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+  for name, value in wanted[0].items():
+    np.testing.assert_allclose(found[0][name], value, atol=1e-5, err_msg=name)
