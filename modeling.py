@@ -30,6 +30,10 @@ tf1 = tf.compat.v1
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
+# A graph's collection of integers, scalars that seed dropout; where a graph
+# runs more than once in a step, as on the cores of a TPU, they tell which run.
+DROPOUT_SEEDS = "dropout_seeds"
+
 _LAYER_NORM_EPSILON = 1e-12
 # Added to the attention scores of padding.
 _MASKED_SCORE = -10000.0
@@ -519,7 +523,8 @@ def dropout(input_tensor: tf.Tensor,
 
   What is dropped depends only on the graph's seed, the name scope and the
   global step, where there are a seed and a step: a run that is resumed from a
-  checkpoint drops what it would have dropped without the interruption.
+  checkpoint drops what it would have dropped without the interruption. It
+  depends on the integers in the collection `DROPOUT_SEEDS`, too.
   """
   if not dropout_prob:
     return input_tensor
@@ -530,6 +535,8 @@ def dropout(input_tensor: tf.Tensor,
   scope_hash = zlib.crc32(graph.get_name_scope().encode())
   seed = tf.random.experimental.stateless_fold_in(
       tf.constant([graph.seed, scope_hash], tf.int64), step)
+  for number in tf1.get_collection(DROPOUT_SEEDS):
+    seed = tf.random.experimental.stateless_fold_in(seed, number)
   return tf.nn.experimental.stateless_dropout(input_tensor, dropout_prob, seed)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import socket
 from typing import Iterator, Optional
 
 from absl import logging
@@ -18,6 +19,8 @@ tf1 = tf.compat.v1
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
 _REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
+# How long a TPU may take to answer.
+_ANSWER_SECONDS = 10
 # The line of an error after which its cause stands.
 _NODE = re.compile("Node: '.*'$")
 
@@ -102,6 +105,57 @@ def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
   for gpu in gpus:
     tf.config.experimental.set_memory_growth(gpu, True)
   return chosen
+
+
+def find_tpu(name: Optional[str], zone: Optional[str], project: Optional[str],
+             master: Optional[str]
+            ) -> Optional[tf.distribute.cluster_resolver.TPUClusterResolver]:
+  """Finds the TPU to run on.
+
+  Args:
+    name: its name, or its grpc:// address.
+    zone: where it is; None for the zone of this machine.
+    project: whose it is; None for that of this machine.
+    master: address of a TensorFlow server, where there is no name.
+
+  Returns:
+    What tells its address; None where `master` does.
+
+  Raises:
+    InputError: there is no such TPU, or it does not answer.
+  """
+  if not name and not master:
+    raise InputError("--use_tpu=True: which one? Set --tpu_name to the name or "
+                     "the grpc:// address of a TPU")
+  cluster, address = None, master
+  if name:
+    try:
+      cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
+          name, zone=zone, project=project)
+      address = cluster.master()
+    # Google's interface and the libraries below it fail in ways of their own.
+    except Exception as error:  # pylint: disable=broad-except
+      raise InputError(
+          "--tpu_name={}: there is no such TPU, or it cannot be asked for from "
+          "here ({}); check the name, --tpu_zone and --gcp_project, or give "
+          "its grpc:// address".format(name, str(error).split("\n")[0])
+          ) from None
+  _check_answers(address, "tpu_name" if name else "master")
+  return cluster
+
+
+def _check_answers(address: str, flag: str) -> None:
+  """Raises InputError where no server answers; TensorFlow waits for minutes."""
+  found = re.fullmatch(r"(?:grpc://)?\[?(.+?)\]?:([0-9]+)", address)
+  if not found:
+    return  # Not a server of another machine.
+  try:
+    socket.create_connection(
+        (found.group(1), int(found.group(2))), _ANSWER_SECONDS).close()
+  except (OSError, OverflowError) as error:
+    raise InputError("--{}: {} does not answer ({}); check that the TPU runs "
+                     "and can be reached from here".format(
+                         flag, address, error)) from None
 
 
 def warn_of_device(options: DeviceOptions) -> None:

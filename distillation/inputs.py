@@ -6,6 +6,7 @@ from absl import logging
 import tensorflow as tf
 
 from distillation import checkpoints
+from distillation import devices
 from distillation import losses
 from distillation import teacher_decoder
 from distillation.options import ModelOptions, TrainerOptions
@@ -164,15 +165,20 @@ def _check_loss(loss: losses.LossOptions) -> None:
 
 
 def _check_tpu(options: TrainerOptions) -> None:
-  """Raises InputError for what a TPU does not do."""
+  """Raises InputError for a TPU that is not there, and what none does."""
   for name, value, default in (
       ("precision", options.device.precision, "fp32"),
       ("use_xla", options.device.use_xla, False),
+      ("eval_every_checkpoint", options.evaluation.eval_every_checkpoint,
+       False),
       ("gradient_accumulation_steps",
        options.schedule.gradient_accumulation_steps, 1)):
     if options.tpu.use_tpu and value != default:
       raise InputError("--{0}={1} does not go with --use_tpu=True; set {2}"
                        .format(name, value, default))
+  if options.tpu.use_tpu:
+    devices.find_tpu(options.tpu.tpu_name, options.tpu.tpu_zone,
+                     options.tpu.gcp_project, options.tpu.master)
 
 
 def _training_records(options: TrainerOptions,

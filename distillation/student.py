@@ -15,6 +15,7 @@ from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 
 from distillation import checkpoints
 from distillation import hooks
@@ -151,6 +152,7 @@ def create_train_step(
   num_processes, reduce_sum = options.num_processes, options.reduce_sum
   if options.use_tpu:  # Its cores are what processes are elsewhere.
     num_processes, reduce_sum = _sum_over_cores(tf.ones([])), _sum_over_cores
+    tf1.add_to_collection(modeling.DROPOUT_SEEDS, xla.replica_id())
   size = _BatchSize.of(features, num_processes, reduce_sum)
   loss_scale = optimization.LossScale() if options.scale_loss else None
   micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(

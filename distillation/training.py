@@ -274,9 +274,9 @@ class _Trainer:
         self._options, self._options.schedule, self._options.tpu)
     is_writer = self._processes.is_writer
     cluster = None
-    if tpu.use_tpu and tpu.tpu_name:
-      cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
-          tpu.tpu_name, zone=tpu.tpu_zone, project=tpu.gcp_project)
+    if tpu.use_tpu:
+      cluster = devices.find_tpu(
+          tpu.tpu_name, tpu.tpu_zone, tpu.gcp_project, tpu.master)
     config = tf1.estimator.tpu.RunConfig(
         cluster=cluster, master=tpu.master, model_dir=self._model_dir,
         session_config=devices.session_config(

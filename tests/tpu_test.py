@@ -19,8 +19,10 @@ import tiny
 tf1 = tf.compat.v1
 
 _NUM_CORES = 2
+_WITH_DROPOUT = dataclasses.replace(
+    tiny.CONFIG, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
 _OPTIONS = student.StudentOptions(
-    tiny.CONFIG, learning_rate=0.1, num_train_steps=10, num_warmup_steps=0,
+    _WITH_DROPOUT, learning_rate=0.1, num_train_steps=10, num_warmup_steps=0,
     use_tpu=True, wrap_optimizer=optimization.CrossReplicaOptimizer)
 
 
@@ -30,6 +32,28 @@ def _features(examples):
       np.stack([features[name] for features in examples]),
       tf.float32 if examples[0][name].dtype.kind == "f" else tf.int32)
           for name in examples[0]}
+
+
+@pytest.mark.parametrize("flags, told", [
+    ({}, ("--use_tpu=True", "--tpu_name")),
+    ({"tpu_name": "no-such-tpu"}, ("--tpu_name=no-such-tpu", "no such TPU")),
+    ({"tpu_name": "grpc://127.0.0.1:1"}, ("--tpu_name", "does not answer")),
+    ({"master": "grpc://127.0.0.1:1"}, ("--master", "does not answer")),
+    ({"tpu_name": "local", "eval_every_checkpoint": True},
+     ("--eval_every_checkpoint=True", "--use_tpu=True")),
+])
+def test_a_tpu_that_is_not_there_is_told_in_one_line(tmp_path, flags, told):
+  folder = tiny.trainer_inputs(tmp_path)
+  flags = dict({
+      "bert_config_file": folder / "bert_config.json",
+      "input_file": folder / "labelled.tfrecord", "truncation_factor": 4,
+      "output_dir": tmp_path / "out", "do_train": True, "use_tpu": True},
+               **flags)
+  result = tiny.run_script(
+      "network_distillation_single_machine_truncated.py", *tiny.SHAPE_FLAGS, *(
+          "--{}={}".format(name, value) for name, value in flags.items()))
+  tiny.assert_one_line_error(result, *told)
+  assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(name="graph", scope="module")
@@ -43,6 +67,7 @@ def _graph():
       return tf.identity(outputs["loss"])
 
   with tf.Graph().as_default() as graph:
+    tf1.set_random_seed(1)
     tf1.train.get_or_create_global_step()
     tf1.tpu.replicate(computation, [[tf.ones([])]] * _NUM_CORES)
   return graph
@@ -86,6 +111,18 @@ def test_gradients_are_summed_over_the_cores_before_they_are_clipped(graph):
       assert "CrossReplicaSum" in kinds and "MatMul" not in kinds
 
 
+def test_cores_drop_different_values(graph):
+  """As they run the same graph, only the number of the core tells them apart.
+  """
+  draws = [operation for operation in graph.get_operations()
+           if operation.type.startswith("StatelessRandomUniformV2")]
+  assert len(draws) == 1 + 3 * tiny.CONFIG.num_hidden_layers
+  for draw in draws:
+    assert "XlaReplicaId" in {
+        operation.type for tensor in draw.inputs
+        for operation in _origins(tensor, set())}
+
+
 def test_shapes_are_static_in_the_replicated_part(graph):
   """As XLA, which compiles it, wants them."""
   for operation in graph.get_operations():
@@ -124,10 +161,12 @@ def test_two_cores_on_equal_batches_do_what_one_process_does(monkeypatch):
   examples = tiny.random_examples(8, seed=2)
   batches = [examples[:4], examples[4:]]
   wanted = _train(dataclasses.replace(
-      _OPTIONS, use_tpu=False, wrap_optimizer=None), batches)
+      _OPTIONS, config=tiny.CONFIG, use_tpu=False, wrap_optimizer=None),
+                  batches)
   monkeypatch.setattr(tf1.tpu, "cross_replica_sum",
                       lambda values, *unused_groups: _NUM_CORES * values)
-  found = _train(_OPTIONS, batches)
+  monkeypatch.setattr(student.xla, "replica_id", lambda: tf.constant(0))
+  found = _train(dataclasses.replace(_OPTIONS, config=tiny.CONFIG), batches)
   np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
   for name, value in wanted[0].items():
     np.testing.assert_allclose(found[0][name], value, atol=1e-5, err_msg=name)
