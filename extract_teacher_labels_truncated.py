@@ -21,8 +21,9 @@ gives data/wiki_distill_0-00000-of-00002.tfrecord and so on.
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads these once, the first early.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
 import dataclasses
 from typing import Any, Dict, NamedTuple, Optional, Sequence
@@ -136,7 +137,7 @@ def define_flags() -> None:
       "precision", "fp32", devices.PRECISIONS,
       "Arithmetic of the teacher: bf16 is for CPUs that have it, fp16 for "
       "GPUs. The probabilities are computed in float32 in any case.")
-  flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA, on a GPU.")
+  flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA.")
   flags.DEFINE_enum(
       "record_format", "example", compact.FORMATS,
       "example is a list for each feature, as in 2019; compact is all of them "

@@ -14,8 +14,9 @@ resumes from the newest checkpoint there.
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads these once, the first early.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
 from distillation import options
 from distillation import training

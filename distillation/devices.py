@@ -19,6 +19,8 @@ tf1 = tf.compat.v1
 PRECISIONS = ("fp32", "bf16", "fp16")
 # Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
 _REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
+# In TF_XLA_FLAGS, which the scripts set, it lets XLA compile for CPUs.
+_XLA_FLAG = "--tf_xla_cpu_global_jit"
 # How long a TPU may take to answer.
 _ANSWER_SECONDS = 10
 # The line of an error after which its cause stands.
@@ -31,7 +33,7 @@ class DeviceOptions:
 
   Attributes:
     precision: one of `PRECISIONS`. Variables are float32 in any case.
-    use_xla: whether XLA compiles the graph, on a GPU.
+    use_xla: whether XLA compiles the graph.
   """
   precision: str = "fp32"
   use_xla: bool = False
@@ -68,9 +70,11 @@ def session_config(options: DeviceOptions = DeviceOptions(),
     os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
   elif options.precision == "fp16" and _has_arithmetic("fp16"):
     rewrites.auto_mixed_precision = rewrites.ON
-  if options.use_xla and has_gpu():
+  if options.use_xla and _has_compiler():
     config.graph_options.optimizer_options.global_jit_level = (
         tf1.OptimizerOptions.ON_1)
+    # XLA does not know the fused operations of CPUs.
+    rewrites.remapping = rewrites.OFF
   return config
 
 
@@ -165,8 +169,9 @@ def warn_of_device(options: DeviceOptions) -> None:
         "--precision=%s: %s; running at fp32.", options.precision,
         "TensorFlow rewrites graphs to fp16 on a GPU" if has_gpu() else
         "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
-  if options.use_xla and not has_gpu():
-    logging.warning("--use_xla: there is no GPU; nothing is compiled.")
+  if options.use_xla and not _has_compiler():
+    logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which CPUs need; nothing "
+                    "is compiled.", _XLA_FLAG)
 
 
 def has_gpu() -> bool:
@@ -188,6 +193,11 @@ def _has_arithmetic(precision: str) -> bool:
       return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None
   except OSError:
     return False
+
+
+def _has_compiler() -> bool:
+  """Says whether TensorFlow compiles graphs for this device when asked to."""
+  return has_gpu() or _XLA_FLAG in os.environ.get("TF_XLA_FLAGS", "")
 
 
 @contextlib.contextmanager

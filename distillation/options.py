@@ -136,7 +136,7 @@ def define_flags() -> None:
       "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
       "dynamic loss scaling on GPUs. Variables stay float32.")
   flags.DEFINE_bool(
-      "use_xla", False, "Whether to compile the graph with XLA, on GPUs.")
+      "use_xla", False, "Whether to compile the graph with XLA.")
   flags.DEFINE_integer(
       "gradient_accumulation_steps", 1,
       "Micro-batches of train_batch_size whose gradients are accumulated for "

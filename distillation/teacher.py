@@ -38,9 +38,9 @@ tf1 = tf.compat.v1
 # Batches among which sequences are sorted by length; progress is kept by
 # windows of so many batches.
 _WINDOW_BATCHES = 16
-# On GPUs lengths are multiples of this: odd sizes are slow there, and XLA
-# compiles every size once more.
-_GPU_LENGTH_MULTIPLE = 16
+# On GPUs and with XLA lengths are multiples of this: odd sizes are slow there,
+# and XLA compiles every size once more.
+_LENGTH_MULTIPLE = 16
 # What a teacher should predict of the masked tokens; BERT-Base is over 50%.
 _SUSPICIOUS_ACCURACY = 0.2
 # Bins of the histogram of the stored mass: it is reported in three digits.
@@ -179,8 +179,8 @@ class Teacher:
   def _trim(self, features: Dict[str, np.ndarray], rows: np.ndarray,
             length: int) -> Dict[str, np.ndarray]:
     """Returns the inputs of some sequences, without needless padding."""
-    if self._has_gpu:
-      length += -length % _GPU_LENGTH_MULTIPLE
+    if self._has_gpu or self._options.device.use_xla:
+      length += -length % _LENGTH_MULTIPLE
     batch = {name: features[name][rows][:, :length] for name in (
         schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS)}
     batch[schema.MASKED_LM_POSITIONS] = (

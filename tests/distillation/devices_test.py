@@ -16,12 +16,23 @@ from util.command_line import InputError
 def test_a_session_is_set_up_for_precision_and_device(
     monkeypatch, has_gpu, precision, wanted):
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
+  monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   options = devices.session_config(
       devices.DeviceOptions(precision, use_xla=True)).graph_options
   rewrites = options.rewrite_options
   assert (rewrites.auto_mixed_precision,
           rewrites.auto_mixed_precision_onednn_bfloat16) == wanted
   assert options.optimizer_options.global_jit_level == has_gpu
+
+
+def test_cpus_compile_where_tensorflow_was_told_so(monkeypatch):
+  monkeypatch.setattr(devices, "has_gpu", lambda: False)
+  monkeypatch.setenv("TF_XLA_FLAGS", "--a --tf_xla_cpu_global_jit")
+  options = devices.session_config(
+      devices.DeviceOptions(use_xla=True)).graph_options
+  assert options.optimizer_options.global_jit_level == 1
+  # Fused operations of oneDNN would cut the graph to pieces.
+  assert options.rewrite_options.remapping == options.rewrite_options.OFF
 
 
 @pytest.mark.parametrize("has_it", [False, True])
@@ -79,12 +90,13 @@ def test_one_process_leaves_the_choice_to_tensorflow(gpus):
     (False, "fp32", False, ""), (True, "fp16", True, ""),
     (False, "fp16", False, "--precision=fp16.*running at fp32"),
     (True, "bf16", False, "--precision=bf16.*fp16 on a GPU.*running at fp32"),
-    (False, "fp32", True, "--use_xla: there is no GPU"),
+    (False, "fp32", True, "--use_xla: TF_XLA_FLAGS lacks.*nothing is compiled"),
 ])
 def test_what_the_device_cannot_do_is_told(
     monkeypatch, has_gpu, precision, use_xla, wanted):
   lines = []
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
+  monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   monkeypatch.setattr(devices.logging, "warning",
                       lambda text, *values: lines.append(text % values))
   devices.warn_of_device(devices.DeviceOptions(precision, use_xla))
