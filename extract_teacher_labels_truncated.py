@@ -126,10 +126,10 @@ def define_flags() -> None:
       "the same.", lower_bound=1e-3)
   flags.DEFINE_integer(
       "tail_samples", 0,
-      "M: of the K stored tokens, K - M are the most probable ones, and M are a "
-      "random sample that stands for all others, so that the student's loss is "
-      "unbiased. K - 1 gives it the least variance; recommended for training "
-      "with --tail_mass=drop, the default.",
+      "M: of the K stored tokens, K - M are the most probable ones, and M are "
+      "a random sample that stands for all others, so that the student's "
+      "loss is unbiased. K - 1 gives it the least variance; recommended for "
+      "training with --tail_mass=drop, the default.",
       lower_bound=0)
   flags.DEFINE_integer(
       "random_seed", 12345, "Seed of the samples.", lower_bound=0)

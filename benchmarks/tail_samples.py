@@ -33,7 +33,6 @@ import tqdm
 
 from distillation import checkpoints
 from distillation import losses
-from distillation import teacher
 import modeling
 from records import input_pipeline
 from records import order

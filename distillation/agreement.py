@@ -5,6 +5,7 @@ makes and compares descriptions. How they get to each other is not its business.
 """
 
 import collections
+import contextlib
 import dataclasses
 import importlib.metadata
 import platform
@@ -71,11 +72,9 @@ def describe(options: TrainerOptions, inputs: Inputs,
   description["the version of Python"] = platform.python_version()
   description["the version of tensorflow"] = tf.__version__
   description["the version of numpy"] = np.__version__
-  try:
+  with contextlib.suppress(importlib.metadata.PackageNotFoundError):
     description["the version of horovod"] = importlib.metadata.version(
         "horovod")
-  except importlib.metadata.PackageNotFoundError:
-    pass
   return description
 
 

@@ -170,8 +170,8 @@ def warn_of_device(options: DeviceOptions) -> None:
         "TensorFlow rewrites graphs to fp16 on a GPU" if has_gpu() else
         "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
   if options.use_xla and not _has_compiler():
-    logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which CPUs need; nothing "
-                    "is compiled.", _XLA_FLAG)
+    logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which CPUs need; "
+                    "nothing is compiled.", _XLA_FLAG)
 
 
 def has_gpu() -> bool:

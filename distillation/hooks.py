@@ -44,7 +44,8 @@ class SaverHook(tf1.train.CheckpointSaverHook):
       return False  # As the base: whether a listener asks for a stop.
     if self._is_writer:
       return super()._save(session, step)
-    return any([listener.after_save(session, step)
+    # A list, so that none of them is left out.
+    return any([listener.after_save(session, step)  # noqa: C419
                 for listener in self._listeners])
 
 

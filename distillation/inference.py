@@ -1,4 +1,4 @@
-"""A model's graph for inference, with its weights loaded once, as they are used.
+"""A model's graph for inference, with weights loaded once, as they are used.
 
 Weights are variables, not constants: TensorFlow copies constants again and
 again on their way into a session, up to 14 times what they take.

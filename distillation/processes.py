@@ -420,7 +420,7 @@ class Group:
   def _watch(self) -> None:
     """Ends this process when another one dies or does not answer."""
     poll = select.poll()
-    for rank, peer in self._neighbours.items():
+    for peer in self._neighbours.values():
       # Python's own builds may lack it, and so may older kernels.
       with contextlib.suppress(AttributeError, OSError):
         poll.register(os.pidfd_open(peer.process_id), select.POLLIN)

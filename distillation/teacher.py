@@ -11,7 +11,6 @@ Dimensions:
 
 from concurrent import futures
 import dataclasses
-import os
 import time
 from typing import Dict, List, NamedTuple, Optional, Tuple
 

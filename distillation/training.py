@@ -113,8 +113,9 @@ class _Trainer:
         learning_rate=schedule.learning_rate * divisor,
         num_train_steps=max(1, schedule.num_train_steps // divisor),
         num_warmup_steps=schedule.num_warmup_steps // divisor,
-        wrap_optimizer=(optimization.CrossReplicaOptimizer if options.tpu.use_tpu
-                        else processes.wrap_optimizer),
+        wrap_optimizer=(
+            optimization.CrossReplicaOptimizer if options.tpu.use_tpu
+            else processes.wrap_optimizer),
         num_processes=processes.size, reduce_sum=processes.reduce_sum,
         use_tpu=options.tpu.use_tpu,
         top_k=options.records.truncation_factor,
@@ -177,7 +178,7 @@ class _Trainer:
               progress.step, output_dir))
 
   def export(self) -> None:
-    """Exports the best checkpoint, if each one was evaluated, else the newest."""
+    """Exports the best checkpoint, if each is evaluated, else the newest."""
     output_dir = self._options.output_dir
     checkpoint = tf.train.latest_checkpoint(output_dir)
     if self._options.evaluation.eval_every_checkpoint:
@@ -207,8 +208,8 @@ class _Trainer:
     is_best = name.startswith(evaluation.BEST_FOLDER + os.sep)
     if newest and not is_best and name != os.path.basename(newest):
       logging.warning(
-          "%s is newer than %s, of which student/ was made and the results are: "
-          "finish the training to export it.", newest, name)
+          "%s is newer than %s, of which student/ was made and the results "
+          "are: finish the training to export it.", newest, name)
 
   def evaluate(self, checkpoint: Optional[str]) -> Dict[str, Any]:
     """Evaluates on the held-out records in order, in all processes together.

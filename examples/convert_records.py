@@ -250,8 +250,8 @@ def main() -> None:
              for path in paths]
   for path, output in zip(paths, outputs):
     if files.is_same(path, output):
-      raise InputError("--output_dir={} holds the input file {}: choose another "
-                       "folder".format(options.output_dir, path))
+      raise InputError("--output_dir={} holds the input file {}: choose "
+                       "another folder".format(options.output_dir, path))
     if outputs.count(output) > 1:
       raise InputError("--input_file names two files {}: convert them to two "
                        "folders".format(os.path.basename(path)))

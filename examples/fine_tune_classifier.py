@@ -565,7 +565,8 @@ def apply_to_stdin(options: Options, model: Model) -> None:
       disable=True if sys.stdout.isatty() else None) as bar:
     for lines in _blocks(sys.stdin.fileno()):
       texts = []
-      for number, line in enumerate(lines, number + 1):
+      for line in lines:
+        number += 1
         place = "stdin, line {}".format(number)
         text = parse_line(line, place, is_labelled=False)
         if text is not None:

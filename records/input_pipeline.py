@@ -143,8 +143,8 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
     found = manifest.read_manifest(path)
     if found and 0 < found.vocab_size < vocab_size and path == paths[0]:
       logging.warning(
-          "--bert_config_file has vocab_size %d, and the records in %s were made "
-          "with a vocabulary of %d: the rest must be padding.", vocab_size,
+          "--bert_config_file has vocab_size %d, and the records in %s were "
+          "made with a vocabulary of %d: the rest must be padding.", vocab_size,
           path, found.vocab_size)
     if found and found.vocab_size > vocab_size:
       raise InputError(

@@ -117,7 +117,7 @@ def limits(shape: RecordShape, vocab_size: int,
     vocab_size: of the model that reads them.
     type_vocab_size: likewise.
   """
-  below = {name: vocab_size for name in TOKEN_IDS}
+  below = dict.fromkeys(TOKEN_IDS, vocab_size)
   below.update({INPUT_MASK: 2, SEGMENT_IDS: type_vocab_size,
                 MASKED_LM_POSITIONS: shape.max_seq_length,
                 NEXT_SENTENCE_LABELS: 2})

@@ -5,6 +5,7 @@ interfaces joins them, and a script that enters the other namespace takes the
 place of ssh.
 """
 
+import contextlib
 import math
 import os
 import pathlib
@@ -110,10 +111,8 @@ def _delete_host(namespace):
   def kill_all():
     process_ids = _ip("netns", "pids", namespace).split()
     for process_id in process_ids:
-      try:
+      with contextlib.suppress(ProcessLookupError):
         os.kill(int(process_id), signal.SIGKILL)
-      except ProcessLookupError:
-        pass
     return not process_ids
 
   try:

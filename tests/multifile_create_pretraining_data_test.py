@@ -84,8 +84,9 @@ def _in_process(folder, vocab_file, settings, seed=12345, source=None):
   """Makes the records of one file without a worker; returns path and counts."""
   output = str(folder / "direct.tfrecord")
   counts = stage.create_file(
-      stage.Task(source or _check(folder), output, vocab_file, seed,
-                 _options(settings), None, manifest.Manifest("stage", {}, {}, {}, 1)),
+      stage.Task(
+          source or _check(folder), output, vocab_file, seed,
+          _options(settings), None, manifest.Manifest("stage", {}, {}, {}, 1)),
       lambda progress: None)
   return output, counts
 

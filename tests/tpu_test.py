@@ -13,7 +13,6 @@ from tensorflow.python.tpu import tpu_function
 
 from distillation import student
 import optimization
-from records import schema
 import tiny
 
 tf1 = tf.compat.v1

@@ -141,13 +141,15 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
   words = join_boolean_values(argv)
   for flag, value in zip(words[1:], words[2:]):
     if _is_boolean_flag(flag) and not value.startswith("-"):
-      raise InputError("{} {}: unexpected word {!r}; {} is True or False".format(
-          flag, value, value, flag))
+      raise InputError(
+          "{} {}: unexpected word {!r}; {} is True or False".format(
+              flag, value, value, flag))
   for flag, equals, value in (word.partition("=") for word in words):
     if (equals and _is_boolean_flag(flag)
         and value.lower() not in _BOOLEAN_VALUES):
-      raise InputError("{}={}: unexpected value {!r}; {} is True or False".format(
-          flag, value, value, flag))
+      raise InputError(
+          "{}={}: unexpected value {!r}; {} is True or False".format(
+              flag, value, value, flag))
   stray = flags.FLAGS(words)[1:]
   if stray:
     raise InputError(

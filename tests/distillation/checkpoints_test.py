@@ -42,7 +42,8 @@ def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
 
 def test_a_config_that_is_missing_is_an_error(tmp_path):
   for path in (tmp_path / "none.json", tmp_path):
-    with pytest.raises(InputError, match="--bert_config_file.*(no file|a folder)"):
+    with pytest.raises(
+        InputError, match="--bert_config_file.*(no file|a folder)"):
       checkpoints.load_config(str(path))
 
 

@@ -73,8 +73,9 @@ def test_the_best_checkpoint_is_kept(tmp_path, values, best_steps):
 
 def test_the_best_checkpoint_may_be_that_of_the_masked_tokens(tmp_path):
   """Without a teacher, so without its metrics."""
-  results = [{"global_step": step, "masked_lm_cross_entropy": value,
-              "masked_lm_accuracy": 0.5} for step, value in enumerate([3, 1, 2])]
+  results = [
+      {"global_step": step, "masked_lm_cross_entropy": value,
+       "masked_lm_accuracy": 0.5} for step, value in enumerate([3, 1, 2])]
   listener = evaluation.HeldOutListener(
       lambda checkpoint: results[int(checkpoint.rpartition("-")[2])],
       str(tmp_path), best_by="masked_lm_cross_entropy")

@@ -39,7 +39,7 @@ def test_top_k_entries_are_those_of_top_k(size, top_k):
 
 
 def _sample(logits, top_k, tail_samples, count):
-  """Truncates one distribution `count` times, with an offset of its own each."""
+  """Truncates one distribution `count` times, each with its own offset."""
   return losses.truncate(
       tf.repeat(tf.constant(logits[np.newaxis]), count, axis=0), top_k,
       tail_samples=tail_samples,

@@ -2,7 +2,8 @@
 
 The folder of a world holds the inputs of all stages and `out` for outputs:
   dump.xml, articles/AA/wiki_00, text.txt, split/, vocab.txt, masked.tfrecord,
-  labelled.tfrecord, compact.tfrecord (the same), model/ (bert_config.json and bert_model.ckpt), out/
+  labelled.tfrecord, compact.tfrecord (the same), model/ (bert_config.json and
+  bert_model.ckpt), out/
 Scripts run in it as their current folder.
 """
 
@@ -162,9 +163,10 @@ class World:
     Args:
       stage: the script and its flags.
       changes: of the flags; None leaves a flag out.
-      **keywords: `words` end the command line; `environment` and `unset` change the environment; `prefix`
-        is what starts the script; `file_bytes` is the most that a file may
-        hold; `forked=False` starts a Python of its own in any case.
+      **keywords: `words` end the command line; `environment` and `unset`
+        change the environment; `prefix` is what starts the script;
+        `file_bytes` is the most that a file may hold; `forked=False` starts a
+        Python of its own in any case.
     """
     return self.start(stage, changes, **keywords).wait()
 

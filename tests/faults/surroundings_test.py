@@ -49,8 +49,9 @@ def _linked_output(world):
 
 def _cased_folder(world):
   (world / "model").rename(world / "cased_L-1_H-8_A-2")
-  spoilers.manifest("masked.tfrecord", stage="multifile_create_pretraining_data",
-                    flags={"do_lower_case": True})(world)
+  spoilers.manifest(
+      "masked.tfrecord", stage="multifile_create_pretraining_data",
+      flags={"do_lower_case": True})(world)
 
 
 def _cased_vocabulary(world):
