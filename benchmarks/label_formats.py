@@ -56,7 +56,8 @@ FLAGS = flags.FLAGS
 
 _FLAG = "input_file"
 _SEED = 12345
-# Masked tokens that are looked at together.
+# Masked tokens whose gradients are compared, and how many at a time.
+_NUM_TOKENS = 2000
 _BLOCK_TOKENS = 500
 # The reader takes so many batches in a turn.
 _READ_BATCHES = 200
@@ -245,8 +246,9 @@ def compare_gradients(forms: Mapping[str, Stored], exact: str
   logits = run_model(FLAGS.student_config_file, FLAGS.student_checkpoint,
                      "masked_lm", features[exact])
   sums = {name: np.zeros(4) for name in forms}
+  logits = logits[:_NUM_TOKENS]
   for start in range(0, len(logits), _BLOCK_TOKENS):
-    rows = slice(start, start + _BLOCK_TOKENS)
+    rows = slice(start, min(start + _BLOCK_TOKENS, len(logits)))
     students = softmax(logits[rows])
     teachers = targets(features[exact], forms[exact].decoder, rows,
                        students.shape[1])
