@@ -142,11 +142,7 @@ def define_flags() -> None:
       "record_format", "example", compact.FORMATS,
       "example is a list for each feature, as in 2019; compact is all of them "
       "in one string, half as long. The input may be either.")
-  flags.DEFINE_enum(
-      "probability_bits", compact.DEFAULT_PROBABILITY_BITS,
-      compact.PROBABILITY_BITS,
-      "Bits of a probability in compact records: 32 are exact, 16 are within "
-      "0.01%, 8 within 2.5%.")
+  compact.define_flags()
   flags.DEFINE_bool(
       "overwrite", False,
       "Whether to replace an output that was made or begun in another way.")

@@ -94,11 +94,7 @@ def define_flags() -> None:
       "record_format", "compact", compact.FORMATS,
       "compact: all features in one string. example: a list for each feature, "
       "as in 2019.")
-  flags.DEFINE_enum(
-      "probability_bits", compact.DEFAULT_PROBABILITY_BITS,
-      compact.PROBABILITY_BITS,
-      "Bits of a probability in compact records: 32 are exact, 16 are within "
-      "0.01%, 8 within 2.5%.")
+  compact.define_flags()
   flags.DEFINE_bool(
       "overwrite", False,
       "Whether to replace an output that was made or begun in another way.")

@@ -32,6 +32,7 @@ Dimensions:
 import struct
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
+from absl import flags
 import numpy as np
 
 from records import schema
@@ -51,6 +52,14 @@ _MOST_ENTRIES = 1 << 22
 _MOST_TOKEN_IDS = 1 << 16
 _MOST_SMALL = 1 << 8
 _PROBABILITY_DTYPES = {8: "<u1", 16: "<u2", 32: "<f4"}
+
+
+def define_flags() -> None:
+  """Defines the flag that says how exact the probabilities of a record are."""
+  flags.DEFINE_enum(
+      "probability_bits", DEFAULT_PROBABILITY_BITS, PROBABILITY_BITS,
+      "Bits of a probability in compact records: 32 are exact, 16 are within "
+      "0.01%, 8 within 2.5%.")
 
 
 class Field(NamedTuple):
