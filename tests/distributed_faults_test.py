@@ -223,10 +223,12 @@ def test_a_process_that_works_is_no_stall(tmp_path, folder):
 
 def test_an_error_of_one_process_is_told_once(tmp_path, folder):
   """Of a record that only one reads, and of nothing else."""
-  code = ("import records.input_pipeline as pipeline\n"
-          "limits = pipeline._are_within\n"
-          "pipeline._are_within = lambda values, limit: limits(values, 1)\n"
-          "pipeline._find_out_of_range = lambda *unused: 'a record is bad'")
+  code = ("from records import decoding, input_pipeline\n"
+          "limits = decoding._are_all_within\n"
+          "decoding._are_all_within = lambda stored, read, limit: "
+          "limits(stored, read, 1)\n"
+          "input_pipeline._find_out_of_range = lambda *unused: "
+          "'a record is bad'")
   result = tiny.launch(
       tiny.MPIRUN, _wrapper(tmp_path, 1, code),
       *_arguments(folder, tmp_path / "out", "--num_train_steps=4"))
