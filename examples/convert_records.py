@@ -233,9 +233,13 @@ def convert(options: ConversionOptions, source: Source, output_file: str,
       files.size(source.path), files.size(output_file)))
 
 
-def main() -> None:
-  files.set_remote_files(tf.io.gfile)
-  options = command_line.options(ConversionOptions)
+def convert_all(options: ConversionOptions) -> None:
+  """Converts all input files.
+
+  Raises:
+    InputError: as for `read_source` and `convert`, or an output would be an
+      input file or another output.
+  """
   if (options.record_format == "example" and options.probability_bits
       != compact.DEFAULT_PROBABILITY_BITS):
     raise InputError(
@@ -254,12 +258,17 @@ def main() -> None:
   sources = list(map(read_source, paths))
   with tqdm.tqdm(total=sum(source.corpus.size for source in sources),
                  unit=" records", disable=None) as bar:
-    try:
-      for source, output in zip(sources, outputs):
-        convert(options, source, output, bar)
-    except KeyboardInterrupt:
-      raise KeyboardInterrupt("what is converted is kept: the same command "
-                              "resumes from here") from None
+    for source, output in zip(sources, outputs):
+      convert(options, source, output, bar)
+
+
+def main() -> None:
+  files.set_remote_files(tf.io.gfile)
+  try:
+    convert_all(command_line.options(ConversionOptions))
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt("what is converted is kept: the same command "
+                            "resumes from here") from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Tests of convert_records.py: both ways, resumed, and what it refuses."""
 
 import json
+import logging
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,11 @@ from records import manifest
 from records import schema
 from records import tfrecord
 import tiny
+from util.command_line import InputError
+
+sys.path.insert(0, str(tiny.ROOT / "examples"))
+# pylint: disable=wrong-import-position
+import convert_records
 
 _SCRIPT = "examples/convert_records.py"
 _MANIFEST = manifest.Manifest(
@@ -19,10 +26,20 @@ _MANIFEST = manifest.Manifest(
     fingerprints={}, sources={"masked.tfrecord": "f"}, vocab_size=29)
 
 
-def _convert(input_file, output_dir, **flags):
-  return tiny.run_script(_SCRIPT, *(
-      "--{}={}".format(name, value) for name, value in dict(
-          flags, input_file=input_file, output_dir=output_dir).items()))
+@pytest.fixture(name="convert")
+def _convert(caplog):
+  """What converts as the script does, and returns what it logs."""
+  caplog.set_level(logging.INFO, "absl")
+
+  def convert(input_file, output_dir, record_format="compact",
+              probability_bits=16, overwrite=False):
+    caplog.clear()
+    convert_records.convert_all(convert_records.ConversionOptions(
+        str(input_file), str(output_dir), record_format, str(probability_bits),
+        overwrite))
+    return caplog.text
+
+  return convert
 
 
 def _write(path, made_by=_MANIFEST, examples=None):
@@ -45,41 +62,44 @@ def _flags(path):
 
 
 def test_the_way_back_gives_the_same_bytes(tmp_path):
+  """As a script."""
   first = _write(tmp_path / "in" / "a.tfrecord")
   second = _write(tmp_path / "in" / "b.tfrecord",
                   examples=map(tiny.without_labels,
                                tiny.random_examples(5, seed=1)))
-  result = _convert(tmp_path / "in" / "*.tfrecord", tmp_path / "out",
-                    probability_bits=32)
-  assert result.returncode == 0, result.stderr
-  assert "a.tfrecord: 21 records, " in result.stderr
-  assert "rounded" not in result.stderr and "dropped" not in result.stderr
+
+  def run(*words):
+    result = tiny.run_script(_SCRIPT, *words)
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+  told = run("--input_file", tmp_path / "in" / "*.tfrecord", "--output_dir",
+             tmp_path / "out", "--probability_bits=32")
+  assert "a.tfrecord: 21 records, " in told
+  assert "rounded" not in told and "dropped" not in told
   assert _flags(tmp_path / "out" / "a.tfrecord") == {
       **_MANIFEST.flags, "record_format": "compact", "probability_bits": 32}
   assert _flags(tmp_path / "out" / "b.tfrecord") == {
       **_MANIFEST.flags, "record_format": "compact"}
-  result = _convert(tmp_path / "out" / "*.tfrecord", tmp_path / "back",
-                    record_format="example")
-  assert result.returncode == 0, result.stderr
+  run("--input_file", tmp_path / "out" / "*.tfrecord", "--output_dir",
+      tmp_path / "back", "--record_format=example")
   for path in (first, second):
     assert _contents(tmp_path / "back" / path.name) == _contents(path)
 
 
-def test_what_was_rounded_is_told_and_stays_known(tmp_path):
+def test_what_was_rounded_is_told_and_stays_known(tmp_path, convert):
   path = _write(tmp_path / "in" / "a.tfrecord")
   for folder, flags, told, bits in (
       ("8", {"probability_bits": 8}, "rounded by up to 0.0", 8),
       ("back", {"record_format": "example"}, "a.tfrecord: 21", 8),
       ("16", {"probability_bits": 16}, "rounded", 8)):
-    result = _convert(path, tmp_path / folder, **flags)
-    assert result.returncode == 0, result.stderr
-    assert told in result.stderr
+    assert told in convert(path, tmp_path / folder, **flags)
     path = tmp_path / folder / "a.tfrecord"
     assert _flags(path)["probability_bits"] == bits
     assert ("record_format" in _flags(path)) == (folder != "back")
 
 
-def test_records_of_2019_become_compact(tmp_path):
+def test_records_of_2019_become_compact(tmp_path, convert):
   """They have no manifest, and hold something in the padding of labels."""
   examples = tiny.random_examples(9, seed=2)
   for features in examples:
@@ -87,10 +107,8 @@ def test_records_of_2019_become_compact(tmp_path):
   is_padding = [features[schema.MASKED_LM_WEIGHTS] == 0
                 for features in examples]
   path = tiny.write_records(tmp_path / "a.tfrecord", examples)
-  result = _convert(path, tmp_path / "out")
-  assert result.returncode == 0, result.stderr
   assert "{} numbers in the padding of labels were dropped".format(
-      4 * np.sum(is_padding)) in result.stderr
+      4 * np.sum(is_padding)) in convert(path, tmp_path / "out")
   output = tmp_path / "out" / "a.tfrecord"
   for features, empty, record in zip(
       examples, is_padding, tfrecord.read(str(output), "input_file")):
@@ -103,25 +121,22 @@ def test_records_of_2019_become_compact(tmp_path):
   assert list(made_by.sources) == ["a.tfrecord"]
 
 
-def test_token_ids_of_large_vocabularies_take_four_bytes(tmp_path):
+def test_token_ids_of_large_vocabularies_take_four_bytes(tmp_path, convert):
   """Where no manifest tells the vocabulary, the ids do."""
   examples = tiny.random_examples(9, seed=2)
   examples[-1][schema.TEACHER_INDICES][0, 0] = 70000
-  path = tiny.write_records(tmp_path / "a.tfrecord", examples)
-  result = _convert(path, tmp_path / "out")
-  assert result.returncode == 0, result.stderr
+  convert(tiny.write_records(tmp_path / "a.tfrecord", examples),
+          tmp_path / "out")
   *_, last = tfrecord.read(str(tmp_path / "out" / "a.tfrecord"), "input_file")
   assert compact.expand(tfrecord.decode(last))[
       schema.TEACHER_INDICES][0] == 70000
 
 
-def test_hidden_states_take_their_decoder_along(tmp_path):
+def test_hidden_states_take_their_decoder_along(tmp_path, convert):
   path = tiny.write_hidden_states(tmp_path / "in")
-  for flags, folder, back in (({}, "out", path),
-                              ({"record_format": "example"}, "back",
-                               tmp_path / "out" / path.name)):
-    result = _convert(back, tmp_path / folder, **flags)
-    assert result.returncode == 0, result.stderr
+  convert(path, tmp_path / "out")
+  convert(tmp_path / "out" / path.name, tmp_path / "back",
+          record_format="example")
   decoders = [teacher_decoder.read(str(tmp_path / folder /
                                        teacher_decoder.FILE)).fingerprint()
               for folder in ("in", "out", "back")]
@@ -129,9 +144,9 @@ def test_hidden_states_take_their_decoder_along(tmp_path):
   assert (tmp_path / "back" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_conversion_resumes(tmp_path):
+def test_a_conversion_resumes(tmp_path, convert):
   path = _write(tmp_path / "in" / "a.tfrecord")
-  assert _convert(path, tmp_path / "out").returncode == 0
+  convert(path, tmp_path / "out")
   output = tmp_path / "out" / "a.tfrecord"
   records, made_by = _contents(output)
   # What a run that was killed leaves: a hidden file, with progress beside it.
@@ -144,52 +159,49 @@ def test_a_conversion_resumes(tmp_path):
     for record in serialized[:8]:
       writer.write(b"x" * len(record))  # To see that it is kept.
     writer.save_progress(manifest.Manifest(**json.loads(made_by)))
-  assert _convert(path, tmp_path / "out").returncode == 0
+  convert(path, tmp_path / "out")
   resumed, _ = _contents(output)
   assert len(resumed) == len(records) and resumed != records
-  assert tfrecord.frame(serialized[8:]) == resumed[-len(
-      tfrecord.frame(serialized[8:])):]
-  again = _convert(path, tmp_path / "out")
-  assert again.returncode == 0 and "is finished" in again.stderr
+  assert resumed.endswith(tfrecord.frame(serialized[8:]))
+  assert "is finished" in convert(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize("output_dir, flags, told", [
-    ("in", {}, ("--output_dir", "holds the input file", "another folder")),
+    ("in", {}, "--output_dir.*holds the input file.*another folder"),
     ("out", {"record_format": "example", "probability_bits": 8},
-     ("--probability_bits=8", "--record_format=compact", "leave it out")),
-    ("out", {"input_file": "none"}, ("--input_file", "none", "check")),
+     "--probability_bits=8.*--record_format=compact.*leave it out"),
+    ("out", {"input_file": "none"}, "--input_file.*none.*check"),
     ("out", {"input_file": "{}/a.tfrecord,{}/more/a.tfrecord"},
-     ("--input_file", "two files a.tfrecord", "two folders")),
+     "--input_file.*two files a.tfrecord.*two folders"),
 ])
-def test_bad_input_is_one_line(tmp_path, output_dir, flags, told):
+def test_bad_input_is_told(tmp_path, convert, output_dir, flags, told):
   path = _write(tmp_path / "in" / "a.tfrecord")
   _write(tmp_path / "in" / "more" / "a.tfrecord")
-  flags = dict({"input_file": path}, **flags)
-  flags["input_file"] = str(flags["input_file"]).replace(
+  flags = dict({"input_file": str(path)}, **flags)
+  flags["input_file"] = flags["input_file"].replace(
       "{}", str(tmp_path / "in"))
-  result = _convert(flags.pop("input_file"), tmp_path / output_dir, **flags)
-  tiny.assert_one_line_error(result, *told)
+  with pytest.raises(InputError, match=told):
+    convert(output_dir=tmp_path / output_dir, **flags)
   assert not (tmp_path / "out").exists()
 
 
-def test_a_record_that_does_not_fit_is_refused(tmp_path):
+def test_a_record_that_does_not_fit_is_refused(tmp_path, convert):
   examples = tiny.random_examples(9, seed=2)
   examples[-1][schema.SEGMENT_IDS][0] = 1
   path = tiny.write_records(tmp_path / "a.tfrecord", examples)
-  tiny.assert_one_line_error(
-      _convert(path, tmp_path / "out"), "--input_file", path, "segment_ids",
-      "--record_format=example")
+  with pytest.raises(InputError, match="--input_file: {}: .*segment_ids.*"
+                     "--record_format=example".format(path)):
+    convert(path, tmp_path / "out")
   assert not list((tmp_path / "out").glob("*.tfrecord"))
 
 
-def test_finished_records_stay_unless_overwritten(tmp_path):
+def test_finished_records_stay_unless_overwritten(tmp_path, convert):
   path = _write(tmp_path / "in" / "a.tfrecord")
-  assert _convert(path, tmp_path / "out").returncode == 0
+  convert(path, tmp_path / "out")
   before = _contents(tmp_path / "out" / "a.tfrecord")
-  tiny.assert_one_line_error(
-      _convert(path, tmp_path / "out", probability_bits=8),
-      "--probability_bits is 8, not 16", "--overwrite")
+  with pytest.raises(InputError,
+                     match="--probability_bits is 8, not 16.*--overwrite"):
+    convert(path, tmp_path / "out", probability_bits=8)
   assert _contents(tmp_path / "out" / "a.tfrecord") == before
-  assert _convert(path, tmp_path / "out", probability_bits=8,
-                  overwrite=True).returncode == 0
+  convert(path, tmp_path / "out", probability_bits=8, overwrite=True)
   assert _contents(tmp_path / "out" / "a.tfrecord") != before
