@@ -127,6 +127,9 @@ def check(options: TrainerOptions, is_writer: bool = True,
       and options.loss.hidden_projection):
     _check_projection(options.output_dir, [
         config.hidden_size, training.shape.teacher_hidden_size])
+  if options.tpu.use_tpu:  # The last check, as it may wait for an answer.
+    devices.find_tpu(options.tpu.tpu_name, options.tpu.tpu_zone,
+                     options.tpu.gcp_project, options.tpu.master)
   return Inputs(config, training, held_out, init_layers, is_resumed)
 
 
@@ -165,7 +168,7 @@ def _check_loss(loss: losses.LossOptions) -> None:
 
 
 def _check_tpu(options: TrainerOptions) -> None:
-  """Raises InputError for a TPU that is not there, and what none does."""
+  """Raises InputError for what a TPU does not do."""
   for name, value, default in (
       ("precision", options.device.precision, "fp32"),
       ("use_xla", options.device.use_xla, False),
@@ -176,9 +179,6 @@ def _check_tpu(options: TrainerOptions) -> None:
     if options.tpu.use_tpu and value != default:
       raise InputError("--{0}={1} does not go with --use_tpu=True; set {2}"
                        .format(name, value, default))
-  if options.tpu.use_tpu:
-    devices.find_tpu(options.tpu.tpu_name, options.tpu.tpu_zone,
-                     options.tpu.gcp_project, options.tpu.master)
 
 
 def _training_records(options: TrainerOptions,

@@ -365,7 +365,7 @@ def test_create_optimizer_averages_over_the_cores_of_a_tpu(monkeypatch):
     wrapped.append(optimizer)
     return optimizer
 
-  monkeypatch.setattr(tf1.tpu, "CrossShardOptimizer", wrap)
+  monkeypatch.setattr(optimization, "CrossReplicaOptimizer", wrap)
   for use_tpu in (False, True):
     with tf.Graph().as_default():
       variable = tf1.get_variable("kernel", [2], use_resource=True)
