@@ -50,6 +50,7 @@ import reading
 import training_step
 from util import command_line
 from util import files
+from util.command_line import InputError
 
 tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
@@ -148,10 +149,14 @@ class Stored:
 
 
 def run(script: str, **options: Any) -> None:
-  """Runs a script of the project; its last words are shown if it fails."""
+  """Runs a script of the project; raises InputError where it fails."""
   words = ["--{}={}".format(name, value) for name, value in options.items()]
-  subprocess.run([sys.executable, str(ROOT / script), *words], check=True,
-                 stderr=None if FLAGS.verbosity > 0 else subprocess.DEVNULL)
+  result = subprocess.run(
+      [sys.executable, str(ROOT / script), *words], stderr=subprocess.PIPE,
+      text=True, check=False)
+  if result.returncode:
+    raise InputError("{} has failed: {}".format(
+        script, result.stderr.strip().split("\n")[-1]))
 
 
 def take_records(folder: str) -> str:

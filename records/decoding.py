@@ -49,7 +49,7 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
 
 
 def parse(serialized: tf.Tensor,
-           shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
+          shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
   """Parses a batch of serialized Examples; as `decode`, but for dtypes."""
   parsed = (_parse_one_kind(serialized, shape, shape.layouts[0])
             if len(shape.layouts) == 1 else _parse_mixed(serialized, shape))

@@ -183,9 +183,13 @@ def stored_lengths(path: str, flag: str) -> schema.RecordShape:
     InputError: the file is empty, damaged, or holds something else.
   """
   features = compact.expand(_first_features(path, flag))
-  return schema.RecordShape(*(
-      len(features.get(name, ())) for name in (
-          schema.INPUT_IDS, schema.MASKED_LM_IDS)))
+  length, num_slots = (len(features.get(name, ())) for name in (
+      schema.INPUT_IDS, schema.MASKED_LM_IDS))
+  if not length or not num_slots:
+    raise InputError("--{}: {} holds something other than records of this "
+                     "project: no {} or no {}".format(
+                         flag, path, schema.INPUT_IDS, schema.MASKED_LM_IDS))
+  return schema.RecordShape(length, num_slots)
 
 
 def with_stored_labels(shape: schema.RecordShape, path: str,

@@ -185,6 +185,13 @@ def test_bad_input_is_told(tmp_path, convert, output_dir, flags, told):
   assert not (tmp_path / "out").exists()
 
 
+def test_an_example_of_something_else_is_refused(tmp_path, convert):
+  path = tiny.write_serialized(
+      tmp_path / "a.tfrecord", tfrecord.encode({"image": np.array([[1]])}))
+  with pytest.raises(InputError, match="--input_file: .*other than records"):
+    convert(path, tmp_path / "out")
+
+
 def test_a_record_that_does_not_fit_is_refused(tmp_path, convert):
   examples = tiny.random_examples(9, seed=2)
   examples[-1][schema.SEGMENT_IDS][0] = 1
