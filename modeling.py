@@ -37,6 +37,8 @@ DROPOUT_SEEDS = "dropout_seeds"
 _LAYER_NORM_EPSILON = 1e-12
 # Added to the attention scores of padding.
 _MASKED_SCORE = -10000.0
+# Where float16's square is finite, and the sigmoid in GELU 0 or 1.
+_MAX_GELU_INPUT = 40.0
 
 
 # --- Configuration -----------------------------------------------------------
@@ -159,8 +161,11 @@ def gelu(x: tf.Tensor):
   """
   slope = 2 * math.sqrt(2 / math.pi)
   bend = 0.044715 * slope
-  square = x * x
-  gate = tf.sigmoid(x * (slope + bend * square))
+  bounded = x
+  if x.dtype == tf.float16:
+    bounded = tf.clip_by_value(x, -_MAX_GELU_INPUT, _MAX_GELU_INPUT)
+  square = bounded * bounded
+  gate = tf.sigmoid(bounded * (slope + bend * square))
 
   def gradient(upstream):
     through_gate = tf.raw_ops.SigmoidGrad(y=gate, dy=upstream * x)
@@ -219,7 +224,8 @@ class BertModel:
                scope: Optional[str] = None,
                output_positions: Optional[tf.Tensor] = None,
                is_wanted: Optional[tf.Tensor] = None,
-               has_pooler: bool = True):
+               has_pooler: bool = True,
+               compute_type: tf.DType = tf.float32):
     """Builds the graph.
 
     Args:
@@ -238,6 +244,9 @@ class BertModel:
       is_wanted: bool [B, P], False for output positions to leave out; None
         keeps all of them, in shapes that are as static as those of the inputs.
       has_pooler: whether to build the pooler.
+      compute_type: of the encoder's arithmetic and of what the methods return,
+        but for the embeddings of the vocabulary. Variables are float32;
+        normalisation and the softmax of attention are computed so.
     """
     assert is_wanted is None or output_positions is not None
     config = _config_for(config, is_training)
@@ -255,7 +264,8 @@ class BertModel:
     with tf1.variable_scope(scope, default_name="bert"):
       with tf1.variable_scope("embeddings"):
         self.embedding_table, self.embedding_output = _embed(
-            config, input_ids, token_type_ids, use_one_hot_embeddings)
+            config, input_ids, token_type_ids, use_one_hot_embeddings,
+            compute_type)
       with tf1.variable_scope("encoder"):
         *layers, last = _encode(
             config, self.embedding_output, input_mask, output_positions,
@@ -276,19 +286,19 @@ class BertModel:
                                       activation=tf.tanh)
 
   def get_pooled_output(self) -> Optional[tf.Tensor]:
-    """Returns float32 [B, H], made of first tokens; None without a pooler."""
+    """Returns [B, H], made of the first tokens; None without a pooler."""
     return self.pooled_output
 
   def get_sequence_output(self) -> tf.Tensor:
-    """Returns the last layer: float32 [B, S, H], or [R, H] at positions."""
+    """Returns the last layer: [B, S, H], or [R, H] at positions."""
     return self.sequence_output
 
   def get_all_encoder_layers(self) -> List[tf.Tensor]:
-    """Returns each layer's float32 [B, S, H]; the last as sequence output."""
+    """Returns each layer's [B, S, H]; the last as the sequence output."""
     return self.all_encoder_layers
 
   def get_embedding_output(self) -> tf.Tensor:
-    """Returns what the first layer reads, float32 [B, S, H]."""
+    """Returns what the first layer reads, [B, S, H]."""
     return self.embedding_output
 
   def get_embedding_table(self) -> tf.Tensor:
@@ -322,12 +332,13 @@ def _config_for(config: BertConfig, is_training: bool) -> BertConfig:
 
 
 def _embed(config: BertConfig, input_ids: tf.Tensor, token_type_ids: tf.Tensor,
-           use_one_hot_embeddings: bool) -> Tuple[tf.Tensor, tf.Tensor]:
+           use_one_hot_embeddings: bool, compute_type: tf.DType
+          ) -> Tuple[tf.Tensor, tf.Tensor]:
   """Sums the embeddings of token ids, segments and positions.
 
   Returns:
     The embeddings of the vocabulary, float32 [V, H], and the normalised sum,
-    float32 [B, S, H].
+    [B, S, H] of the compute type.
   """
   word_table, token_type_table, position_table = (
       _variable(name, [num_rows, config.hidden_size],
@@ -340,18 +351,18 @@ def _embed(config: BertConfig, input_ids: tf.Tensor, token_type_ids: tf.Tensor,
   embeddings = lookup(word_table, input_ids)
   embeddings += _lookup(token_type_table, token_type_ids)
   embeddings += position_table[:get_shape_list(input_ids)[1]]
-  embeddings = layer_norm(embeddings)
+  embeddings = tf.cast(layer_norm(embeddings), compute_type)
   return word_table, dropout(embeddings, config.hidden_dropout_prob)
 
 
 def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
             output_positions: Optional[tf.Tensor],
             is_wanted: Optional[tf.Tensor]) -> List[tf.Tensor]:
-  """Runs the layers of the encoder over embeddings, float32 [B, S, H].
+  """Runs the layers of the encoder over embeddings, [B, S, H].
 
   Returns:
-    The output of each layer, float32 [B * S, H]; that of the last one is
-    [R, H] where output positions are given.
+    The output of each layer, [B * S, H]; that of the last one is [R, H] where
+    output positions are given.
   """
   # The same for every head and every query: [B, 1, 1, S].
   mask_scores = _MASKED_SCORE * (
@@ -391,12 +402,12 @@ def _attention(config: BertConfig, query_inputs: tf.Tensor,
 
   Args:
     config: size of the model.
-    query_inputs: float32 [B * Q, H], of which queries are made.
-    hidden: float32 [B * S, H], of which keys and values are made.
+    query_inputs: [B * Q, H], of which queries are made.
+    hidden: [B * S, H], of which keys and values are made.
     mask_scores: float32 [B, 1, 1, S], added to the scores.
 
   Returns:
-    float32 [B * Q, H].
+    [B * Q, H].
   """
   heads = config.num_attention_heads
   head_size = config.hidden_size // heads
@@ -410,8 +421,9 @@ def _attention(config: BertConfig, query_inputs: tf.Tensor,
   queries = project("query", query_inputs) * (1.0 / math.sqrt(head_size))
   keys, values = project("key", hidden), project("value", hidden)
   scores = tf.matmul(queries, keys, transpose_b=True)  # [B, A, Q, S]
-  weights = tf.nn.softmax(scores + mask_scores)
-  weights = dropout(weights, config.attention_probs_dropout_prob)
+  weights = tf.nn.softmax(tf.cast(scores, tf.float32) + mask_scores)
+  weights = dropout(tf.cast(weights, values.dtype),
+                    config.attention_probs_dropout_prob)
   context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
   return tf.reshape(context, [-1, config.hidden_size])
 
@@ -447,7 +459,9 @@ def pretraining_logits(config: BertConfig, is_training: bool,
                        token_type_ids: tf.Tensor,
                        masked_lm_positions: tf.Tensor,
                        is_wanted: Optional[tf.Tensor] = None,
-                       has_next_sentence: bool = True) -> PretrainingLogits:
+                       has_next_sentence: bool = True,
+                       compute_type: tf.DType = tf.float32
+                      ) -> PretrainingLogits:
   """Scores masked tokens and next sentences with no more work than they need.
 
   The last layer is computed only where a head reads it.
@@ -459,12 +473,13 @@ def pretraining_logits(config: BertConfig, is_training: bool,
     is_wanted: bool [B, P], False for positions to leave out; None scores all
       of them, in shapes that are static where those of the inputs are.
     has_next_sentence: whether to score next sentences.
+    compute_type: as for `BertModel`.
   """
   # The scope is named, so that a second model shares the variables on reuse.
   model = BertModel(
       config, is_training, input_ids, input_mask, token_type_ids, scope="bert",
       output_positions=masked_lm_positions, is_wanted=is_wanted,
-      has_pooler=has_next_sentence)
+      has_pooler=has_next_sentence, compute_type=compute_type)
   hidden_states, masked_lm = _masked_lm_head(
       _config_for(config, is_training), model.get_sequence_output(),
       model.get_embedding_table())
@@ -477,7 +492,11 @@ def pretraining_logits(config: BertConfig, is_training: bool,
 def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
                     embedding_table: tf.Tensor
                    ) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Transforms [R, H] and scores it, [R, V], against the vocabulary."""
+  """Transforms [R, H] and scores it against the vocabulary.
+
+  Returns:
+    float32 [R, H] and [R, V].
+  """
   with tf1.variable_scope("cls/predictions"):
     with tf1.variable_scope("transform"):
       hidden = _dense(config, hidden, config.hidden_size,
@@ -485,8 +504,10 @@ def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
       hidden = layer_norm(hidden)
     output_bias = _variable("output_bias", [config.vocab_size],
                             tf1.zeros_initializer())
-    logits = tf.matmul(hidden, embedding_table, transpose_b=True)
-    return hidden, tf.nn.bias_add(logits, output_bias)
+    logits = tf.matmul(hidden, tf.cast(embedding_table, hidden.dtype),
+                       transpose_b=True)
+    return tf.cast(hidden, tf.float32), tf.nn.bias_add(
+        tf.cast(logits, tf.float32), output_bias)
 
 
 def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:
@@ -495,7 +516,8 @@ def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:
     weights = _variable("output_weights", [2, config.hidden_size],
                         create_initializer(config.initializer_range))
     bias = _variable("output_bias", [2], tf1.zeros_initializer())
-    return tf.nn.bias_add(tf.matmul(pooled, weights, transpose_b=True), bias)
+    return tf.nn.bias_add(tf.matmul(
+        tf.cast(pooled, tf.float32), weights, transpose_b=True), bias)
 
 
 def create_initializer(initializer_range: float = 0.02):
@@ -505,16 +527,16 @@ def create_initializer(initializer_range: float = 0.02):
 
 def layer_norm(input_tensor: tf.Tensor,
                name: Optional[str] = None) -> tf.Tensor:
-  """Normalises the last axis (Ba et al. 2016, arXiv 1607.06450)."""
+  """Normalises the last axis (Ba et al. 2016, arXiv 1607.06450) in float32."""
   with tf1.variable_scope(name, default_name="LayerNorm"):
     shape = [input_tensor.shape[-1]]
     beta = _variable("beta", shape, tf1.zeros_initializer())
     gamma = _variable("gamma", shape, tf1.ones_initializer())
-  mean = tf.reduce_mean(input_tensor, axis=-1, keepdims=True)
-  centred = input_tensor - mean
+  inputs = tf.cast(input_tensor, tf.float32)
+  centred = inputs - tf.reduce_mean(inputs, axis=-1, keepdims=True)
   variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
   scale = tf.math.rsqrt(variance + _LAYER_NORM_EPSILON)
-  return centred * (scale * gamma) + beta
+  return tf.cast(centred * (scale * gamma) + beta, input_tensor.dtype)
 
 
 def dropout(input_tensor: tf.Tensor,
@@ -568,12 +590,13 @@ def get_shape_list(tensor: tf.Tensor,
 def _dense(config: BertConfig, inputs: tf.Tensor, units: int,
            name: str = "dense", activation: Optional[Activation] = None
           ) -> tf.Tensor:
-  """Applies a dense layer to a matrix."""
+  """Applies a dense layer to a matrix, in the matrix's dtype."""
   with tf1.variable_scope(name):
     kernel = _variable("kernel", [inputs.shape[-1], units],
                        create_initializer(config.initializer_range))
     bias = _variable("bias", [units], tf1.zeros_initializer())
-  outputs = tf.nn.bias_add(tf.matmul(inputs, kernel), bias)
+  outputs = tf.nn.bias_add(tf.matmul(inputs, tf.cast(kernel, inputs.dtype)),
+                           tf.cast(bias, inputs.dtype))
   return activation(outputs) if activation else outputs
 
 

@@ -9,6 +9,7 @@ comes in as `wrap_optimizer`.
 import re
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Union
 
+import numpy as np
 import tensorflow as tf
 
 tf1 = tf.compat.v1
@@ -21,6 +22,10 @@ _CLIP_NORM = 1.0
 # scale, and the number of finite steps that double it.
 _FIRST_LOSS_SCALE = 2.0 ** 15
 _FINITE_STEPS = 2000
+# Its variables: the scale, the finite steps since it changed, and the steps
+# that it has cost.
+LOSS_SCALE_VARIABLES = ("loss_scale", "loss_scale_finite_steps",
+                        "loss_scale_skipped_steps")
 
 
 def learning_rate_at(step: tf.Tensor, learning_rate: float,
@@ -55,11 +60,13 @@ class TrainStep(NamedTuple):
     is_finite: bool, a scalar: False where the gradients were NaN or infinite
       and no smaller loss scale can help. Such a step, and one that only lowers
       the scale, changes no variable but the global step.
+    loss_scale: float32, a scalar, that of the step; None without one.
   """
   operation: tf.Operation
   learning_rate: tf.Tensor
   gradient_norm: tf.Tensor
   is_finite: tf.Tensor
+  loss_scale: Optional[tf.Tensor]
 
 
 def create_optimizer(loss: tf.Tensor, init_lr: float, num_train_steps: int,
@@ -100,7 +107,8 @@ def create_train_step(
       `compute_gradients` averages over all processes.
     accumulated_gradients: of the batch's other micro-batches, as
       `accumulate_gradients` returns them; the sum is averaged once.
-    loss_scale: what the losses are multiplied by; None leaves them.
+    loss_scale: what the losses are multiplied by; None leaves them. The steps
+      that it skips do not count in the schedule.
 
   Returns:
     The step.
@@ -109,8 +117,11 @@ def create_train_step(
     ValueError: no trainable variable has a gradient.
   """
   global_step = tf1.train.get_or_create_global_step()
+  steps_done = tf.convert_to_tensor(global_step)
+  if loss_scale:
+    steps_done -= loss_scale.num_skipped
   rate = learning_rate_at(
-      global_step, learning_rate, num_train_steps, num_warmup_steps)
+      steps_done, learning_rate, num_train_steps, num_warmup_steps)
   adam = AdamWeightDecayOptimizer(
       rate, _WEIGHT_DECAY, exclude_from_weight_decay=_NO_DECAY,
       accumulated_gradients=accumulated_gradients)
@@ -133,13 +144,14 @@ def create_train_step(
   if loss_scale:
     factor /= loss_scale.value
     can_continue = tf.logical_or(is_finite, loss_scale.value > 1)
-    with tf.control_dependencies([factor, can_continue]):
+    with tf.control_dependencies([factor, can_continue, rate]):
       updates = [loss_scale.update(is_finite)]
   factor = tf.where(is_finite, factor, 0.0)
   applied = optimizer.apply_gradients(
       [(_scale(gradient, factor), variable) for gradient, variable in computed],
       global_step=global_step)
-  return TrainStep(tf.group(applied, *updates), rate, norm, can_continue)
+  return TrainStep(tf.group(applied, *updates), rate, norm, can_continue,
+                   loss_scale.value if loss_scale else None)
 
 
 class CrossReplicaOptimizer(tf1.tpu.CrossShardOptimizer):
@@ -198,20 +210,22 @@ class LossScale:
   """What multiplies the loss so that float16 gradients do not vanish.
 
   It is halved where gradients overflow and doubled after many finite steps.
-  Checkpoints do not hold it: a resumed run finds it again.
+  Checkpoints hold its state.
 
   Attributes:
     value: float32, a scalar.
+    num_skipped: int64, a scalar: the steps so far that changed no variable, as
+      gradients overflowed.
   """
 
   def __init__(self):
-    self._scale, self._finite_steps = (
-        tf1.get_variable(
-            name, initializer=initial, trainable=False, use_resource=True,
-            collections=[tf1.GraphKeys.LOCAL_VARIABLES])
-        for name, initial in (("loss_scale", _FIRST_LOSS_SCALE),
-                              ("loss_scale_finite_steps", 0)))
+    self._scale, self._finite_steps, self._skipped_steps = (
+        tf1.get_variable(name, initializer=initial, trainable=False,
+                         use_resource=True)
+        for name, initial in zip(LOSS_SCALE_VARIABLES, (
+            _FIRST_LOSS_SCALE, 0, np.int64(0))))
     self.value = self._scale.read_value()
+    self.num_skipped = self._skipped_steps.read_value()
 
   def update(self, is_finite: tf.Tensor) -> tf.Operation:
     """Builds the change after a step whose gradients were finite, or not."""
@@ -220,7 +234,9 @@ class LossScale:
     factor = tf.where(is_finite, tf.where(is_doubled, 2.0, 1.0), 0.5)
     return tf.group(
         self._scale.assign(tf.maximum(1.0, self.value * factor)),
-        self._finite_steps.assign(tf.where(is_doubled, 0, finite_steps)))
+        self._finite_steps.assign(tf.where(is_doubled, 0, finite_steps)),
+        self._skipped_steps.assign_add(
+            tf.cast(tf.logical_not(is_finite), tf.int64)))
 
 
 class AdamWeightDecayOptimizer(tf1.train.Optimizer):

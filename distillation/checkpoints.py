@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from distillation import evaluation
 import modeling
+import optimization
 from util import files
 from util.command_line import InputError
 
@@ -242,6 +243,33 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
   for name, source in _sources(names, layers).items():
     if source in found:
       tf1.train.init_from_checkpoint(checkpoint, {source: name})
+
+
+class LossScaleSaver(tf1.train.Saver):
+  """Saves and restores all variables, among them those of a loss scale.
+
+  Training without one, or with an earlier version, leaves checkpoints that lack
+  them: restored from there, the loss scale starts anew.
+  """
+
+  def __init__(self, max_to_keep: int):
+    """Builds the graph's operations, those for older checkpoints too."""
+    # As the estimator's own.
+    super().__init__(sharded=True, max_to_keep=max_to_keep,
+                     save_relative_paths=True)
+    variables = {variable.op.name: variable
+                 for variable in tf1.global_variables()}
+    self._initializers = [variables.pop(name).initializer
+                          for name in optimization.LOSS_SCALE_VARIABLES]
+    self._without_loss_scale = tf1.train.Saver(variables)
+
+  def restore(self, sess, save_path):
+    if set(optimization.LOSS_SCALE_VARIABLES) <= set(
+        variable_shapes(save_path)):
+      super().restore(sess, save_path)
+      return
+    self._without_loss_scale.restore(sess, save_path)
+    sess.run(self._initializers)
 
 
 def export(config: modeling.BertConfig, checkpoint: str, path: str) -> None:

@@ -44,8 +44,8 @@ def session_config(options: DeviceOptions = DeviceOptions(),
                   ) -> tf1.ConfigProto:
   """Returns a session's settings.
 
-  Where the device has the arithmetic, TensorFlow rewrites the graph around
-  the float32 variables.
+  Where the device has bfloat16, TensorFlow rewrites the graph around the
+  float32 variables; float16 is in the graph itself, see `compute_type`.
 
   Args:
     options: precision and compiler.
@@ -68,14 +68,17 @@ def session_config(options: DeviceOptions = DeviceOptions(),
   if options.precision == "bf16" and _has_arithmetic("bf16"):
     rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
     os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
-  elif options.precision == "fp16" and _has_arithmetic("fp16"):
-    rewrites.auto_mixed_precision = rewrites.ON
   if options.use_xla and _has_compiler():
     config.graph_options.optimizer_options.global_jit_level = (
         tf1.OptimizerOptions.ON_1)
     # XLA does not know the fused operations of CPUs.
     rewrites.remapping = rewrites.OFF
   return config
+
+
+def compute_type(precision: str) -> tf.DType:
+  """Returns the type in which a model's graph is to be built."""
+  return tf.float16 if precision == "fp16" else tf.float32
 
 
 def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
@@ -167,8 +170,13 @@ def warn_of_device(options: DeviceOptions) -> None:
   if not _has_arithmetic(options.precision):
     logging.warning(
         "--precision=%s: %s; running at fp32.", options.precision,
-        "TensorFlow rewrites graphs to fp16 on a GPU" if has_gpu() else
+        "TensorFlow rewrites graphs to bf16 on CPUs alone; fp16 is for GPUs"
+        if has_gpu() else
         "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
+  elif options.precision == "fp16" and not has_gpu():
+    logging.warning(
+        "--precision=fp16: CPUs compute in float16 far more slowly than in "
+        "fp32; this is good for a trial.")
   if options.use_xla and not _has_compiler():
     logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which CPUs need; "
                     "nothing is compiled.", _XLA_FLAG)
@@ -187,7 +195,7 @@ def arithmetic(precision: str) -> str:
 def _has_arithmetic(precision: str) -> bool:
   """Says whether TensorFlow's rewrite and the device know a precision."""
   if precision != "bf16" or has_gpu():
-    return precision == "fp32" or precision == "fp16" and has_gpu()
+    return precision != "bf16"
   try:
     with open("/proc/cpuinfo", encoding="ascii") as file:
       return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None

@@ -71,7 +71,7 @@ class StudentOptions:
       one after the other, before the variables move.
     static_shapes: whether padded slots go through the last layer and the
       masked-LM head too, for compilers that want shapes that do not change.
-    scale_loss: whether the loss is scaled for float16.
+    compute_type: as for `modeling.BertModel`; the loss is scaled for float16.
   """
   config: modeling.BertConfig
   loss: losses.LossOptions = losses.LossOptions()
@@ -90,7 +90,7 @@ class StudentOptions:
   tail_samples: int = 0
   num_micro_batches: int = 1
   static_shapes: bool = False
-  scale_loss: bool = False
+  compute_type: tf.DType = tf.float32
 
 
 def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
@@ -100,15 +100,20 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
     options: what it depends on.
 
   Returns:
-    A function of features, labels (None), mode and params that returns a
-    TPUEstimatorSpec for training or evaluation.
+    A function of features, labels (None), mode, config and params that returns
+    a TPUEstimatorSpec for training or evaluation.
   """
   tpu = tf1.estimator.tpu
 
-  def model_fn(features, labels, mode, params):
+  def model_fn(features, labels, mode, config, params):
     assert labels is None and mode != tf.estimator.ModeKeys.PREDICT
     if mode == tf.estimator.ModeKeys.TRAIN:
       outputs, step = create_train_step(options, features)
+      if step.loss_scale is not None:
+        # In the place of the one that the estimator would build.
+        tf1.add_to_collection(
+            tf1.GraphKeys.SAVERS,
+            checkpoints.LossScaleSaver(config.keep_checkpoint_max))
       training_hooks = []
       if not options.use_tpu:  # A TPU hands out nothing but the loss.
         _summarize(options, outputs, step)
@@ -154,7 +159,8 @@ def create_train_step(
     num_processes, reduce_sum = _sum_over_cores(tf.ones([])), _sum_over_cores
     tf1.add_to_collection(modeling.DROPOUT_SEEDS, xla.replica_id())
   size = _BatchSize.of(features, num_processes, reduce_sum)
-  loss_scale = optimization.LossScale() if options.scale_loss else None
+  loss_scale = (optimization.LossScale()
+                if options.compute_type == tf.float16 else None)
   micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
       tf.split(feature, options.num_micro_batches)
       for feature in features.values()))]
@@ -193,7 +199,8 @@ def _summarize(options: StudentOptions, outputs: Mapping[str, tf.Tensor],
       *([("hidden_cosine_loss", outputs["hidden_cosine_loss"])]
         if options.loss.hidden_cosine_weight else []),
       ("learning_rate", step.learning_rate),
-      ("gradient_norm", step.gradient_norm)):
+      ("gradient_norm", step.gradient_norm),
+      *([] if step.loss_scale is None else [("loss_scale", step.loss_scale)])):
     tf1.summary.scalar(name, value)
 
 
@@ -286,7 +293,8 @@ def _student_outputs(options: StudentOptions,
   logits, next_sentence_logits, hidden_states = modeling.pretraining_logits(
       options.config, is_training, features[schema.INPUT_IDS],
       features[schema.INPUT_MASK], features[schema.SEGMENT_IDS],
-      features[schema.MASKED_LM_POSITIONS], is_real)
+      features[schema.MASKED_LM_POSITIONS], is_real,
+      compute_type=options.compute_type)
   hard_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=hard_labels, logits=logits)
   masked_lm_losses = losses.masked_lm_losses(

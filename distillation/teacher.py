@@ -204,7 +204,8 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   outputs = modeling.pretraining_logits(
       config, False, inputs[schema.INPUT_IDS], inputs[schema.INPUT_MASK],
       inputs[schema.SEGMENT_IDS], inputs[schema.MASKED_LM_POSITIONS],
-      inputs["is_wanted"], has_next_sentence=False)
+      inputs["is_wanted"], has_next_sentence=False,
+      compute_type=devices.compute_type(options.device.precision))
   if options.label_format == "hidden":
     return inputs, [outputs.hidden_states, tf.argmax(
         outputs.masked_lm, axis=-1, output_type=tf.int32)]

@@ -122,7 +122,7 @@ class _Trainer:
         tail_samples=inputs.held_out.tail_samples,
         num_micro_batches=schedule.gradient_accumulation_steps,
         static_shapes=options.device.use_xla,
-        scale_loss=options.device.precision == "fp16")
+        compute_type=devices.compute_type(options.device.precision))
 
   def train(self) -> None:
     """Trains up to the last step, from the newest checkpoint on."""

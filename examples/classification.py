@@ -342,6 +342,7 @@ class Classifier:
     """
     self._max_columns = config.max_position_embeddings
     self._schedule = schedule
+    compute_type = devices.compute_type(device.precision)
     self._graph = tf.Graph()
     with self._graph.as_default():
       self._inputs = Inputs(*(
@@ -350,12 +351,12 @@ class Classifier:
       if schedule:
         tf1.set_random_seed(schedule.seed)
         tf1.train.get_or_create_global_step()  # Dropout depends on it.
-        logits = _logits(config, True, self._inputs, num_labels)
+        logits = _logits(config, True, self._inputs, num_labels, compute_type)
         self._loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(
                 self._inputs.label_ids, logits))
       self._log_probabilities = tf.nn.log_softmax(
-          _logits(config, False, self._inputs, num_labels))
+          _logits(config, False, self._inputs, num_labels, compute_type))
       variables = tf1.trainable_variables()
       if checkpoint:
         _restore([variable for variable in variables
@@ -367,7 +368,7 @@ class Classifier:
             self._loss, schedule.learning_rate, schedule.num_steps,
             schedule.num_steps // _STEPS_PER_WARMUP,
             loss_scale=(optimization.LossScale()
-                        if device.precision == "fp16" else None))
+                        if compute_type == tf.float16 else None))
       self._session = tf1.Session(config=devices.session_config(device))
       self._session.run([tf1.global_variables_initializer(),
                          tf1.local_variables_initializer()])
@@ -456,15 +457,15 @@ class Classifier:
 
 
 def _logits(config: modeling.BertConfig, is_training: bool, inputs: Inputs,
-            num_labels: int) -> tf.Tensor:
+            num_labels: int, compute_type: tf.DType) -> tf.Tensor:
   """Builds the model; float32 [B, L]. A second one shares the variables."""
   with tf1.variable_scope(tf1.get_variable_scope(), reuse=tf1.AUTO_REUSE):
     pooled = modeling.BertModel(
         config, is_training, inputs.input_ids, inputs.input_mask,
         inputs.segment_ids, scope="bert",
         # The last layer is computed only at the first token.
-        output_positions=tf.zeros_like(inputs.input_ids[:, :1])
-    ).get_pooled_output()
+        output_positions=tf.zeros_like(inputs.input_ids[:, :1]),
+        compute_type=compute_type).get_pooled_output()
     weights = tf1.get_variable(
         HEAD_VARIABLES[0], [num_labels, config.hidden_size],
         initializer=modeling.create_initializer(config.initializer_range),
@@ -472,6 +473,7 @@ def _logits(config: modeling.BertConfig, is_training: bool, inputs: Inputs,
     bias = tf1.get_variable(
         HEAD_VARIABLES[1], [num_labels], initializer=tf1.zeros_initializer(),
         use_resource=True)
+  pooled = tf.cast(pooled, tf.float32)
   if is_training:
     with tf.name_scope("classifier"):
       pooled = modeling.dropout(pooled, _DROPOUT)

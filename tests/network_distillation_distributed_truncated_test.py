@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from distillation import hooks
 from distillation import training
+import optimization
 from records import schema
 import tiny
 
@@ -57,6 +58,22 @@ trainer.define_flags()
 command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 """
 
+
+# Makes the gradients of rank 1, and of no other, overflow in one step.
+_OVERFLOW = """
+import os
+import sys
+sys.path.insert(0, {root!r})
+import tensorflow as tf
+from distillation import losses
+if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+  masked_lm_losses = losses.masked_lm_losses
+  def overflow(*arguments, **keywords):
+    is_third = tf.equal(tf.compat.v1.train.get_global_step(), 2)
+    return masked_lm_losses(*arguments, **keywords) * tf.where(
+        is_third, 1e6, 1.0)
+  losses.masked_lm_losses = overflow
+"""
 
 # Runs the trainer, and draws a point of the curves at each step.
 _CURVES = """
@@ -120,6 +137,31 @@ def test_two_processes_train_one_model(tmp_path, folder):
   assert "model.ckpt-2.index" in os.listdir(tmp_path / "out")
   results = (tmp_path / "out" / "eval_results.txt").read_text()
   assert "global_step = 4\n" in results
+
+
+def test_an_overflow_in_one_process_skips_the_step_in_all(tmp_path, folder):
+  script = tmp_path / "spy.py"
+  script.write_text((_OVERFLOW + _SPY).format(
+      root=str(tiny.ROOT), folder=str(tmp_path)))
+  result = tiny.launch(
+      tiny.MPIRUN, script, *_arguments(folder, tmp_path / "out"),
+      "--precision=fp16", "--save_checkpoints_steps=1",
+      "--keep_checkpoint_max=5")
+  assert result.returncode == 0, result.stderr
+  first, second = (np.load(tmp_path / "rank_{}.npz".format(rank))
+                   for rank in range(2))
+  for name in first.files:
+    if name != "first_ids":
+      np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+  # Four steps of which the third is skipped.
+  assert [first[name] for name in optimization.LOSS_SCALE_VARIABLES] == [
+      2 ** 14, 1, 1]
+  saved = [tiny.read_checkpoint(
+      tmp_path / "out" / "model.ckpt-{}".format(step)) for step in (1, 2, 3, 4)]
+  moved = [not np.array_equal(before["bert/pooler/dense/kernel"],
+                              after["bert/pooler/dense/kernel"])
+           for before, after in zip(saved, saved[1:])]
+  assert moved == [True, False, True]
 
 
 @pytest.mark.parametrize("num_micro_batches, is_hidden",

@@ -158,37 +158,90 @@ def test_accumulated_gradients_count():
                         "other/adam_v"}
 
 
-def test_a_loss_scale_changes_no_result_and_is_not_saved():
+def test_a_loss_scale_changes_no_result():
   start = {"kernel": np.float32([1.0, 2.0]), "bias": np.float32([3.0])}
   gradients = {"kernel": np.float32([[0.1, 0.2], [3.0, 4.0]]),
                "bias": np.float32([[0.7], [0.8]])}
   plain = _train(start, gradients, 0.1, 10, 0)
   scaled = _train(start, gradients, 0.1, 10, 0, has_loss_scale=True)
-  assert set(plain) == set(scaled)
+  assert set(scaled) - set(plain) == set(optimization.LOSS_SCALE_VARIABLES)
   for name, value in plain.items():
     np.testing.assert_allclose(scaled[name], value, rtol=1e-6, err_msg=name)
 
 
-def test_the_loss_scale_follows_the_gradients(monkeypatch):
-  monkeypatch.setattr(optimization, "_FIRST_LOSS_SCALE", 4.0)
-  monkeypatch.setattr(optimization, "_FINITE_STEPS", 2)
-  found = []
+_FINITE, _OVERFLOW, _NAN = 0.001, np.inf, np.nan
+# What happens to a loss scale: its state before, which is the scale, the finite
+# steps and the skipped steps; the slope of the loss in each step; the state
+# after, and whether training may go on. 2 ** 15 is the first scale.
+_LOSS_SCALE_CASES = {
+    "finite": ((32768, 0, 0), [_FINITE], (32768, 1, 0), True),
+    "overflow": ((32768, 0, 0), [_OVERFLOW], (16384, 0, 1), True),
+    "NaN": ((32768, 7, 2), [_NAN], (16384, 0, 3), True),
+    "overflow of the scaled loss alone": (
+        (2.0 ** 127, 5, 0), [4.0], (2.0 ** 126, 0, 1), True),
+    "finite again": ((32768, 9, 0), [_OVERFLOW, _FINITE], (16384, 1, 1), True),
+    "twice": ((32768, 9, 0), [_OVERFLOW] * 2, (8192, 0, 2), True),
+    "1,999 steps": ((32768, 0, 0), [_FINITE] * 1999, (32768, 1999, 0), True),
+    "2,000 steps": ((32768, 0, 0), [_FINITE] * 2000, (65536, 0, 0), True),
+    "one more": ((32768, 1999, 4), [_FINITE] * 2, (65536, 1, 4), True),
+    "the last one": ((32768, 1999, 0), [_OVERFLOW], (16384, 0, 1), True),
+    "4,000 steps": ((1, 0, 0), [_FINITE] * 4000, (4, 0, 0), True),
+    "down to 1": ((2, 3, 0), [_OVERFLOW], (1, 0, 1), True),
+    "at 1": ((1, 3, 0), [_OVERFLOW], (1, 0, 1), False),
+    "at 1 but finite": ((1, 3, 1), [_FINITE], (1, 4, 1), True),
+}
+
+
+@pytest.fixture(name="scaled_step", scope="module")
+def _scaled_step():
+  """Returns a function that takes the state and slopes of a case."""
   with tf.Graph().as_default(), tf1.Session() as session:
-    variable = tf1.get_variable("kernel", initializer=np.float32([0.0]),
+    variable = tf1.get_variable("kernel", initializer=np.float32([0.5]),
                                 use_resource=True)
     slope = tf1.placeholder(tf.float32, [])
-    loss_scale = optimization.LossScale()
+    # 20,000 steps, the first half of which warms up.
     step = optimization.create_train_step(
-        slope * variable[0], 0.1, 100, 0, loss_scale=loss_scale)
-    session.run((tf1.global_variables_initializer(),
-                 tf1.local_variables_initializer()))
-    for value in (1.0, 1.0, 1.0, np.inf, np.inf, np.nan, np.inf, 1.0):
-      _, is_finite = session.run((step.operation, step.is_finite),
-                                 {slope: value})
-      found.append((session.run(loss_scale.value), is_finite))
-  # Two finite steps double it; each other one halves it; at 1 nothing helps.
-  assert found == [(4, True), (8, True), (8, True), (4, True), (2, True),
-                   (1, True), (1, False), (1, True)]
+        slope * variable[0], 1.0, 20000, 10000,
+        loss_scale=optimization.LossScale())
+    state = [tensor for tensor in tf1.global_variables()
+             if tensor.op.name in optimization.LOSS_SCALE_VARIABLES]
+    session.run(tf1.global_variables_initializer())
+    first = session.run(state)
+
+    def run(before, slopes):
+      session.run(tf1.global_variables_initializer())
+      for tensor, value in zip(state, before):
+        tensor.load(value, session)
+      values, can_continue = [], True
+      for value in slopes:
+        rate, can_continue, _ = session.run(
+            (step.learning_rate, step.is_finite, step.operation),
+            {slope: value})
+        values.append((rate, session.run(variable)[0]))
+      return session.run(state), can_continue, values
+
+    yield first, run
+
+
+@pytest.mark.parametrize("case", _LOSS_SCALE_CASES)
+def test_the_state_of_a_loss_scale(scaled_step, case):
+  before, slopes, after, can_continue = _LOSS_SCALE_CASES[case]
+  first, run = scaled_step
+  assert first == [32768, 0, 0]
+  found, found_can_continue, _ = run(before, slopes)
+  assert (tuple(found), found_can_continue) == (after, can_continue)
+
+
+def test_skipped_steps_do_not_count_in_the_schedule(scaled_step):
+  _, run = scaled_step
+  _, _, values = run((4, 0, 0), [1.0, _OVERFLOW, 1.0, _NAN, 1.0, 1.0])
+  rates, kernels = zip(*values)
+  # The rate of each step: s / 10,000 after s steps that changed something.
+  np.testing.assert_allclose(
+      rates, np.float32([0, 1, 1, 2, 2, 3]) / 10000, rtol=1e-6)
+  _, _, wanted = run((4, 0, 0), [1.0] * 4)
+  assert [kernels[i] for i in (0, 2, 4, 5)] == [kernel for _, kernel in wanted]
+  assert kernels[1] == kernels[0] and kernels[3] == kernels[2]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -212,6 +212,14 @@ def random_features(generator, config=CONFIG, shape=SHAPE):
   }
 
 
+def batch(examples):
+  """Returns a batch as a reader gives it."""
+  return {name: tf.constant(
+      np.stack([features[name] for features in examples]),
+      tf.float32 if examples[0][name].dtype.kind == "f" else tf.int32)
+          for name in examples[0]}
+
+
 def without_labels(features):
   """Returns the features of a record as stage III writes them."""
   return {name: values for name, values in features.items()

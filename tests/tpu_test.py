@@ -27,14 +27,6 @@ _OPTIONS = student.StudentOptions(
     use_tpu=True, wrap_optimizer=optimization.CrossReplicaOptimizer)
 
 
-def _features(examples):
-  """Returns a batch as a reader gives it."""
-  return {name: tf.constant(
-      np.stack([features[name] for features in examples]),
-      tf.float32 if examples[0][name].dtype.kind == "f" else tf.int32)
-          for name in examples[0]}
-
-
 @pytest.mark.parametrize("flags, told", [
     ({}, "--use_tpu=True: which one.*--tpu_name"),
     ({"tpu_name": "no-such-tpu"}, "--tpu_name=no-such-tpu: there is no such"),
@@ -57,7 +49,7 @@ def _graph():
   examples = tiny.random_examples(4, seed=1)
 
   def computation(*unused_batch):
-    outputs, step = student.create_train_step(_OPTIONS, _features(examples))
+    outputs, step = student.create_train_step(_OPTIONS, tiny.batch(examples))
     with tf.control_dependencies([step.operation]):
       return tf.identity(outputs["loss"])
 
@@ -134,7 +126,7 @@ def _train(options, batches):
       tpu_function.tpu_shard_context(_NUM_CORES if options.use_tpu else None):
     tf1.train.get_or_create_global_step()
     feed = {name: tf1.placeholder(values.dtype, values.shape)
-            for name, values in _features(batches[0]).items()}
+            for name, values in tiny.batch(batches[0]).items()}
     outputs, step = student.create_train_step(options, feed)
     session.run((tf1.global_variables_initializer(),
                  tf1.local_variables_initializer()))
@@ -144,7 +136,7 @@ def _train(options, batches):
     for batch in batches:
       loss, _ = session.run((outputs["loss"], step.operation), {
           feed[name]: session.run(values)
-          for name, values in _features(batch).items()})
+          for name, values in tiny.batch(batch).items()})
       losses.append(loss)
     return {variable.op.name: session.run(variable)
             for variable in tf1.global_variables()}, losses
