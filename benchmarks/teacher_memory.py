@@ -35,7 +35,7 @@ tf1 = tf.compat.v1
 
 _SEQUENCES, _TOKENS, _SLOTS = 64, 128, 20
 _VOCAB_SIZE = 30522
-_CONFIGS = {
+CONFIGS = {
     "tiny": modeling.BertConfig(
         _VOCAB_SIZE, hidden_size=128, num_hidden_layers=2,
         num_attention_heads=2, intermediate_size=512),
@@ -49,7 +49,7 @@ _CONFIGS = {
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_list("models", ["base", "large"], "Of {}.".format(
-      ", ".join(_CONFIGS)))
+      ", ".join(CONFIGS)))
   flags.DEFINE_list("precisions", ["fp32", "bf16"], "Precisions to start in.")
   flags.DEFINE_string(
       "checkpoint", None, "Starts one teacher; the benchmark gives it to the "
@@ -66,19 +66,20 @@ def write_random_checkpoint(config: modeling.BertConfig, path: str) -> None:
                            write_state=False)
 
 
-def random_features() -> Dict[str, np.ndarray]:
-  """Returns the features of sequences without padding."""
+def random_features(num_sequences: int = _SEQUENCES) -> Dict[str, np.ndarray]:
+  """Returns the features of masked sequences without padding."""
   generator = np.random.default_rng(0)
-  per_token, per_slot = (_SEQUENCES, _TOKENS), (_SEQUENCES, _SLOTS)
+  per_token, per_slot = (num_sequences, _TOKENS), (num_sequences, _SLOTS)
   return {
       schema.INPUT_IDS: generator.integers(
-          0, _VOCAB_SIZE, per_token, dtype=np.int32),
+          0, 1000, per_token, dtype=np.int32),
       schema.INPUT_MASK: np.ones(per_token, np.int32),
       schema.SEGMENT_IDS: np.zeros(per_token, np.int32),
       schema.MASKED_LM_POSITIONS: generator.integers(
           0, _TOKENS, per_slot, dtype=np.int32),
       schema.MASKED_LM_IDS: np.zeros(per_slot, np.int32),
       schema.MASKED_LM_WEIGHTS: np.ones(per_slot, np.float32),
+      schema.NEXT_SENTENCE_LABELS: np.zeros([num_sequences, 1], np.int32),
   }
 
 
@@ -87,7 +88,7 @@ def start(model: str, precision: str, checkpoint: str) -> None:
   features = random_features()
   begin = time.perf_counter()
   started = teacher.Teacher(
-      _CONFIGS[model], checkpoint, teacher.LabelOptions(
+      CONFIGS[model], checkpoint, teacher.LabelOptions(
           device=devices.DeviceOptions(precision)))
   started.label(features, 0)
   first = time.perf_counter() - begin
@@ -105,11 +106,11 @@ def peak_bytes() -> int:
 
 def measure(model: str, precisions: "list[str]") -> None:
   """Prints a line for each precision of a model."""
-  shapes = modeling.variable_shapes(_CONFIGS[model]).values()
+  shapes = modeling.variable_shapes(CONFIGS[model]).values()
   num_bytes = 4 * sum(int(np.prod(shape)) for shape in shapes)
   with tempfile.TemporaryDirectory() as folder:
     checkpoint = os.path.join(folder, "random.ckpt")
-    write_random_checkpoint(_CONFIGS[model], checkpoint)
+    write_random_checkpoint(CONFIGS[model], checkpoint)
     for precision in precisions:
       output = subprocess.run(
           [sys.executable, __file__, "--checkpoint", checkpoint, "--models",

@@ -145,7 +145,10 @@ def main() -> None:
       batch_size, devices.session_config())}
   for precision in FLAGS.precisions:
     steppers[precision] = Stepper(
-        lambda features: build_step(options, features), input_fn, batch_size,
+        lambda features, precision=precision: build_step(
+            dataclasses.replace(
+                options, compute_type=devices.compute_type(precision)),
+            features), input_fn, batch_size,
         devices.session_config(devices.DeviceOptions(precision)))
   for _ in range(FLAGS.turns + _WARM_UP_TURNS):
     for stepper in steppers.values():

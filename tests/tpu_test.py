@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_function
+from tensorflow.python.util import pywrap_xla_ops
 
 from distillation import student
 from distillation import training
@@ -156,3 +157,13 @@ def test_two_cores_on_equal_batches_do_what_one_process_does(monkeypatch):
   np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
   for name, value in wanted[0].items():
     np.testing.assert_allclose(found[0][name], value, atol=1e-5, err_msg=name)
+
+
+def test_all_of_the_replicated_part_can_be_compiled(graph):
+  """By the list of XLA's kernels that TensorFlow ships, which is for GPUs."""
+  known = set(pywrap_xla_ops.get_gpu_kernel_names())
+  kinds = {operation.type for operation in graph.get_operations()
+           if "_tpu_replicate" in operation.node_def.attr}
+  assert {kind for kind in kinds - known
+          if not kind.startswith("TPU")} == {"CrossReplicaSum"}
+  assert "StringJoin" not in known  # It is a list of some operations.
