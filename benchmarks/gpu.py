@@ -61,8 +61,8 @@ def define_flags() -> None:
   flags.DEFINE_enum("part", None, ["model", "rates", "labels"], "What to do.")
   flags.DEFINE_string("output_dir", None, "Folder of the model and records.")
   flags.DEFINE_enum("precision", "fp32", devices.PRECISIONS, "Arithmetic.")
-  flags.DEFINE_bool("tf32", True, "Whether GPUs may round what they multiply in "
-                    "fp32 to TF32, as TensorFlow does by default.")
+  flags.DEFINE_bool("tf32", True, "Whether GPUs may round what they multiply "
+                    "in fp32 to TF32, as TensorFlow does by default.")
   flags.DEFINE_bool("use_xla", False, "Whether XLA compiles the graphs.")
   flags.DEFINE_integer("batch_size", 256, "Sequences that the teacher reads at "
                        "once.")

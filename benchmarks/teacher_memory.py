@@ -35,6 +35,8 @@ tf1 = tf.compat.v1
 
 _SEQUENCES, _TOKENS, _SLOTS = 64, 128, 20
 _VOCAB_SIZE = 30522
+# Below it token ids are drawn, so that small models read them too.
+_SMALL_VOCAB_SIZE = 1000
 CONFIGS = {
     "tiny": modeling.BertConfig(
         _VOCAB_SIZE, hidden_size=128, num_hidden_layers=2,
@@ -72,7 +74,7 @@ def random_features(num_sequences: int = _SEQUENCES) -> Dict[str, np.ndarray]:
   per_token, per_slot = (num_sequences, _TOKENS), (num_sequences, _SLOTS)
   return {
       schema.INPUT_IDS: generator.integers(
-          0, 1000, per_token, dtype=np.int32),
+          0, _SMALL_VOCAB_SIZE, per_token, dtype=np.int32),
       schema.INPUT_MASK: np.ones(per_token, np.int32),
       schema.SEGMENT_IDS: np.zeros(per_token, np.int32),
       schema.MASKED_LM_POSITIONS: generator.integers(

@@ -27,8 +27,8 @@ def _folder(tmp_path_factory):
 
 
 def _run(folder, output_dir, **changes):
-  training.run(tiny.trainer_options(
-      folder, output_dir, num_warmup_steps=0, **{"precision": "fp16", **changes}))
+  changes = {"num_warmup_steps": 0, "precision": "fp16", **changes}
+  training.run(tiny.trainer_options(folder, output_dir, **changes))
 
 
 # --- The graph ---------------------------------------------------------------
