@@ -168,7 +168,8 @@ main() {
   if [ "$wanted" != "$(cat "$DONE" 2>/dev/null)" ]; then
     install_packages
     echo "$wanted" >"$DONE"
-    [ $GPU = no ] || "$VENV/bin/horovodrun" --check-build >&2
+    [ $GPU = no ] || TF_CPP_MIN_LOG_LEVEL=3 PATH="$VENV/bin:$PATH" \
+        horovodrun --check-build >&2
   fi
   say "ready: source .venv/bin/activate"
 }

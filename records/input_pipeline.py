@@ -10,6 +10,7 @@ Dimensions:
 """
 
 import contextlib
+import math
 import re
 from typing import (Any, Callable, Dict, Iterator, Mapping, NamedTuple,
                     Optional, Sequence)
@@ -31,6 +32,9 @@ InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
 
 # Records that are looked through at once for one that is out of range.
 _SEARCHED_RECORDS = 1024
+# Bytes of the tensors that are decoded at once, whatever the batch: what an
+# operation costs beside its work is shared by some hundred records.
+_DECODED_BYTES = 2 << 20
 # What a Location becomes in a dataset.
 _LOCATION_SPEC = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
@@ -303,8 +307,9 @@ def training_input_fn(
         locate_windows, output_signature=(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
     # One window is read while the one before it is in use.
-    dataset = dataset.map(read_window).prefetch(1).unbatch()
-    return _batches(dataset, shape, params["batch_size"], True, limits)
+    dataset = dataset.map(read_window).prefetch(1)
+    return _batches(dataset.rebatch(_num_decoded(shape)), shape,
+                    params["batch_size"], True, limits)
 
   return input_fn
 
@@ -330,8 +335,8 @@ def evaluation_input_fn(
   """
   def input_fn(params):
     dataset = read_range(corpus, flag, first_record, num_records)
-    return _batches(
-        dataset, shape, params["batch_size"], drop_remainder, limits)
+    return _batches(dataset.batch(_num_decoded(shape)), shape,
+                    params["batch_size"], drop_remainder, limits)
 
   return input_fn
 
@@ -419,12 +424,18 @@ def _read_piece(location: order.Location) -> tf.data.Dataset:
       tf.data.experimental.assert_cardinality(location.num_records))
 
 
+def _num_decoded(shape: schema.RecordShape) -> int:
+  """Returns how many records are decoded at once."""
+  size = 4 * sum(math.prod(feature.shape)  # Of int32 and float32.
+                 for feature in schema.features(shape).values())
+  return max(1, _DECODED_BYTES // size)
+
+
 def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
              batch_size: int, drop_remainder: bool,
              limits: Optional[decoding.Limits]) -> tf.data.Dataset:
-  """Decodes and batches serialized records, ahead of the model."""
-  dataset = dataset.batch(batch_size, drop_remainder=drop_remainder)
+  """Decodes batches of serialized records to others, ahead of the model."""
   dataset = dataset.map(
       lambda serialized: decoding.decode(serialized, shape, limits),
       num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return dataset.prefetch(tf.data.AUTOTUNE)
+  return dataset.rebatch(batch_size, drop_remainder).prefetch(tf.data.AUTOTUNE)
