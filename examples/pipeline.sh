@@ -1,0 +1,183 @@
+#!/usr/bin/env bash
+# All five stages, from a dump of Wikipedia or a text to a student.
+#
+#   DUMP=data/enwiki-latest-pages-articles.xml.bz2 examples/pipeline.sh
+#   TEXT=data/sentences.txt WORK=work PROCESSES=8 examples/pipeline.sh
+#
+# Everything is written to WORK. After any failure the same command goes on: it
+# keeps what is finished and resumes what is not. At the end it says how long
+# each stage took, all runs together, and how large its output is.
+set -euo pipefail
+
+# --- Settings: those of the environment, else these --------------------------
+
+readonly WORK=${WORK:-work}
+# A folder with bert_config.json, vocab.txt and bert_model.ckpt; BERT-Base is
+# downloaded where it is missing.
+readonly TEACHER=${TEACHER:-models/uncased_L-12_H-768_A-12}
+readonly TEACHER_URL=https://storage.googleapis.com/bert_models/2018_10_18/uncased_L-12_H-768_A-12.zip
+# A dump, or a text: a sentence a line, a blank line between documents.
+readonly DUMP=${DUMP:-}
+readonly TEXT=${TEXT:-$WORK/wikipedia.txt}
+readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
+# Files that the text is split into; the last one is held out.
+readonly FILES=${FILES:-100}
+readonly DUPE_FACTOR=${DUPE_FACTOR:-10}
+readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
+readonly MAX_PREDICTIONS_PER_SEQ=${MAX_PREDICTIONS_PER_SEQ:-20}
+readonly RECORD_FORMAT=${RECORD_FORMAT:-example}
+# The student: some layers of the teacher, from which it starts.
+readonly LAYERS=${LAYERS:-0,2,4,6,8,10}
+readonly STEPS=${STEPS:-100000}
+readonly WARMUP_STEPS=${WARMUP_STEPS:-$((STEPS / 10))}
+readonly BATCH_SIZE=${BATCH_SIZE:-32}
+readonly LEARNING_RATE=${LEARNING_RATE:-5e-5}
+readonly PRECISION=${PRECISION:-fp32}
+# Of stages IV and V; on a machine with GPUs, one for each. The steps above are
+# those of all together.
+readonly PROCESSES=${PROCESSES:-1}
+# What starts them, with its flags; mpirun on this machine unless it is set.
+readonly LAUNCHER=${LAUNCHER:-}
+
+# -----------------------------------------------------------------------------
+
+readonly CODE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly TIMES=$WORK/times.txt
+readonly LENGTHS=(--max_seq_length "$MAX_SEQ_LENGTH"
+                  --max_predictions_per_seq "$MAX_PREDICTIONS_PER_SEQ")
+[ ! -d "$CODE/.venv" ] || export PATH="$CODE/.venv/bin:$PATH"
+launcher=()
+if [ -n "$LAUNCHER" ]; then
+  read -ra launcher <<<"$LAUNCHER"
+elif [ "$PROCESSES" -gt 1 ]; then
+  launcher=(mpirun -np "$PROCESSES" -H "localhost:$PROCESSES" -bind-to none
+            -map-by slot -x LD_LIBRARY_PATH -x PATH -mca pml ob1
+            -mca btl '^openib' -mca odls_base_sigkill_timeout 60)
+fi
+readonly launcher
+
+running='' start=0
+
+# Runs a stage, and notes its time even where it fails or is stopped.
+stage() { # NAME COMMAND...
+  running=$1 start=$SECONDS
+  shift
+  printf '\n== %s\n' "$running" >&2
+  # Not within || or if, where bash would not stop at what fails in it.
+  "$@"
+  note_time
+  running=''
+}
+
+note_time() {
+  [ -z "$running" ] ||
+      printf '%s\t%d\n' "$running" $((SECONDS - start)) >>"$TIMES"
+}
+trap note_time EXIT
+
+download_teacher() {
+  [ ! -e "$TEACHER/bert_config.json" ] || return 0
+  mkdir -p "$TEACHER"
+  wget -nv -O "$TEACHER/teacher.zip" "$TEACHER_URL"
+  unzip -jo "$TEACHER/teacher.zip" -d "$TEACHER"
+  rm "$TEACHER/teacher.zip"
+}
+
+extract_text() {
+  [ ! -e "$TEXT" ] || return 0
+  if [ -z "$DUMP" ]; then
+    echo "pipeline.sh: there is no text $TEXT and no DUMP to make it of" >&2
+    return 1
+  fi
+  python "$CODE/extract_wikipedia_for_bert/extract_wikipedia.py" \
+      --dump_file "$DUMP" --output_file "$TEXT"
+}
+
+split() {
+  # Final names never hold half a file, and the last one comes last.
+  [ ! -e "$WORK/split/text_$((FILES - 1)).txt" ] || return 0
+  python "$CODE/split_text.py" --read_file "$TEXT" --split_number "$FILES" \
+      --folder "$WORK/split" --name_base text
+}
+
+mask() {
+  python "$CODE/multifile_create_pretraining_data.py" \
+      --input_dir "$WORK/split" --output_dir "$WORK/masked" \
+      --output_base_name masked --vocab_file "$TEACHER/vocab.txt" \
+      --do_lower_case "$DO_LOWER_CASE" --dupe_factor "$DUPE_FACTOR" \
+      --record_format "$RECORD_FORMAT" "${LENGTHS[@]}"
+}
+
+label() { # INPUT_FILES OUTPUT_FILE FLAG...
+  local input_files=$1 output_file=$2
+  shift 2
+  "${launcher[@]}" python "$CODE/extract_teacher_labels_truncated.py" \
+      --bert_config_file "$TEACHER/bert_config.json" \
+      --init_checkpoint "$TEACHER/bert_model.ckpt" \
+      --input_file "$input_files" --output_file "$output_file" \
+      --truncation_factor 10 --precision "$PRECISION" \
+      --record_format "$RECORD_FORMAT" "${LENGTHS[@]}" "$@"
+}
+
+label_all() {
+  local i inputs=()
+  for ((i = 0; i < FILES - 1; i++)); do
+    inputs+=("$WORK/masked/masked_$i.tfrecord")
+  done
+  # A token and a sample that stands for all others: the best to learn from.
+  label "$(IFS=,; echo "${inputs[*]}")" "$WORK/labelled/training.tfrecord" \
+      --tail_samples 9
+  # The most probable tokens: the best to compare with.
+  label "$WORK/masked/masked_$((FILES - 1)).tfrecord" \
+      "$WORK/labelled/heldout.tfrecord"
+}
+
+train() {
+  local layers=(${LAYERS//,/ }) trainer=single_machine
+  [ "$PROCESSES" -eq 1 ] || trainer=distributed
+  [ -e "$WORK/student/bert_config.json" ] ||
+      python "$CODE/examples/make_student_config.py" \
+          --bert_config_file "$TEACHER/bert_config.json" \
+          --layers "${#layers[@]}" "${LENGTHS[@]}" \
+          --output_file "$WORK/student/bert_config.json"
+  "${launcher[@]}" python "$CODE/network_distillation_${trainer}_truncated.py" \
+      --bert_config_file "$WORK/student/bert_config.json" \
+      --init_checkpoint "$TEACHER/bert_model.ckpt" --init_layers "$LAYERS" \
+      --input_file "$WORK/labelled/training*.tfrecord" \
+      --eval_input_file "$WORK/labelled/heldout*.tfrecord" \
+      --output_dir "$WORK/student/run" --truncation_factor 10 \
+      --do_train True --do_eval True --train_batch_size "$BATCH_SIZE" \
+      --learning_rate "$LEARNING_RATE" --num_train_steps "$STEPS" \
+      --num_warmup_steps "$WARMUP_STEPS" --precision "$PRECISION" \
+      "${LENGTHS[@]}"
+}
+
+report() {
+  local name path
+  printf '\n%-22s %10s %10s\n' stage seconds size
+  while IFS='|' read -r name path; do
+    printf '%-22s %10d %10s\n' "$name" \
+        "$(awk -F '\t' -v name="$name" '$1 == name { total += $2 }
+           END { print total + 0 }' "$TIMES")" \
+        "$(du -shL "$path" | cut -f 1)"
+  done <<STAGES
+I, teacher|$TEACHER
+II, text|$TEXT
+III, split text|$WORK/split
+III, masked records|$WORK/masked
+IV, labels|$WORK/labelled
+V, student|$WORK/student/run/student
+STAGES
+  printf '\n%s/student/run/student is the student:\n' "$WORK"
+  grep -E '^(masked_lm_accuracy|masked_lm_cross_entropy|teacher_top1_agreement)' \
+      "$WORK/student/run/eval_results.txt"
+}
+
+mkdir -p "$WORK"
+stage 'I, teacher' download_teacher
+stage 'II, text' extract_text
+stage 'III, split text' split
+stage 'III, masked records' mask
+stage 'IV, labels' label_all
+stage 'V, student' train
+report

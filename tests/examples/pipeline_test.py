@@ -1,0 +1,102 @@
+"""Tests of the script that runs all stages."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+
+import pytest
+
+import processes
+import tiny
+
+_SCRIPT = tiny.ROOT / "examples" / "pipeline.sh"
+_WORDS = ("the quick brown fox jumps over a lazy dog while many small birds "
+          "sing their old songs in tall green trees").split()
+_STAGES = ("I, teacher", "II, text", "III, split text", "III, masked records",
+           "IV, labels", "V, student")
+
+
+@pytest.fixture(name="settings")
+def _settings(tmp_path):
+  """A tiny teacher, a text and the environment that names them."""
+  teacher = tmp_path / "teacher"
+  teacher.mkdir()
+  vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *sorted(
+      set(_WORDS))]
+  config = dataclasses.replace(tiny.CONFIG, vocab_size=len(vocabulary))
+  tiny.write_config(teacher / "bert_config.json", config)
+  tiny.write_checkpoint(
+      teacher / "bert_model.ckpt", tiny.random_variables(config))
+  (teacher / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+  documents = [
+      "\n".join(" ".join(_WORDS[(start + i) % 7:][:9]) + " ."
+                for i in range(12)) for start in range(30)]
+  (tmp_path / "text.txt").write_text("\n\n".join(documents) + "\n")
+  return tiny.launch_environment(
+      WORK=str(tmp_path / "work"), TEACHER=str(teacher),
+      TEXT=str(tmp_path / "text.txt"), FILES="3", DUPE_FACTOR="2",
+      MAX_SEQ_LENGTH=str(tiny.SHAPE.max_seq_length),
+      MAX_PREDICTIONS_PER_SEQ=str(tiny.SHAPE.max_predictions_per_seq),
+      LAYERS="0", STEPS="6", BATCH_SIZE="2")
+
+
+def _run(settings, **changes):
+  return subprocess.run(
+      [_SCRIPT], env={**settings, **changes}, stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+
+
+def _files(folder):
+  """Returns the bytes of what the stages hand on, by path."""
+  return {path.relative_to(folder): path.read_bytes()
+          for path in sorted(folder.rglob("*.tfrecord"))}
+
+
+def test_a_run_that_is_killed_goes_on(tmp_path, settings):
+  work = tmp_path / "work"
+  # As Ctrl-C does, to all that it has started.
+  launcher = subprocess.Popen(
+      [_SCRIPT], env=settings, stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL, start_new_session=True)
+  processes.wait_until(
+      (work / "masked" / "masked_0.tfrecord.json").exists, launcher,
+      timeout=120)
+  os.killpg(launcher.pid, signal.SIGKILL)
+  launcher.wait()
+  assert not (work / "student").exists()
+  result = _run(settings)
+  assert result.returncode == 0, result.stderr
+  finished = _files(work)
+  assert len(finished) == 5
+  lines = result.stdout.splitlines()
+  for stage in _STAGES:
+    assert any(line.startswith(stage + " ") for line in lines), result.stdout
+  assert "checkpoint = model.ckpt-6" in (
+      work / "student" / "run" / "eval_results.txt").read_text()
+  # Nothing is done twice.
+  again = _run(settings)
+  assert again.returncode == 0, again.stderr
+  assert "step 6: training is finished" in again.stderr
+  assert _files(work) == finished
+
+
+def test_processes_are_started_by_a_launcher(tmp_path, settings):
+  """Here one that runs a single process; the script is the distributed one."""
+  result = _run(settings, PROCESSES="2", LAUNCHER="env",
+                RECORD_FORMAT="compact")
+  assert result.returncode == 0, result.stderr
+  labelled = tmp_path / "work" / "labelled"
+  assert (labelled / "training.tfrecord").exists()
+  # A stage that fails ends all of it, with its own line.
+  (tmp_path / "work" / "labelled" / "training.tfrecord").write_bytes(b"no")
+  failed = _run(settings, PROCESSES="2", LAUNCHER="env",
+                RECORD_FORMAT="compact", STEPS="8")
+  assert failed.returncode == 1
+  assert "error: " in failed.stderr.splitlines()[-1]
+
+
+def test_a_text_that_is_missing_is_told(settings):
+  result = _run(settings, TEXT="gone.txt")
+  assert result.returncode == 1
+  assert "there is no text gone.txt" in result.stderr
