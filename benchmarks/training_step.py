@@ -13,14 +13,16 @@ the losses of each from the same start.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import statistics
 import sys
 import time
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads these once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
@@ -58,6 +60,7 @@ def define_flags() -> None:
   flags.DEFINE_integer("turns", 50, "Steps of each kind.", lower_bound=1)
   flags.DEFINE_list("precisions", ["fp32", "bf16"],
                     "Precisions to time the project's step in.")
+  flags.DEFINE_bool("use_xla", False, "Whether to time it compiled, too.")
   flags.DEFINE_float("learning_rate", 5e-5, "Rate at the first step.")
 
 
@@ -143,13 +146,14 @@ def main() -> None:
   steppers = {"straightforward, fp32": Stepper(
       lambda features: build_straightforward_step(options, features), input_fn,
       batch_size, devices.session_config())}
-  for precision in FLAGS.precisions:
-    steppers[precision] = Stepper(
-        lambda features, precision=precision: build_step(
-            dataclasses.replace(
-                options, compute_type=devices.compute_type(precision)),
-            features), input_fn, batch_size,
-        devices.session_config(devices.DeviceOptions(precision)))
+  for use_xla in [False, True][:1 + FLAGS.use_xla]:
+    for precision in FLAGS.precisions:
+      own = dataclasses.replace(
+          options, static_shapes=use_xla,
+          compute_type=devices.compute_type(precision))
+      steppers[precision + ", XLA" * use_xla] = Stepper(
+          functools.partial(build_step, own), input_fn, batch_size,
+          devices.session_config(devices.DeviceOptions(precision, use_xla)))
   for _ in range(FLAGS.turns + _WARM_UP_TURNS):
     for stepper in steppers.values():
       stepper.step()

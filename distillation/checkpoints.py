@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from distillation import evaluation
+from distillation import teacher_decoder
 import modeling
 import optimization
 from util import files
@@ -27,6 +28,9 @@ _SOURCE_FILE = "exported_from.txt"
 _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
+# The variables of a decoder, in the order of its fields.
+_DECODER_VARIABLES = ("bert/embeddings/word_embeddings",
+                      "cls/predictions/output_bias")
 _MODEL_SCOPES = ("bert/", "cls/")
 # Variable of training only, which no exported model has.
 HIDDEN_PROJECTION = "hidden_projection/kernel"
@@ -270,6 +274,14 @@ class LossScaleSaver(tf1.train.Saver):
       return
     self._without_loss_scale.restore(sess, save_path)
     sess.run(self._initializers)
+
+
+def read_decoder(checkpoint: str) -> teacher_decoder.Decoder:
+  """Reads the decoder of a teacher's checkpoint, which holds it."""
+  reader = tf1.train.NewCheckpointReader(checkpoint)
+  return teacher_decoder.Decoder(*(
+      reader.get_tensor(name).astype(np.float32)
+      for name in _DECODER_VARIABLES))
 
 
 def export(config: modeling.BertConfig, checkpoint: str, path: str) -> None:

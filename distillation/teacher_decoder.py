@@ -1,5 +1,7 @@
 """The teacher's decoder, kept beside records that hold its hidden states.
 
+This module reads and writes it without TensorFlow.
+
 Dimensions:
   V: tokens in the vocabulary
   H: hidden_size of the teacher
@@ -13,19 +15,14 @@ import zipfile
 import zlib
 
 import numpy as np
-import tensorflow as tf
 
 from util import files
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 FILE = "teacher_decoder.npz"
 # What NumPy and zipfile raise for bytes that are no such file.
 _DAMAGES = (EOFError, LookupError, MemoryError, OverflowError, RuntimeError,
             SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
-# The variables of the checkpoint, in the order of the fields.
-_VARIABLES = ("bert/embeddings/word_embeddings", "cls/predictions/output_bias")
 
 
 class Decoder(NamedTuple):
@@ -54,13 +51,6 @@ class Decoder(NamedTuple):
     for values in self:
       digest.update(np.ascontiguousarray(values, "<f4"))
     return digest.hexdigest()
-
-
-def of_checkpoint(checkpoint: str) -> Decoder:
-  """Reads the decoder of a teacher's checkpoint, which holds it."""
-  reader = tf1.train.NewCheckpointReader(checkpoint)
-  return Decoder(*(
-      reader.get_tensor(name).astype(np.float32) for name in _VARIABLES))
 
 
 def path_beside(record_file: str) -> str:

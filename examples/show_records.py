@@ -8,7 +8,8 @@ A masked position of the sequence reads «input→token»: what the model sees
 there and what it should predict, or «token» where the input was kept. The list
 below has the teacher's tokens, where they are stored: the most probable first,
 the one to predict in «», ~ before those of the sample (--tail_samples), and the
-rest of the probability.
+rest of the probability. Where hidden states are stored they are computed with
+the teacher's decoder beside the file.
 """
 
 import itertools
@@ -25,6 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
+from distillation import teacher_decoder
 from records import compact
 from records import manifest
 from records import sampling
@@ -58,10 +60,7 @@ def define_flags() -> None:
 
 
 def decode(serialized: bytes) -> Dict[str, np.ndarray]:
-  """Parses a record of any S, P and K; raises InputError where it is none.
-
-  Hidden states are left out: without the teacher's decoder they tell nothing.
-  """
+  """Parses a record of any S, P and K; raises InputError where it is none."""
   features = compact.expand(tfrecord.decode(serialized))
   length, slots, entries = (len(features.get(name, ())) for name in (
       schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES))
@@ -74,6 +73,31 @@ def decode(serialized: bytes) -> Dict[str, np.ndarray]:
                        "records of this project".format(name))
     features[name] = values.reshape(feature.shape)
   return features
+
+
+def compute_entries(features: Dict[str, np.ndarray],
+                    decoder: teacher_decoder.Decoder) -> None:
+  """Adds the teacher's most probable tokens where hidden states are stored.
+
+  Raises:
+    InputError: the decoder is not of the teacher that these are of.
+  """
+  num_slots = len(features[schema.MASKED_LM_IDS])
+  stored = features[schema.TEACHER_HIDDEN_STATES]
+  content = b"".join(stored) if isinstance(stored, list) else b""
+  if len(content) != 2 * num_slots * decoder.hidden_size:
+    raise InputError(
+        "its hidden states do not fit the hidden_size {} of the {} beside it; "
+        "copy the one it was made with".format(
+            decoder.hidden_size, teacher_decoder.FILE))
+  hidden_states = np.frombuffer(content, "<f2").reshape(num_slots, -1)
+  logits = (hidden_states.astype(np.float32) @ decoder.word_embeddings.T
+            + decoder.output_bias)
+  odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+  order = np.argsort(-odds, axis=1, kind="stable")[:, :_MAX_ENTRIES]
+  features[schema.TEACHER_INDICES] = order
+  features[schema.TEACHER_PROBABILITIES] = np.take_along_axis(
+      odds / odds.sum(axis=1, keepdims=True), order, axis=1)
 
 
 def look_up(tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -234,11 +258,17 @@ def show(path: str, first: int, count: int, vocab: Mapping[str, int],
     raise InputError(
         "--record={}: {} has {} records; give an index below that, or another "
         "file".format(first, path, manifest.count_records(path, "file")))
+  decoder = None
   for index, serialized in enumerate(records, first):
     title = "{}, record {}".format(path, index)
     try:
+      features = decode(serialized)
+      if schema.TEACHER_HIDDEN_STATES in features:
+        decoder = decoder or teacher_decoder.read(
+            teacher_decoder.path_beside(path))
+        compute_entries(features, decoder)
       text = "\n".join([paint(title, _BOLD), *record_lines(
-          decode(serialized), tokens, num_drawn, num_columns)]) + "\n\n"
+          features, tokens, num_drawn, num_columns)]) + "\n\n"
     except InputError as error:
       raise InputError("--file: {}: {}".format(title, error)) from None
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):

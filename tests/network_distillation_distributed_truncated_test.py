@@ -1,6 +1,8 @@
 """Tests of the trainer under Horovod, with two real processes."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -271,6 +273,15 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
   assert set(results) == set(wanted)
   for name, value in results.items():
     assert value == pytest.approx(wanted[name], abs=1e-5), name
+
+
+def test_a_horovod_that_is_missing_is_told(tmp_path):
+  (tmp_path / "horovod.py").write_text("raise ImportError('not built')")
+  result = subprocess.run(
+      [sys.executable, str(tiny.ROOT / _SCRIPT)],
+      env=dict(os.environ, PYTHONPATH=str(tmp_path)),
+      stderr=subprocess.PIPE, text=True, check=False)
+  tiny.assert_one_line_error(result, "not built", "./setup.sh")
 
 
 def test_it_runs_without_a_launcher(tmp_path, folder):

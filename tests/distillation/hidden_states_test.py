@@ -147,7 +147,7 @@ def test_the_stored_hidden_states_give_the_labels_of_the_teacher(tmp_path):
           label_format=label_format, truncation_factor=29)).label(features, 0)
       for label_format in ("topk", "hidden"))
   np.testing.assert_array_equal(entries.predictions, hidden.predictions)
-  decoder = teacher_decoder.of_checkpoint(checkpoint)
+  decoder = checkpoints.read_decoder(checkpoint)
   stored = hidden.features[schema.TEACHER_HIDDEN_STATES]
   assert stored.dtype == np.float16
   distribution = _softmax(stored[is_real].astype(float)

@@ -180,6 +180,32 @@ def test_only_a_terminal_gets_colors(tmp_path, vocab_file, no_color):
   assert re.sub("\033\\[[0-9;]*m", "", text) == _LABELLED.format(path)
 
 
+def test_hidden_states_are_shown_as_the_tokens_they_stand_for(
+    tmp_path, vocab_file):
+  features = _features()
+  hidden_states = np.zeros([len(features[schema.MASKED_LM_IDS]), 2], np.float16)
+  hidden_states[0] = [1, 0]
+  path = tiny.write_records(tmp_path / "a.tfrecord", [dict(
+      tiny.without_labels(features),
+      **{schema.TEACHER_HIDDEN_STATES: hidden_states})])
+  # The token "cat" is e ** 2 / 1.5 times as probable as each of the others.
+  embeddings = np.zeros([len(_TOKENS), 2], np.float32)
+  bias = np.full(len(_TOKENS), np.log(1.5), np.float32)
+  embeddings[_TOKENS.index("cat"), 0], bias[_TOKENS.index("cat")] = 2, 0
+  np.savez(tmp_path / "teacher_decoder.npz", word_embeddings=embeddings,
+           output_bias=bias)
+  lines = _printed(path, vocab_file).splitlines()
+  share = np.exp(2) / (np.exp(2) + 1.5 * (len(_TOKENS) - 1))
+  assert any("cat {:.1%}".format(share) in line for line in lines), lines
+  np.savez(tmp_path / "teacher_decoder.npz", word_embeddings=embeddings[:, :1],
+           output_bias=bias)
+  tiny.assert_one_line_error(
+      _show(path, vocab_file), "record 0", "hidden_size 1", "copy the one")
+  (tmp_path / "teacher_decoder.npz").unlink()
+  tiny.assert_one_line_error(
+      _show(path, vocab_file), "there is no", "teacher_decoder.npz")
+
+
 @pytest.mark.parametrize("contents, message", [
     ([_features(), _features()], "--record=2: {} has 2 records"),
     ([], "--record=2: {} has 0 records"),
