@@ -7,6 +7,7 @@ that there are.
 
 import dataclasses
 import functools
+import os
 import re
 import subprocess
 
@@ -14,8 +15,12 @@ import pytest
 
 import tiny
 
-_DOCUMENTS = ("README.md", "CONTRIBUTING.md",
+_DOCUMENTS = ("README.md", *(
+    "docs/{}.md".format(name) for name in (
+        "devices", "labels", "processes", "results", "training", "using")),
+              "CONTRIBUTING.md", "CHANGELOG.md",
               "extract_wikipedia_for_bert/README.md")
+_LINK = re.compile(r"\]\(([^()#\s]*)(?:#([^()\s]*))?\)")
 _BLOCK = re.compile(r"^ *```shell\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _PYTHON = re.compile(r"python (\S+\.py)([^;\n]*)")
 
@@ -85,6 +90,31 @@ def test_each_block_runs_or_has_a_reason():
   assert used == {*_RUN, *_DO_NOT_RUN}
 
 
+def _anchors(document):
+  """Returns what links can point to in a document."""
+  headings = re.findall("^#+ (.*)$", (tiny.ROOT / document).read_text(
+      encoding="utf-8"), re.MULTILINE)
+  return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+          for heading in headings}
+
+
+def test_links_lead_somewhere():
+  assert {str(path.relative_to(tiny.ROOT))
+          for path in (tiny.ROOT / "docs").glob("*.md")} < set(_DOCUMENTS)
+  num_links = 0
+  for document in _DOCUMENTS:
+    text = (tiny.ROOT / document).read_text(encoding="utf-8")
+    for path, anchor in _LINK.findall(text):
+      if path.startswith("http"):
+        continue
+      num_links += 1
+      target = os.path.normpath(os.path.join(
+          os.path.dirname(document), path)) if path else document
+      assert (tiny.ROOT / target).exists(), (document, path)
+      assert not anchor or anchor in _anchors(target), (document, anchor)
+  assert num_links > 10
+
+
 @functools.lru_cache(maxsize=None)
 def _flags(script):
   """Returns the names of the flags that a script's help lists."""
@@ -133,8 +163,8 @@ def _world(tmp_path):
 def test_commands_run_as_they_are_printed(world):
   """One after the other, as each takes what those before have made."""
   for beginning, changes in _RUN.items():
-    block, = (block for block in _blocks("README.md")
-              if block.startswith(beginning))
+    block = next(block for block in _all_blocks()
+                 if block.startswith(beginning))
     for old, new in changes.items():
       assert old in block, beginning
       block = block.replace(old, new)
