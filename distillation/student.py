@@ -100,12 +100,13 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
     options: what it depends on.
 
   Returns:
-    A function of features, labels (None), mode, config and params that returns
-    a TPUEstimatorSpec for training or evaluation.
+    A function of features, labels (None), mode, params and, for training with
+    a loss scale, config that returns a TPUEstimatorSpec for training or
+    evaluation.
   """
   tpu = tf1.estimator.tpu
 
-  def model_fn(features, labels, mode, config, params):
+  def model_fn(features, labels, mode, params, config=None):
     assert labels is None and mode != tf.estimator.ModeKeys.PREDICT
     if mode == tf.estimator.ModeKeys.TRAIN:
       outputs, step = create_train_step(options, features)

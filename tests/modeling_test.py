@@ -354,7 +354,8 @@ _EMPTY = inspect.Parameter.empty
         "input_mask": None, "token_type_ids": None,
         "use_one_hot_embeddings": False, "scope": None,
         # Extensions of this project.
-        "output_positions": None, "is_wanted": None, "has_pooler": True}),
+        "output_positions": None, "is_wanted": None, "has_pooler": True,
+        "compute_type": tf.float32}),
     (modeling.gelu, {"x": _EMPTY}),
     (modeling.get_activation, {"activation_string": _EMPTY}),
     (modeling.get_assignment_map_from_checkpoint, {
