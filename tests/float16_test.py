@@ -103,6 +103,22 @@ def test_twenty_steps_lose_no_more_than_a_hundredth(tmp_path, folder):
               "masked_lm_training_loss"])
 
 
+def test_micro_batches_make_one_step(tmp_path, folder):
+  """Their gradients are added up with the same scale."""
+  found = {}
+  for name, batch_size, num_micro_batches in (("one", 6, 1), ("three", 2, 3)):
+    _run(folder, tmp_path / name, do_eval=False, num_train_steps=3,
+         train_batch_size=batch_size, learning_rate=0.001,
+         gradient_accumulation_steps=num_micro_batches)
+    found[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-3")
+  for name in ("bert/pooler/dense/kernel", "cls/predictions/output_bias"):
+    # The moment is a mean of gradients, which float16 rounds.
+    moment = name + "/adam_m"
+    np.testing.assert_allclose(
+        found["three"][moment], found["one"][moment],
+        atol=0.02 * np.abs(found["one"][moment]).max(), err_msg=name)
+
+
 def test_labels_differ_by_no_more_than_rounding(tmp_path, folder):
   examples = list(map(tiny.without_labels, tiny.random_examples(9, seed=3)))
   tiny.write_records(tmp_path / "masked.tfrecord", examples)
