@@ -64,7 +64,8 @@ find_nvcc() {
   local nvcc
   for nvcc in "${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc" \
       "$(readlink -f "$(command -v nvcc)")"; do
-    if [ -x "$nvcc" ]; then
+    # What is named is taken, or nothing.
+    if [ -x "$nvcc" ] && [[ "$nvcc" == "${HOROVOD_CUDA_HOME:-}"* ]]; then
       echo "$nvcc"
       return
     fi

@@ -42,6 +42,7 @@ import teacher_labels
 import teacher_memory
 import training_step
 from util import command_line
+from util.command_line import InputError
 
 tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
@@ -168,6 +169,9 @@ def read_labels(path: str) -> Tuple[np.ndarray, np.ndarray]:
   """Returns the stored probabilities and indices, each [slots, K]."""
   records = [tfrecord.decode(record)
              for record in tfrecord.read(path, "labels")]
+  if not records or schema.TEACHER_INDICES not in records[0]:
+    raise InputError("--labels: {} holds no labels of the kind that 2019's "
+                     "records have".format(path))
   return tuple(np.concatenate([
       record[name].reshape(-1, _TOP_K)[
           np.asarray(record[schema.MASKED_LM_WEIGHTS]) > 0]
@@ -180,6 +184,10 @@ def compare_labels(first: str, second: str) -> None:
   """Prints how far two files of labels are from each other."""
   (probabilities, indices), (others, other_indices) = map(
       read_labels, (first, second))
+  if indices.shape != other_indices.shape:
+    raise InputError("--labels: {} has {:,} masked tokens and {} {:,}; give "
+                     "two labellings of the same records".format(
+                         first, len(indices), second, len(other_indices)))
   overlap = (indices[:, :, np.newaxis] == other_indices[:, np.newaxis]).sum()
   sys.stdout.write(
       "{:,} masked tokens: the most probable token is the same in {:.2%}, of "
@@ -190,6 +198,12 @@ def compare_labels(first: str, second: str) -> None:
 
 
 def main() -> None:
+  if FLAGS.part == "labels":
+    if len(FLAGS.labels or ()) != 2:
+      raise InputError("--labels={}: give two labelled files, separated by a "
+                       "comma".format(",".join(FLAGS.labels or ())))
+  elif not FLAGS.output_dir:
+    raise InputError("--output_dir is missing; name the folder of the model")
   parts: Dict[str, Callable[[], None]] = {
       "model": lambda: write_model(pathlib.Path(FLAGS.output_dir)),
       "rates": lambda: print_rates(pathlib.Path(FLAGS.output_dir)),

@@ -356,6 +356,7 @@ class Group:
     # process that failed says so.
     self._threads[0].join(_GRACE_SECONDS)
     self._tell(_SHUT_DOWN)
+    self._wait_for_teller()
     raise command_line.ReportedError
 
   def _tell(self, found: str) -> None:
@@ -371,11 +372,27 @@ class Group:
     if not self._telling.acquire(blocking=False):
       return
     gone = self._gone()
-    first = min(rank for rank in (self._processes.rank, *self._neighbours)
-                if rank not in gone)
-    if (first == self._processes.rank and not self._has_failed()
+    if (self._teller(gone) == self._processes.rank and not self._has_failed()
         and not self._was_away):
       command_line.print_error(InputError(self._lost(found, gone)))
+
+  def _teller(self, gone: List[int]) -> int:
+    """Returns which process of this machine tells that others have gone."""
+    return min(rank for rank in (self._processes.rank, *self._neighbours)
+               if rank not in gone)
+
+  def _wait_for_teller(self) -> None:
+    """Gives the process that tells time to find out by itself.
+
+    It hears of the engine's end only when it exchanges again; were this process
+    gone by then, it would be told of as the one that was lost.
+    """
+    end = time.monotonic() + _EXIT_SECONDS
+    while time.monotonic() < end:
+      teller = self._teller(self._gone())
+      if teller == self._processes.rank or self._has_failed():
+        return
+      time.sleep(_WATCH_SECONDS)
 
   def _lost(self, found: str, gone: List[int]) -> str:
     """Describes the loss of other processes; as for `_tell`."""

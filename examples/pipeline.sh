@@ -12,9 +12,10 @@ set -euo pipefail
 # --- Settings: those of the environment, else these --------------------------
 
 readonly WORK=${WORK:-work}
-# A folder with bert_config.json, vocab.txt and bert_model.ckpt; BERT-Base is
-# downloaded where it is missing.
-readonly TEACHER=${TEACHER:-models/uncased_L-12_H-768_A-12}
+# A folder with bert_config.json, vocab.txt and bert_model.ckpt; only BERT-Base
+# in its own folder is downloaded.
+readonly BERT_BASE=models/uncased_L-12_H-768_A-12
+readonly TEACHER=${TEACHER:-$BERT_BASE}
 readonly TEACHER_URL=https://storage.googleapis.com/bert_models/2018_10_18/uncased_L-12_H-768_A-12.zip
 # A dump, or a text: a sentence a line, a blank line between documents.
 readonly DUMP=${DUMP:-}
@@ -56,6 +57,8 @@ elif [ "$PROCESSES" -gt 1 ]; then
 fi
 readonly launcher
 
+die() { echo "pipeline.sh: error: $*" >&2; exit 1; }
+
 running='' start=0
 
 # Runs a stage, and notes its time even where it fails or is stopped.
@@ -77,25 +80,30 @@ trap note_time EXIT
 
 download_teacher() {
   [ ! -e "$TEACHER/bert_config.json" ] || return 0
-  mkdir -p "$TEACHER"
-  wget -nv -O "$TEACHER/teacher.zip" "$TEACHER_URL"
-  unzip -jo "$TEACHER/teacher.zip" -d "$TEACHER"
-  rm "$TEACHER/teacher.zip"
+  [ "$TEACHER" = "$BERT_BASE" ] || die "TEACHER=$TEACHER has no" \
+      "bert_config.json; name the folder of a BERT in Google's layout"
+  # The folder appears when it is complete.
+  local partial=$TEACHER.partial
+  rm -rf "$partial"
+  mkdir -p "$partial"
+  wget -nv -O "$partial.zip" "$TEACHER_URL"
+  unzip -jq "$partial.zip" -d "$partial"
+  mv "$partial" "$TEACHER"
+  rm "$partial.zip"
 }
 
 extract_text() {
   [ ! -e "$TEXT" ] || return 0
-  if [ -z "$DUMP" ]; then
-    echo "pipeline.sh: there is no text $TEXT and no DUMP to make it of" >&2
-    return 1
-  fi
+  [ -n "$DUMP" ] || die "there is no text $TEXT, and no DUMP to make it of:" \
+      "name one of the two"
   python "$CODE/extract_wikipedia_for_bert/extract_wikipedia.py" \
       --dump_file "$DUMP" --output_file "$TEXT"
 }
 
 split() {
-  # Final names never hold half a file, and the last one comes last.
-  [ ! -e "$WORK/split/text_$((FILES - 1)).txt" ] || return 0
+  # Of all files the first one gets its name last.
+  [ ! -e "$WORK/split/text_0.txt" ] ||
+      [ ! -e "$WORK/split/text_$((FILES - 1)).txt" ] || return 0
   python "$CODE/split_text.py" --read_file "$TEXT" --split_number "$FILES" \
       --folder "$WORK/split" --name_base text
 }

@@ -82,21 +82,43 @@ def test_a_run_that_is_killed_goes_on(tmp_path, settings):
 
 
 def test_processes_are_started_by_a_launcher(tmp_path, settings):
-  """Here one that runs a single process; the script is the distributed one."""
-  result = _run(settings, PROCESSES="2", LAUNCHER="env",
-                RECORD_FORMAT="compact")
+  """Here one that runs a single process, and notes of what."""
+  launcher = tmp_path / "launcher"
+  launcher.write_text('#!/bin/sh\necho "$2" >> {}\nexec "$@"\n'.format(
+      tmp_path / "launched.txt"))
+  launcher.chmod(0o755)
+  settings.update(PROCESSES="2", LAUNCHER=str(launcher),
+                  RECORD_FORMAT="compact")
+  result = _run(settings)
   assert result.returncode == 0, result.stderr
+  assert [os.path.basename(line) for line in (
+      tmp_path / "launched.txt").read_text().splitlines()] == [
+          *["extract_teacher_labels_truncated.py"] * 2,
+          "network_distillation_distributed_truncated.py"]
   labelled = tmp_path / "work" / "labelled"
   assert (labelled / "training.tfrecord").exists()
   # A stage that fails ends all of it, with its own line.
   (tmp_path / "work" / "labelled" / "training.tfrecord").write_bytes(b"no")
-  failed = _run(settings, PROCESSES="2", LAUNCHER="env",
-                RECORD_FORMAT="compact", STEPS="8")
+  failed = _run(settings, STEPS="8")
   assert failed.returncode == 1
   assert "error: " in failed.stderr.splitlines()[-1]
 
 
-def test_a_text_that_is_missing_is_told(settings):
-  result = _run(settings, TEXT="gone.txt")
+@pytest.mark.parametrize("name, told", [
+    ("TEXT", "there is no text gone"), ("TEACHER", "TEACHER=gone has no")])
+def test_what_is_missing_is_told(settings, name, told):
+  result = _run(settings, **{name: "gone"})
   assert result.returncode == 1
-  assert "there is no text gone.txt" in result.stderr
+  assert told in result.stderr.splitlines()[-1]
+
+
+def test_a_split_that_was_cut_off_is_made_again(tmp_path, settings):
+  """The first file gets its name last."""
+  split = tmp_path / "work" / "split"
+  split.mkdir(parents=True)
+  for number in (1, 2):
+    (split / "text_{}.txt".format(number)).write_text("old .\n")
+  # The next stage ends the run.
+  result = _run(settings, DUPE_FACTOR="0")
+  assert (split / "text_0.txt").exists(), result.stderr
+  assert (split / "text_2.txt").read_text() != "old .\n"
