@@ -30,7 +30,6 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 from absl import flags
 from absl import logging
-import tensorflow as tf
 
 from distillation import checkpoints
 from distillation import devices
@@ -335,7 +334,6 @@ def _this_process() -> Process:
 
 
 def main() -> None:
-  files.set_remote_files(tf.io.gfile)
   try:
     label(command_line.options(FileOptions),
           command_line.options(teacher.LabelOptions), _this_process())

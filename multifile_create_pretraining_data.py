@@ -9,7 +9,8 @@ r"""Makes BERT pre-training records from text files.
 Input is UTF-8 text with one sentence a line and a blank line between
 documents. The i-th file of input_dir, in natural order (_2 before _10), gives
 OUTPUT_BASE_NAME_i.tfrecord. A run that was stopped resumes when the same
-command is given again.
+command is given again. Folders and vocabulary may be in remote storage, such
+as gs://.
 
 The procedure is that of BERT (Devlin et al. 2019, section A.1), draw by draw:
 a file's records depend only on its text, the flags and random_seed + i.
@@ -51,6 +52,8 @@ _BLOCK_INSTANCES = 1000
 # and 1.2 bytes for each byte of its file.
 _WORKER_BYTES = 150 << 20
 _BYTES_PER_INPUT_BYTE = 2
+# What TensorFlow takes in a worker, whose file systems remote storage needs.
+_TENSORFLOW_BYTES = 400 << 20
 # A share of [UNK] from which the vocabulary seems not to fit.
 _SUSPICIOUS_UNKNOWN = 0.05
 # Where a worker's time goes, for the bar: reading, once; then drawing and
@@ -251,7 +254,7 @@ def check_file(path: str, report: workers.Report) -> Source:
     InputError: the file is not UTF-8 or holds no text.
   """
   digest = hashlib.sha256()
-  num_bytes = os.path.getsize(path)
+  num_bytes = files.size(path)
   reporter = _Reporter(num_bytes, 0, report)
   has_text = False
   for text in sampling.text_blocks(path, digest):
@@ -302,8 +305,9 @@ def _write_records(task: Task, corpus: sampling.Corpus,
     writer = stack.enter_context(manifest.RecordWriter(task.output_path))
     # The instances wait on disk, for memory must not grow with dupe_factor.
     # The file has no name, so nothing of it is left if the process is killed.
-    spill = stack.enter_context(
-        tempfile.TemporaryFile(dir=os.path.dirname(task.output_path)))
+    spill = stack.enter_context(tempfile.TemporaryFile(
+        dir=None if files.is_remote(task.output_path)
+        else os.path.dirname(task.output_path)))
     num_passes = sampler.num_documents * options.dupe_factor
     for rows in sampler.rows():
       spill.write(rows)
@@ -352,8 +356,10 @@ def create(options: RunOptions) -> None:
   vocab = sampling.read_vocabulary(options.vocab_file)
   _warn_of_other_case(options)
   paths = _input_paths(options)
-  num_workers = workers_that_fit(paths, options.num_workers,
-                                 workers.available_memory())
+  num_workers = workers_that_fit(
+      paths, options.num_workers, workers.available_memory(),
+      any(map(files.is_remote, (options.input_dir, options.output_dir,
+                                options.vocab_file))))
   sources = _check_files(paths, num_workers)
   tasks = _tasks(options, sources, max(vocab.values()) + 1)
   overwriting = None
@@ -364,7 +370,8 @@ def create(options: RunOptions) -> None:
   tasks = [task for task in tasks if not manifest.is_finished(
       task.output_path, task.output_manifest, options.overwrite
       and not overwriting.is_replaced(task.output_path))]
-  os.makedirs(options.output_dir, exist_ok=True)
+  files.make_folder(options.output_dir)
+  files.warn_of_missing_locks(options.output_dir)
   _warn_of_older_outputs(
       options.output_dir, options.output_base_name, len(paths))
   counts = _create_files(tasks, num_workers, overwriting)
@@ -377,13 +384,11 @@ def _input_paths(options: RunOptions) -> List[str]:
   if os.path.basename(name) != name:
     raise InputError("--output_base_name={} is a path; give a name, and the "
                      "folder with --output_dir".format(name))
-  files.check_local(options.input_dir, "input_dir")
-  files.check_local(options.output_dir, "output_dir")
   paths = files.list_files(
       options.input_dir, "input_dir",
       "give the folder that split_text.py wrote")
-  if (os.path.realpath(options.input_dir)
-      == os.path.realpath(options.output_dir)):
+  files.exists(options.output_dir)  # Storage out of reach ends the run now.
+  if files.is_same(options.input_dir, options.output_dir):
     raise InputError("--output_dir={} is --input_dir too; records there would "
                      "be input next time: choose another folder".format(
                          options.output_dir))
@@ -422,13 +427,15 @@ def _tasks(options: RunOptions, sources: Sequence[Source],
 
 
 def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
-                     memory: Optional[int]) -> int:
+                     memory: Optional[int],
+                     has_remote_files: bool = False) -> int:
   """Decides how many workers to start.
 
   Args:
     paths: input files.
     num_workers: what the user asks for, or None.
     memory: bytes that are available, or None where that is not known.
+    has_remote_files: whether input, output or vocabulary is in remote storage.
 
   Returns:
     num_workers; by default as many as there are cores and as fit into memory;
@@ -437,10 +444,12 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
   Raises:
     InputError: the files are too large for the memory.
   """
-  sizes = sorted(map(os.path.getsize, paths), reverse=True)
+  sizes = sorted(map(files.size, paths), reverse=True)
+  bytes_of_worker = _WORKER_BYTES + (
+      _TENSORFLOW_BYTES if has_remote_files else 0)
 
   def need(count: int) -> int:
-    return sum(_WORKER_BYTES + _BYTES_PER_INPUT_BYTE * size
+    return sum(bytes_of_worker + _BYTES_PER_INPUT_BYTE * size
                for size in sizes[:count])
 
   count = min(num_workers or workers.available_cores(), len(paths))
@@ -449,7 +458,7 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
   while num_workers is None and count > 1 and need(count) > memory:
     count -= 1
   if need(count) > memory:
-    bytes_of_file = max(memory // count - _WORKER_BYTES, _WORKER_BYTES)
+    bytes_of_file = max(memory // count - bytes_of_worker, _WORKER_BYTES)
     raise InputError(
         "--input_dir: the largest file has {:,} MB, and --num_workers={} needs "
         "about {:,} MB of memory for such files where {:,} MB are available: "
@@ -463,7 +472,7 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
 def _check_files(paths: Sequence[str], num_workers: int) -> List[Source]:
   """Checks all input files, in parallel."""
   sources: Dict[int, Source] = {}
-  with _bar("Checking", sum(map(os.path.getsize, paths))) as bar:
+  with _bar("Checking", sum(map(files.size, paths))) as bar:
     checked = workers.run(
         check_file, paths, num_workers,
         on_report=lambda progress: bar.update(progress.work), remedy=_REMEDY)
@@ -521,7 +530,7 @@ def _warn_of_older_outputs(output_dir: str, output_base_name: str,
                            num_files: int) -> None:
   """Warns of outputs that belong to more input files than there are."""
   pattern = re.compile(re.escape(output_base_name) + r"_([0-9]+)\.tfrecord")
-  for name in sorted(os.listdir(output_dir), key=files.natural_key):
+  for name in sorted(files.list_names(output_dir), key=files.natural_key):
     match = pattern.fullmatch(name)
     if match and int(match.group(1)) >= num_files:
       logging.warning(

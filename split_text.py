@@ -8,7 +8,8 @@ r"""Splits a text into files of nearly equal size.
 
 This writes data/split/wiki_0.txt to wiki_99.txt. It never cuts a document;
 documents are separated by blank lines. The cuts are found by seeking and the
-parts are copied as bytes, so the text is not loaded into memory.
+parts are copied as bytes, so the text is not loaded into memory. Text and
+folder may be in remote storage, such as gs://.
 """
 
 import collections
@@ -100,7 +101,7 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
   Raises:
     InputError: there are fewer than N documents.
   """
-  size = os.fstat(file.fileno()).st_size
+  size = file.seek(0, os.SEEK_END)
   first = _first_text(file)
   cuts = _cuts_by_size(file, first, size, num_parts)
   if None in cuts:
@@ -183,17 +184,17 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
     OSError: a file cannot be read or written.
   """
   files.check_file(read_file, "read_file")
-  files.check_local(folder, "folder")
   if os.path.basename(name_base) != name_base:
     raise InputError("--name_base={} is a path; give a name, and the folder "
                      "with --folder".format(name_base))
   stem = name_base if name_base.endswith("_") else name_base + "_"
   names = ["{}{}.txt".format(stem, i) for i in range(num_parts)]
-  with open(read_file, "rb") as file:
+  with files.open_file(read_file) as file:
     cuts = find_cuts(file, num_parts)
-    os.makedirs(folder, exist_ok=True)
+    files.make_folder(folder)
+    files.warn_of_missing_locks(folder)
     # Every split of this name has a first part, so its lock guards all parts.
-    with files.PartialFile(os.path.join(folder, names[0])) as first:
+    with files.partial_file(os.path.join(folder, names[0])) as first:
       _check_folder(folder, stem, names, read_file)
       _write_parts(file, cuts, first,
                    [os.path.join(folder, name) for name in names[1:]])
@@ -206,7 +207,7 @@ def _check_folder(folder: str, stem: str, names: Sequence[str],
                   read_file: str) -> None:
   """Raises InputError if the folder has files that must not be there."""
   pattern = re.compile(re.escape(stem) + r"[0-9]+\.txt")
-  older = sorted((name for name in set(os.listdir(folder)) - set(names)
+  older = sorted((name for name in set(files.list_names(folder)) - set(names)
                   if pattern.fullmatch(name)), key=files.natural_key)
   if older:
     raise InputError(
@@ -216,15 +217,14 @@ def _check_folder(folder: str, stem: str, names: Sequence[str],
             folder, len(older), ", ".join(older[:_MAX_LISTED]),
             ", ..." if len(older) > _MAX_LISTED else ""))
   for name in names:
-    path = os.path.join(folder, name)
-    if os.path.exists(path) and os.path.samefile(path, read_file):
+    if files.is_same(os.path.join(folder, name), read_file):
       raise InputError("--read_file={} would be overwritten by one of its "
                        "parts; choose another --folder or --name_base".format(
                            read_file))
 
 
-def _write_parts(file: BinaryIO, cuts: Sequence[int], first: files.PartialFile,
-                 others: Sequence[str]) -> None:
+def _write_parts(file: BinaryIO, cuts: Sequence[int],
+                 first: files.HiddenFile, others: Sequence[str]) -> None:
   """Copies byte ranges into files, which all get their names at the end.
 
   Args:
@@ -240,12 +240,11 @@ def _write_parts(file: BinaryIO, cuts: Sequence[int], first: files.PartialFile,
                    disable=None) as bar:
       _copy(file, first.file, cuts[1], bar)
       for path, start, end in zip(others, cuts[1:], cuts[2:]):
-        with files.PartialFile(path) as part:
+        with files.partial_file(path) as part:
           part.keep = True
           _copy(file, part.file, end - start, bar)
     for path in others:
-      with files.PartialFile(path, resume=True) as part:
-        part.commit()
+      files.commit_kept(path)
     first.commit()
   finally:
     for path in others:

@@ -103,15 +103,27 @@ def load_vocab(vocab_file: str) -> Dict[str, int]:
     ValueError: the file is not UTF-8.
     OSError: the file cannot be read.
   """
-  vocab = {}
-  with open(vocab_file, encoding="utf-8-sig", newline="\n") as file:
-    try:
-      for index, line in enumerate(file):
-        vocab[line.strip()] = index
-    except UnicodeDecodeError as error:
-      raise ValueError("{} is not UTF-8 text ({})".format(
-          vocab_file, error)) from None
-  return vocab
+  with open(vocab_file, "rb") as file:
+    return parse_vocab(file.read(), vocab_file)
+
+
+def parse_vocab(content: bytes, name: str) -> Dict[str, int]:
+  """Does what `load_vocab` does, with the bytes of the file.
+
+  Args:
+    content: of the file.
+    name: of the file, for errors.
+
+  Raises:
+    ValueError: the content is not UTF-8.
+  """
+  try:
+    lines = content.decode("utf-8-sig").split("\n")
+  except UnicodeDecodeError as error:
+    raise ValueError("{} is not UTF-8 text ({})".format(name, error)) from None
+  if not lines[-1]:
+    lines.pop()  # What follows the last line end is no line.
+  return {line.strip(): index for index, line in enumerate(lines)}
 
 
 def convert_by_vocab(vocab: Mapping[Any, Any],

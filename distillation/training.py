@@ -49,7 +49,6 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
   """
   if not processes.is_writer:
     logging.set_verbosity(logging.WARNING)
-  files.set_remote_files(tf.io.gfile)
   output_dir = options.output_dir
   with contextlib.ExitStack() as stack:
     group = stack.enter_context(Group(processes, devices.session_config(

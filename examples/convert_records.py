@@ -24,7 +24,6 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
 from absl import flags
 from absl import logging
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -263,7 +262,6 @@ def convert_all(options: ConversionOptions) -> None:
 
 
 def main() -> None:
-  files.set_remote_files(tf.io.gfile)
   try:
     convert_all(command_line.options(ConversionOptions))
   except KeyboardInterrupt:

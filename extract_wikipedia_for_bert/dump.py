@@ -8,7 +8,6 @@ only `#REDIRECT`, for older dumps that do not mark redirects in the XML.
 import bz2
 import dataclasses
 import gzip
-import os
 import re
 from typing import BinaryIO, FrozenSet, Iterator, Mapping, Optional
 import zlib
@@ -103,9 +102,9 @@ class DumpReader:
     self._path = path
     self._last_title: Optional[str] = None
     files.check_file(path, "dump_file")
-    self._raw = open(path, "rb", buffering=0)
+    self._raw = files.open_file(path, unbuffered=True)
     try:
-      self.size = os.fstat(self._raw.fileno()).st_size
+      self.size = files.size(path)
       self._stream = self._decompressed()
     except Exception:
       self._raw.close()

@@ -56,7 +56,7 @@ def read_articles(path: str, progress: tqdm.tqdm) -> Iterator[Dict[str, str]]:
   Raises:
     InputError: the file is truncated, corrupt, or something else.
   """
-  with open(path, "rb") as raw:
+  with files.open_file(path) as raw:
     is_compressed = raw.read(3) == b"BZh"
     raw.seek(0)
     stream = bz2.BZ2File(raw) if is_compressed else raw
@@ -140,7 +140,7 @@ def extract(paths: Sequence[str], writer: output.ArticleWriter,
     InputError: a file is truncated, corrupt, or something else.
   """
   num_articles = 0
-  with tqdm.tqdm(total=sum(map(os.path.getsize, paths)), unit="B",
+  with tqdm.tqdm(total=sum(map(files.size, paths)), unit="B",
                  unit_scale=True, disable=None) as progress:
     for path in paths:
       for article in read_articles(path, progress):

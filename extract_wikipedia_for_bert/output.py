@@ -35,18 +35,18 @@ class ArticleWriter:
     self.sentences = 0
     self.words = 0
     self._path = path
-    files.check_local(path, flag)
     folder, name = os.path.split(path)
-    if os.path.isdir(path) or not name:
+    if not name or files.is_folder(path):
       raise InputError("--{} {}: this is a folder; give the name of a "
                        "file".format(flag, path))
-    if os.path.exists(path) and not overwrite:
+    if files.exists(path) and not overwrite:
       raise InputError("--{} {}: the file exists already; remove it, give "
                        "another name or --overwrite".format(flag, path))
-    if not os.path.isdir(folder or "."):
+    if not files.is_remote(path) and not os.path.isdir(folder or "."):
       raise InputError("--{} {}: there is no folder {}; make it first".format(
           flag, path, folder))
-    self._partial = files.PartialFile(path)
+    files.warn_of_missing_locks(path)
+    self._partial = files.partial_file(path)
 
   def __enter__(self) -> "ArticleWriter":
     return self

@@ -465,9 +465,9 @@ class OverwriteProgress:
     self._run = {path: dataclasses.asdict(manifest)
                  for path, manifest in wanted.items()}
     self._replaced: List[str] = []
-    os.makedirs(folder, exist_ok=True)
+    files.make_folder(folder)
     with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
-      with open(self._path, "rb") as file:
+      with files.open_file(self._path) as file:
         found = _parse_json(file.read())
       if found["run"] == self._run:
         self._replaced = [

@@ -116,7 +116,8 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
   """
   files.check_file(vocab_file, "vocab_file")
   try:
-    vocab = tokenization.load_vocab(vocab_file)
+    with files.open_file(vocab_file) as file:
+      vocab = tokenization.parse_vocab(file.read(), vocab_file)
   except ValueError as error:
     raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token a "
                      "line".format(error)) from None
@@ -143,7 +144,7 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
   """
   offset = line_number = 0
   rest: List[bytes] = []
-  with open(path, "rb") as file:
+  with files.open_file(path) as file:
     while True:
       block = file.read(BLOCK_BYTES)
       digest.update(block)

@@ -1,10 +1,14 @@
-"""Tests of stages IV and V in remote storage.
+"""Tests of all stages in remote storage.
 
 TensorFlow's file system in memory, ram://, stands for a bucket: it has no
 locks, no fsync, no position in a file that is written. It lasts as long as its
-process, so the scripts run in this one.
+process, so the scripts run in this one; where they have workers, file:// is
+what several processes see, and is remote to all of the project's code.
 """
 
+import bz2
+import functools
+import json
 import logging
 
 import numpy as np
@@ -15,10 +19,20 @@ from distillation import devices
 from distillation import teacher
 from distillation import training
 import extract_teacher_labels_truncated as labelling
+from extract_wikipedia_for_bert import dump
+from extract_wikipedia_for_bert import extract_jsons
+from extract_wikipedia_for_bert import extract_wikipedia
+from extract_wikipedia_for_bert import output
+from extract_wikipedia_for_bert import prose
+import multifile_create_pretraining_data as masking
 from records import manifest
+from records import sampling
 from records import tfrecord
+import reference_pretraining_data as reference
+import split_text
 import tiny
 from util import files
+from util import workers
 from util.command_line import InputError
 
 gfile = tf.io.gfile
@@ -28,13 +42,11 @@ gfile = tf.io.gfile
 def _bucket(request, caplog):
   """An empty folder in memory."""
   caplog.set_level(logging.INFO, "absl")
-  files.set_remote_files(gfile)
   # TensorFlow takes brackets in the name of a checkpoint for a pattern.
   folder = "ram://bucket/" + request.node.name.replace("[", "-").strip("]")
   gfile.makedirs(folder)
   yield folder
   gfile.rmtree(folder)
-  files.set_remote_files(None)
 
 
 @pytest.fixture(name="folder", scope="module")
@@ -55,6 +67,171 @@ def _upload(path, folder):
 
 def _names(folder):
   return sorted(gfile.listdir(str(folder)))
+
+
+def _read(path):
+  with gfile.GFile(path, "rb") as file:
+    return file.read()
+
+
+# --- Stage II ----------------------------------------------------------------
+
+_OPTIONS = prose.Options(min_words=1, min_sentences=1)
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_wikipedia_is_extracted_in_a_bucket(bucket, caplog, is_compressed):
+  xml = """<mediawiki xml:lang="en"><page><title>Ada</title><ns>0</ns><revision>
+<text>Ada is a [[name]].</text></revision></page></mediawiki>""".encode()
+  with gfile.GFile(bucket + "/dump.xml", "wb") as file:
+    file.write(bz2.compress(xml) if is_compressed else xml)
+  path = bucket + "/new/wikipedia.txt"
+  with output.ArticleWriter(path, "output_file") as writer:
+    reader = extract_wikipedia.extract(
+        bucket + "/dump.xml", writer, extract_wikipedia.Selection(), _OPTIONS,
+        num_workers=1)
+    assert not gfile.exists(path)
+    writer.finish()
+  assert reader.pages_read == 1
+  assert _read(path) == b"Ada is a name.\n"
+  assert "has no locks" in caplog.text
+  assert _names(bucket + "/new") == ["wikipedia.txt"]
+  with pytest.raises(InputError, match="exists already"):
+    output.ArticleWriter(path, "output_file")
+
+
+def test_a_damaged_dump_in_a_bucket_leaves_no_text(bucket):
+  with gfile.GFile(bucket + "/dump.xml", "wb") as file:
+    file.write(b'<mediawiki xml:lang="en"><page>')
+  with pytest.raises(InputError, match="truncated"):
+    with output.ArticleWriter(bucket + "/a.txt", "output_file") as writer:
+      extract_wikipedia.extract(
+          bucket + "/dump.xml", writer, extract_wikipedia.Selection(),
+          _OPTIONS, num_workers=1)
+  assert _names(bucket) == ["dump.xml"]
+  with pytest.raises(InputError, match="no file ram://"):
+    dump.DumpReader(bucket + "/none.xml")
+
+
+def test_json_folders_are_read_from_a_bucket(bucket):
+  gfile.makedirs(bucket + "/json/AA")
+  for i, text in enumerate(["One is a number.", "Two is one more number."]):
+    with gfile.GFile("{}/json/AA/wiki_{}".format(bucket, i), "wb") as file:
+      file.write(json.dumps({"title": "", "text": text}).encode())
+  paths = files.list_files(bucket + "/json", "folder", "", recursive=True)
+  with output.ArticleWriter(bucket + "/a.txt", "write_file") as writer:
+    assert extract_jsons.extract(paths, writer, _OPTIONS) == 2
+    writer.finish()
+  assert _read(bucket + "/a.txt") == b"One is a number.\n\nTwo is one more number.\n"
+
+
+# --- Stage III ---------------------------------------------------------------
+
+_TEXT = "".join("the cat sat on the mat {}\n\n".format("." * i)
+                for i in range(1, 40))
+
+
+def test_a_text_is_split_in_a_bucket(tmp_path, bucket, caplog):
+  local = tmp_path / "text.txt"
+  local.write_text(_TEXT)
+  split_text.split(str(local), 4, str(tmp_path / "split"), "a")
+  split_text.split(_upload(local, bucket), 4, bucket + "/split", "a")
+  assert "has no locks" in caplog.text
+  names = ["a_{}.txt".format(i) for i in range(4)]
+  assert _names(bucket + "/split") == names
+  for name in names:
+    assert _read("{}/split/{}".format(bucket, name)) == (
+        tmp_path / "split" / name).read_bytes()
+  with pytest.raises(InputError, match="earlier, larger split"):
+    split_text.split(bucket + "/text.txt", 2, bucket + "/split", "a")
+  with pytest.raises(InputError, match="would be overwritten"):
+    split_text.split(bucket + "/split/a_0.txt", 4, bucket + "/split", "a")
+
+
+def test_a_split_that_fails_leaves_nothing_in_a_bucket(
+    tmp_path, bucket, monkeypatch):
+  (tmp_path / "text.txt").write_text(_TEXT)
+  copy = split_text._copy  # pylint: disable=protected-access
+  calls = []
+
+  def fail_at_third(*arguments):
+    calls.append(arguments)
+    if len(calls) == 3:
+      raise KeyboardInterrupt
+    copy(*arguments)
+
+  monkeypatch.setattr(split_text, "_copy", fail_at_third)
+  with pytest.raises(KeyboardInterrupt):
+    split_text.split(str(tmp_path / "text.txt"), 4, bucket + "/split", "a")
+  assert not _names(bucket + "/split")
+
+
+def _create(input_dir, output_dir, vocab_file, **changes):
+  settings = dict(max_seq_length=16, max_predictions_per_seq=3,
+                  do_lower_case=True, dupe_factor=2, masked_lm_prob=0.15,
+                  short_seq_prob=0.1, do_whole_word_mask=False)
+  masking.create(masking.RunOptions(
+      str(input_dir), str(output_dir), "a", str(vocab_file),
+      sampling.SamplingOptions(**settings),
+      **dict(dict(random_seed=1, record_format="example", num_workers=1,
+                  overwrite=False), **changes)))
+
+
+@pytest.fixture(name="in_one_process")
+def _in_one_process(monkeypatch):
+  """Makes stage III do without workers, which do not see the memory."""
+  run = workers.run
+  monkeypatch.setattr(workers, "run", lambda function, tasks, num_workers,
+                      **keywords: run(function, tasks, 0, **keywords))
+
+
+def _text_folder(tmp_path):
+  """Makes a folder of two texts and a vocabulary beside it."""
+  (tmp_path / "split").mkdir()
+  for i in range(2):
+    (tmp_path / "split" / "a_{}.txt".format(i)).write_text(_TEXT[i:])
+  (tmp_path / "vocab.txt").write_text("\n".join(reference.TOKENS) + "\n")
+  return tmp_path / "split", tmp_path / "vocab.txt"
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_records_are_the_same_in_a_bucket(tmp_path, bucket, caplog):
+  texts, vocab_file = _text_folder(tmp_path)
+  _create(texts, tmp_path / "out", vocab_file)
+  gfile.makedirs(bucket + "/split")
+  for path in texts.iterdir():
+    _upload(path, bucket + "/split")
+  create = functools.partial(_create, bucket + "/split", bucket + "/out",
+                             _upload(vocab_file, bucket))
+  create()
+  assert "has no locks" in caplog.text
+  names = sorted(path.name for path in (tmp_path / "out").iterdir())
+  assert len(names) == 4
+  assert _names(bucket + "/out") == names
+  for name in names:
+    assert _read("{}/out/{}".format(bucket, name)) == (
+        tmp_path / "out" / name).read_bytes()
+  caplog.clear()
+  gfile.remove(bucket + "/out/a_1.tfrecord.json")
+  create()
+  assert caplog.text.count("is finished") == 1
+  assert "a_1.tfrecord has no manifest" in caplog.text
+  with pytest.raises(InputError, match="made differently"):
+    create(random_seed=2)
+  create(random_seed=2, overwrite=True)
+  assert _names(bucket + "/out") == names
+  assert manifest.read_manifest(
+      bucket + "/out/a_0.tfrecord").flags["random_seed"] == 2
+
+
+def test_workers_read_and_write_remote_files(tmp_path):
+  texts, vocab_file = _text_folder(tmp_path)
+  scheme = "file://"
+  _create(scheme + str(texts), scheme + str(tmp_path / "out"),
+          scheme + str(vocab_file), num_workers=2)
+  _create(texts, tmp_path / "local", vocab_file)
+  for path in sorted((tmp_path / "local").iterdir()):
+    assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
 # --- Stage IV ----------------------------------------------------------------
@@ -88,8 +265,8 @@ def test_labels_are_the_same_in_a_bucket(
     names.append("teacher_decoder.npz")
   assert _names(bucket + "/new") == _names(tmp_path) == names
   for name in names[:2]:
-    with gfile.GFile("{}/new/{}".format(bucket, name), "rb") as file:
-      assert file.read() == (tmp_path / name).read_bytes()
+    assert _read("{}/new/{}".format(bucket, name)) == (
+        tmp_path / name).read_bytes()
   # It is finished, and kept; another one is refused.
   caplog.clear()
   _label(folder, local, output, label_format, record_format=record_format)

@@ -97,7 +97,7 @@ def test_an_underscore_is_not_doubled(tmp_path):
     ("one\n", {"split_number": "0"}, "split_number"),
     ("one\n", {"read_file": "none.txt"}, "--read_file.*none.txt"),
     ("one\n", {"name_base": "a/b"}, "--name_base=a/b"),
-    ("one\n", {"folder": "gs://a/b"}, "--folder=gs://a/b"),
+    ("one\n\ntwo\n", {"folder": "s3://a/b"}, "s3://a/b: .* no file system"),
     ("one\n", {"folder": None}, "missing --folder"),
 ])
 def test_bad_input_ends_in_one_line(tmp_path, text, flags, told):

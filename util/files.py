@@ -1,7 +1,8 @@
 """Files: finding, locking, atomic writing, fingerprints.
 
 A final name never holds a half-written file. What is written goes to a hidden
-file beside it, which its writer locks and renames at the end.
+file beside it, which its writer locks and renames at the end. Paths with a
+scheme, such as gs://, are files in remote storage, which has no locks.
 """
 
 import collections
@@ -18,7 +19,9 @@ from typing import Any, BinaryIO, Iterator, List, Tuple, Union
 
 from absl import logging
 
+from util import remote
 from util.command_line import InputError
+from util.remote import is_remote
 
 _BLOCK_BYTES = 1 << 20
 _MANIFEST_SUFFIX = ".json"
@@ -27,47 +30,6 @@ _LOCK_FILE = ".lock"
 _FLOCK = struct.Struct("hhqqi")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
-
-
-# --- Remote files ------------------------------------------------------------
-
-_remote_files: Any = None
-
-
-def set_remote_files(file_system: Any) -> None:
-  """Lets paths with a scheme, such as gs://, be found, read and written.
-
-  Args:
-    file_system: what does that: tf.io.gfile, or something with its functions.
-  """
-  global _remote_files
-  _remote_files = file_system
-
-
-def is_remote(path: str) -> bool:
-  """Returns whether a path has a scheme, such as gs://."""
-  return "://" in path
-
-
-def _remote(path: str) -> Any:
-  """Returns the file system of a path with a scheme, None for a local path."""
-  if not is_remote(path):
-    return None
-  if _remote_files is None:
-    raise InputError("{}: this stage reads and writes local files only; copy "
-                     "it from or to there yourself".format(path))
-  return _remote_files
-
-
-def check_local(path: str, flag: str) -> None:
-  """Checks that a flag of a stage without remote files names none.
-
-  Raises:
-    InputError: the path has a scheme.
-  """
-  if is_remote(path):
-    raise InputError("--{}={}: this stage reads and writes local files only; "
-                     "copy them from or to there yourself".format(flag, path))
 
 
 # --- Finding -----------------------------------------------------------------
@@ -107,7 +69,7 @@ def find_files(patterns: str, flag: str) -> List[str]:
           path for path in matches
           if not os.path.basename(path).startswith(".")
           and not path.endswith(_MANIFEST_SUFFIX)
-          and (_remote(path) or os.path.isfile(path)) and not is_folder(path)
+          and _is_regular(path)
       ]
     elif is_folder(pattern):
       raise InputError(
@@ -144,16 +106,17 @@ def list_files(folder: str, flag: str, advice: str,
   Raises:
     InputError: there is no such folder, or no file in it.
   """
-  if not os.path.isdir(folder):
+  if not is_folder(folder):
     raise InputError("--{}: there is no folder {}; {}".format(
         flag, folder, advice))
   paths = []
-  for parent, subfolders, names in os.walk(folder):
+  for parent, subfolders, names in (remote if is_remote(folder) else os).walk(
+      folder):
     subfolders[:] = [name for name in subfolders
                      if recursive and not name.startswith(".")]
     paths.extend(os.path.join(parent, name) for name in names
                  if not name.startswith("."))
-  paths = sorted(filter(os.path.isfile, paths), key=natural_key)
+  paths = sorted(filter(_is_regular, paths), key=natural_key)
   if not paths:
     raise InputError("--{}: {} holds no file; {}".format(flag, folder, advice))
   return paths
@@ -170,7 +133,7 @@ def check_file(path: str, flag: str) -> None:
     problem = "{} is a folder; give a file"
   elif not exists(path):
     problem = "there is no file {}; check the path"
-  elif not _remote(path) and not os.path.isfile(path):
+  elif not _is_regular(path):
     problem = ("{} is a pipe or a device, not a regular file; write what it "
                "gives to a file first")
   if problem:
@@ -178,11 +141,15 @@ def check_file(path: str, flag: str) -> None:
 
 
 def _glob(pattern: str) -> List[str]:
-  remote = _remote(pattern)
   # A name that has the characters of a pattern is taken as it is.
-  if remote.exists(pattern) if remote else os.path.lexists(pattern):
+  if exists(pattern) or os.path.islink(pattern):
     return [pattern]
-  return (remote or glob).glob(pattern)
+  return (remote if is_remote(pattern) else glob).glob(pattern)
+
+
+def _is_regular(path: str) -> bool:
+  """Returns whether a path that is there is that of a regular file."""
+  return not remote.is_folder(path) if is_remote(path) else os.path.isfile(path)
 
 
 # --- Reading -----------------------------------------------------------------
@@ -190,18 +157,22 @@ def _glob(pattern: str) -> List[str]:
 
 def exists(path: str) -> bool:
   """Returns whether there is a file or folder."""
-  return (_remote(path) or os.path).exists(path)
+  return (remote if is_remote(path) else os.path).exists(path)
 
 
 def is_folder(path: str) -> bool:
   """Returns whether there is a folder."""
-  return (_remote(path) or os.path).isdir(path)
+  return remote.is_folder(path) if is_remote(path) else os.path.isdir(path)
 
 
 def size(path: str) -> int:
   """Returns the bytes of a file."""
-  remote = _remote(path)
-  return remote.stat(path).length if remote else os.path.getsize(path)
+  return remote.size(path) if is_remote(path) else os.path.getsize(path)
+
+
+def list_names(folder: str) -> List[str]:
+  """Lists the names of all files and folders in a folder."""
+  return remote.list_names(folder) if is_remote(folder) else os.listdir(folder)
 
 
 def is_same(path: str, other: str) -> bool:
@@ -228,12 +199,9 @@ def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
   Raises:
     FileNotFoundError: there is no such file.
   """
-  remote = _remote(path)
-  if not remote:
-    return open(path, "rb", buffering=0 if unbuffered else -1)
-  if not remote.exists(path):
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-  return remote.GFile(path, "rb")
+  if is_remote(path):
+    return remote.open_file(path, "rb")
+  return open(path, "rb", buffering=0 if unbuffered else -1)
 
 
 def fingerprint(path: str) -> str:
@@ -330,22 +298,20 @@ class RemoteFile:
   """What `PartialFile` is, in remote storage.
 
   There is no lock there, and nothing to resume from: what is half written is
-  not kept. Where a rename copies, another process may see the name before all
-  of the file; a manifest that is written after it says that it is complete.
+  of no use. Where a rename copies, another process may see the name before all
+  of the file; what is written after it says that it is complete.
 
   Attributes:
     file: the hidden file, open for binary writing.
-    keep: has no effect.
+    keep: whether the hidden file outlives this object, for `commit_kept`.
   """
 
   def __init__(self, path: str):
     """Opens the hidden file, a new one."""
     self._path = path
     self._partial = partial_path(path)
-    self._remote = _remote(path)
-    self._is_open = True
     self.keep = False
-    self.file = self._remote.GFile(self._partial, "wb")
+    self.file = remote.open_file(self._partial, "wb")
 
   def truncate(self, num_bytes: int) -> None:
     """Checks that nothing is to be kept."""
@@ -357,15 +323,17 @@ class RemoteFile:
   def commit(self) -> None:
     """Gives the file its name."""
     self.file.close()
-    self._remote.rename(self._partial, self._path, overwrite=True)
-    self._is_open = False
+    remote.rename(self._partial, self._path)
+    self.keep = True  # It is no longer hidden.
 
   def close(self) -> None:
-    """Removes the hidden file, unless it has its name."""
-    if self._is_open:
-      self._is_open = False
+    """Closes the hidden file, and removes it unless `keep` is set."""
+    if self.keep:
       self.file.close()
-      remove(self._partial)
+      return
+    with contextlib.suppress(OSError):  # What could not be written.
+      self.file.close()
+    remove(self._partial)
 
   def __enter__(self) -> "RemoteFile":
     return self
@@ -374,8 +342,11 @@ class RemoteFile:
     self.close()
 
 
+HiddenFile = Union[PartialFile, RemoteFile]
+
+
 def partial_file(path: str, resume: bool = False, wait: bool = False
-                ) -> Union[PartialFile, RemoteFile]:
+                ) -> HiddenFile:
   """Opens a file that appears when it is complete, wherever its path leads.
 
   Args:
@@ -388,11 +359,19 @@ def partial_file(path: str, resume: bool = False, wait: bool = False
   return PartialFile(path, resume, wait)
 
 
+def commit_kept(path: str) -> None:
+  """Gives a file its name that was written to its end and kept hidden."""
+  if is_remote(path):
+    remote.rename(partial_path(path), path)
+    return
+  with PartialFile(path, resume=True) as partial:
+    partial.commit()
+
+
 def make_folder(folder: str) -> None:
   """Makes a folder that may be there, and those above it."""
-  remote = _remote(folder)
-  if remote:
-    remote.makedirs(folder)
+  if is_remote(folder):
+    remote.make_folder(folder)
   else:
     os.makedirs(folder or ".", exist_ok=True)
 
@@ -425,14 +404,12 @@ def replaced_folder(folder: str, last: str) -> Iterator[str]:
   Yields:
     The path of an empty hidden folder beside it, to be filled.
   """
-  remote = _remote(folder)
-  if remote:
+  if is_remote(folder):
     partial = partial_path(folder)
-    if remote.exists(partial):
-      remote.rmtree(partial)
-    remote.makedirs(partial)
+    remote.remove_folder(partial)
+    remote.make_folder(partial)
     yield partial
-    _replace_one_by_one(remote, folder, partial, last)
+    _replace_one_by_one(folder, partial, last)
     return
   partial, replaced = partial_path(folder), partial_path(folder + ".replaced")
   for leftover in (partial, replaced):
@@ -449,16 +426,15 @@ def replaced_folder(folder: str, last: str) -> Iterator[str]:
   shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _replace_one_by_one(remote: Any, folder: str, partial: str,
-                        last: str) -> None:
+def _replace_one_by_one(folder: str, partial: str, last: str) -> None:
   """Moves the files of one remote folder to another one."""
-  remote.makedirs(folder)
+  remote.make_folder(folder)
   # It goes first and comes last.
-  for name in sorted(remote.listdir(folder), key=lambda name: name != last):
+  for name in sorted(remote.list_names(folder), key=lambda name: name != last):
     remote.remove(os.path.join(folder, name))
-  for name in sorted(remote.listdir(partial), key=lambda name: name == last):
+  for name in sorted(remote.list_names(partial), key=lambda name: name == last):
     remote.rename(os.path.join(partial, name), os.path.join(folder, name))
-  remote.rmtree(partial)
+  remote.remove_folder(partial)
 
 
 def partial_path(path: str) -> str:
@@ -470,19 +446,19 @@ def partial_path(path: str) -> str:
 def remove_partial(path: str) -> None:
   """Removes the hidden file that a writer of `path` has left.
 
-  One that another process is writing stays.
+  One that another process is writing stays, where there are locks.
   """
-  if os.path.lexists(partial_path(path)):
+  if is_remote(path):
+    remote.remove(partial_path(path))
+  elif os.path.lexists(partial_path(path)):
     with contextlib.suppress(InputError), PartialFile(path):
       pass
 
 
 def remove(path: str) -> None:
   """Removes a file that may not be there."""
-  remote = _remote(path)
-  if remote:
-    if remote.exists(path):
-      remote.remove(path)
+  if is_remote(path):
+    remote.remove(path)
     return
   with contextlib.suppress(FileNotFoundError):
     os.remove(path)
@@ -506,6 +482,14 @@ def _sync_folder(path: str) -> None:
 # --- Locking -----------------------------------------------------------------
 
 
+def warn_of_missing_locks(path: str) -> None:
+  """Warns where nothing keeps a second process from writing a file or folder.
+  """
+  if is_remote(path):
+    logging.warning("%s: remote storage has no locks: take care that no second "
+                    "process writes there.", path)
+
+
 @contextlib.contextmanager
 def locked_folder(folder: str) -> Iterator[None]:
   """Holds a lock on a folder, which is made if it is missing.
@@ -514,8 +498,7 @@ def locked_folder(folder: str) -> Iterator[None]:
     InputError: another process holds it.
   """
   if is_remote(folder):
-    logging.warning("%s: remote storage has no locks: take care that no second "
-                    "process writes there.", folder)
+    warn_of_missing_locks(folder)
     yield
     return
   os.makedirs(folder, exist_ok=True)

@@ -3,9 +3,7 @@
 import contextlib
 import errno
 import fcntl
-import fnmatch
 import hashlib
-import io
 import os
 import pathlib
 import subprocess
@@ -129,58 +127,6 @@ def test_a_fingerprint_is_the_hash_of_all_bytes(tmp_path):
   path.write_bytes(bytes(range(256)) * 10000)
   assert files.fingerprint(str(path)) == hashlib.sha256(
       path.read_bytes()).hexdigest()
-
-
-class _RemoteFiles:
-  """What tf.io.gfile does, for files in memory; folders have no contents."""
-
-  def __init__(self, contents):
-    self._contents = contents
-
-  def GFile(self, path, mode):  # pylint: disable=invalid-name
-    assert mode == "rb"
-    return io.BytesIO(self._contents[path])
-
-  def exists(self, path):
-    return path in self._contents
-
-  def glob(self, pattern):
-    return fnmatch.filter(self._contents, pattern)
-
-  def isdir(self, path):
-    return self._contents[path] is None
-
-
-@pytest.fixture(name="remote_files")
-def _remote_files():
-  files.set_remote_files(_RemoteFiles({
-      "gs://bucket/a_10": b"ten", "gs://bucket/a_9": b"nine",
-      "gs://bucket/.a_1": b"hidden", "gs://bucket/a_9.json": b"{}",
-      "gs://bucket/a_5": None}))
-  yield
-  files.set_remote_files(None)
-
-
-@pytest.mark.usefixtures("remote_files")
-def test_remote_files_are_found_and_read():
-  assert files.find_files("gs://bucket/a_*", "input_file") == [
-      "gs://bucket/a_9", "gs://bucket/a_10"]
-  with files.open_file("gs://bucket/a_9") as file:
-    assert file.read() == b"nine"
-  assert files.fingerprint("gs://bucket/a_10") == hashlib.sha256(
-      b"ten").hexdigest()
-  with pytest.raises(FileNotFoundError, match="gs://bucket/a_8"):
-    files.open_file("gs://bucket/a_8")
-  with pytest.raises(InputError, match="gs://bucket/a_5 is a folder"):
-    files.find_files("gs://bucket/a_5", "input_file")
-
-
-@pytest.mark.usefixtures("remote_files")
-def test_remote_files_need_a_file_system():
-  files.set_remote_files(None)
-  for read in (files.open_file, lambda path: files.find_files(path, "file")):
-    with pytest.raises(InputError, match="gs://bucket/a_9.*local files only"):
-      read("gs://bucket/a_9")
 
 
 # --- Writing -----------------------------------------------------------------

@@ -1,0 +1,186 @@
+"""Files in remote storage, such as gs://, through TensorFlow's file systems.
+
+TensorFlow is imported for the first path with a scheme: stages that can do
+without it do so on local files. Its errors become an OSError that names the
+path, or an InputError.
+"""
+
+import contextlib
+import errno
+import io
+import os
+from typing import Any, BinaryIO, Iterator, List, Tuple
+
+from util.command_line import InputError
+
+_BUFFER_BYTES = 1 << 20
+
+
+def is_remote(path: str) -> bool:
+  """Returns whether a path has a scheme, such as gs://."""
+  return "://" in path
+
+
+def exists(path: str) -> bool:
+  """Returns whether there is a file or folder."""
+  with _file_system(path) as file_system:
+    return file_system.exists(path)
+
+
+def is_folder(path: str) -> bool:
+  """Returns whether there is a folder."""
+  with _file_system(path) as file_system:
+    # Where the storage is out of reach, only the first one says so.
+    return file_system.exists(path) and file_system.isdir(path)
+
+
+def size(path: str) -> int:
+  """Returns the bytes of a file."""
+  with _file_system(path) as file_system:
+    return file_system.stat(path).length
+
+
+def glob(pattern: str) -> List[str]:
+  """Lists what a pattern matches."""
+  with _file_system(pattern) as file_system:
+    return file_system.glob(pattern)
+
+
+def list_names(folder: str) -> List[str]:
+  """Lists the names in a folder."""
+  with _file_system(folder) as file_system:
+    return [name.rstrip("/") for name in file_system.listdir(folder)]
+
+
+def walk(folder: str) -> Iterator[Tuple[str, List[str], List[str]]]:
+  """Lists a folder and those in it, as `os.walk` does."""
+  with _file_system(folder) as file_system:
+    yield from file_system.walk(folder)
+
+
+def make_folder(folder: str) -> None:
+  """Makes a folder that may be there, and those above it."""
+  with _file_system(folder) as file_system:
+    file_system.makedirs(folder)
+
+
+def rename(path: str, new_path: str) -> None:
+  """Gives a file another name, whether or not there is a file of that name."""
+  with _file_system(path) as file_system:
+    file_system.rename(path, new_path, overwrite=True)
+
+
+def remove(path: str) -> None:
+  """Removes a file that may not be there."""
+  with _file_system(path) as file_system:
+    if file_system.exists(path):
+      file_system.remove(path)
+
+
+def remove_folder(folder: str) -> None:
+  """Removes a folder that may not be there, with all that is in it."""
+  with _file_system(folder) as file_system:
+    if file_system.exists(folder):
+      file_system.rmtree(folder)
+
+
+def open_file(path: str, mode: str) -> BinaryIO:
+  """Opens a file.
+
+  Args:
+    path: the file.
+    mode: "rb" or "wb". There is no position in a file that is written.
+
+  Raises:
+    FileNotFoundError: there is no file to read.
+  """
+  if mode == "wb":
+    return io.BufferedWriter(_File(path, mode), _BUFFER_BYTES)
+  if not exists(path):  # TensorFlow would say so later, in the first read.
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+  return io.BufferedReader(_File(path, mode), _BUFFER_BYTES)
+
+
+class _File(io.RawIOBase):
+  """A file of TensorFlow's as a stream of Python's, without a buffer."""
+
+  def __init__(self, path: str, mode: str):
+    super().__init__()
+    self.name = path
+    self._is_written = mode == "wb"
+    with _file_system(path) as file_system:
+      self._file = file_system.GFile(path, mode)
+      if self._is_written:
+        self._file.write(b"")  # Without it, an empty file is never there.
+
+  def readable(self) -> bool:
+    return not self._is_written
+
+  def seekable(self) -> bool:
+    return not self._is_written
+
+  def writable(self) -> bool:
+    return self._is_written
+
+  def readinto(self, buffer: Any) -> int:
+    with _file_system(self.name):
+      block = self._file.read(len(buffer))
+    buffer[:len(block)] = block
+    return len(block)
+
+  def write(self, block: Any) -> int:
+    with _file_system(self.name):
+      self._file.write(bytes(block))
+    return len(block)
+
+  def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    with _file_system(self.name):
+      self._file.seek(offset, whence)
+    return self.tell()
+
+  def tell(self) -> int:
+    with _file_system(self.name):
+      return self._file.tell()
+
+  def close(self) -> None:
+    if self.closed:
+      return
+    super().close()
+    with _file_system(self.name):
+      self._file.close()
+
+
+@contextlib.contextmanager
+def _file_system(path: str) -> Iterator[Any]:
+  """Gives tf.io.gfile, and turns its errors into those of this module.
+
+  Raises:
+    InputError: TensorFlow is missing, or has no file system for the path.
+    OSError: what was done with the path failed.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  try:
+    import tensorflow as tf  # pylint: disable=import-outside-toplevel
+  except ImportError as error:
+    raise InputError("{}: paths with a scheme need TensorFlow ({}); run "
+                     "./setup.sh, or copy the file".format(
+                         path, error)) from None
+  scheme = path.partition("://")[0]
+  schemes = sorted(filter(None, tf.io.gfile.get_registered_schemes()))
+  if scheme not in schemes:
+    raise InputError(
+        "{}: TensorFlow has no file system for {}://, only for {}; copy the "
+        "file, or mount the storage as a folder".format(
+            path, scheme, ", ".join(schemes)))
+  try:
+    yield tf.io.gfile
+  except tf.errors.NotFoundError:
+    number, problem = errno.ENOENT, os.strerror(errno.ENOENT)
+  except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError
+         ) as error:
+    number, problem = errno.EACCES, error.message
+  except tf.errors.OpError as error:
+    number, problem = errno.EIO, error.message
+  else:
+    return
+  raise OSError(number, problem.partition("\n")[0], path)
