@@ -1,10 +1,14 @@
 """Tests of the graph that a TPU's cores would run, without a TPU.
 
-The graph of the replicas is built and looked at; and the arithmetic runs on
-this machine, with a sum over cores that stands for the TPU's.
+The graph of the replicas is built and looked at; and the arithmetic of two
+cores runs in two threads, with a sum over both that stands for the TPU's.
 """
 
+import collections
+from concurrent import futures
 import dataclasses
+import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -121,9 +125,53 @@ def test_shapes_are_static_in_the_replicated_part(graph):
           tf.resource, tf.variant), operation
 
 
+class _Cores:
+  """Threads that stand for the cores of a TPU, and sums over them.
+
+  An operation has the same name in the graphs of all cores: what waits under
+  that name for the values of the others is the sum.
+  """
+
+  def __init__(self):
+    self._core = threading.local()
+    self._values = collections.defaultdict(dict)
+    self._meetings = {}
+
+  def run(self, function, *arguments_of_cores):
+    """Runs a function in all cores, each with its own arguments."""
+
+    def run(core, arguments):
+      self._core.number = core
+      return function(*arguments)
+
+    with futures.ThreadPoolExecutor(_NUM_CORES) as pool:
+      return list(pool.map(run, range(_NUM_CORES), arguments_of_cores))
+
+  def sum(self, values, *unused_groups):
+    """Does what tf.tpu.cross_replica_sum does."""
+    values = tf.convert_to_tensor(values)
+    core, steps = self._core.number, itertools.count()
+    name = values.graph.unique_name("sum", mark_as_used=True)
+
+    def exchange(value):
+      step = next(steps)
+      self._values[name, step][core] = value
+      self._meetings.setdefault(
+          (name, step), threading.Barrier(_NUM_CORES, timeout=60)).wait()
+      return np.sum([self._values[name, step][core]
+                     for core in range(_NUM_CORES)], axis=0, dtype=value.dtype)
+
+    total = tf.numpy_function(exchange, [values], values.dtype)
+    total.set_shape(values.shape)
+    return total
+
+
 def _train(options, batches):
   """Returns the variables after a step on each batch, and the losses."""
-  with tf.Graph().as_default(), tf1.Session() as session, \
+  # A thread for each sum, as they wait.
+  config = tf1.ConfigProto(inter_op_parallelism_threads=200,
+                           use_per_session_threads=True)
+  with tf.Graph().as_default(), tf1.Session(config=config) as session, \
       tpu_function.tpu_shard_context(_NUM_CORES if options.use_tpu else None):
     tf1.train.get_or_create_global_step()
     feed = {name: tf1.placeholder(values.dtype, values.shape)
@@ -143,20 +191,23 @@ def _train(options, batches):
             for variable in tf1.global_variables()}, losses
 
 
-def test_two_cores_on_equal_batches_do_what_one_process_does(monkeypatch):
+def test_two_cores_do_what_one_process_does(monkeypatch):
   """Clipping included: at this start the gradients are clipped."""
   examples = tiny.random_examples(8, seed=2)
-  batches = [examples[:4], examples[4:]]
   wanted = _train(dataclasses.replace(
       _OPTIONS, config=tiny.CONFIG, use_tpu=False, wrap_optimizer=None),
-                  batches)
-  monkeypatch.setattr(tf1.tpu, "cross_replica_sum",
-                      lambda values, *unused_groups: _NUM_CORES * values)
+                  [examples[:4], examples[4:]])
+  cores = _Cores()
+  monkeypatch.setattr(tf1.tpu, "cross_replica_sum", cores.sum)
   monkeypatch.setattr(student.xla, "replica_id", lambda: tf.constant(0))
-  found = _train(dataclasses.replace(_OPTIONS, config=tiny.CONFIG), batches)
-  np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
-  for name, value in wanted[0].items():
-    np.testing.assert_allclose(found[0][name], value, atol=1e-5, err_msg=name)
+  options = dataclasses.replace(_OPTIONS, config=tiny.CONFIG)
+  for variables, losses in cores.run(
+      _train, (options, [examples[:2], examples[4:6]]),
+      (options, [examples[2:4], examples[6:]])):
+    np.testing.assert_allclose(losses, wanted[1], rtol=1e-5)
+    for name, value in wanted[0].items():
+      np.testing.assert_allclose(variables[name], value, atol=1e-5,
+                                 err_msg=name)
 
 
 def test_all_of_the_replicated_part_can_be_compiled(graph):
