@@ -26,9 +26,9 @@ All students are measured alike: against the masked tokens, and against the
 teacher's ten most probable ones. It says first how long all of it takes. Run
 again, it keeps what is finished and resumes what is not.
 
-output_dir gets results.json, with the command of every run, and table.md, with
-means over the seeds and their standard deviations; of each run it keeps the
-exported student and the log.
+output_dir gets results.json, with the command of every run and the bytes that
+the labels of a sequence take, and table.md, with means over the seeds and their
+standard deviations; of each run it keeps the exported student and the log.
 """
 
 import dataclasses
@@ -522,6 +522,17 @@ class Comparison:
                    _title(run), *list(map(found.get, COLUMNS.values()))[:3],
                    _duration(seconds))
 
+  def finish(self) -> None:
+    """Notes how many bytes of labels a sequence has, by recipe."""
+    masked = _bytes_per_record(self._description.training_records)
+    self._results["label_bytes"] = {
+        name: round(_bytes_per_record(
+            self._commands.labelled(recipe["labels"])) - masked, 1)
+              if "labels" in recipe else 0
+        for name, recipe in self._description.recipes.items()
+        if any(run["recipe"] == name for run in self._results["runs"])}
+    self._write()
+
   def table(self) -> str:
     """Returns the tables of all students and numbers of steps, in Markdown."""
     return "\n".join(tables(self._results))
@@ -572,6 +583,12 @@ def _num_records(patterns: str) -> int:
   """Counts the records of some files."""
   return sum(manifest.count_records(path, "description_file")
              for path in files.find_files(patterns, "description_file"))
+
+
+def _bytes_per_record(patterns: str) -> float:
+  """Returns the mean bytes of the records of some files."""
+  paths = files.find_files(patterns, "description_file")
+  return sum(map(files.size, paths)) / _num_records(patterns)
 
 
 def _difference(words: Sequence[str], others: Sequence[str]) -> str:
@@ -647,6 +664,7 @@ def main() -> None:
       logging.info("The others take about %s.",
                    _duration(comparison.estimate(runs)))
       comparison.run(runs)
+    comparison.finish()
   sys.stdout.write(comparison.table())
 
 

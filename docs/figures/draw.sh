@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Draws the pictures of docs/ from the figures in this folder and benchmarks/.
+#
+#   docs/figures/draw.sh          # into docs/
+#   docs/figures/draw.sh FOLDER
+set -euo pipefail
+output_dir=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/..}")
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source .venv/bin/activate
+
+draw() { # NAME FLAGS...
+  local name=$1
+  shift
+  python examples/plot_results.py --output_file "$output_dir/$name.svg" "$@"
+}
+
+draw students --results_file docs/figures/small.json \
+  --student 'small from scratch'
+draw label_bytes --results_file docs/figures/little_text.json \
+  --student 'layers 0, 2, 4' --label_bytes True \
+  --title 'Students of half of the layers, learning from little text'
