@@ -1,8 +1,8 @@
 r"""Draws what runs have measured.
 
-How models that are being trained get better on held-out records, from the
-TensorBoard files that a trainer with --eval_every_checkpoint has written, beside
-models that only have an eval_results.txt:
+How models that are being trained get better on held-out records, from what a
+trainer with --eval_every_checkpoint has written for TensorBoard, beside models
+that only have an eval_results.txt:
 
   python examples/plot_results.py \
     --runs 'with the teacher=distilled,without=hard_labels' \
@@ -202,15 +202,17 @@ def read_events(folder: str, metric: str) -> Curve:
   Raises:
     InputError: it was not evaluated there.
   """
+  eval_folder = os.path.join(folder, "eval")
   events = event_accumulator.EventAccumulator(
-      os.path.join(folder, "eval"), {event_accumulator.SCALARS: 0})
+      eval_folder, {event_accumulator.SCALARS: 0})
   logging.getLogger("tensorboard").setLevel(logging.WARNING)
-  events.Reload()
+  if files.is_folder(eval_folder):
+    events.Reload()
   if metric not in events.Tags()[event_accumulator.SCALARS]:
     raise InputError(
-        "--runs: {} has no {} in the TensorBoard files of {}; train with "
+        "--runs: there is no {} in TensorBoard files of {}; train with "
         "--eval_input_file and --eval_every_checkpoint".format(
-            folder, metric, os.path.join(folder, "eval")))
+            metric, eval_folder))
   # A checkpoint that was evaluated twice is one point.
   values = {event.step: event.value for event in events.Scalars(metric)}
   return [Point(step, [values[step]]) for step in sorted(values)]

@@ -122,7 +122,8 @@ def test_json_folders_are_read_from_a_bucket(bucket):
   with output.ArticleWriter(bucket + "/a.txt", "write_file") as writer:
     assert extract_jsons.extract(paths, writer, _OPTIONS) == 2
     writer.finish()
-  assert _read(bucket + "/a.txt") == b"One is a number.\n\nTwo is one more number.\n"
+  assert _read(bucket + "/a.txt") == (
+      b"One is a number.\n\nTwo is one more number.\n")
 
 
 # --- Stage III ---------------------------------------------------------------

@@ -105,8 +105,8 @@ def test_errors_become_those_of_the_system(
 
 
 def test_a_scheme_without_a_file_system_is_refused():
-  with pytest.raises(InputError, match="s3://a/b: TensorFlow has no file system "
-                     "for s3://, only for .*gs"):
+  with pytest.raises(InputError, match="s3://a/b: TensorFlow has no file "
+                     "system for s3://, only for .*gs"):
     files.exists("s3://a/b")
 
 
