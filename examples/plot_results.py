@@ -19,6 +19,12 @@ with labels of other sizes.
     --results_file comparison/results.json --student 'layers 0, 2, 4' \
     --label_bytes True --output_file labels.svg
 
+From the results.json of benchmarks/run.py: how much faster the project is than
+its peers.
+
+  python examples/plot_results.py \
+    --benchmarks_file benchmarks/results.json --output_file peers.svg
+
 Lines are means over the seeds, with their range. In the report of saved steps
 each point of a recipe has the steps that the baseline needs to get there,
 between two of its points by the logarithm of steps.
@@ -73,6 +79,8 @@ def define_flags() -> None:
       "label_bytes", False,
       "Whether to draw the students of the longest training over the bytes of "
       "labels that a sequence has, instead of over the steps.")
+  flags.DEFINE_string(
+      "benchmarks_file", None, "results.json of benchmarks/run.py.")
   flags.DEFINE_string("title", None, "Title; by default the student's name.")
   flags.DEFINE_string(
       "output_file", None, "Picture to write: .svg, .png or .pdf.")
@@ -176,6 +184,25 @@ def read_runs(results_file: str, student: str) -> Dict[str, Any]:
                              if run["student"] == student])
 
 
+def read_ratios(benchmarks_file: str) -> Dict[str, float]:
+  """Reads how many times as fast as its peer each figure is.
+
+  Returns:
+    Ratios by the names of the figure and of its peer.
+
+  Raises:
+    InputError: it is no such file.
+  """
+  files.check_file(benchmarks_file, "benchmarks_file")
+  try:
+    parts = json.loads(files.read_text(benchmarks_file))["parts"].values()
+    return {"{}\n{}".format(row["what"], row["peer"]["name"]): row["ratio"]
+            for part in parts for row in part["rows"] if row["ratio"]}
+  except (ValueError, KeyError, TypeError, AttributeError):
+    raise InputError("--benchmarks_file={} is no results.json of "
+                     "benchmarks/run.py".format(benchmarks_file)) from None
+
+
 def read_folders(value: str, flag: str) -> Dict[str, str]:
   """Parses NAME=FOLDER, separated by commas.
 
@@ -246,7 +273,6 @@ def draw(title: str, path: str, draw_panel: Callable[[Any, str], None],
     draw_panel: draws a metric into a panel of matplotlib.
     x_label: what the horizontal axes say.
   """
-  matplotlib.rcParams["svg.hashsalt"] = title  # The same bytes in each run.
   figure, panels = plt.subplots(
       1, len(_METRICS), figsize=(10, 4), layout="constrained")
   for panel, (metric, (label, _)) in zip(panels, _METRICS.items()):
@@ -256,6 +282,12 @@ def draw(title: str, path: str, draw_panel: Callable[[Any, str], None],
     panel.grid(alpha=0.3)
   panels[0].legend()
   figure.suptitle(title)
+  _write(figure, path)
+
+
+def _write(figure: Any, path: str) -> None:
+  """Writes a picture, to the same bytes in each run."""
+  matplotlib.rcParams["svg.hashsalt"] = "distillation"
   os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
   partial = files.partial_path(path)
   kind = os.path.splitext(path)[1][1:]
@@ -334,13 +366,35 @@ def draw_label_bytes(title: str, path: str,
   draw(title, path, draw_panel, "bytes of labels for a sequence")
 
 
+def draw_ratios(path: str, ratios: Dict[str, float]) -> None:
+  """Draws a bar for each figure that has a peer."""
+  figure, panel = plt.subplots(
+      figsize=(8, 1 + 0.5 * len(ratios)), layout="constrained")
+  bars = panel.barh(list(ratios), list(ratios.values()))
+  panel.bar_label(bars, ["{:.3g}".format(ratio) for ratio in ratios.values()],
+                  padding=3)
+  panel.invert_yaxis()
+  panel.axvline(1, color="black", linewidth=1)
+  panel.set_xscale("log")
+  panel.xaxis.set_major_formatter("{x:g}")
+  panel.margins(x=0.15)
+  panel.tick_params(axis="y", labelsize="small")
+  panel.set_xlabel("times as fast as the peer")
+  _write(figure, path)
+
+
 def main() -> None:
   values = flags.FLAGS
   if os.path.splitext(values.output_file)[1] not in _KINDS:
     raise InputError("--output_file={} must end in {}".format(
         values.output_file, ", ".join(_KINDS)))
-  if bool(values.runs) == bool(values.results_file):
-    raise InputError("give either --runs or --results_file; see --help")
+  if sum(map(bool, (values.runs, values.results_file,
+                    values.benchmarks_file))) != 1:
+    raise InputError("give one of --runs, --results_file and "
+                     "--benchmarks_file; see --help")
+  if values.benchmarks_file:
+    draw_ratios(values.output_file, read_ratios(values.benchmarks_file))
+    return
   if values.runs:
     draw_runs(values.title or "", values.output_file,
               read_folders(values.runs, "runs"),

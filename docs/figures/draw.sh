@@ -19,3 +19,4 @@ draw students --results_file docs/figures/small.json \
 draw label_bytes --results_file docs/figures/little_text.json \
   --student 'layers 0, 2, 4' --label_bytes True \
   --title 'Students of half of the layers, learning from little text'
+draw peers --benchmarks_file benchmarks/results.json

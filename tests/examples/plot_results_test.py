@@ -108,7 +108,7 @@ def test_curves_of_trainings(tmp_path):
         "--" + flag, told)
   tiny.assert_one_line_error(
       tiny.run_script(*command, "--results_file=a.json"),
-      "either --runs or --results_file")
+      "one of --runs, --results_file and --benchmarks_file")
 
 
 def test_students_over_the_bytes_of_their_labels(tmp_path):
@@ -124,6 +124,23 @@ def test_students_over_the_bytes_of_their_labels(tmp_path):
   result = tiny.run_script(*command)
   assert result.returncode == 0, result.stderr
   assert "bytes of labels" in (tmp_path / "a.svg").read_text()
+
+
+def test_ratios_to_the_peers(tmp_path):
+  path = tmp_path / "results.json"
+  rows = [{"what": "reader", "peer": {"name": "other"}, "ratio": 2.5},
+          {"what": "labels", "peer": {"name": "none", "absent": "it is"},
+           "ratio": None}]
+  path.write_text(json.dumps({"parts": {"a": {"rows": rows}}}))
+  assert plot_results.read_ratios(str(path)) == {"reader\nother": 2.5}
+  command = ["examples/plot_results.py", "--benchmarks_file", path,
+             "--output_file", tmp_path / "a.svg"]
+  result = tiny.run_script(*command)
+  assert result.returncode == 0, result.stderr
+  assert "<!-- 2.5 -->" in (tmp_path / "a.svg").read_text()
+  path.write_text("[]")
+  tiny.assert_one_line_error(
+      tiny.run_script(*command), "--benchmarks_file", "benchmarks/run.py")
 
 
 def test_the_pictures_of_the_documents_can_be_drawn_again(tmp_path):
