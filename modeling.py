@@ -25,8 +25,7 @@ from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
 import zlib
 
 import tensorflow as tf
-
-tf1 = tf.compat.v1
+import tensorflow.compat.v1 as tf1
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
 

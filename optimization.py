@@ -11,8 +11,7 @@ from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import tensorflow as tf
-
-tf1 = tf.compat.v1
+import tensorflow.compat.v1 as tf1
 
 _WEIGHT_DECAY = 0.01
 # Parts of the names of variables that do not decay.

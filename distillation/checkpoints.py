@@ -7,6 +7,7 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 
 from distillation import evaluation
 from distillation import teacher_decoder
@@ -14,8 +15,6 @@ import modeling
 import optimization
 from util import files
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 # Folder in output_dir of the exported student, and what it holds.
 EXPORT_FOLDER = "student"

@@ -9,11 +9,10 @@ from typing import Iterator, Optional
 
 from absl import logging
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 
 from util import workers
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 # Arithmetic of the matrix products.
 PRECISIONS = ("fp32", "bf16", "fp16")

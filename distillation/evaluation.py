@@ -5,10 +5,9 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple, Optional, Sequence
 
 from absl import logging
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 
 from util import files
-
-tf1 = tf.compat.v1
 
 RESULTS_FILE = "eval_results.txt"
 # Folder in output_dir of the best checkpoint.

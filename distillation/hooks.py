@@ -7,9 +7,8 @@ from typing import Callable, Optional
 
 from absl import logging
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 import tqdm
-
-tf1 = tf.compat.v1
 
 # Steps between two lines of the log, where no terminal shows the bar.
 LOG_STEPS = 100

@@ -13,10 +13,9 @@ keeps them in its own order.
 from typing import List, NamedTuple, Sequence
 
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 from tensorflow.python.framework import op_def_registry
 from tensorflow.python.grappler import tf_optimizer
-
-tf1 = tf.compat.v1
 
 # What a graph must be placed on for TensorFlow to fuse its operations.
 _CPU = "/job:localhost/replica:0/task:0/device:CPU:0"

@@ -21,12 +21,11 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, NamedTuple,
 
 import numpy as np
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 
 from distillation import agreement
 from util import command_line
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 T = TypeVar("T")
 # Takes a tensor of this process, the same shape in all, and a name.

@@ -15,6 +15,7 @@ from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
 
 import numpy as np
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 from tensorflow.compiler.tf2xla.python import xla
 
 from distillation import checkpoints
@@ -25,8 +26,6 @@ from distillation.processes import identity, Reduce
 import modeling
 import optimization
 from records import schema
-
-tf1 = tf.compat.v1
 
 # Of the student's most probable tokens, how many are looked for among the
 # teacher's.

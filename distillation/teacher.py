@@ -17,6 +17,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 from absl import logging
 import numpy as np
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 import tqdm
 
 from distillation import devices
@@ -31,8 +32,6 @@ from records import tfrecord
 from records.manifest import count_records, Manifest, RecordWriter
 from util import files
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 # Batches among which sequences are sorted by length; progress is kept by
 # windows of so many batches.

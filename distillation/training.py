@@ -13,6 +13,7 @@ from typing import Any, Dict, Optional
 
 from absl import logging
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 
 from distillation import agreement
 from distillation import checkpoints
@@ -30,8 +31,6 @@ from records import input_pipeline
 from records import order
 from util import files
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 # BERT's schedule warms up for a hundredth of the steps; a tenth is common.
 _STEPS_PER_WARMUP = 10

@@ -10,6 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from absl import logging
 import numpy as np
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 import tqdm
 
 from distillation import devices
@@ -18,8 +19,6 @@ import optimization
 import tokenization
 from util import files
 from util.command_line import InputError
-
-tf1 = tf.compat.v1
 
 # BERT's recipe (Devlin et al. 2018, arXiv 1810.04805, appendix A.3).
 _DROPOUT = 0.1
