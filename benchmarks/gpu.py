@@ -102,7 +102,7 @@ def labelling_rate(config: modeling.BertConfig, checkpoint: str,
   """Returns the sequences that a teacher labels in a second."""
   features = teacher_memory.random_features(FLAGS.batch_size)
   labeller = teacher.Teacher(config, checkpoint, teacher.LabelOptions(
-      _TOP_K, batch_size=FLAGS.batch_size, device=device))
+      truncation_factor=_TOP_K, batch_size=FLAGS.batch_size, device=device))
   return FLAGS.batch_size / median_seconds(lambda: labeller.label(features, 0))
 
 

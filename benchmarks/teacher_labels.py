@@ -135,7 +135,8 @@ def main() -> None:
       order.read_corpus(files.find_files(FLAGS.input_file, "input_file"),
                         "input_file"), "input_file", shape, 0,
       FLAGS.num_records, FLAGS.num_records)).features
-  options = teacher.LabelOptions(_TOP_K, batch_size=FLAGS.batch_size)
+  options = teacher.LabelOptions(
+      truncation_factor=_TOP_K, batch_size=FLAGS.batch_size)
   teachers = {
       precision: teacher.Teacher(
           config, FLAGS.init_checkpoint, dataclasses.replace(
