@@ -28,6 +28,8 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 Activation = Callable[[tf.Tensor], tf.Tensor]
+# Takes shape and dtype.
+Initializer = Callable[..., tf.Tensor]
 
 # A graph's collection of integers, scalars that seed dropout; where a graph
 # runs more than once in a step, as on the cores of a TPU, they tell which run.
@@ -152,7 +154,7 @@ def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
 
 
 @tf.custom_gradient
-def gelu(x: tf.Tensor):
+def gelu(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
   """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
 
   0.5 x (1 + tanh(u)) is x sigmoid(2 u), which takes fewer passes over memory,
@@ -519,7 +521,7 @@ def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:
         tf.cast(pooled, tf.float32), weights, transpose_b=True), bias)
 
 
-def create_initializer(initializer_range: float = 0.02):
+def create_initializer(initializer_range: float = 0.02) -> Initializer:
   """Returns the initializer of BERT's matrices, a truncated normal."""
   return tf1.truncated_normal_initializer(stddev=initializer_range)
 
@@ -600,7 +602,8 @@ def _dense(config: BertConfig, inputs: tf.Tensor, units: int,
 
 
 @tf.custom_gradient
-def _lookup(table: tf.Tensor, ids: tf.Tensor):
+def _lookup(table: tf.Tensor, ids: tf.Tensor) -> Tuple[
+    tf.Tensor, Callable[[tf.Tensor], Tuple[tf.Tensor, None]]]:
   """Looks rows of [N, H] up at int32 [B, S], with a dense gradient.
 
   The embeddings of the vocabulary are the output matrix too, whose gradient is
@@ -622,7 +625,8 @@ def _one_hot_lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
   return tf.reshape(rows, get_shape_list(ids) + [hidden_size])
 
 
-def _variable(name: str, shape: Sequence[int], initializer) -> tf.Tensor:
+def _variable(name: str, shape: Sequence[int], initializer: Initializer
+             ) -> tf.Tensor:
   return tf.convert_to_tensor(tf1.get_variable(
       name, shape=shape, initializer=initializer, use_resource=True))
 

@@ -310,7 +310,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
         else os.path.dirname(task.output_path)))
     num_passes = sampler.num_documents * options.dupe_factor
     for rows in sampler.rows():
-      spill.write(rows)
+      spill.write(rows.data)
       num_sequences += len(rows)
       reporter.drawn(1 / num_passes)
     spill.flush()
@@ -368,7 +368,7 @@ def create(options: RunOptions) -> None:
         options.output_dir, options.output_base_name,
         {task.output_path: task.output_manifest for task in tasks})
   tasks = [task for task in tasks if not manifest.is_finished(
-      task.output_path, task.output_manifest, options.overwrite
+      task.output_path, task.output_manifest, overwriting is not None
       and not overwriting.is_replaced(task.output_path))]
   files.make_folder(options.output_dir)
   files.warn_of_missing_locks(options.output_dir)

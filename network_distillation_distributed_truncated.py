@@ -42,7 +42,7 @@ if __name__ == "__main__":  # TensorFlow reads these once, the first early.
 
 import dataclasses
 import sys
-from typing import MutableMapping
+from typing import Any, MutableMapping
 
 from absl import flags
 
@@ -116,7 +116,7 @@ def set_engine_defaults(environment: MutableMapping[str, str],
     environment.setdefault(name, value)
 
 
-def _wrap_optimizer(optimizer, compression: str):
+def _wrap_optimizer(optimizer: Any, compression: str) -> Any:
   # As dense tensors: the decoder is tied to the word embedding, whose gradient
   # so has a value in every row, 30522 x 768 float32 or 94 MB a step for
   # BERT-Base. As a sparse one it would have the rows of the input on top, and

@@ -274,7 +274,7 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
     self.epsilon = epsilon
     self.exclude_from_weight_decay = exclude_from_weight_decay
     self._accumulated_gradients = accumulated_gradients
-    self._is_applied = None
+    self._is_applied: Optional[tf.Tensor] = None
 
   def skip_unless(self, is_applied: tf.Tensor) -> None:
     """Makes the next gradients count only where a condition holds.
@@ -300,7 +300,8 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
       self._zeros_slot(variable, "v", "adam_v")
 
   def _prepare(self):
-    self._rate_and_betas = self.learning_rate, self.beta_1, self.beta_2
+    self._rate_and_betas: Sequence[Union[float, tf.Tensor]] = (
+        self.learning_rate, self.beta_1, self.beta_2)
     if self._is_applied is not None:
       # At a rate of 0, with moments that keep all they have, the kernel leaves
       # everything as it is.

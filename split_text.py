@@ -104,7 +104,7 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
   size = file.seek(0, os.SEEK_END)
   first = _first_text(file)
   cuts = _cuts_by_size(file, first, size, num_parts)
-  if None in cuts:
+  if cuts is None:
     # Much of the text is in a few documents at its end. Each part must leave a
     # document for each of the parts after it.
     latest = collections.deque(_documents(file, first), maxlen=num_parts - 1)
@@ -114,6 +114,7 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
           "which blank lines separate: use {} or less".format(
               num_parts, len(latest) + 1, file.name, len(latest) + 1))
     cuts = _cuts_by_size(file, first, size, num_parts, latest)
+    assert cuts is not None  # At the latest positions, if nowhere else.
   return [0] + cuts + [size]
 
 
@@ -141,7 +142,7 @@ def _documents(file: BinaryIO, first: int) -> Iterator[int]:
 
 
 def _cuts_by_size(file: BinaryIO, first: int, size: int, num_parts: int,
-                  latest: Sequence[int] = ()) -> List[Optional[int]]:
+                  latest: Sequence[int] = ()) -> Optional[List[int]]:
   """Cuts at the first document after each N-th of the size.
 
   Args:
@@ -152,17 +153,17 @@ def _cuts_by_size(file: BinaryIO, first: int, size: int, num_parts: int,
     latest: the last allowed position for each cut, if documents are few.
 
   Returns:
-    N - 1 positions; or fewer, the last one None, if documents do not suffice.
+    N - 1 positions; None if documents do not suffice.
   """
-  cuts = []
-  cut = first
+  cuts: List[int] = []
   for i in range(1, num_parts):
-    cut = next_document(file, max(cut, size * i // num_parts))
+    cut = next_document(file, max(cuts[-1] if cuts else first,
+                                  size * i // num_parts))
     if latest:
       cut = latest[i - 1] if cut is None else min(cut, latest[i - 1])
-    cuts.append(cut)
     if cut is None:
-      break
+      return None
+    cuts.append(cut)
   return cuts
 
 

@@ -192,6 +192,9 @@ class _CharacterTable(dict):
     self[code_point] = replacement = self.replacement(chr(code_point))
     return replacement
 
+  def replacement(self, char: str) -> str:
+    raise NotImplementedError
+
 
 class _CleaningTable(_CharacterTable):
   """Drops control characters, makes white space plain, sets CJK apart."""
@@ -273,13 +276,13 @@ class _LongestPieces(Generic[_Joined]):
       unknown: stands for a word that has no pieces; None where nothing does.
       max_length: a longer word is unknown.
     """
-    self._first = values
-    self._next = {
+    self._first: Mapping[str, _Joined] = values
+    self._next: Dict[str, _Joined] = {
         token[len(CONTINUATION_PREFIX):]: value
         for token, value in values.items()
         if token.startswith(CONTINUATION_PREFIX)
     }
-    self._unknown = unknown
+    self._unknown: Optional[_Joined] = unknown
     self._max_length = max_length
     # At least 1, so that no empty piece is looked up.
     self._max_first = max(map(len, self._first), default=0) or 1
@@ -370,6 +373,7 @@ class WordCache(dict):
       max_length: how long they may be.
     """
     super().__init__()
+    assert isinstance(wordpiece.vocab, Mapping)
     packed_ids = {
         token: _INT32.pack(index) for token, index in wordpiece.vocab.items()}
     self._basic = basic
@@ -506,8 +510,8 @@ class FullTokenizer:
       text = " \n ".join(block)
       if text.count("\n") >= len(block):  # Within a line it is mere space.
         text = " \n ".join(line.replace("\n", " ") for line in block)
-      encoded = b"".join(map(ids_of_word, text.split(" ")))
-      encoded = encoded.split(_LINE_END_MARK)
+      encoded = b"".join(map(ids_of_word, text.split(" "))).split(
+          _LINE_END_MARK)
       ids.frombytes(b"".join(encoded))
       lengths.extend([len(line) // ids.itemsize for line in encoded])
     return ids, lengths

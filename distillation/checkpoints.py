@@ -207,10 +207,14 @@ def fingerprint(checkpoint: str) -> str:
 
 def summarize(names: Sequence[str]) -> str:
   """Returns the parts of the model that variables belong to, with counts."""
-  parts = collections.Counter(
-      (_LAYER.match(name) or _PART.match(name)).group(0) for name in names)
-  return ", ".join("{} ({})".format(part, count)
-                   for part, count in parts.items())
+  return ", ".join("{} ({})".format(part, count) for part, count in
+                   collections.Counter(map(_part, names)).items())
+
+
+def _part(name: str) -> str:
+  match = _LAYER.match(name) or _PART.match(name)
+  assert match  # Every name has a part.
+  return match.group(0)
 
 
 def _sources(names: Iterable[str], layers: Sequence[int]) -> Dict[str, str]:

@@ -133,7 +133,7 @@ def find_tpu(name: Optional[str], zone: Optional[str], project: Optional[str],
   if not name and not master:
     raise InputError("--use_tpu=True: which one? Set --tpu_name to the name or "
                      "the grpc:// address of a TPU")
-  cluster, address = None, master
+  cluster, address = None, master or ""
   if name:
     try:
       cluster = tf.distribute.cluster_resolver.TPUClusterResolver(

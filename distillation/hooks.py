@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from typing import Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from absl import logging
 import tensorflow as tf
@@ -97,7 +97,7 @@ class StopAtSignalHook(tf1.train.SessionRunHook):
         there is one.
     """
     self._reduce_sum = reduce_sum
-    self._previous = {}
+    self._previous: Dict[int, Any] = {}
     self._is_asked = False
     self.is_stopped = False
 

@@ -490,7 +490,8 @@ def _scaled(logits: tf.Tensor, temperature: float) -> tf.Tensor:
   return logits if temperature == 1 else logits / temperature
 
 
-def _softmax(logits: tf.Tensor, labels: tf.Tensor):
+def _softmax(logits: tf.Tensor, labels: tf.Tensor
+            ) -> Tuple[tf.Tensor, tf.Tensor]:
   """Runs the fused kernel of the cross entropy, in float32.
 
   Args:

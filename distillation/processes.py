@@ -245,8 +245,8 @@ class Group:
     return [pickle.loads(gathered[end - length:end].tobytes())
             for length, end in zip(lengths, ends)]
 
-  def broadcast(self, value: T) -> T:
-    """Returns the value that rank 0 gives."""
+  def broadcast(self, value: Optional[T]) -> T:
+    """Returns the value that rank 0 gives; the others may have None."""
     return self.gather(value)[0]
 
   def check(self, check: Callable[[], T],
@@ -267,7 +267,7 @@ class Group:
     """
     if self._processes.size == 1:
       return check()
-    result, error, description = None, None, {}
+    error, description = None, {}
     try:
       result = check()
       description = describe(result)

@@ -210,14 +210,15 @@ def _restore(options: StudentOptions) -> Optional[Callable[[], Any]]:
   Returns:
     A scaffold_fn where a TPU needs the work done on its host, else None.
   """
-  if not options.init_checkpoint:
+  checkpoint = options.init_checkpoint
+  if not checkpoint:
     return None
   if not options.use_tpu:
-    checkpoints.restore(options.init_checkpoint, options.init_layers)
+    checkpoints.restore(checkpoint, options.init_layers)
     return None
 
   def scaffold_fn():
-    checkpoints.restore(options.init_checkpoint, options.init_layers)
+    checkpoints.restore(checkpoint, options.init_layers)
     return tf1.train.Scaffold()
 
   return scaffold_fn
@@ -310,6 +311,7 @@ def _student_outputs(options: StudentOptions,
   next_sentence_loss = tf.reduce_sum(next_losses) / size.num_sequences
   loss, hidden_cosine_loss = masked_lm_loss + next_sentence_loss, tf.zeros([])
   if is_training and options.loss.hidden_cosine_weight:
+    assert isinstance(labels, losses.TeacherHiddenStates)
     hidden_cosine_loss = tf.reduce_sum(weights * losses.hidden_cosine_losses(
         _project(options, hidden_states), labels.hidden_states)
                                       ) / size.num_predictions
@@ -351,6 +353,7 @@ def _teacher_labels(options: StudentOptions,
   """Returns the labels of a batch, None where it was read without."""
   if schema.TEACHER_HIDDEN_STATES in features:
     hidden_states = features[schema.TEACHER_HIDDEN_STATES]
+    assert options.decoder
     return losses.TeacherHiddenStates(
         tf.reshape(hidden_states, [-1, hidden_states.shape[-1]]),
         *(_constant("teacher_decoder/" + name, value) for name, value in zip(
@@ -404,6 +407,7 @@ def _project(options: StudentOptions, hidden_states: tf.Tensor) -> tf.Tensor:
   """
   if not options.loss.hidden_projection:
     return hidden_states
+  assert options.decoder
   return tf.matmul(hidden_states, tf1.get_variable(
       checkpoints.HIDDEN_PROJECTION,
       [hidden_states.shape[-1], options.decoder.hidden_size],

@@ -12,7 +12,7 @@ Dimensions:
 from concurrent import futures
 import dataclasses
 import time
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from absl import logging
 import numpy as np
@@ -115,7 +115,7 @@ class Teacher:
                    for output in outputs]
     self._session = inference.start_session(prepared, checkpoint)
 
-  def label(self, features: Dict[str, np.ndarray], first_record: int
+  def label(self, features: Mapping[str, np.ndarray], first_record: int
            ) -> Labels:
     """Labels the sequences of a window, in batches of similar length.
 
@@ -174,7 +174,7 @@ class Teacher:
     return schema.limits(
         shape, self._config.vocab_size, self._config.type_vocab_size)
 
-  def _trim(self, features: Dict[str, np.ndarray], rows: np.ndarray,
+  def _trim(self, features: Mapping[str, np.ndarray], rows: np.ndarray,
             length: int) -> Dict[str, np.ndarray]:
     """Returns the inputs of some sequences, without needless padding."""
     if self._has_gpu or self._options.device.use_xla:
@@ -249,7 +249,7 @@ class LabelStatistics:
     self._num_correct = 0
     self._start = time.perf_counter()
 
-  def add(self, features: Dict[str, np.ndarray], labels: Labels) -> None:
+  def add(self, features: Mapping[str, np.ndarray], labels: Labels) -> None:
     """Counts the labels of a window."""
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
     self._num_tokens += int(is_real.sum())

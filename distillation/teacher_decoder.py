@@ -49,7 +49,7 @@ class Decoder(NamedTuple):
     """Returns the SHA-256 of the values, in hexadecimal."""
     digest = hashlib.sha256()
     for values in self:
-      digest.update(np.ascontiguousarray(values, "<f4"))
+      digest.update(np.ascontiguousarray(values, "<f4").data)
     return digest.hexdigest()
 
 

@@ -202,6 +202,7 @@ class _Trainer:
       checkpoint = newest
     name = (os.path.relpath(checkpoint, output_dir) if checkpoint
             else self._options.model.init_checkpoint)
+    assert name  # Without any of these the check of the options has failed.
     evaluation.write_results(folders, self.evaluate(checkpoint), name)
     is_best = name.startswith(evaluation.BEST_FOLDER + os.sep)
     if newest and not is_best and name != os.path.basename(newest):

@@ -95,7 +95,7 @@ def parse_line(line: bytes, place: str, is_labelled: bool) -> Optional[Text]:
   if not texts[0].strip():
     raise InputError("{} has an empty text; write one, or remove the "
                      "line".format(place))
-  return Text(*texts, label=label)
+  return Text(texts[0], "".join(texts[1:]), label)
 
 
 def read_texts(path: str, flag: str,
@@ -161,7 +161,7 @@ class Examples(NamedTuple):
   def size(self) -> int:
     return len(self.token_ids)
 
-  def take(self, indices: Sequence[int]) -> "Examples":
+  def take(self, indices: np.ndarray) -> "Examples":
     """Returns some of the examples, in the order of their indices."""
     return Examples([self.token_ids[i] for i in indices],
                     self.first_lengths[indices], self.label_ids[indices])
@@ -193,7 +193,7 @@ class Encoding(NamedTuple):
       num_first, num_second = truncated_lengths(
           len(first), len(second),
           self.max_seq_length - (3 if len(second) else 2))
-      parts = [start, first[:num_first], end]
+      parts: List[Any] = [start, first[:num_first], end]
       if num_second:
         parts += [second[:num_second], end]
       token_ids.append(np.concatenate(parts).astype(np.int32))
@@ -376,7 +376,7 @@ class Classifier:
   def __enter__(self) -> "Classifier":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
+  def __exit__(self, *unused_exception: Any) -> None:
     self._session.close()
 
   def train(self, examples: Examples) -> None:
@@ -386,6 +386,7 @@ class Classifier:
       InputError: the loss is NaN or infinite.
     """
     schedule = self._schedule
+    assert schedule
     order, size = schedule.order(), schedule.batch_size
     rate = format_rate(schedule.learning_rate)
     epoch_losses: List[float] = []

@@ -16,7 +16,7 @@ import dataclasses
 import os
 import pathlib
 import sys
-from typing import Dict, NamedTuple, Optional
+from typing import Dict, Iterable, Iterator, NamedTuple, Optional
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -123,7 +123,7 @@ class Losses:
     self._largest_error = max(self._largest_error, float(np.max(np.abs(
         compact.decode_probabilities(codes) - probabilities), initial=0.0)))
 
-  def log(self, name: str, num_records: int, sizes) -> None:
+  def log(self, name: str, num_records: int, sizes: Iterable[int]) -> None:
     """Says what one file has become."""
     message = "{}: {:,} records, {:.0f} bytes each became {:.0f}.".format(
         name, num_records, *(size / max(num_records, 1) for size in sizes))
@@ -158,7 +158,8 @@ def read_source(path: str) -> Source:
       for name in schema.TOKEN_IDS if name in window.features))
 
 
-def windows(source: Source, first: int = 0):
+def windows(source: Source,
+            first: int = 0) -> Iterator[input_pipeline.Window]:
   """Reads the records of a source from one on, in windows."""
   return input_pipeline.read_windows(
       source.corpus, "input_file", source.shape, first, source.corpus.size,

@@ -52,7 +52,7 @@ def define_flags() -> None:
 def modules() -> List[str]:
   """Lists the source files of the standard library and the packages."""
   packages = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-  paths = set()
+  paths: Set[str] = set()
   for root in packages | {sysconfig.get_path("stdlib")}:
     for folder, subfolders, names in os.walk(root):
       if root not in packages and "site-packages" in subfolders:

@@ -289,6 +289,7 @@ def check(options: Options) -> TrainingInputs:
     if not getattr(options, name):
       raise InputError("--train_file needs --{}, that of the model to "
                        "fine-tune; see --help".format(name))
+  assert options.bert_config_file and options.vocab_file and options.train_file
   rates = parse_rates(options.learning_rate)
   if not options.num_train_epochs > 0:
     raise InputError("--num_train_epochs={} must be over 0".format(
@@ -299,8 +300,8 @@ def check(options: Options) -> TrainingInputs:
   training = read_texts(options.train_file, "train_file")
   counts = collections.Counter(text.label for text in training)
   labels = sorted(counts)
-  held_out = options.eval_file and read_texts(
-      options.eval_file, "eval_file", labels)
+  held_out = (read_texts(options.eval_file, "eval_file", labels)
+              if options.eval_file else None)
   for flag, texts in (("train_file", training), ("eval_file", held_out)):
     _check_pairs(config, texts or (), "--{}={}".format(
         flag, getattr(options, flag)))
@@ -388,7 +389,8 @@ def fine_tune(options: Options) -> None:
       notes.write(output_dir)
     rates = [format_rate(rate) for rate in inputs.rates]
     _check_settings(notes, options, settings, rates)
-    evaluated = options.eval_file and files.fingerprint(options.eval_file)
+    evaluated = (files.fingerprint(options.eval_file)
+                 if options.eval_file else None)
     if notes.learning_rate and evaluated in (None, notes.evaluated):
       logging.info("%s holds the finished classifier%s: nothing to do.",
                    output_dir, " and its results" if evaluated else "")
@@ -400,7 +402,7 @@ def fine_tune(options: Options) -> None:
       if not notes.learning_rate:
         devices.warn_of_device(devices.DeviceOptions(options.precision))
         notes = _train(options, inputs, notes)
-      if options.eval_file:
+      if inputs.held_out:
         apply_to_file(options, load(output_dir), inputs.held_out)
 
 
@@ -417,6 +419,7 @@ def _check_vacant(output_dir: str) -> None:
 
 def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
   """Tries the learning rates that are not tried, and trains the classifier."""
+  assert options.bert_config_file and options.vocab_file
   output_dir, encoding = options.output_dir, inputs.encoding
   examples = encoding.encode(inputs.training)
   logging.info("%s: %d examples, labels %s", options.train_file, examples.size,
@@ -537,6 +540,7 @@ def apply_to_file(options: Options, model: Model,
     texts: what the eval_file holds.
   """
   output_dir, path = options.output_dir, options.eval_file
+  assert path
   labels = model.encoding.labels
   examples = model.encoding.encode(texts)
   with _classifier(options, model) as classifier:

@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import sys
+from typing import List, Tuple
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -98,7 +99,7 @@ def num_operations(config: modeling.BertConfig, max_seq_length: int,
 def comparison(teacher: modeling.BertConfig, student: modeling.BertConfig,
                max_seq_length: int, max_predictions_per_seq: int) -> str:
   """Returns a table of what the student takes, beside the teacher."""
-  rows = [("", "teacher", "student", "ratio")]
+  rows: List[Tuple[str, ...]] = [("", "teacher", "student", "ratio")]
   for name, pattern, scale, count in (
       ("parameters", "{:.1f} million", 1e-6, num_parameters),
       ("size on disk", "{:.0f} MB", 1e-6 * _BYTES_PER_PARAMETER,

@@ -19,7 +19,7 @@ import re
 import shutil
 import signal
 import sys
-from typing import Dict, Iterator, List, Mapping, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
 from absl import flags
 import numpy as np
@@ -59,7 +59,7 @@ def define_flags() -> None:
       "num_records", 1, "Records to show of each file.", lower_bound=1)
 
 
-def decode(serialized: bytes) -> Dict[str, np.ndarray]:
+def decode(serialized: bytes) -> Dict[str, Any]:
   """Parses a record of any S, P and K; raises InputError where it is none."""
   features = compact.expand(tfrecord.decode(serialized))
   length, slots, entries = (len(features.get(name, ())) for name in (
@@ -75,7 +75,7 @@ def decode(serialized: bytes) -> Dict[str, np.ndarray]:
   return features
 
 
-def compute_entries(features: Dict[str, np.ndarray],
+def compute_entries(features: Dict[str, Any],
                     decoder: teacher_decoder.Decoder) -> None:
   """Adds the teacher's most probable tokens where hidden states are stored.
 
@@ -126,12 +126,12 @@ def wrap(words: Sequence[str], num_columns: int, space: str) -> List[str]:
   return lines
 
 
-def sequence_lines(inputs: Sequence[str], labels: Mapping[int, str],
+def sequence_lines(inputs: np.ndarray, labels: Mapping[int, str],
                    num_columns: int) -> Iterator[str]:
   """Yields a sequence as text, a new line after each [SEP].
 
   Args:
-    inputs: the tokens that the model sees.
+    inputs: the tokens that the model sees, str.
     labels: the token to predict, by masked position.
     num_columns: of the terminal.
   """

@@ -9,7 +9,8 @@ import bz2
 import dataclasses
 import gzip
 import re
-from typing import BinaryIO, FrozenSet, Iterator, Mapping, Optional
+from typing import (Any, BinaryIO, FrozenSet, Iterator, Mapping, Optional,
+                    Union)
 import zlib
 
 from lxml import etree
@@ -113,7 +114,7 @@ class DumpReader:
   def __enter__(self) -> "DumpReader":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
+  def __exit__(self, *unused_exception: Any) -> None:
     self._raw.close()
 
   def position(self) -> int:
@@ -173,7 +174,7 @@ class DumpReader:
     except etree.XMLSyntaxError as failure:
       raise self._xml_error(failure) from None
 
-  def _decompressed(self) -> BinaryIO:
+  def _decompressed(self) -> Union[BinaryIO, bz2.BZ2File, gzip.GzipFile]:
     """Returns the stream of the XML."""
     head = self._raw.read(6)
     self._raw.seek(0)

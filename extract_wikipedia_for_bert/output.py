@@ -1,7 +1,7 @@
 """Writes the text of articles to a file that appears when it is complete."""
 
 import os
-from typing import List
+from typing import Any, List
 
 from util import files
 from util.command_line import InputError
@@ -51,7 +51,7 @@ class ArticleWriter:
   def __enter__(self) -> "ArticleWriter":
     return self
 
-  def __exit__(self, *exception) -> None:
+  def __exit__(self, *exception: Any) -> None:
     self._partial.__exit__(*exception)
 
   def write(self, lines: List[str]) -> None:

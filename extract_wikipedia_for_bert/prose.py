@@ -131,7 +131,7 @@ def lines(paragraphs: Iterable[Paragraph], options: Options) -> List[str]:
     paragraphs: the article's paragraphs as plain text.
     options: which sentences are kept.
   """
-  kept = []
+  kept: List[str] = []
   for paragraph in paragraphs:
     kept.extend(
         sentence for sentence in prose_sentences(paragraph, options.language)

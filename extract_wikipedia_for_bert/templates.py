@@ -194,7 +194,7 @@ def normalize_name(name: str) -> str:
 
 def positional(arguments: Arguments) -> List[str]:
   """Returns the arguments "1", "2", ... up to the first that is missing."""
-  values = []
+  values: List[str] = []
   while str(len(values) + 1) in arguments:
     values.append(arguments[str(len(values) + 1)])
   return values

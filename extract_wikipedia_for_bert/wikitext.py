@@ -459,24 +459,23 @@ def _parsed(block: str, language: str) -> str:
 def _rendered(code: Wikicode, language: str) -> str:
   pieces = []
   for node in code.nodes:
-    kind = type(node)
-    if kind is nodes.Text:
+    if isinstance(node, nodes.Text):
       pieces.append(node.value)
-    elif kind is nodes.Wikilink:
+    elif isinstance(node, nodes.Wikilink):
       pieces.append(_label(node, language))
-    elif kind is nodes.Template:
+    elif isinstance(node, nodes.Template):
       pieces.append(_rendered_template(node, language))
-    elif kind is nodes.ExternalLink:
+    elif isinstance(node, nodes.ExternalLink):
       if node.title is not None:
         pieces.append(_rendered(node.title, language))
       elif not node.brackets:
         pieces.append(templates.UNKNOWN_WORDS)
-    elif kind is nodes.Tag:
+    elif isinstance(node, nodes.Tag):
       if node.contents is not None:
         pieces.append(_rendered(node.contents, language))
-    elif kind is nodes.HTMLEntity:
+    elif isinstance(node, nodes.HTMLEntity):
       pieces.append(str(node))
-    elif kind is nodes.Heading:
+    elif isinstance(node, nodes.Heading):
       pieces.append(_rendered(node.title, language))
   return "".join(pieces)
 

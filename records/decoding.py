@@ -155,8 +155,9 @@ def _parse_header(payloads: tf.Tensor, layout: schema.Layout
       compact.prefix(layout)))
   first_bytes = tf.io.decode_raw(payloads, tf.uint8, fixed_length=start)
   header = {}
+  assert dtype.names and dtype.fields
   for name in dtype.names:
-    field_dtype, offset = dtype.fields[name]
+    field_dtype, offset = dtype.fields[name][:2]
     offset += compact.PREFIX_BYTES
     some = first_bytes[:, offset:offset + field_dtype.itemsize]
     header[name] = tf.cast(tf.bitcast(

@@ -36,7 +36,7 @@ _SEARCHED_RECORDS = 1024
 # operation costs beside its work is shared by some hundred records.
 _DECODED_BYTES = 2 << 20
 # What a Location becomes in a dataset.
-_LOCATION_SPEC = order.Location(
+_LOCATION_SPEC: Any = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
         tf.string, tf.int64, tf.int64, tf.int64, tf.int64)))
 
@@ -102,10 +102,13 @@ def record_errors(flag: str, paths: Sequence[str] = (),
                          flag, found.group())) from error
 
 
-def _find_out_of_range(paths: Sequence[str], shape: schema.RecordShape,
-                       limits: decoding.Limits) -> str:
+def _find_out_of_range(paths: Sequence[str],
+                       shape: Optional[schema.RecordShape],
+                       limits: Optional[decoding.Limits]) -> str:
   """Says which record has an integer out of range, and which one."""
   for path in paths:
+    # They come with the paths.
+    assert shape is not None and limits is not None
     first = 0
     for serialized in tf.data.TFRecordDataset(path).batch(_SEARCHED_RECORDS):
       features = decoding.parse(serialized, shape)
@@ -224,7 +227,7 @@ def with_stored_labels(shape: schema.RecordShape, path: str,
 def _check_record(features: Mapping[str, Any], path: str,
                   shape: schema.RecordShape, vocab_size: int) -> None:
   """Raises InputError where a record does not fit; as for `check_records`."""
-  lengths = {}
+  lengths: Dict[str, int] = {}
   for name, feature in schema.features(shape).items():
     if name not in features:
       if name in schema.LABELS and any(
@@ -402,9 +405,9 @@ def _locate(corpus: order.Corpus, pieces: Sequence[order.Piece],
   """Finds where pieces lie in their files; a Location of arrays."""
   locations = [order.locate(corpus, piece, flag) for piece in pieces]
   columns = zip(*locations) if locations else [()] * len(_LOCATION_SPEC)
-  return order.Location(*(
+  return order.Location._make(
       np.array(column, spec.dtype.as_numpy_dtype)
-      for column, spec in zip(columns, _LOCATION_SPEC)))
+      for column, spec in zip(columns, _LOCATION_SPEC))
 
 
 def _read_pieces(locations: order.Location) -> tf.data.Dataset:

@@ -401,7 +401,7 @@ class RecordWriter:
   def __enter__(self) -> "RecordWriter":
     return self
 
-  def __exit__(self, *exception) -> None:
+  def __exit__(self, *exception: Any) -> None:
     self._partial.__exit__(*exception)
 
 

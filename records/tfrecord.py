@@ -241,6 +241,7 @@ def _decode_feature(feature: bytes) -> Any:
 
 def _fields(message: bytes) -> Iterator[Tuple[int, int, Any]]:
   """Yields number, wire type and value of each field of a message."""
+  value: Union[int, bytes]
   position = 0
   while position < len(message):
     tag, position = _read_varint(message, position)
@@ -298,7 +299,7 @@ def _decode_varints(payload: bytes) -> np.ndarray:
 
 def frame(serialized: Sequence[bytes]) -> bytes:
   """Frames records as a TFRecord file has them."""
-  pieces = []
+  pieces: List[bytes] = []
   for record in serialized:
     pieces += (_frame_head(len(record)), record, _masked_crc(record))
   return b"".join(pieces)

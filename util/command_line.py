@@ -22,12 +22,16 @@ import sys
 import textwrap
 import traceback
 import typing
-from typing import Callable, List, NoReturn, Sequence, Type, TypeVar
+from typing import (Callable, List, Mapping, NoReturn, Optional, Sequence, Type,
+                    TypeVar)
 
 from absl import flags
 from absl import logging
 
-Options = TypeVar("Options")
+if typing.TYPE_CHECKING:
+  from _typeshed import DataclassInstance
+
+Options = TypeVar("Options", bound="DataclassInstance")
 
 # The values that absl's BooleanParser accepts in `--flag=value`.
 _BOOLEAN_VALUES = ("true", "t", "1", "false", "f", "0")
@@ -35,7 +39,7 @@ _HELP_FLAGS = ("--help", "-help", "--helpshort", "--helpfull", "-h")
 # Packages whose flags are not listed by --help.
 _FOREIGN_PACKAGES = ("absl", "tensorflow")
 # What to do about an error of the system.
-_REMEDIES = {
+_REMEDIES: Mapping[Optional[int], str] = {
     errno.EACCES: "check the permissions of the file and its folder",
     errno.EPERM: "check the permissions of the file and its folder",
     errno.EROFS: "choose a folder that can be written",

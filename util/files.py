@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import struct
-from typing import Any, BinaryIO, Iterator, List, Tuple, Union
+from typing import Any, BinaryIO, Iterator, List, Optional, Tuple, Union
 
 from absl import logging
 
@@ -109,7 +109,7 @@ def list_files(folder: str, flag: str, advice: str,
   if not is_folder(folder):
     raise InputError("--{}: there is no folder {}; {}".format(
         flag, folder, advice))
-  paths = []
+  paths: List[str] = []
   for parent, subfolders, names in (remote if is_remote(folder) else os).walk(
       folder):
     subfolders[:] = [name for name in subfolders
@@ -282,7 +282,8 @@ class PartialFile:
   def __enter__(self) -> "PartialFile":
     return self
 
-  def __exit__(self, unused_type, exception, unused_traceback) -> None:
+  def __exit__(self, unused_type: Any, exception: Optional[BaseException],
+               unused_traceback: Any) -> None:
     try:
       self.close()
     except OSError as error:
@@ -338,7 +339,7 @@ class RemoteFile:
   def __enter__(self) -> "RemoteFile":
     return self
 
-  def __exit__(self, *unused_exception) -> None:
+  def __exit__(self, *unused_exception: Any) -> None:
     self.close()
 
 

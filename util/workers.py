@@ -25,7 +25,7 @@ import re
 import signal
 import threading
 import traceback
-from typing import (Any, Callable, Deque, Dict, Iterable, Iterator, List,
+from typing import (Any, Callable, Deque, Dict, Generator, Iterable, List,
                     NamedTuple, NoReturn, Optional, Tuple)
 
 from util.command_line import InputError
@@ -50,7 +50,8 @@ _END = object()
 
 def run(function: Callable[[Any, Report], Any], tasks: Iterable[Any],
         num_workers: int, on_report: Report = lambda report: None,
-        in_order: bool = False, *, remedy: str) -> Iterator[Tuple[int, Any]]:
+        in_order: bool = False, *, remedy: str
+       ) -> Generator[Tuple[int, Any], None, None]:
   """Runs a function over tasks in worker processes.
 
   No worker outlives the iteration, however it ends; close the iterator to end
@@ -182,12 +183,12 @@ class _Pool:
 
   def receive(self, on_report: Report) -> None:
     """Waits for messages, and takes one from each worker that sent any."""
-    busy = {worker.connection: worker for worker in self._workers
-            if worker.held}
+    busy: Dict[Any, _Worker] = {
+        worker.connection: worker for worker in self._workers if worker.held}
     for connection in multiprocessing.connection.wait(list(busy)):
       worker = busy[connection]
       try:
-        message = connection.recv_bytes()
+        message = worker.connection.recv_bytes()
       except (EOFError, OSError):  # OSError: killed in the middle of a message.
         self._raise_death(worker)
       kind, value = pickle.loads(message)
@@ -203,6 +204,7 @@ class _Pool:
   def _raise_death(self, worker: _Worker) -> NoReturn:
     worker.process.join()
     exit_code = worker.process.exitcode
+    assert exit_code is not None  # It has ended.
     if exit_code < 0:
       how = "was killed by signal {} ({})".format(
           -exit_code, signal.Signals(-exit_code).name)
@@ -247,7 +249,7 @@ def _work(connection: multiprocessing.connection.Connection,
         connection.send((_RESULT, function(pickle.loads(task), report)))
         continue
       except (InputError, OSError, MemoryError) as raised:
-        error = raised
+        error: Exception = raised
       except Exception:  # A bug; pylint: disable=broad-except
         error = RuntimeError(traceback.format_exc())
       connection.send((_ERROR, error))
