@@ -1,4 +1,4 @@
-"""Tests that the linter finds nothing; its settings are in pyproject.toml."""
+"""Tests that linter and type checker find nothing, set by pyproject.toml."""
 
 import subprocess
 import sys
@@ -11,4 +11,11 @@ def test_the_linter_finds_nothing():
       [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format",
        "concise", str(tiny.ROOT)], stdout=subprocess.PIPE, text=True,
       check=False)
+  assert result.returncode == 0, result.stdout
+
+
+def test_the_type_checker_finds_nothing():
+  result = subprocess.run(
+      [sys.executable, "-m", "mypy"], cwd=tiny.ROOT, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True, check=False)
   assert result.returncode == 0, result.stdout
