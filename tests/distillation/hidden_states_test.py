@@ -262,8 +262,7 @@ def test_a_damaged_decoder_is_an_input_error_or_intact(tmp_path):
   assert num_refused > len(content) / 3
 
 
-def test_a_decoder_is_read_from_remote_storage(monkeypatch):
-  monkeypatch.setattr(files, "_remote_files", tf.io.gfile)
+def test_a_decoder_is_read_from_remote_storage():
   content = io.BytesIO()
   np.savez(content, word_embeddings=np.ones((4, 3), "f"),
            output_bias=np.ones(4, "f"))
