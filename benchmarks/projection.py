@@ -1,0 +1,3 @@
+"""x."""
+def lines(results):
+  return []
