@@ -25,6 +25,7 @@ from typing import (Any, Callable, Dict, Iterator, List, Mapping, NamedTuple,
 
 from absl import flags
 from absl import logging
+import numpy as np
 
 import report
 from util import workers
@@ -32,12 +33,11 @@ from util.command_line import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # The largest entries of a profile that are told.
-_PROFILE_ENTRIES = 3
+PROFILE_ENTRIES = 3
 _COPIES = 5
 # Small files are repeated to this size before they are copied.
 COPIED_BYTES = 100 * 10**6
 _PACKAGES = ("tensorflow", "numpy", "horovod", "google-crc32c")
-_PEER_NEWS_SECONDS = 600
 # In a process of its own, since a child's peak memory starts with its parent's.
 _LAUNCHER = """
 import resource, subprocess, sys, time
@@ -210,6 +210,35 @@ def peer_command(python: str, kind: str, *arguments: str) -> List[str]:
           *map(str, arguments)]
 
 
+def model_peers(stack: contextlib.ExitStack, python: Optional[str], kind: str,
+                features: Mapping[str, np.ndarray], config_file: str,
+                precisions: Sequence[str], batch_size: int, steps: int = 1
+               ) -> Dict[str, Peer]:
+  """Starts a worker of transformers for each precision.
+
+  Args:
+    stack: ends them.
+    python: their interpreter.
+    kind: labels or training.
+    features: of the records that they read, arrays by name.
+    config_file: bert_config.json.
+    precisions: fp32 or bf16.
+    batch_size: sequences in a batch.
+    steps: of training in a turn.
+  """
+  folder = stack.enter_context(tempfile.TemporaryDirectory())
+  path = os.path.join(folder, "features.npz")
+  np.savez(path, **features)
+  peers = {}
+  for precision in precisions:
+    peers[precision] = Peer(
+        python, "transformers", kind, "--features", path, "--config",
+        config_file, "--precision", precision, "--batch_size", batch_size,
+        "--steps", steps, "--threads", workers.available_cores())
+    stack.callback(peers[precision].close)
+  return peers
+
+
 # --- Limits ------------------------------------------------------------------
 
 
@@ -237,14 +266,25 @@ def copy_rate(path: pathlib.Path, num_bytes: int = 0) -> float:
   return statistics.median(rates)
 
 
+def products_limit(precision: str, rate: float) -> Tuple[str, float]:
+  """Names the limit of a figure that one large matrix product would reach."""
+  return "matrix product in " + precision, rate
+
+
 Shares = List[Tuple[str, float]]
 
 
-def largest(seconds: Mapping[str, float]) -> Shares:
-  """Returns the largest entries of a profile and their shares of it."""
+def largest(seconds: Mapping[str, float],
+            count: Optional[int] = PROFILE_ENTRIES) -> Shares:
+  """Returns the largest entries of a profile and their shares of it.
+
+  Args:
+    seconds: by name.
+    count: how many entries; None for all.
+  """
   total = sum(seconds.values())
   return sorted(((name, spent / total) for name, spent in seconds.items()),
-                key=lambda entry: -entry[1])[:_PROFILE_ENTRIES]
+                key=lambda entry: -entry[1])[:count]
 
 
 def profile_script(*command: str) -> Shares:
