@@ -124,12 +124,14 @@ class Stored:
     decoder: of the teacher, for hidden states.
     speeds: sequences a second of the reader, one for each turn.
     stepper: trains on them.
+    step_seconds: of a step, one for each turn.
   """
   path: str
   shape: schema.RecordShape
   decoder: Any
   speeds: List[float] = dataclasses.field(default_factory=list)
   stepper: Any = None
+  step_seconds: List[float] = dataclasses.field(default_factory=list)
 
   def input_fn(self):
     """Returns an endless input_fn."""
@@ -281,10 +283,11 @@ def take_turns(forms: Mapping[str, Stored]) -> None:
         lambda features, options=options: training_step.build_step(
             options, features), stored.input_fn(), batch_size,
         devices.session_config(devices.DeviceOptions("bf16")))
+    stored.stepper.take(training_step.WARM_UP_STEPS)
   for _ in range(FLAGS.turns):
     for stored in forms.values():
-      for _ in range(FLAGS.steps):
-        stored.stepper.step()
+      stored.step_seconds.append(
+          stored.stepper.take(FLAGS.steps) / FLAGS.steps)
   for _ in range(FLAGS.turns):
     for stored in forms.values():
       stored.speeds.append(reading.speed(
@@ -328,7 +331,8 @@ def main() -> None:
       sys.stdout.write("| {} | {:,.0f} | {:.1%} | {:.4f} | {:.3f} | {:,.0f} |\n"
                        .format(name, os.path.getsize(stored.path)
                                / manifest.count_records(stored.path, _FLAG),
-                               share, cosine, stored.stepper.median(),
+                               share, cosine, 
+                               statistics.median(stored.step_seconds),
                                statistics.median(stored.speeds)))
     compare_hidden_states(forms["hidden"].features(), forms["hidden"].decoder)
 

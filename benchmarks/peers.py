@@ -160,6 +160,7 @@ def run_labels(options):
         batch = inputs.batch(rows)
         logits, _ = _masked_logits(
             model, batch, _hidden_states(model, batch)[0])
+        # Faster than the scores' top K and their logsumexp.
         torch.softmax(logits.float(), -1).topk(_TOP_K)
 
   plain = _model(options, "BertForMaskedLM").eval()
