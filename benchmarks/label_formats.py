@@ -45,8 +45,8 @@ from records import input_pipeline
 from records import manifest
 from records import order
 from records import schema
-from records import tfrecord
 import reading
+import some_records
 import training_step
 from util import command_line
 from util import files
@@ -159,19 +159,6 @@ def run(script: str, **options: Any) -> None:
   if result.returncode:
     raise InputError("{} has failed: {}".format(
         script, result.stderr.strip().split("\n")[-1]))
-
-
-def take_records(folder: str) -> str:
-  """Copies the first masked records; returns the path of the copy."""
-  source, *_ = files.find_files(FLAGS.input_file, _FLAG)
-  path = os.path.join(folder, "masked.tfrecord")
-  with manifest.RecordWriter(path) as writer:
-    for record in tfrecord.read(source, _FLAG):
-      if writer.num_records == FLAGS.num_records:
-        break
-      writer.write(record)
-    writer.commit(manifest.read_manifest(source))
-  return path
 
 
 def store(name: str, form: Form, masked: str, folder: str) -> Stored:
@@ -317,7 +304,9 @@ def compare_hidden_states(features: Mapping[str, np.ndarray],
 
 def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
-    masked = take_records(folder)
+    source, *_ = files.find_files(FLAGS.input_file, _FLAG)
+    masked = os.path.join(folder, "masked.tfrecord")
+    some_records.take(source, masked, FLAGS.num_records)
     forms = {name: store(name, form, masked, folder)
              for name, form in _FORMS.items()}
     compared = compare_gradients(forms, "hidden")

@@ -117,7 +117,9 @@ def _verdict(growth: Mapping[str, Any]) -> str:
               growth["what"], "linear" if is_linear else "not linear", factor,
               last["peak_bytes"] / first["peak_bytes"], growth["memory"],
               last["disk_bytes"] / first["disk_bytes"],
-              "" if is_linear else " " + growth["time"]))
+              "" if is_linear else " The turns took {} s.".format("; ".join(
+                  ", ".join(map(number, point["turns"]))
+                  for point in growth["points"]))))
 
 
 def growth_lines(growths: Sequence[Mapping[str, Any]]) -> List[str]:
