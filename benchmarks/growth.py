@@ -27,6 +27,8 @@ sys.path[:0] = [str(ROOT)]
 from absl import flags
 
 import measure
+from records import manifest
+from records import order
 import some_records
 from util import command_line
 from util import workers
@@ -113,7 +115,6 @@ def read_epoch(paths: Sequence[str]) -> Measured:
   # In a process of its own, whose memory TensorFlow is a part of.
   import reading
   from records import input_pipeline
-  from records import order
   shape = input_pipeline.stored_lengths(paths[0], "labelled_file")._replace(
       truncation_factor=_TOP_K)
   corpus = order.read_corpus(paths, "labelled_file")
@@ -171,7 +172,6 @@ def measure_growth(what: str, unit: str, size: float, memory: str,
 
 
 def main() -> None:
-  from records import manifest
   num_records = manifest.count_records(FLAGS.labelled_file, "labelled_file")
   text_bytes = os.path.getsize(FLAGS.text_file)
   growth = [
@@ -185,7 +185,8 @@ def main() -> None:
           FLAGS.turns),
       measure_growth(
           "reader", "sequences", num_records,
-          "it holds some windows of records", read_records, FLAGS.turns)]
+          "it holds some windows of {:,} records, of which 1x has less than "
+          "one".format(order.WINDOW_RECORDS), read_records, FLAGS.turns)]
   measure.finish([], [
       "Whole commands with their default settings; stage III at dupe_factor {}."
       .format(FLAGS.dupe_factor)], growth=growth)

@@ -6,8 +6,6 @@ file here, so that a test can compare them with it.
 
 from typing import Any, Dict, List, Mapping, Sequence
 
-import projection
-
 README_START = "<!-- figures of benchmarks/results.json -->"
 README_END = "<!-- end -->"
 # Below it, what the rest of the time is spent on is told.
@@ -109,12 +107,13 @@ def linearity(points: Sequence[Mapping[str, float]]) -> float:
 
 def _verdict(growth: Mapping[str, Any]) -> str:
   factor = linearity(growth["points"])
-  first, last = growth["points"][0], growth["points"][-1]
+  first, middle, last = growth["points"]
   is_linear = _LINEAR[0] <= factor <= _LINEAR[1]
   return ("- {}: time is {}: a unit takes {:.2f} times as long from 4x to 16x "
-          "as from 1x to 4x. Memory at 16x is {:.2f} times that at 1x: {}. "
-          "Disk is {:.2f} times.{}".format(
+          "as from 1x to 4x. Memory at 16x is {:.2f} times that at 4x and {:.2f} "
+          "times that at 1x: {}. Disk is {:.2f} times that at 1x.{}".format(
               growth["what"], "linear" if is_linear else "not linear", factor,
+              last["peak_bytes"] / middle["peak_bytes"],
               last["peak_bytes"] / first["peak_bytes"], growth["memory"],
               last["disk_bytes"] / first["disk_bytes"],
               "" if is_linear else " The turns took {} s.".format("; ".join(
@@ -142,8 +141,13 @@ def _all_rows(results: Mapping[str, Any]) -> List[Mapping[str, Any]]:
   return [row for part in results["parts"].values() for row in part["rows"]]
 
 
-def results_page(results: Mapping[str, Any]) -> str:
-  """Returns the text of benchmarks/results.md."""
+def results_page(results: Mapping[str, Any], projection: Sequence[str]) -> str:
+  """Returns the text of benchmarks/results.md.
+
+  Args:
+    results: as benchmarks/results.json has them.
+    projection: lines about English Wikipedia.
+  """
   rows, parts = _all_rows(results), results["parts"]
   machine = results["machine"]
   lines = [
@@ -176,9 +180,8 @@ def results_page(results: Mapping[str, Any]) -> str:
              for growth in part.get("growth", ())]
   if growths:
     lines += ["", "## Growth", "", *growth_lines(growths)]
-  found = projection.lines(results)
-  if found:
-    lines += ["", "## English Wikipedia on 8 GPUs", "", *found]
+  if projection:
+    lines += ["", "## English Wikipedia on 8 GPUs", "", *projection]
   return "\n".join(lines) + "\n"
 
 

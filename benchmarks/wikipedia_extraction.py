@@ -10,8 +10,10 @@ text of the dump is, too.
 """
 
 import bz2
+import cProfile
 import json
 from pathlib import Path
+import pstats
 import subprocess
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from absl import flags
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
+from extract_wikipedia_for_bert import dump
 import measure
 from util import command_line
 from util import workers
@@ -76,6 +79,12 @@ def command(dump_file: Path, written: Path, num_workers: int) -> List[str]:
           str(written), "--overwrite", "--num_workers", str(num_workers)]
 
 
+def read_pages(dump_file: str) -> float:
+  """Returns the seconds that the one process takes that reads the dump."""
+  with dump.DumpReader(dump_file) as reader:
+    return measure.seconds_of(lambda: sum(len(page.text) for page in reader))
+
+
 def quality(written: Path, metrics: str, reference: str) -> Dict[str, float]:
   """Returns the figures of the quality script for a text."""
   result = subprocess.run(
@@ -101,7 +110,8 @@ def run(folder: Path) -> None:
       FLAGS.peers_python, "wikiextractor", "wikipedia", "--dump_file", large,
       "--output_dir", folder / "extracted", "--threads", num_workers)
   contenders: Dict[str, Callable[[], float]] = {
-      "ours": lambda: rate(num_workers), "one process": lambda: rate(1)}
+      "ours": lambda: rate(num_workers), "one process": lambda: rate(1),
+      "reading": lambda: megabytes / read_pages(str(large))}
   if not peer.is_absent:
     contenders["peer"] = lambda: megabytes / peer.run()
   rates = measure.alternate(contenders, FLAGS.turns)
@@ -109,6 +119,9 @@ def run(folder: Path) -> None:
   limit = ("bytes copied", measure.copy_rate(
       large, measure.COPIED_BYTES) / _MEGABYTE)
   rest = measure.profile_script(*command(small, written, 1))
+  with cProfile.Profile() as profile:
+    read_pages(str(small))
+  rest_of_reading = measure.profile_entries(pstats.Stats(profile))
   settings = [
       "{:.0f} MB of XML, {} copies of the pages, {} processes on {} cores; peak "
       "memory of a process {:.0f} MB. Ours writes sentences, wikiextractor "
@@ -123,7 +136,10 @@ def run(folder: Path) -> None:
       measure.row("Wikipedia text", "MB/s of XML", rates["ours"],
                   peer.description, rates.get("peer", ()), limit, rest),
       measure.row("Wikipedia text, one process", "MB/s of XML",
-                  rates["one process"], limit=limit, rest=rest)], settings)
+                  rates["one process"], limit=limit, rest=rest),
+      measure.row("Wikipedia text, only reading the dump", "MB/s of XML",
+                  rates["reading"], limit=limit, rest=rest_of_reading)],
+                 settings)
 
 
 def main() -> None:
