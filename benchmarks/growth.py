@@ -62,8 +62,8 @@ def define_flags() -> None:
   flags.DEFINE_string("init_checkpoint", None, "The teacher.")
   flags.DEFINE_string("masked_file", None, "Records of stage III.")
   flags.DEFINE_string("labelled_file", None, "Records of stage IV.")
-  flags.DEFINE_integer("num_records", 100, "Records that stage IV labels at 1x.",
-                       lower_bound=1)
+  flags.DEFINE_integer(
+      "num_records", 100, "Records that stage IV labels at 1x.", lower_bound=1)
   flags.DEFINE_integer("dupe_factor", 5, "Of stage III.", lower_bound=1)
 
 

@@ -320,7 +320,7 @@ def main() -> None:
       sys.stdout.write("| {} | {:,.0f} | {:.1%} | {:.4f} | {:.3f} | {:,.0f} |\n"
                        .format(name, os.path.getsize(stored.path)
                                / manifest.count_records(stored.path, _FLAG),
-                               share, cosine, 
+                               share, cosine,
                                statistics.median(stored.step_seconds),
                                statistics.median(stored.speeds)))
     compare_hidden_states(forms["hidden"].features(), forms["hidden"].decoder)

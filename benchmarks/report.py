@@ -28,7 +28,9 @@ def _times(row: Mapping[str, Any]) -> str:
 
 
 def _share(row: Mapping[str, Any]) -> str:
-  return "{:.0%}".format(row["share"]) if row["share"] else ""
+  if not row["share"]:
+    return ""
+  return "{:.{}%}".format(row["share"], 0 if row["share"] >= 0.1 else 1)
 
 
 def _peer_name(peer: Mapping[str, Any]) -> str:
@@ -65,10 +67,10 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> List[str]:
 
 def _rest(rows: Sequence[Mapping[str, Any]]) -> List[str]:
   """Says of each figure far from its limit where its time goes."""
-  return ["- {}, {} of the limit: most of the time takes {}.".format(
+  return ["- {}, {} of the limit; largest in its profile: {}.".format(
       row["what"], _share(row), ", ".join(
-          "{} ({:.0%})".format("`{}`".format(name), share)
-          for name, share in row["rest"]) or "what is not profiled")
+          "`{}` ({:.0%})".format(name, share) for name, share in row["rest"])
+                                                                or "unknown")
           for row in rows if row["share"] and row["share"] < ENOUGH_SHARE]
 
 
@@ -110,8 +112,8 @@ def _verdict(growth: Mapping[str, Any]) -> str:
   first, middle, last = growth["points"]
   is_linear = _LINEAR[0] <= factor <= _LINEAR[1]
   return ("- {}: time is {}: a unit takes {:.2f} times as long from 4x to 16x "
-          "as from 1x to 4x. Memory at 16x is {:.2f} times that at 4x and {:.2f} "
-          "times that at 1x: {}. Disk is {:.2f} times that at 1x.{}".format(
+          "as from 1x to 4x. Memory at 16x is {:.2f} times that at 4x and "
+          "{:.2f} times that at 1x: {}. Disk is {:.2f} times that at 1x.{}".format(
               growth["what"], "linear" if is_linear else "not linear", factor,
               last["peak_bytes"] / middle["peak_bytes"],
               last["peak_bytes"] / first["peak_bytes"], growth["memory"],

@@ -172,7 +172,8 @@ def run_script(path: str, **options: Any) -> None:
       [sys.executable, str(ROOT / path),
        *("--{}={}".format(name, value) for name, value in options.items()
          if value is not None)],
-      stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE, text=True, check=False)
   if result.returncode:
     raise InputError("{} failed: {}".format(
         path, result.stderr.strip()[-1000:] or "it printed nothing"))

@@ -123,7 +123,8 @@ def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
     result = subprocess.run([
         *"mpirun -np {0} -H localhost:{0} -bind-to none -map-by slot -x PATH "
         "-mca pml ob1 -mca btl ^openib python".format(num_processes).split(),
-        "-c", _WITH_SHORT_INTERVALS, str(ROOT / _SCRIPT), "--bert_config_file", str(config),
+        "-c", _WITH_SHORT_INTERVALS, str(ROOT / _SCRIPT),
+        "--bert_config_file", str(config),
         "--input_file", str(folder / "labelled.tfrecord"),
         "--output_dir", output_dir, "--do_train", "True",
         "--train_batch_size", str(FLAGS.train_batch_size),

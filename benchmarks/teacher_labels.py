@@ -144,7 +144,7 @@ def main() -> None:
         rates.get("peer, " + precision, ()), limit, rest))
     if precision == "fp32":
       rows.append(measure.row(
-          name + " (plain)", "sequences/s", rates[precision],
+          name + " (plain graph)", "sequences/s", rates[precision],
           {"name": "straightforward TensorFlow graph",
            "settings": "fp32, whole last layer, all slots, padding"},
           rates["straightforward"], limit, rest))

@@ -7,11 +7,11 @@ r"""Times a training step beside PyTorch and a straightforward one.
     --peers_python .venv-peers/bin/python
 
 The named peer is a step with the arithmetic of transformers' Trainer, see
-benchmarks/peers.py. The straightforward step is that of the tests, tests/reference_bert.py, written
-as the formulas are: every masked-LM slot, log_softmax over the whole
-vocabulary, gradients by autodiff, AdamW one operation at a time. All steps see
-the same batches, without dropout; the losses of ours and of the straightforward
-one, from the same start, are compared.
+benchmarks/peers.py. The straightforward step is that of the tests,
+tests/reference_bert.py, written as the formulas are: every masked-LM slot,
+log_softmax over the whole vocabulary, gradients by autodiff, AdamW one
+operation at a time. All steps see the same batches, without dropout; the losses
+of ours and of the straightforward one, from the same start, are compared.
 """
 
 import contextlib
@@ -199,7 +199,7 @@ def main() -> None:
         rates.get("peer, " + name, ()), limit, rest))
     if name in ("fp32", "fp32, XLA"):
       rows.append(measure.row(
-          what + " (plain)", "sequences/s", rates[name],
+          what + " (plain graph)", "sequences/s", rates[name],
           {"name": "straightforward TensorFlow graph",
            "settings": "fp32, all slots, autodiff, AdamW as separate "
            "operations"}, rates[plain], limit, rest))

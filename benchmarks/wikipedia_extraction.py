@@ -123,8 +123,8 @@ def run(folder: Path) -> None:
     read_pages(str(small))
   rest_of_reading = measure.profile_entries(pstats.Stats(profile))
   settings = [
-      "{:.0f} MB of XML, {} copies of the pages, {} processes on {} cores; peak "
-      "memory of a process {:.0f} MB. Ours writes sentences, wikiextractor "
+      "{:.0f} MB of XML, {} copies of the pages, {} processes on {} cores; "
+      "peak memory of a process {:.0f} MB. Ours writes sentences, wikiextractor "
       "paragraphs.".format(
           megabytes, FLAGS.copies, num_workers, workers.available_cores(),
           max(run.peak for run in runs) / _MEGABYTE),
