@@ -113,7 +113,8 @@ def _verdict(growth: Mapping[str, Any]) -> str:
   is_linear = _LINEAR[0] <= factor <= _LINEAR[1]
   return ("- {}: time is {}: a unit takes {:.2f} times as long from 4x to 16x "
           "as from 1x to 4x. Memory at 16x is {:.2f} times that at 4x and "
-          "{:.2f} times that at 1x: {}. Disk is {:.2f} times that at 1x.{}".format(
+          "{:.2f} times that at 1x: {}. Disk is {:.2f} times that at 1x.{}"
+          .format(
               growth["what"], "linear" if is_linear else "not linear", factor,
               last["peak_bytes"] / middle["peak_bytes"],
               last["peak_bytes"] / first["peak_bytes"], growth["memory"],

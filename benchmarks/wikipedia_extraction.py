@@ -124,8 +124,8 @@ def run(folder: Path) -> None:
   rest_of_reading = measure.profile_entries(pstats.Stats(profile))
   settings = [
       "{:.0f} MB of XML, {} copies of the pages, {} processes on {} cores; "
-      "peak memory of a process {:.0f} MB. Ours writes sentences, wikiextractor "
-      "paragraphs.".format(
+      "peak memory of a process {:.0f} MB. Ours writes sentences, "
+      "wikiextractor paragraphs.".format(
           megabytes, FLAGS.copies, num_workers, workers.available_cores(),
           max(run.peak for run in runs) / _MEGABYTE),
       "The limit copies as many bytes as the XML has."]
