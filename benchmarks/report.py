@@ -140,6 +140,17 @@ def growth_lines(growths: Sequence[Mapping[str, Any]]) -> List[str]:
 # --- Documents ---------------------------------------------------------------
 
 
+def _inputs(parts: Mapping[str, Any]) -> List[str]:
+  """Returns lines about the files that were read."""
+  found = dict.fromkeys(
+      "- Inputs at {:.0%} of their size: {}.".format(
+          part["arguments"]["size"], "; ".join(
+              "{} {}".format(name, value)
+              for name, value in part["arguments"]["files"].items()))
+      for part in parts.values())
+  return list(found)
+
+
 def _all_rows(results: Mapping[str, Any]) -> List[Mapping[str, Any]]:
   return [row for part in results["parts"].values() for row in part["rows"]]
 
@@ -168,9 +179,9 @@ def results_page(results: Mapping[str, Any], projection: Sequence[str]) -> str:
                     machine["memory_bytes"] / 1e9, machine["system"], ", ".join(
                         " ".join(item)
                         for item in machine["versions"].items())), ""]
-  lines += ["## Settings", ""]
+  lines += ["## Settings", "", *_inputs(parts)]
   for name, part in parts.items():
-    lines.append("- {}: {} turns. {}".format(
+    lines.append("- {}, {} turns: {}".format(
         name, part["arguments"]["turns"], " ".join(part["settings"])))
     for row in part["rows"]:
       if row["peer"] and row["peer"].get("settings"):

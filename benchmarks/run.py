@@ -222,11 +222,12 @@ def describe(part: Part) -> Dict[str, Any]:
       "turns": min(FLAGS.turns, part.most_turns or FLAGS.turns),
       "size": FLAGS.size,
       "has_peers": bool(FLAGS.peers_python),
-      **{name: "{}, {:,} bytes".format(path.name, path.stat().st_size)
-         for name, path in (
-             ("text_file", pathlib.Path(FLAGS.text_file)),
-             ("teacher", pathlib.Path(FLAGS.teacher, "bert_config.json")),
-             ("dump_file", pathlib.Path(FLAGS.dump_file)))}}
+      "files": {
+          name: "{}, {:,} bytes".format(path.name, path.stat().st_size)
+          for name, path in (
+              ("text", pathlib.Path(FLAGS.text_file)),
+              ("teacher", pathlib.Path(FLAGS.teacher, "bert_model.ckpt.index")),
+              ("dump", pathlib.Path(FLAGS.dump_file)))}}
 
 
 def measure_part(part: Part, inputs: Inputs) -> Dict[str, Any]:

@@ -172,7 +172,8 @@ def _results():
   """Returns made-up results of everything that the projection needs."""
 
   def part(*rows, **more):
-    return {"rows": list(rows), "settings": [], "arguments": {"turns": 1},
+    return {"rows": list(rows), "settings": [], "arguments": {
+        "turns": 1, "size": 1.0, "files": {"text": "text.txt, 10 bytes"}},
             "other_cores": 0.0, **more}
 
   def row(what, rate):
