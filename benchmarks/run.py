@@ -56,7 +56,7 @@ _LOG_INTERVALS = 3
 _MASKED_RECORDS = max(_READER_RECORDS, 16 * _GROWTH_RECORDS)
 _TOP_K = 10
 _DUPE_FACTOR = 10
-_MOST_GROWTH_TURNS = 3
+_MOST_LONG_TURNS = 3
 
 
 class Inputs(NamedTuple):
@@ -93,7 +93,7 @@ class Part(NamedTuple):
     script: of this folder.
     arguments: takes the inputs and a function that scales a size; returns its
       flags.
-    most_turns: where fewer than others are enough.
+    most_turns: of one that takes minutes.
   """
   script: str
   arguments: Callable[[Inputs, Callable[[float], int]], Dict[str, Any]]
@@ -124,13 +124,13 @@ PARTS = {
         "input_file": inputs.labelled, "truncation_factor": _TOP_K}),
     "scaling": Part("scaling.py", lambda inputs, scaled: {
         "np": 2, "student": "3 x 192", "compression": "none",
-        "num_log_intervals": _LOG_INTERVALS}),
+        "num_log_intervals": _LOG_INTERVALS}, _MOST_LONG_TURNS),
     "growth": Part("growth.py", lambda inputs, scaled: {
         "text_file": inputs.short_text, "vocab_file": inputs.vocab,
         "bert_config_file": inputs.teacher_config,
         "init_checkpoint": inputs.teacher_checkpoint,
         "masked_file": inputs.masked, "labelled_file": inputs.labelled,
-        "num_records": scaled(_GROWTH_RECORDS)}, _MOST_GROWTH_TURNS),
+        "num_records": scaled(_GROWTH_RECORDS)}, _MOST_LONG_TURNS),
 }
 
 
