@@ -1,12 +1,13 @@
 """What limits the stages that compute: operations, and how fast they can be."""
 
 import collections
+import functools
 import pathlib
 import re
 import statistics
 import tempfile
 import time
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
@@ -17,6 +18,8 @@ import modeling
 tf1 = tf.compat.v1
 
 _MATRIX_SIZE = 3072
+_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16, "fp16": tf.float16}
+_PRODUCT_NAME = "matrix product in {}"
 # Forward, and twice as much backward.
 TRAINING_PASSES = 3
 # In a trace, an operation of a graph: name of the node, then its kind.
@@ -38,6 +41,33 @@ def matrix_product_rate(dtype: tf.DType, size: int = _MATRIX_SIZE) -> float:
       session.run(product)
       seconds.append(time.perf_counter() - start)
   return 2 * size ** 3 / statistics.median(seconds[1:]) / 1e9
+
+
+def product_contenders(precisions: Sequence[str]
+                      ) -> Dict[str, Callable[[], float]]:
+  """Returns what measures the matrix product in turn with what it limits.
+
+  Args:
+    precisions: to measure it in.
+
+  Returns:
+    For `measure.alternate`, whose figures `limit` takes: GFLOP/s.
+  """
+  return {_PRODUCT_NAME.format(precision): functools.partial(
+      matrix_product_rate, _TYPES[precision]) for precision in precisions}
+
+
+def limit(figures: Mapping[str, Sequence[float]], precision: str,
+          num_operations: float) -> Tuple[str, float]:
+  """Returns the limit of a stage for `measure.row`.
+
+  Args:
+    figures: with those of `product_contenders`.
+    precision: of the stage.
+    num_operations: of a sequence.
+  """
+  name = _PRODUCT_NAME.format(precision)
+  return name, 1e9 * statistics.median(figures[name]) / num_operations
 
 
 def operations(config: modeling.BertConfig, tokens: float, slots: float,

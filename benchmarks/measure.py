@@ -266,11 +266,6 @@ def copy_rate(path: pathlib.Path, num_bytes: int = 0) -> float:
   return statistics.median(rates)
 
 
-def products_limit(precision: str, rate: float) -> Tuple[str, float]:
-  """Names the limit of a figure that one large matrix product would reach."""
-  return "matrix product in " + precision, rate
-
-
 Shares = List[Tuple[str, float]]
 
 

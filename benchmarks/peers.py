@@ -190,9 +190,10 @@ def run_labels(options):
             _model(options, "BertForMaskedLM").eval().bfloat16(), False)}
   _serve_best({
       name: functools.partial(label, *candidate)
-      for name, candidate in _with_compiled(candidates).items()}, "torch.inference_mode, scaled_dot_product_attention, "
-              "sequences sorted by length and padded to the longest of a batch,"
-              " head and top {} of masked tokens only".format(_TOP_K))
+      for name, candidate in _with_compiled(candidates).items()},
+              "torch.inference_mode, scaled_dot_product_attention, sequences "
+              "sorted by length and padded to the longest of a batch, head and "
+              "top {} of masked tokens only".format(_TOP_K))
 
 
 def run_training(options):

@@ -52,7 +52,6 @@ _INPUTS = (schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS,
            schema.MASKED_LM_POSITIONS)
 _TOP_K = 10
 _PRECISIONS = ("fp32", "bf16")
-_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16}
 
 
 def define_flags() -> None:
@@ -125,18 +124,18 @@ def main() -> None:
         **{name: functools.partial(measure.seconds_of, run)
            for name, run in variants.items()},
         **{"peer, " + precision: peer.run
-           for precision, peer in peers.items() if not peer.is_absent}}
-    rates = {name: [num_records / spent for spent in seconds]
-             for name, seconds in measure.alternate(
-                 contenders, FLAGS.turns).items()}
+           for precision, peer in peers.items() if not peer.is_absent},
+        **arithmetic.product_contenders(_PRECISIONS)}
+    figures = measure.alternate(contenders, FLAGS.turns)
+  rates = {name: [num_records / spent for spent in seconds]
+           for name, seconds in figures.items()}
   lengths = features[schema.INPUT_MASK].sum(axis=1)
   is_real = features[schema.MASKED_LM_WEIGHTS] > 0
   num_operations = arithmetic.operations(
       config, lengths.sum(), is_real.sum(), lengths.mean(), True) / num_records
   rows = []
   for precision in _PRECISIONS:
-    limit = measure.products_limit(precision, 1e9 * (
-        arithmetic.matrix_product_rate(_TYPES[precision])) / num_operations)
+    limit = arithmetic.limit(figures, precision, num_operations)
     rest = arithmetic.profile(variants[precision])
     name = "stage IV, " + precision
     rows.append(measure.row(

@@ -52,7 +52,6 @@ _SEED = 12345
 WARM_UP_STEPS = 2
 # Batches that the peer has in memory.
 _PEER_BATCHES = 4
-_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16, "fp16": tf.float16}
 
 
 def define_flags() -> None:
@@ -176,8 +175,8 @@ def main() -> None:
         **{name: functools.partial(stepper.take, FLAGS.steps)
            for name, stepper in steppers.items()},
         **{"peer, " + precision: peer.run
-           for precision, peer in peers.items() if not peer.is_absent}},
-                                FLAGS.turns)
+           for precision, peer in peers.items() if not peer.is_absent},
+        **arithmetic.product_contenders(FLAGS.precisions)}, FLAGS.turns)
   rates = {name: [FLAGS.steps * batch_size / spent for spent in turns]
            for name, turns in seconds.items()}
   lengths = features[schema.INPUT_MASK].sum(axis=1)
@@ -189,8 +188,7 @@ def main() -> None:
   rows = []
   for name in list(steppers)[1:]:
     precision = name.partition(",")[0]
-    limit = measure.products_limit(precision, 1e9 * (
-        arithmetic.matrix_product_rate(_TYPES[precision])) / num_operations)
+    limit = arithmetic.limit(seconds, precision, num_operations)
     rest = arithmetic.profile(steppers[name].step)
     what = "training step, " + name
     peer = peers.get(name)
