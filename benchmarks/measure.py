@@ -154,6 +154,7 @@ class Peer:
   Attributes:
     description: what it says of itself: name, version and settings, or name
       and why it is absent.
+    answer: what it said of its last turn.
   """
 
   def __init__(self, python: Optional[str], name: str, kind: str,
@@ -167,6 +168,7 @@ class Peer:
       *arguments: of the subcommand.
     """
     self._process = None
+    self.answer: Dict[str, Any] = {}
     self.description: Dict[str, Any] = {"name": name}
     if not python or not shutil.which(python):
       self.description["absent"] = "no interpreter for peers"
@@ -184,10 +186,18 @@ class Peer:
     return "absent" in self.description
 
   def run(self) -> float:
-    """Takes one turn; returns its seconds."""
+    """Takes one turn; returns its seconds.
+
+    Raises:
+      InputError: it has ended.
+    """
     self._process.stdin.write("run\n")
     self._process.stdin.flush()
-    return self._read()["seconds"]
+    self.answer = self._read()
+    if "absent" in self.answer:
+      raise InputError("--peers_python: {} failed, as {}".format(
+          self.description["name"], self.answer["absent"]))
+    return self.answer["seconds"]
 
   def close(self) -> None:
     """Ends it."""

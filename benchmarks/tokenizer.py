@@ -9,10 +9,12 @@ of the text to ids.
 """
 
 import cProfile
+import hashlib
 import pathlib
 import pstats
 import sys
-from typing import List
+import time
+from typing import List, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -39,12 +41,20 @@ def read_lines(text_file: str) -> List[str]:
   return pathlib.Path(text_file).read_text(encoding="utf-8").split("\n")
 
 
-def encode_cold(text_file: str, vocab_file: str) -> float:
-  """Returns the seconds from lines to ids, in a process without any cache."""
+def encode_cold(text_file: str, vocab_file: str) -> Tuple[float, str]:
+  """Encodes the lines of a text, in a process without any cache.
+
+  Returns:
+    The seconds of processor time from lines to ids, and a fingerprint of
+    these.
+  """
   lines = read_lines(text_file)
   vocab = tokenization.load_vocab(vocab_file)
-  return measure.seconds_of(
-      lambda: tokenization.FullTokenizer.from_vocab(vocab).encode_lines(lines))
+  start = time.process_time()
+  arrays = tokenization.FullTokenizer.from_vocab(vocab).encode_lines(lines)
+  seconds = time.process_time() - start
+  ids = tuple(array.tolist() for array in arrays)
+  return seconds, hashlib.sha256(repr(ids).encode()).hexdigest()
 
 
 def profile_encoding(text_file: str, vocab_file: str) -> measure.Shares:
@@ -59,7 +69,12 @@ def profile_encoding(text_file: str, vocab_file: str) -> measure.Shares:
 def main() -> None:
   files = FLAGS.text_file, FLAGS.vocab_file
   megabytes = pathlib.Path(FLAGS.text_file).stat().st_size / 1e6
-  descriptions = []
+  descriptions, fingerprints = [], set()
+
+  def encode() -> float:
+    seconds, fingerprint = call(encode_cold, *files)
+    fingerprints.add(fingerprint)
+    return megabytes / seconds
 
   def encode_with_peer() -> float:
     peer = measure.Peer(
@@ -67,15 +82,19 @@ def main() -> None:
         "--vocab_file", files[1])
     descriptions.append(peer.description)
     try:
-      return 0.0 if peer.is_absent else megabytes / peer.run()
+      if peer.is_absent:
+        return 0.0
+      seconds = peer.run()
+      fingerprints.add(peer.answer["fingerprint"])
+      return megabytes / seconds
     finally:
       peer.close()
 
   with measure.new_processes() as call:
     rates = measure.alternate({
-        "ours": lambda: megabytes / call(encode_cold, *files),
-        "peer": encode_with_peer}, FLAGS.turns)
+        "ours": encode, "peer": encode_with_peer}, FLAGS.turns)
     rest = call(profile_encoding, *files)
+  assert len(fingerprints) == 1, "The contenders differ in their ids."
   peer = descriptions[-1]
   measure.finish([measure.row(
       "tokenizer", "MB/s of text", rates["ours"], peer,
@@ -83,7 +102,8 @@ def main() -> None:
       ("bytes copied", measure.copy_rate(
           pathlib.Path(FLAGS.text_file), measure.COPIED_BYTES) / 1e6), rest)], [
               "{:.1f} MB of text, from lines to ids, each run cold in a new "
-              "process on one core; the vocabulary is loaded before.".format(
+              "process on one core, processor time; the vocabulary is loaded "
+              "before.".format(
                   megabytes)])
 
 
