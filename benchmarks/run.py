@@ -51,7 +51,7 @@ _TOKENIZER_BYTES, _TEXT_BYTES = 8e6, 2e6
 _READER_RECORDS, _LABELLED_RECORDS, _GROWTH_RECORDS = 20000, 256, 100
 _SPLIT_MEGABYTES = 500
 _DUMP_COPIES = 4
-_LOG_INTERVALS = 3
+_STEPS, _LOG_INTERVALS = 3, 3
 # Of stage IV at 16x, and some more.
 _MASKED_RECORDS = max(_READER_RECORDS, 16 * _GROWTH_RECORDS)
 _TOP_K = 10
@@ -119,7 +119,8 @@ PARTS = {
     "training": Part("training_step.py", lambda inputs, scaled: {
         "bert_config_file": inputs.student_config,
         "init_checkpoint": inputs.teacher_checkpoint,
-        "input_file": inputs.labelled, "truncation_factor": _TOP_K}),
+        "input_file": inputs.labelled, "truncation_factor": _TOP_K,
+        "steps": _STEPS}),
     "reader": Part("reading.py", lambda inputs, scaled: {
         "input_file": inputs.labelled, "truncation_factor": _TOP_K}),
     "scaling": Part("scaling.py", lambda inputs, scaled: {

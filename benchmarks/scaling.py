@@ -11,7 +11,7 @@ figure is what N times the cores bring. On GPUs each process has one.
 N processes that exchange nothing, each training by itself at the same time, are
 the limit: they share the memory's bandwidth.
 
-With --timeline a further run with HOROVOD_TIMELINE shows how much of the time
+With --timeline, or far from that limit, a further run with HOROVOD_TIMELINE shows how much of the time
 gradients are exchanged, and how much of that is not hidden behind the
 computation of others: what comes after the last gradient of the step is ready.
 """
@@ -38,6 +38,7 @@ import numpy as np
 import measure
 from records import schema
 from records import tfrecord
+import report
 from util import command_line
 from util import workers
 
@@ -215,7 +216,8 @@ def main() -> None:
             FLAGS.np, student, "" if compression == "none" else
             ", compression " + compression)
         rest = []
-        if FLAGS.timeline:
+        speed = statistics.median(speeds[compression])
+        if FLAGS.timeline or speed < report.ENOUGH_SHARE * limit[1]:
           timeline = folder / "timeline.json"
           train(folder, config, FLAGS.np, compression, timeline)
           share, exposed = time_in_allreduce(timeline)
