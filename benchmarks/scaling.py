@@ -11,9 +11,10 @@ figure is what N times the cores bring. On GPUs each process has one.
 N processes that exchange nothing, each training by itself at the same time, are
 the limit: they share the memory's bandwidth.
 
-With --timeline, or far from that limit, a further run with HOROVOD_TIMELINE shows how much of the time
-gradients are exchanged, and how much of that is not hidden behind the
-computation of others: what comes after the last gradient of the step is ready.
+With --timeline, or far from that limit, a further run with HOROVOD_TIMELINE
+shows how much of the time gradients are exchanged, and how much of that is not
+hidden behind the computation of others: what comes after the last gradient of
+the step is ready.
 """
 
 import concurrent.futures
