@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up .venv with everything that the five stages, the demo, the tests and
-# the benchmarks need. Run again, it does what is missing.
+# the benchmarks need, their peers left out. Run again, it does what is missing.
 #
 #   ./setup.sh
 #   ./setup.sh --gpu     # for NVIDIA GPUs: CUDA and NCCL as packages, 2.3 GB

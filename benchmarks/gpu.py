@@ -30,6 +30,7 @@ from absl import flags
 import numpy as np
 import tensorflow as tf
 
+import arithmetic
 from distillation import checkpoints
 from distillation import devices
 from distillation import student
@@ -38,7 +39,6 @@ import make_student_config
 import modeling
 from records import schema
 from records import tfrecord
-import teacher_labels
 import teacher_memory
 import training_step
 from util import command_line
@@ -51,8 +51,6 @@ _NUM_RECORDS = 1024
 _TOP_K = 10
 # The first runs of a graph choose kernels and compile.
 _WARM_UP_TURNS = 2
-# Forward, and twice as much backward.
-_TRAINING_PASSES = 3
 # Rows of the matrices whose product is timed, large enough for the device.
 _GPU_MATRIX_SIZE, _CPU_MATRIX_SIZE, _SLOW_MATRIX_SIZE = 8192, 3072, 256
 
@@ -135,7 +133,7 @@ def product_rate() -> float:
     size = _GPU_MATRIX_SIZE
   elif dtype == tf.float16:
     size = _SLOW_MATRIX_SIZE
-  return teacher_labels.matrix_product_rate(dtype, size)
+  return arithmetic.matrix_product_rate(dtype, size)
 
 
 def print_rates(folder: pathlib.Path) -> None:
@@ -157,11 +155,12 @@ def print_rates(folder: pathlib.Path) -> None:
   name = FLAGS.precision
   if name == "fp32" and devices.has_gpu() and FLAGS.tf32:
     name = "fp32, products in TF32"
+  training_operations = arithmetic.TRAINING_PASSES * num_operations
   sys.stdout.write(
       "| {}{} | {:,.0f} | {:.0%} | {:,.0f} | {:.0%} | {:,.1f} | {:.1f} |\n"
       .format(name, ", XLA" if FLAGS.use_xla else "", labelling,
               labelling * num_operations / product, training,
-              training * _TRAINING_PASSES * num_operations / product,
+              training * training_operations / product,
               product / 1e12, memory / 1e9))
 
 

@@ -45,8 +45,8 @@ from records import input_pipeline
 from records import manifest
 from records import order
 from records import schema
-from records import tfrecord
 import reading
+import some_records
 import training_step
 from util import command_line
 from util import files
@@ -124,12 +124,14 @@ class Stored:
     decoder: of the teacher, for hidden states.
     speeds: sequences a second of the reader, one for each turn.
     stepper: trains on them.
+    step_seconds: of a step, one for each turn.
   """
   path: str
   shape: schema.RecordShape
   decoder: Any
   speeds: List[float] = dataclasses.field(default_factory=list)
   stepper: Any = None
+  step_seconds: List[float] = dataclasses.field(default_factory=list)
 
   def input_fn(self):
     """Returns an endless input_fn."""
@@ -157,19 +159,6 @@ def run(script: str, **options: Any) -> None:
   if result.returncode:
     raise InputError("{} has failed: {}".format(
         script, result.stderr.strip().split("\n")[-1]))
-
-
-def take_records(folder: str) -> str:
-  """Copies the first masked records; returns the path of the copy."""
-  source, *_ = files.find_files(FLAGS.input_file, _FLAG)
-  path = os.path.join(folder, "masked.tfrecord")
-  with manifest.RecordWriter(path) as writer:
-    for record in tfrecord.read(source, _FLAG):
-      if writer.num_records == FLAGS.num_records:
-        break
-      writer.write(record)
-    writer.commit(manifest.read_manifest(source))
-  return path
 
 
 def store(name: str, form: Form, masked: str, folder: str) -> Stored:
@@ -281,10 +270,11 @@ def take_turns(forms: Mapping[str, Stored]) -> None:
         lambda features, options=options: training_step.build_step(
             options, features), stored.input_fn(), batch_size,
         devices.session_config(devices.DeviceOptions("bf16")))
+    stored.stepper.take(training_step.WARM_UP_STEPS)
   for _ in range(FLAGS.turns):
     for stored in forms.values():
-      for _ in range(FLAGS.steps):
-        stored.stepper.step()
+      stored.step_seconds.append(
+          stored.stepper.take(FLAGS.steps) / FLAGS.steps)
   for _ in range(FLAGS.turns):
     for stored in forms.values():
       stored.speeds.append(reading.speed(
@@ -314,7 +304,9 @@ def compare_hidden_states(features: Mapping[str, np.ndarray],
 
 def main() -> None:
   with tempfile.TemporaryDirectory() as folder:
-    masked = take_records(folder)
+    source, *_ = files.find_files(FLAGS.input_file, _FLAG)
+    masked = os.path.join(folder, "masked.tfrecord")
+    some_records.take(source, masked, FLAGS.num_records)
     forms = {name: store(name, form, masked, folder)
              for name, form in _FORMS.items()}
     compared = compare_gradients(forms, "hidden")
@@ -328,7 +320,8 @@ def main() -> None:
       sys.stdout.write("| {} | {:,.0f} | {:.1%} | {:.4f} | {:.3f} | {:,.0f} |\n"
                        .format(name, os.path.getsize(stored.path)
                                / manifest.count_records(stored.path, _FLAG),
-                               share, cosine, stored.stepper.median(),
+                               share, cosine,
+                               statistics.median(stored.step_seconds),
                                statistics.median(stored.speeds)))
     compare_hidden_states(forms["hidden"].features(), forms["hidden"].decoder)
 

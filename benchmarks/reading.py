@@ -1,8 +1,7 @@
 r"""Times how records are read in training, beside what a training step takes.
 
   python benchmarks/reading.py \
-    --input_file 'data/labelled/wiki_distill_*.tfrecord' \
-    --sequences_per_second 300
+    --input_file 'data/labelled/wiki_distill_*.tfrecord'
 
 Four figures: sequences a second of the input alone, in turn with the plain
 reader that a TensorFlow tutorial would write (four files at a time, a shuffle
@@ -10,17 +9,13 @@ buffer of 10,000 records); the same with the corpus shared by 8 processes; how
 long a run takes from its start to its first batch, by the step that it resumes
 from, on the corpus repeated until it has 100 million records; and how long it
 takes to check the files, which are linked until there are 2,000 of them.
-`sequences_per_second` is the speed of the training step, as
-benchmarks/training_step.py measures it.
 """
 
 import dataclasses
 import os
 import pathlib
-import statistics
 import sys
 import tempfile
-import time
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,6 +27,8 @@ from absl import flags
 import numpy as np
 import tensorflow as tf
 
+import arithmetic
+import measure
 from records import decoding
 from records import input_pipeline
 from records import order
@@ -53,14 +50,12 @@ _INTERLEAVED_FILES, _SHUFFLE_RECORDS = 4, 10000
 
 def define_flags() -> None:
   """Defines the flags of the script."""
+  measure.define_flags()
   flags.DEFINE_string("input_file", None, "Labelled records.")
   input_pipeline.define_flags()
   flags.DEFINE_integer("truncation_factor", 10, "As in the records.")
   flags.DEFINE_integer("vocab_size", 30522, "Of the records.")
   flags.DEFINE_integer("train_batch_size", 32, "Sequences in a batch.")
-  flags.DEFINE_integer("turns", 5, "Runs of each reader.", lower_bound=1)
-  flags.DEFINE_float("sequences_per_second", None,
-                     "Of the training step, for comparison.")
 
 
 def plain_dataset(paths, shape, limits, batch_size) -> tf.data.Dataset:
@@ -80,10 +75,12 @@ def speed(dataset: tf.data.Dataset, num_batches: int, batch_size: int) -> float:
   """Returns sequences a second, the first batch left out."""
   iterator = iter(dataset)
   next(iterator)
-  start = time.perf_counter()
-  for _ in range(num_batches):
-    next(iterator)
-  return num_batches * batch_size / (time.perf_counter() - start)
+
+  def read():
+    for _ in range(num_batches):  # And keeps none of them.
+      next(iterator)
+
+  return num_batches * batch_size / measure.seconds_of(read)
 
 
 def repeat(corpus: order.Corpus, size: int) -> order.Corpus:
@@ -103,10 +100,12 @@ def time_of_check(paths, shape, vocab_size: int) -> float:
       for ending in ("", ".json"):
         if os.path.exists(paths[i % len(paths)] + ending):
           os.link(paths[i % len(paths)] + ending, links[-1] + ending)
-    start = time.perf_counter()
-    input_pipeline.check_records(links, _FLAG, shape, vocab_size)
-    order.read_corpus(links, _FLAG)
-    return time.perf_counter() - start
+
+    def check():
+      input_pipeline.check_records(links, _FLAG, shape, vocab_size)
+      order.read_corpus(links, _FLAG)
+
+    return measure.seconds_of(check)
 
 
 def main() -> None:
@@ -124,32 +123,41 @@ def main() -> None:
         share.pop("corpus", corpus), shape, _FLAG, _SEED, limits=limits,
         **share)({"batch_size": batch_size})
 
-  readers = {
-      "plain": lambda: plain_dataset(paths, shape, limits, batch_size),
-      "this project": dataset,
-      "this project, one of 8": lambda: dataset(
-          num_processes=_NUM_PROCESSES, process=0)}
-  speeds = {name: [] for name in readers}
-  for _ in range(FLAGS.turns):
-    for name, make in readers.items():
-      speeds[name].append(speed(make(), num_batches, batch_size))
-  for name, values in speeds.items():
-    median = statistics.median(values)
-    line = "{:24} {:8.0f} sequences/s".format(name, median)
-    if FLAGS.sequences_per_second:
-      line += ", {:.0f} times the training step".format(
-          median / FLAGS.sequences_per_second)
-    sys.stdout.write(line + "\n")
-
+  bytes_per_record = sum(map(os.path.getsize, paths)) / corpus.size
+  limit = measure.copy_rate(
+      pathlib.Path(paths[0]), measure.COPIED_BYTES) / bytes_per_record
+  rates = measure.alternate({
+      name: lambda make=make: speed(make(), num_batches, batch_size)
+      for name, make in {
+          "ours": dataset,
+          "plain": lambda: plain_dataset(paths, shape, limits, batch_size),
+          "one of 8": lambda: dataset(num_processes=_NUM_PROCESSES, process=0),
+      }.items()}, FLAGS.turns)
+  rest = arithmetic.profile(lambda: speed(dataset(), num_batches, batch_size))
+  rows = [
+      measure.row(
+          "reader", "sequences/s", rates["ours"],
+          {"name": "tf.data", "version": tf.__version__,
+           "settings": "as TensorFlow's guides have it: {} files interleaved, "
+           "a shuffle buffer of {:,} records, parallel decoding, prefetch"
+           .format(_INTERLEAVED_FILES, _SHUFFLE_RECORDS)},
+          rates["plain"], ("bytes copied", limit), rest),
+      measure.row(
+          "reader, one of 8 processes", "sequences/s", rates["one of 8"],
+          limit=("bytes copied", limit), rest=rest)]
   large = repeat(corpus, _LARGE_CORPUS)
   next(iter(dataset()))  # The first dataset of a process takes longer.
+  settings = ["{:,} records of {:.0f} bytes in {} files, batches of {}.".format(
+      corpus.size, bytes_per_record, len(paths), batch_size)]
   for step in _STEPS:
-    start = time.perf_counter()
-    next(iter(dataset(corpus=large, position=step * batch_size)))
-    sys.stdout.write("step {:9,d}: first batch after {:.2f} s\n".format(
-        step, time.perf_counter() - start))
-  sys.stdout.write("checking {:,d} files: {:.2f} s\n".format(
+    seconds = measure.seconds_of(lambda step=step: next(iter(dataset(
+        corpus=large, position=step * batch_size))))
+    settings.append(
+        "From step {:,} of {:,} records the first batch comes after {:.2f} s."
+        .format(step, large.size, seconds))
+  settings.append("Checking {:,} files takes {:.2f} s.".format(
       _NUM_FILES, time_of_check(paths, shape, FLAGS.vocab_size)))
+  measure.finish(rows, settings, bytes_per_sequence=bytes_per_record)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,17 @@ turn on the same random records; the medians of sequences a second are compared.
 On CPUs the single process has as many threads as each of the N, so that the
 figure is what N times the cores bring. On GPUs each process has one.
 
-A further run with HOROVOD_TIMELINE shows how much of the time gradients are
-exchanged, and how much of that is not hidden behind the computation of others:
-what comes after the last gradient of the step is ready.
+N processes that exchange nothing, each training by itself at the same time, are
+the limit: they share the memory's bandwidth.
+
+With --timeline, or far from that limit, a further run with HOROVOD_TIMELINE
+shows how much of the time gradients are exchanged, and how much of that is not
+hidden behind the computation of others: what comes after the last gradient of
+the step is ready.
 """
 
+import concurrent.futures
+import functools
 import json
 import os
 import pathlib
@@ -21,7 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -30,8 +36,10 @@ sys.path[:0] = [str(ROOT)]
 from absl import flags
 import numpy as np
 
+import measure
 from records import schema
 from records import tfrecord
+import report
 from util import command_line
 from util import workers
 
@@ -43,8 +51,15 @@ _SHAPE = schema.RecordShape(128, 20, 10)
 _NUM_RECORDS = 2048
 # Layers, width, heads.
 _STUDENTS = {"3 x 192": (3, 192, 3), "3 x 384": (3, 384, 12)}
-# Steps between two lines of the log.
-_LOG_STEPS = 100
+# Steps between two lines of the log, fewer than the script's own.
+_LOG_STEPS = 10
+_WITH_SHORT_INTERVALS = """
+import runpy, sys
+from distillation import hooks
+hooks.LOG_STEPS = {}
+sys.argv.pop(0)
+runpy.run_path(sys.argv[0], run_name="__main__")
+""".format(_LOG_STEPS)
 # Part of the names that gradients have in Horovod's timeline.
 _GRADIENT = "AdamWeightDecayOptimizer"
 _SPEED = re.compile(r"Step (\d+) of .*, ([0-9.]+) sequences/s")
@@ -54,10 +69,15 @@ def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_integer("np", 2, "N, how many processes.", lower_bound=2)
   flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step of each.")
-  flags.DEFINE_integer("turns", 3, "Runs of each kind.", lower_bound=1)
+  measure.define_flags()
   flags.DEFINE_integer(
-      "num_log_intervals", 2, "Hundreds of steps in a run; of several the "
-      "first, in which everything starts, is left out.", lower_bound=1)
+      "num_log_intervals", 4, "Tens of steps in a run; the first, in which "
+      "everything starts, is left out.", lower_bound=2)
+  flags.DEFINE_multi_enum(
+      "student", list(_STUDENTS), list(_STUDENTS), "Layers x hidden size.")
+  flags.DEFINE_multi_enum(
+      "compression", ["none", "fp16"], ["none", "fp16"], "Of the gradients.")
+  flags.DEFINE_bool("timeline", False, "Whether to look at the exchange.")
   flags.DEFINE_enum("precision", "fp32", ["fp32", "bf16", "fp16"],
                     "As for the trainer.")
 
@@ -92,7 +112,8 @@ def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
           compression: str, timeline: Optional[pathlib.Path] = None) -> float:
   """Trains as the README does; returns sequences a second of all processes."""
   path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-  environment = dict(os.environ, PATH=path)
+  environment = dict(os.environ, PATH=path, PYTHONPATH=str(ROOT),
+                     TF_CPP_MIN_LOG_LEVEL="3")
   if timeline:
     environment["HOROVOD_TIMELINE"] = str(timeline)
   if num_processes == 1:
@@ -104,7 +125,8 @@ def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
     result = subprocess.run([
         *"mpirun -np {0} -H localhost:{0} -bind-to none -map-by slot -x PATH "
         "-mca pml ob1 -mca btl ^openib python".format(num_processes).split(),
-        str(ROOT / _SCRIPT), "--bert_config_file", str(config),
+        "-c", _WITH_SHORT_INTERVALS, str(ROOT / _SCRIPT),
+        "--bert_config_file", str(config),
         "--input_file", str(folder / "labelled.tfrecord"),
         "--output_dir", output_dir, "--do_train", "True",
         "--train_batch_size", str(FLAGS.train_batch_size),
@@ -118,7 +140,14 @@ def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
   if result.returncode or len(speeds) != FLAGS.num_log_intervals:
     raise command_line.InputError("a run failed: {}".format(
         result.stderr.strip()[-1000:]))
-  return statistics.median(speeds[1:] or speeds)
+  return statistics.median(speeds[1:])
+
+
+def train_alone(folder: pathlib.Path, config: pathlib.Path) -> float:
+  """Trains N single processes at once; returns the sum of their speeds."""
+  with concurrent.futures.ThreadPoolExecutor(FLAGS.np) as pool:
+    return sum(pool.map(lambda _: train(folder, config, 1, "none"),
+                        range(FLAGS.np)))
 
 
 def time_in_allreduce(timeline: pathlib.Path) -> Tuple[float, float]:
@@ -163,33 +192,45 @@ def _length_of_union(spans: np.ndarray) -> float:
 
 
 def main() -> None:
+  rows, settings = [], [
+      "Weak scaling, {} sequences of {} tokens a step and process, {} steps of "
+      "which the first {} do not count; random records and labels.".format(
+          FLAGS.train_batch_size, _SHAPE.max_seq_length,
+          _LOG_STEPS * FLAGS.num_log_intervals, _LOG_STEPS)]
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     write_records(folder / "labelled.tfrecord")
-    for student, sizes in _STUDENTS.items():
+    for student in FLAGS.student:
       config = folder / "student.json"
-      write_config(config, *sizes)
-      kinds = {"1 process": (1, "none"), "none": (FLAGS.np, "none"),
-               "fp16": (FLAGS.np, "fp16")}
-      speeds: Dict[str, List[float]] = {kind: [] for kind in kinds}
-      for _ in range(FLAGS.turns):
-        for kind, (num_processes, compression) in kinds.items():
-          speeds[kind].append(train(folder, config, num_processes, compression))
-      single = statistics.median(speeds["1 process"])
-      sys.stdout.write("student of {}: 1 process {:.1f} sequences/s\n".format(
-          student, single))
-      sys.stdout.flush()
-      for kind in ("none", "fp16"):
-        timeline = folder / "timeline.json"
-        train(folder, config, FLAGS.np, kind, timeline)
-        share, exposed = time_in_allreduce(timeline)
-        speed = statistics.median(speeds[kind])
-        sys.stdout.write(
-            "  {} processes, compression {}: {:.1f} sequences/s, {:.2f} times; "
-            "{:.1f}% of the time in all-reduce, {:.1f}% not hidden\n".format(
-                FLAGS.np, kind, speed, speed / single, 100 * share,
-                100 * exposed))
-        sys.stdout.flush()
+      write_config(config, *_STUDENTS[student])
+      kinds: Dict[str, Callable[[], float]] = {
+          "single": lambda config=config: train(folder, config, 1, "none"),
+          "alone": functools.partial(train_alone, folder, config),
+          **{compression: functools.partial(
+              train, folder, config, FLAGS.np, compression)
+             for compression in FLAGS.compression}}
+      speeds = measure.alternate(kinds, FLAGS.turns)
+      limit = ("{} processes that exchange nothing".format(FLAGS.np),
+               statistics.median(speeds["alone"]))
+      for compression in FLAGS.compression:
+        what = "{} ranks, student {}{}".format(
+            FLAGS.np, student, "" if compression == "none" else
+            ", compression " + compression)
+        rest = []
+        speed = statistics.median(speeds[compression])
+        if FLAGS.timeline or speed < report.ENOUGH_SHARE * limit[1]:
+          timeline = folder / "timeline.json"
+          train(folder, config, FLAGS.np, compression, timeline)
+          share, exposed = time_in_allreduce(timeline)
+          rest = [("all-reduce", share), ("of it not hidden", exposed)]
+          settings.append("{}: {:.1%} of the time in all-reduce, {:.1%} not "
+                          "hidden.".format(what, share, exposed))
+        rows.append(measure.row(
+            what, "sequences/s", speeds[compression],
+            {"name": "one rank", "settings": "with as many cores as each of "
+             "the {}, {} precision".format(FLAGS.np, FLAGS.precision)},
+            speeds["single"], limit, rest))
+  measure.finish(rows, settings)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,25 @@
-r"""Times a training step beside a straightforward one, in one run.
+r"""Times a training step beside PyTorch and a straightforward one.
 
   python benchmarks/training_step.py \
     --bert_config_file student/bert_config.json \
     --init_checkpoint teacher/bert_model.ckpt \
-    --input_file 'data/labelled/wiki_distill_*.tfrecord'
+    --input_file 'data/labelled/wiki_distill_*.tfrecord' \
+    --peers_python .venv-peers/bin/python
 
-The straightforward step is that of the tests, tests/reference_bert.py, written
-as the formulas are: every masked-LM slot, log_softmax over the whole
-vocabulary, gradients by autodiff, AdamW one operation at a time. All steps see
-the same batches, without dropout, and take turns; the medians are compared, and
-the losses of each from the same start.
+The named peer is a step with the arithmetic of transformers' Trainer, see
+benchmarks/peers.py. The straightforward step is that of the tests,
+tests/reference_bert.py, written as the formulas are: every masked-LM slot,
+log_softmax over the whole vocabulary, gradients by autodiff, AdamW one
+operation at a time. All steps see the same batches, without dropout; the losses
+of ours and of the straightforward one, from the same start, are compared.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-import statistics
 import sys
-import time
 
 if __name__ == "__main__":  # TensorFlow reads these once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -30,9 +31,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from absl import flags
 import tensorflow as tf
 
+import arithmetic
 from distillation import checkpoints
 from distillation import devices
 from distillation import student
+import measure
 import modeling
 from records import input_pipeline
 from records import order
@@ -46,18 +49,21 @@ FLAGS = flags.FLAGS
 
 _SEED = 12345
 # The first steps of a graph make its kernels and memory.
-_WARM_UP_TURNS = 2
+WARM_UP_STEPS = 2
+# Batches that the peer has in memory.
+_PEER_BATCHES = 4
 
 
 def define_flags() -> None:
   """Defines the flags of the script."""
+  measure.define_flags()
   flags.DEFINE_string("bert_config_file", None, "Config of the student.")
   flags.DEFINE_string("init_checkpoint", None, "Where the student starts.")
   flags.DEFINE_string("input_file", None, "Labelled records.")
   input_pipeline.define_flags()
   flags.DEFINE_integer("truncation_factor", 10, "As in the records.")
   flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step.")
-  flags.DEFINE_integer("turns", 50, "Steps of each kind.", lower_bound=1)
+  flags.DEFINE_integer("steps", 5, "Steps in a turn.", lower_bound=1)
   flags.DEFINE_list("precisions", ["fp32", "bf16"],
                     "Precisions to time the project's step in.")
   flags.DEFINE_bool("use_xla", False, "Whether to time it compiled, too.")
@@ -83,18 +89,16 @@ class Stepper:
       self._session = tf1.Session(graph=graph, config=session_config)
       self._session.run((tf1.global_variables_initializer(),
                          tf1.local_variables_initializer()))
-    self.times, self.losses = [], []
+    self.losses = []
 
   def step(self) -> None:
     """Takes one step."""
-    start = time.perf_counter()
     loss, _ = self._session.run(self._fetches)
-    self.times.append(time.perf_counter() - start)
     self.losses.append(float(loss))
 
-  def median(self) -> float:
-    """Returns the seconds of a step."""
-    return statistics.median(self.times[_WARM_UP_TURNS:])
+  def take(self, num_steps: int) -> float:
+    """Takes some steps; returns their seconds."""
+    return measure.seconds_of(lambda: [self.step() for _ in range(num_steps)])
 
 
 def build_step(options: student.StudentOptions, features):
@@ -137,11 +141,13 @@ def main() -> None:
   options = student.StudentOptions(
       config, init_checkpoint=FLAGS.init_checkpoint,
       learning_rate=FLAGS.learning_rate, num_warmup_steps=0)
+  shape = schema.RecordShape(
+      FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
+      FLAGS.truncation_factor)
+  corpus = order.read_corpus(
+      files.find_files(FLAGS.input_file, "input_file"), "input_file")
   input_fn = input_pipeline.training_input_fn(
-      order.read_corpus(
-          files.find_files(FLAGS.input_file, "input_file"), "input_file"),
-      schema.RecordShape(FLAGS.max_seq_length, FLAGS.max_predictions_per_seq,
-                         FLAGS.truncation_factor), "input_file", _SEED)
+      corpus, shape, "input_file", _SEED)
   batch_size = FLAGS.train_batch_size
   steppers = {"straightforward, fp32": Stepper(
       lambda features: build_straightforward_step(options, features), input_fn,
@@ -154,18 +160,59 @@ def main() -> None:
       steppers[precision + ", XLA" * use_xla] = Stepper(
           functools.partial(build_step, own), input_fn, batch_size,
           devices.session_config(devices.DeviceOptions(precision, use_xla)))
-  for _ in range(FLAGS.turns + _WARM_UP_TURNS):
+  features = next(input_pipeline.read_windows(
+      corpus, "input_file", shape, 0, _PEER_BATCHES * batch_size,
+      _PEER_BATCHES * batch_size)).features
+  with contextlib.ExitStack() as stack:
+    peers = measure.model_peers(
+        stack, FLAGS.peers_python, "training", features,
+        FLAGS.bert_config_file, [precision for precision in FLAGS.precisions
+                                 if precision != "fp16"], batch_size,
+        FLAGS.steps)
     for stepper in steppers.values():
-      stepper.step()
-  plain, *_ = steppers.values()
-  for name, stepper in steppers.items():
-    sys.stdout.write(
-        "{:22} {:6.0f} ms a step, {:6.1f} sequences/s, {:.2f} times; losses "
-        "differ by {:.1e} at most\n".format(
-            name, stepper.median() * 1e3, batch_size / stepper.median(),
-            plain.median() / stepper.median(),
-            max(abs(mine - theirs) for mine, theirs in zip(
-                stepper.losses, plain.losses))))
+      stepper.take(WARM_UP_STEPS)
+    seconds = measure.alternate({
+        **{name: functools.partial(stepper.take, FLAGS.steps)
+           for name, stepper in steppers.items()},
+        **{"peer, " + precision: peer.run
+           for precision, peer in peers.items() if not peer.is_absent},
+        **arithmetic.product_contenders(FLAGS.precisions)}, FLAGS.turns)
+  rates = {name: [FLAGS.steps * batch_size / spent for spent in turns]
+           for name, turns in seconds.items()}
+  lengths = features[schema.INPUT_MASK].sum(axis=1)
+  num_slots = (features[schema.MASKED_LM_WEIGHTS] > 0).sum()
+  num_operations = arithmetic.TRAINING_PASSES * arithmetic.operations(
+      config, lengths.size * FLAGS.max_seq_length, num_slots,
+      FLAGS.max_seq_length, True) / lengths.size
+  plain, *_ = steppers
+  rows = []
+  for name in list(steppers)[1:]:
+    precision = name.partition(",")[0]
+    limit = arithmetic.limit(seconds, precision, num_operations)
+    rest = arithmetic.profile(steppers[name].step)
+    what = "training step, " + name
+    peer = peers.get(name)
+    rows.append(measure.row(
+        what, "sequences/s", rates[name], peer and peer.description,
+        rates.get("peer, " + name, ()), limit, rest))
+    if name in ("fp32", "fp32, XLA"):
+      rows.append(measure.row(
+          what + " (plain graph)", "sequences/s", rates[name],
+          {"name": "straightforward TensorFlow graph",
+           "settings": "fp32, all slots, autodiff, AdamW as separate "
+           "operations"}, rates[plain], limit, rest))
+  difference = max(abs(mine - theirs) for mine, theirs in zip(
+      steppers[list(steppers)[1]].losses, steppers[plain].losses))
+  measure.finish(rows, [
+      "{} steps a turn, {} sequences of {} tokens and {:.1f} of {} slots in a "
+      "step, {} layers of {}, no dropout; {:.2f} GFLOP of matrix products a "
+      "sequence. Ours reads its records meanwhile, the peer has them in memory "
+      "and cuts a batch to its longest sequence. The losses of the first kind "
+      "and of the straightforward graph differ by {:.1e} at most.".format(
+          FLAGS.steps, batch_size, FLAGS.max_seq_length,
+          num_slots / lengths.size, FLAGS.max_predictions_per_seq,
+          config.num_hidden_layers, config.hidden_size, num_operations / 1e9,
+          difference)])
 
 
 if __name__ == "__main__":

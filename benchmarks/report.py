@@ -1,0 +1,228 @@
+"""Writes the figures of benchmarks/results.json as text.
+
+All that benchmarks/results.md and the README's table say is computed from that
+file here, so that a test can compare them with it.
+"""
+
+from typing import Any, Dict, List, Mapping, Sequence
+
+README_START = "<!-- figures of benchmarks/results.json -->"
+README_END = "<!-- end -->"
+# Below it, what the rest of the time is spent on is told.
+ENOUGH_SHARE = 0.6
+# How far from linear the time may be, as a factor.
+_LINEAR = (0.8, 1.25)
+# Cores that other processes may take before a figure is doubted.
+_QUIET_CORES = 0.1
+
+
+def number(value: float) -> str:
+  """Formats a figure: three digits, or all before the point."""
+  if abs(value) >= 100:
+    return "{:,.0f}".format(value)
+  return "{:.{}f}".format(value, 1 if abs(value) >= 10 else 2)
+
+
+def _times(row: Mapping[str, Any]) -> str:
+  return number(row["ratio"]) if row["ratio"] else ""
+
+
+def _share(row: Mapping[str, Any]) -> str:
+  if not row["share"]:
+    return ""
+  return "{:.{}%}".format(row["share"], 0 if row["share"] >= 0.1 else 1)
+
+
+def _peer_name(peer: Mapping[str, Any]) -> str:
+  return " ".join(filter(None, (peer["name"], peer.get("version"))))
+
+
+def _peer_figure(peer: Mapping[str, Any]) -> str:
+  return "absent" if "absent" in peer else number(peer["median"])
+
+
+def table(header: str, rows: Sequence[Sequence[str]]) -> List[str]:
+  """Returns the lines of a table.
+
+  Args:
+    header: the names of the columns, separated by bars.
+    rows: the cells.
+  """
+  num_columns = header.count("|") + 1
+  return ["| {} |".format(header), "|---" * num_columns + "|",
+          *("| {} |".format(" | ".join(row)) for row in rows)]
+
+
+def _figures(rows: Sequence[Mapping[str, Any]]) -> List[str]:
+  return table(
+      "what | unit | ours | peer | its figure | ratio | limit | its figure | "
+      "share of the limit", [(
+          row["what"], row["unit"], number(row["ours"]["median"]),
+          _peer_name(row["peer"]) if row["peer"] else "",
+          _peer_figure(row["peer"]) if row["peer"] else "", _times(row),
+          row["limit"]["what"] if row["limit"] else "",
+          number(row["limit"]["value"]) if row["limit"] else "", _share(row))
+                             for row in rows])
+
+
+def _rest(rows: Sequence[Mapping[str, Any]]) -> List[str]:
+  """Says of each figure far from its limit where its time goes."""
+  return ["- {}, {} of the limit; largest in its profile: {}.".format(
+      row["what"], _share(row), ", ".join(
+          "`{}` ({:.0%})".format(name, share) for name, share in row["rest"])
+                                                                or "unknown")
+          for row in rows if row["share"] and row["share"] < ENOUGH_SHARE]
+
+
+def _absent(rows: Sequence[Mapping[str, Any]]) -> List[str]:
+  return ["- {}: {} is absent, as {}.".format(
+      row["what"], row["peer"]["name"], row["peer"]["absent"])
+          for row in rows if row["peer"] and "absent" in row["peer"]]
+
+
+def part_lines(part: Mapping[str, Any]) -> List[str]:
+  """Returns the lines about one part."""
+  return [*_figures(part["rows"]), "", *_rest(part["rows"]),
+          *_absent(part["rows"]), *("- " + line for line in part["settings"]),
+          *growth_lines(part.get("growth", ()))]
+
+
+# --- Growth ------------------------------------------------------------------
+
+
+def linearity(points: Sequence[Mapping[str, float]]) -> float:
+  """Returns how much longer a unit takes in large inputs than in small ones.
+
+  Args:
+    points: sizes and seconds of three inputs; from the first to the second, and
+      from the second to the third, start-up cancels out.
+
+  Returns:
+    1 where the time is linear, more where it grows faster.
+  """
+  small, medium, large = ((point["size"], point["seconds"])
+                          for point in points)
+  slopes = [(after[1] - before[1]) / (after[0] - before[0])
+            for before, after in ((small, medium), (medium, large))]
+  return slopes[1] / slopes[0]
+
+
+def _verdict(growth: Mapping[str, Any]) -> str:
+  factor = linearity(growth["points"])
+  first, middle, last = growth["points"]
+  is_linear = _LINEAR[0] <= factor <= _LINEAR[1]
+  return ("- {}: time is {}: a unit takes {:.2f} times as long from 4x to 16x "
+          "as from 1x to 4x. Memory at 16x is {:.2f} times that at 4x and "
+          "{:.2f} times that at 1x: {}. Disk is {:.2f} times that at 1x.{}"
+          .format(
+              growth["what"], "linear" if is_linear else "not linear", factor,
+              last["peak_bytes"] / middle["peak_bytes"],
+              last["peak_bytes"] / first["peak_bytes"], growth["memory"],
+              last["disk_bytes"] / first["disk_bytes"],
+              "" if is_linear else " The turns took {} s.".format("; ".join(
+                  ", ".join(map(number, point["turns"]))
+                  for point in growth["points"]))))
+
+
+def growth_lines(growths: Sequence[Mapping[str, Any]]) -> List[str]:
+  """Returns the lines about larger inputs."""
+  if not growths:
+    return []
+  rows = [(growth["what"], "{}x".format(point["times"]),
+           "{:,.0f} {}".format(point["size"], growth["unit"]),
+           number(point["seconds"]), number(point["peak_bytes"] / 1e6),
+           number(point["disk_bytes"] / 1e6))
+          for growth in growths for point in growth["points"]]
+  return [*table("what | input | size | seconds | peak memory of a process, MB "
+                 "| disk, MB", rows), "", *map(_verdict, growths)]
+
+
+# --- Documents ---------------------------------------------------------------
+
+
+def _inputs(parts: Mapping[str, Any]) -> List[str]:
+  """Returns lines about the files that were read."""
+  found = dict.fromkeys(
+      "- Inputs at {:.0%} of their size: {}.".format(
+          part["arguments"]["size"], "; ".join(
+              "{} {}".format(name, value)
+              for name, value in part["arguments"]["files"].items()))
+      for part in parts.values())
+  return list(found)
+
+
+def _all_rows(results: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+  return [row for part in results["parts"].values() for row in part["rows"]]
+
+
+def results_page(results: Mapping[str, Any], projection: Sequence[str]) -> str:
+  """Returns the text of benchmarks/results.md.
+
+  Args:
+    results: as benchmarks/results.json has them.
+    projection: lines about English Wikipedia.
+  """
+  rows, parts = _all_rows(results), results["parts"]
+  machine = results["machine"]
+  lines = [
+      "# Speed", "",
+      "Written by `benchmarks/run.py` from `benchmarks/results.json`; its "
+      "docstring has the command. Each figure is a median over turns, ours and "
+      "the peer's in turn; a ratio over 1 says that ours is faster.", "",
+      *_figures(rows), ""]
+  for title, found in (("Where the rest of the time goes", _rest(rows)),
+                       ("Absent", _absent(rows))):
+    if found:
+      lines += ["## " + title, "", *found, ""]
+  lines += ["## Machine and versions", "", "{}, {} cores, {:.0f} GB, {}; {}."
+            .format(machine["processor"], machine["cores"],
+                    machine["memory_bytes"] / 1e9, machine["system"], ", ".join(
+                        " ".join(item)
+                        for item in machine["versions"].items())), ""]
+  lines += ["## Settings", "", *_inputs(parts)]
+  for name, part in parts.items():
+    lines.append("- {}, {} turns: {}".format(
+        name, part["arguments"]["turns"], " ".join(part["settings"])))
+    for row in part["rows"]:
+      if row["peer"] and row["peer"].get("settings"):
+        lines.append("  - {}, {}: {}.".format(
+            row["what"], _peer_name(row["peer"]), row["peer"]["settings"]))
+    if part["other_cores"] > _QUIET_CORES:
+      lines.append("  - Other processes took {:.1f} cores meanwhile: the "
+                   "machine was not quiet.".format(part["other_cores"]))
+  growths = [growth for part in parts.values()
+             for growth in part.get("growth", ())]
+  if growths:
+    lines += ["", "## Growth", "", *growth_lines(growths)]
+  if projection:
+    lines += ["", "## English Wikipedia on 8 GPUs", "", *projection]
+  return "\n".join(lines) + "\n"
+
+
+def readme_block(results: Mapping[str, Any]) -> str:
+  """Returns the README's table, with the comments around it."""
+  rows = [(row["what"], "{} {}".format(
+      number(row["ours"]["median"]), row["unit"]),
+           "{}: {}".format(_peer_name(row["peer"]), _peer_figure(row["peer"]))
+           if row["peer"] else "", _times(row), _share(row))
+          for row in _all_rows(results)]
+  return "\n".join([README_START, *table(
+      "what | this project | peer | ratio | share of the limit", rows),
+                    README_END])
+
+
+def replace_readme_block(text: str, results: Mapping[str, Any]) -> str:
+  """Returns a README with the table of some results.
+
+  Args:
+    text: the README; it has both comments.
+    results: as benchmarks/results.json has them.
+  """
+  before, _, rest = text.partition(README_START)
+  _, _, after = rest.partition(README_END)
+  return before + readme_block(results) + after
+
+
+def find_row(results: Mapping[str, Any], what: str) -> Dict[str, Any]:
+  """Returns a figure by its name; empty where it was not measured."""
+  return next((row for row in _all_rows(results) if row["what"] == what), {})
