@@ -56,11 +56,14 @@ train() { # FOLDER STEPS FLAGS...
     --num_warmup_steps $((steps / 10)) $TRAINING "$@"
 }
 
-evaluate() { # FOLDER
-  run python network_distillation_single_machine_truncated.py \
-    --bert_config_file "$1/bert_config.json" --output_dir "$1" \
-    --input_file demo/heldout/labelled.tfrecord \
-    --do_eval True --eval_batch_size 32 $LENGTHS
+# Evaluates four times while it trains, which gives the curves of the picture.
+train_student() { # FOLDER FLAGS...
+  local folder=$1
+  shift
+  train "$folder" $STEPS "$@" \
+    --eval_input_file demo/heldout/labelled.tfrecord --do_eval True \
+    --eval_every_checkpoint True --save_checkpoints_steps $((STEPS / 4)) \
+    --eval_batch_size 32
 }
 
 write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR
@@ -108,19 +111,25 @@ title 'A record: what is masked in it, and what the teacher says to that'
 run python examples/show_records.py --file demo/heldout/labelled.tfrecord \
   --vocab_file demo/vocab.txt --record 3
 
+title 'The teacher on held-out text'
+run python network_distillation_single_machine_truncated.py \
+  --bert_config_file demo/teacher/bert_config.json --output_dir demo/teacher \
+  --input_file demo/heldout/labelled.tfrecord \
+  --do_eval True --eval_batch_size 32 $LENGTHS
+
 title 'V: a student of 2 layers, from scratch, trained on the labels'
 write_config demo/distilled 2
-train demo/distilled $STEPS --input_file demo/labelled.tfrecord
+train_student demo/distilled --input_file demo/labelled.tfrecord
 
 title 'The same student, from scratch too, trained on the masked tokens alone'
 write_config demo/hard_labels 2
-train demo/hard_labels $STEPS --input_file 'demo/masked/*.tfrecord' \
+train_student demo/hard_labels --input_file 'demo/masked/*.tfrecord' \
   --hard_label_weight 1
 
 title 'All three on held-out text'
-evaluate demo/teacher
-evaluate demo/distilled
-evaluate demo/hard_labels
+run python examples/plot_results.py --title 'On held-out text' \
+  --runs 'with the teacher=demo/distilled,without=demo/hard_labels' \
+  --references teacher=demo/teacher --output_file demo/curves.svg
 run python examples/demo_table.py \
   --input_file demo/heldout/labelled.tfrecord $LENGTHS \
   --models "teacher=demo/teacher,distilled student=demo/distilled,\
@@ -130,6 +139,7 @@ echo 'After so few steps the labels bring cross entropy and agreement, by more t
 echo 'three seeds differ, but no accuracy: docs/results.md has longer trainings.'
 
 title 'What next'
+echo 'demo/curves.svg shows how both students get better.'
 echo "demo/distilled/student is the student, in the layout of Google's BERT."
 echo 'The same for a text and a teacher of yours: examples/pipeline.sh'
 echo 'Training with many processes needs Horovod: ./setup.sh'
