@@ -41,7 +41,7 @@ import sys
 sys.path.insert(0, {!r})
 import multifile_create_pretraining_data as script
 from util import command_line
-script.workers_that_fit = lambda paths, num_workers, memory: 0
+script.workers_that_fit = lambda *unused_arguments: 0
 script.define_flags()
 command_line.run(script.main)
 """

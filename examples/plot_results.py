@@ -39,6 +39,9 @@ import statistics
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
+if __name__ == "__main__":  # TensorFlow, which TensorBoard imports, reads this.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 from absl import flags
 import matplotlib
 import matplotlib.pyplot as plt
