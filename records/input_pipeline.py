@@ -26,6 +26,7 @@ from records import manifest
 from records import order
 from records import schema
 from records import tfrecord
+from util import workers
 from util.command_line import InputError
 
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
@@ -35,6 +36,10 @@ _SEARCHED_RECORDS = 1024
 # Bytes of the tensors that are decoded at once, whatever the batch: what an
 # operation costs beside its work is shared by some hundred records.
 _DECODED_BYTES = 2 << 20
+# Enough for the fastest model; several processes may share the cores.
+_MOST_DECODING_THREADS = 4
+# Batches that are ready before the model asks for them.
+_BATCHES_AHEAD = 16
 # What a Location becomes in a dataset.
 _LOCATION_SPEC: Any = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
@@ -395,7 +400,8 @@ def read_windows(corpus: order.Corpus, flag: str, shape: schema.RecordShape,
   dataset = dataset.map(lambda serialized: (
       serialized, decoding.decode(serialized, shape, limits)))
   with record_errors(flag, corpus.paths, shape, limits):
-    for serialized, features in dataset.prefetch(2).as_numpy_iterator():
+    for serialized, features in _without_autotuning(
+        dataset.prefetch(2)).as_numpy_iterator():
       yield Window(first, serialized, features)
       first += len(serialized)
 
@@ -440,5 +446,18 @@ def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
   """Decodes batches of serialized records to others, ahead of the model."""
   dataset = dataset.map(
       lambda serialized: decoding.decode(serialized, shape, limits),
-      num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-  return dataset.rebatch(batch_size, drop_remainder).prefetch(tf.data.AUTOTUNE)
+      num_parallel_calls=min(_MOST_DECODING_THREADS, workers.available_cores()),
+      deterministic=True)
+  return _without_autotuning(dataset.rebatch(
+      batch_size, drop_remainder).prefetch(_BATCHES_AHEAD))
+
+
+def _without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
+  """Spares a dataset the thread that tunes it.
+
+  What ends an iterator waits for that thread, which wakes ever more rarely: a
+  minute may pass.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return dataset.with_options(options)

@@ -1,5 +1,7 @@
 """Tests of decoding, of the checks of record files, and of the datasets."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -367,3 +369,20 @@ def test_an_integer_out_of_range_names_file_and_record(
       "limit".format(name, value, limit))):
     with input_pipeline.record_errors("input_file", paths, tiny.SHAPE, limits):
       list(dataset)
+
+
+def test_no_thread_tunes_a_dataset(tmp_path, monkeypatch):
+  """What ends an iterator would wait for it, in the end for a minute."""
+  path = tiny.write_records(
+      tmp_path / "a.tfrecord", tiny.random_examples(3, seed=1))
+  corpus = order.read_corpus([str(path)], "input_file")
+  datasets = [
+      make(corpus, tiny.SHAPE, "input_file")({"batch_size": 2})
+      for make in (functools.partial(input_pipeline.training_input_fn, seed=0),
+                   input_pipeline.evaluation_input_fn)]
+  monkeypatch.setattr(tf.data.Dataset, "as_numpy_iterator",
+                      lambda dataset: datasets.append(dataset) or iter(()))
+  list(input_pipeline.read_windows(corpus, "input_file", tiny.SHAPE, 0, 3, 2))
+  assert len(datasets) == 3
+  for dataset in datasets:
+    assert dataset.options().autotune.enabled is False
