@@ -119,9 +119,10 @@ def _verdict(growth: Mapping[str, Any]) -> str:
               last["peak_bytes"] / middle["peak_bytes"],
               last["peak_bytes"] / first["peak_bytes"], growth["memory"],
               last["disk_bytes"] / first["disk_bytes"],
-              "" if is_linear else " The turns took {} s.".format("; ".join(
-                  ", ".join(map(number, point["turns"]))
-                  for point in growth["points"]))))
+              "" if is_linear else " The turns took {} s{}.".format(
+                  "; ".join(", ".join(map(number, point["turns"]))
+                            for point in growth["points"]),
+                  growth["time"] and ": " + growth["time"])))
 
 
 def growth_lines(growths: Sequence[Mapping[str, Any]]) -> List[str]:
