@@ -373,7 +373,9 @@ def draw_ratios(path: str, ratios: Dict[str, float]) -> None:
   """Draws a bar for each figure that has a peer."""
   figure, panel = plt.subplots(
       figsize=(8, 1 + 0.5 * len(ratios)), layout="constrained")
-  bars = panel.barh(list(ratios), list(ratios.values()))
+  # From 1, where both are as fast, to the right or left.
+  bars = panel.barh(list(ratios), [ratio - 1 for ratio in ratios.values()],
+                    left=1)
   panel.bar_label(bars, ["{:.3g}".format(ratio) for ratio in ratios.values()],
                   padding=3)
   panel.invert_yaxis()
