@@ -138,7 +138,7 @@ def test_parts_are_measured_and_kept(world):
     assert part["settings"] and part["arguments"]["turns"] == 1
     for row in part["rows"]:
       assert row["ours"]["median"] > 0 and len(row["ours"]["turns"]) == 1
-      assert 0 < row["share"] < 1.5 and row["rest"]
+      assert row["share"] > 0 and row["rest"]
   labels = {row["what"]: row for row in first["parts"]["labels"]["rows"]}
   assert labels["stage IV, fp32 (plain graph)"]["ratio"] > 0
   assert labels["stage IV, fp32"]["peer"] == {
@@ -222,8 +222,6 @@ def test_the_table_of_a_readme_is_replaced():
 
 
 def test_documents_quote_the_figures_of_the_file():
-  if not _RESULTS.exists():
-    pytest.skip("there is no benchmarks/results.json yet")
   results = json.loads(_RESULTS.read_text(encoding="utf-8"))
   readme = (tiny.ROOT / "README.md").read_text(encoding="utf-8")
   assert report.readme_block(results) in readme
