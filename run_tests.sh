@@ -8,9 +8,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh
 if [ $# -eq 0 ]; then
-  # Each file's tests stay together, as they share what they prepare. One process
-  # more than cores, as many tests wait for what they have started.
-  set -- tests -n $(($(nproc) + 1)) --maxprocesses 4 --dist loadfile \
-    --durations 25
+  # Each file's tests stay together, as they share what they prepare.
+  set -- tests -n auto --maxprocesses 4 --dist loadfile --durations 25
 fi
 exec .venv/bin/python -m pytest "$@"

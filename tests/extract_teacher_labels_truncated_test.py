@@ -332,10 +332,10 @@ def test_the_samples_depend_only_on_seed_and_record(tmp_path, folder):
 
 @pytest.fixture(name="long_run", scope="module")
 def _long_run(tmp_path_factory, folder):
-  """Arguments of a run of 60 windows, and what it gives."""
+  """Arguments of a run of 150 windows, and what it gives."""
   long_folder = tmp_path_factory.mktemp("long")
   tiny.write_records(
-      long_folder / "masked.tfrecord", tiny.random_examples(970, seed=6))
+      long_folder / "masked.tfrecord", tiny.random_examples(2400, seed=6))
   changes = {"input_file": long_folder / "masked.tfrecord", "batch_size": 1}
   result = _run(folder, long_folder / "whole.tfrecord", **changes)
   assert result.returncode == 0, result.stderr

@@ -6,6 +6,7 @@ second writer of an output is refused in one line and harms nothing; a signal
 ends a stage in one line.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -279,7 +280,9 @@ def _check_signal(new_world, clean, stage_name, number):
   process, stopped_id = _stopped(world, stage, _POINTS[stage_name])
   process.send(number)
   if number != signal.SIGKILL or stopped_id != process.pid:
-    os.kill(stopped_id, signal.SIGCONT)
+    # A worker may have been killed by its parent already.
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(stopped_id, signal.SIGCONT)
   outcome = process.wait()
   if number == signal.SIGKILL:
     assert outcome.returncode == -signal.SIGKILL
