@@ -62,7 +62,7 @@ train_student() { # FOLDER FLAGS...
   shift
   train "$folder" $STEPS "$@" \
     --eval_input_file demo/heldout/labelled.tfrecord --do_eval True \
-    --eval_every_checkpoint True --save_checkpoints_steps $((STEPS / 4)) \
+    --eval_every_checkpoint True --save_checkpoints_steps $(((STEPS + 3) / 4)) \
     --eval_batch_size 32
 }
 

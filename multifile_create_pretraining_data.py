@@ -291,7 +291,10 @@ def create_file(task: Task, report: workers.Report) -> Counts:
   try:
     return _write_records(task, corpus, tokenizer.vocab, reporter)
   except OSError as error:  # A full disk names no file.
-    raise OSError(error.errno, error.strerror, task.output_path) from error
+    where = task.output_path
+    if files.is_remote(where):
+      where = error.filename or tempfile.gettempdir()
+    raise OSError(error.errno, error.strerror, where) from error
 
 
 def _write_records(task: Task, corpus: sampling.Corpus,

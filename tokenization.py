@@ -18,6 +18,7 @@ standard library joins many short sequences of integers as fast as `bytes.join`,
 and few things keep them as small.
 """
 
+import abc
 import array
 import functools
 import re
@@ -182,7 +183,7 @@ def validate_case_matches_checkpoint(do_lower_case: bool,
 # --- The basic tokenizer -----------------------------------------------------
 
 
-class _CharacterTable(dict):
+class _CharacterTable(dict, abc.ABC):
   """A `str.translate` table that fills itself; every character has a default.
 
   Subclasses say with `replacement` what one character becomes.
@@ -192,8 +193,9 @@ class _CharacterTable(dict):
     self[code_point] = replacement = self.replacement(chr(code_point))
     return replacement
 
+  @abc.abstractmethod
   def replacement(self, char: str) -> str:
-    raise NotImplementedError
+    """Returns what a character becomes."""
 
 
 class _CleaningTable(_CharacterTable):

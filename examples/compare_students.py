@@ -31,6 +31,7 @@ the labels of a sequence take, and table.md, with means over the seeds and their
 standard deviations; of each run it keeps the exported student and the log.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -522,15 +523,21 @@ class Comparison:
                    _title(run), *list(map(found.get, COLUMNS.values()))[:3],
                    _duration(seconds))
 
-  def finish(self) -> None:
-    """Notes how many bytes of labels a sequence has, by recipe."""
-    masked = _bytes_per_record(self._description.training_records)
-    self._results["label_bytes"] = {
-        name: round(_bytes_per_record(
-            self._commands.labelled(recipe["labels"])) - masked, 1)
-              if "labels" in recipe else 0
-        for name, recipe in self._description.recipes.items()
-        if any(run["recipe"] == name for run in self._results["runs"])}
+  def note_label_bytes(self) -> None:
+    """Notes how many bytes of labels a sequence has, by recipe.
+
+    What was noted before stays, for the records may have been removed since.
+    """
+    label_bytes = self._results.setdefault("label_bytes", {})
+    finished = {run["recipe"] for run in self._results["runs"]}
+    for name, recipe in self._description.recipes.items():
+      if name not in finished:
+        continue
+      labels = recipe.get("labels")
+      with contextlib.suppress(InputError):
+        label_bytes[name] = 0 if labels is None else round(
+            _bytes_per_record(self._commands.labelled(labels))
+            - _bytes_per_record(self._description.training_records), 1)
     self._write()
 
   def table(self) -> str:
@@ -664,7 +671,7 @@ def main() -> None:
       logging.info("The others take about %s.",
                    _duration(comparison.estimate(runs)))
       comparison.run(runs)
-    comparison.finish()
+    comparison.note_label_bytes()
   sys.stdout.write(comparison.table())
 
 

@@ -176,6 +176,8 @@ def read_runs(results_file: str, student: str) -> Dict[str, Any]:
   try:
     results = json.loads(files.read_text(results_file))
     students = {run["student"] for run in results["runs"]}
+    for metric in _METRICS:
+      curves(results["runs"], metric)
   except (ValueError, KeyError, TypeError):
     raise InputError("--results_file={} is no results.json of "
                      "examples/compare_students.py".format(
@@ -352,11 +354,18 @@ def draw_steps(title: str, path: str, by_metric: Dict[str, Dict[str, Curve]]
 def draw_label_bytes(title: str, path: str,
                      by_metric: Dict[str, Dict[str, Curve]],
                      label_bytes: Dict[str, float]) -> None:
-  """Draws recipes over the bytes of labels that a sequence has."""
+  """Draws recipes over the bytes of labels that a sequence has.
+
+  Those that have no run of the most steps, or of no known size, are left out.
+  """
 
   def draw_panel(panel: Any, metric: str) -> None:
-    for recipe, curve in by_metric[metric].items():
+    all_curves = by_metric[metric]
+    most_steps = max(curve[-1].steps for curve in all_curves.values())
+    for recipe, curve in all_curves.items():
       point = curve[-1]
+      if point.steps < most_steps or recipe not in label_bytes:
+        continue
       panel.errorbar(
           label_bytes[recipe], point.mean,
           yerr=[[point.mean - min(point.values)],
@@ -409,7 +418,7 @@ def main() -> None:
   title = values.title or values.student
   by_metric = {metric: curves(results["runs"], metric) for metric in _METRICS}
   if values.label_bytes:
-    if "label_bytes" not in results:
+    if not results.get("label_bytes"):
       raise InputError(
           "--results_file={} does not say how large the labels are; run "
           "examples/compare_students.py again, which adds it".format(

@@ -7,9 +7,11 @@ what several processes see, and is remote to all of the project's code.
 """
 
 import bz2
+import errno
 import functools
 import json
 import logging
+import tempfile
 
 import numpy as np
 import pytest
@@ -223,6 +225,21 @@ def test_records_are_the_same_in_a_bucket(tmp_path, bucket, caplog):
   assert _names(bucket + "/out") == names
   assert manifest.read_manifest(
       bucket + "/out/a_0.tfrecord").flags["random_seed"] == 2
+
+
+@pytest.mark.usefixtures("in_one_process")
+def test_a_full_folder_for_temporary_files_is_named(
+    tmp_path, bucket, monkeypatch):
+  texts, vocab_file = _text_folder(tmp_path)
+
+  def fail(**unused_keywords):
+    raise OSError(errno.ENOSPC, "full")
+
+  monkeypatch.setattr(masking.tempfile, "TemporaryFile", fail)
+  with pytest.raises(OSError, match="full") as raised:
+    _create(texts, bucket + "/out", vocab_file)
+  assert raised.value.filename == tempfile.gettempdir()
+  assert not _names(bucket + "/out")
 
 
 def test_workers_read_and_write_remote_files(tmp_path):

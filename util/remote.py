@@ -123,36 +123,36 @@ class _File(io.RawIOBase):
     return self._is_written
 
   def readinto(self, buffer: Any) -> int:
-    with _file_system(self.name):
+    with _errors(self.name):
       block = self._file.read(len(buffer))
     buffer[:len(block)] = block
     return len(block)
 
   def write(self, block: Any) -> int:
-    with _file_system(self.name):
+    with _errors(self.name):
       self._file.write(bytes(block))
     return len(block)
 
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    with _file_system(self.name):
+    with _errors(self.name):
       self._file.seek(offset, whence)
     return self.tell()
 
   def tell(self) -> int:
-    with _file_system(self.name):
+    with _errors(self.name):
       return self._file.tell()
 
   def close(self) -> None:
     if self.closed:
       return
     super().close()
-    with _file_system(self.name):
+    with _errors(self.name):
       self._file.close()
 
 
 @contextlib.contextmanager
 def _file_system(path: str) -> Iterator[Any]:
-  """Gives tf.io.gfile, and turns its errors into those of this module.
+  """Gives tf.io.gfile, whose errors become those of this module.
 
   Raises:
     InputError: TensorFlow is missing, or has no file system for the path.
@@ -172,15 +172,21 @@ def _file_system(path: str) -> Iterator[Any]:
         "{}: TensorFlow has no file system for {}://, only for {}; copy the "
         "file, or mount the storage as a folder".format(
             path, scheme, ", ".join(schemes)))
-  try:
+  with _errors(path):
     yield tf.io.gfile
-  except tf.errors.NotFoundError:
-    number, problem = errno.ENOENT, os.strerror(errno.ENOENT)
-  except (tf.errors.PermissionDeniedError, tf.errors.UnauthenticatedError
-         ) as error:
-    number, problem = errno.EACCES, error.message
-  except tf.errors.OpError as error:
-    number, problem = errno.EIO, error.message
-  else:
+
+
+@contextlib.contextmanager
+def _errors(path: str) -> Iterator[None]:
+  """Turns TensorFlow's errors into an OSError that names the path."""
+  from tensorflow import errors  # pylint: disable=import-outside-toplevel
+  try:
+    yield
     return
+  except errors.NotFoundError:
+    number, problem = errno.ENOENT, os.strerror(errno.ENOENT)
+  except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+    number, problem = errno.EACCES, error.message
+  except errors.OpError as error:
+    number, problem = errno.EIO, error.message
   raise OSError(number, problem.partition("\n")[0], path)

@@ -3,6 +3,10 @@
 #
 #   docs/figures/draw.sh          # into docs/
 #   docs/figures/draw.sh FOLDER
+#
+# The figures in small.json were read off the picture that was drawn of them
+# first, to four digits. docs/curves.svg is not among these: it is of the
+# TensorBoard files of two trainings.
 set -euo pipefail
 output_dir=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/..}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

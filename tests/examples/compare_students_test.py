@@ -114,6 +114,12 @@ def test_a_comparison(inputs, tmp_path):
   assert (output_dir / "table.md").read_text() == result.stdout
   assert "The others take about" in result.stderr
 
+  assert set(found["label_bytes"]) == {"drawn", "bucket"}
+  assert min(found["label_bytes"].values()) > 0
+
+  # What is finished needs its labels no more.
+  for path in (output_dir / "labels").glob("drawn.tfrecord*"):
+    path.unlink()
   again = _run(inputs, output_dir)
   assert again.returncode == 0, again.stderr
   assert "3 of 3 runs are finished" in again.stderr

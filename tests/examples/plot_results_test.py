@@ -123,7 +123,14 @@ def test_students_over_the_bytes_of_their_labels(tmp_path):
       "label_bytes": {"hard labels": 0, "drawn": 700.5, "one point": 1000}}))
   result = tiny.run_script(*command)
   assert result.returncode == 0, result.stderr
-  assert "bytes of labels" in (tmp_path / "a.svg").read_text()
+  picture = (tmp_path / "a.svg").read_text()
+  assert "bytes of labels" in picture
+  # Another one has no run of as many steps.
+  for name, count in (("hard labels", 1), ("drawn", 1), ("one point", 0)):
+    assert picture.count("<!-- {} -->".format(name)) == count
+  (tmp_path / "results.json").write_text(json.dumps({
+      "runs": [dict(_RUNS[0], results={})]}))
+  tiny.assert_one_line_error(tiny.run_script(*command), "--results_file")
 
 
 def test_ratios_to_the_peers(tmp_path):
