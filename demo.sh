@@ -2,7 +2,7 @@
 # Sets up what is missing and distils a small BERT from text that every machine
 # has: the docstrings of its Python packages. Everything is made in ./demo.
 #
-#   ./demo.sh                   # 4 to 9 minutes on two cores
+#   ./demo.sh                   # 4 to 10 minutes on two cores
 #   DEMO_STEPS=20000 ./demo.sh  # training steps of a student; the teacher's
 #                               # are three times as many
 #
@@ -136,7 +136,7 @@ run python examples/demo_table.py \
 student on hard labels=demo/hard_labels"
 
 echo 'After so few steps the labels bring cross entropy and agreement, by more than'
-echo 'three seeds differ, but no accuracy: docs/results.md has longer trainings.'
+echo 'three seeds differ, but little accuracy: docs/results.md has longer trainings.'
 
 title 'What next'
 echo 'demo/curves.svg shows how both students get better.'
