@@ -237,7 +237,8 @@ def read_events(folder: str, metric: str) -> Curve:
   eval_folder = os.path.join(folder, "eval")
   events = event_accumulator.EventAccumulator(
       eval_folder, {event_accumulator.SCALARS: 0})
-  logging.getLogger("tensorboard").setLevel(logging.WARNING)
+  # It warns of a second graph, which a training that resumed has written.
+  logging.getLogger("tensorboard").setLevel(logging.ERROR)
   if files.is_folder(eval_folder):
     events.Reload()
   if metric not in events.Tags()[event_accumulator.SCALARS]:

@@ -73,8 +73,10 @@ def test_what_is_not_there(tmp_path, flag, value):
 
 def _write_events(folder, values):
   """Writes what a trainer does: a value of each metric for each step."""
-  with tf.Graph().as_default():
-    writer = tf1.summary.FileWriter(str(folder / "eval"))
+  with tf.Graph().as_default() as graph:
+    # Names hold the second, which is the same for two writers in a row.
+    writer = tf1.summary.FileWriter(
+        str(folder / "eval"), graph, filename_suffix="." + str(values[0][0]))
   for step, accuracy in values:
     writer.add_summary(tf1.Summary(value=[
         tf1.Summary.Value(tag=tag, simple_value=value)
@@ -84,7 +86,9 @@ def _write_events(folder, values):
 
 def test_curves_of_trainings(tmp_path):
   _write_events(tmp_path / "a", [(0, 0.1), (10, 0.2), (20, 0.4), (20, 0.5)])
-  _write_events(tmp_path / "b", [(0, 0.1), (20, 0.3)])
+  # Interrupted and run again.
+  _write_events(tmp_path / "b", [(0, 0.1)])
+  _write_events(tmp_path / "b", [(20, 0.3)])
   curve = plot_results.read_events(str(tmp_path / "a"), "masked_lm_accuracy")
   assert [point.steps for point in curve] == [0, 10, 20]
   assert [point.mean for point in curve] == pytest.approx([0.1, 0.2, 0.5])
@@ -96,6 +100,7 @@ def test_curves_of_trainings(tmp_path):
   result = tiny.run_script(
       *command, "--references=teacher={}".format(tmp_path))
   assert result.returncode == 0, result.stderr
+  assert "event_accumulator" not in result.stderr
   picture = (tmp_path / "a.svg").read_text()
   for name in ("first", "second", "teacher"):
     assert picture.count("<!-- {} -->".format(name)) == 1
