@@ -426,6 +426,21 @@ class Comparison:
         raise InputError("--output_dir: {} is damaged ({}); choose another "
                          "folder".format(self._path, error)) from None
 
+  def check_inputs(self) -> None:
+    """Notes which teacher and records the comparison is made with.
+
+    Raises:
+      InputError: what is finished was made with others of the same names.
+    """
+    noted = self._results.setdefault("inputs", {})
+    for name, found in _fingerprints(self._description).items():
+      if noted.setdefault(name, found) != found:
+        raise InputError(
+            "description_file: {} {} is not what --output_dir={} was made "
+            "with; choose another folder".format(
+                name, getattr(self._description, name), self._output_dir))
+    self._write()
+
   def prepare(self) -> None:
     """Writes the students' configs, labels what is held out, and evaluates
     the teacher and the students as they start."""
@@ -586,6 +601,24 @@ class Comparison:
         os.path.join(self._output_dir, TABLE_FILE), self.table())
 
 
+def _fingerprints(description: Description) -> Dict[str, Dict[str, str]]:
+  """Returns fingerprints of the files that a description names, by field.
+
+  What is not there has none: a comparison that is finished does not need it.
+  """
+  fingerprints = {}
+  checkpoint = os.path.join(description.teacher, checkpoints.CHECKPOINT_FILE)
+  if os.path.exists(checkpoint + ".index"):
+    fingerprints["teacher"] = {
+        checkpoints.CHECKPOINT_FILE: checkpoints.fingerprint(checkpoint)}
+  for name in ("training_records", "held_out_records", "validation_records"):
+    with contextlib.suppress(InputError):
+      fingerprints[name] = {
+          path: manifest.records_fingerprint(path) for path in files.find_files(
+              getattr(description, name) or "", "description_file")}
+  return fingerprints
+
+
 def _num_records(patterns: str) -> int:
   """Counts the records of some files."""
   return sum(manifest.count_records(path, "description_file")
@@ -663,6 +696,7 @@ def main() -> None:
   os.makedirs(output_dir, exist_ok=True)
   with files.locked_folder(output_dir):
     comparison = Comparison(description, output_dir)
+    comparison.check_inputs()
     runs = comparison.remaining()
     comparison.prepare()
     logging.info("%d of %d runs are finished.",

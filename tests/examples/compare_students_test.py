@@ -139,6 +139,15 @@ def test_a_comparison(inputs, tmp_path):
       _run(inputs, output_dir), "student narrow", "another config")
   assert _read(output_dir) == found
 
+  # Other records under the same name.
+  _write(inputs, _description(inputs))
+  tiny.write_records(inputs / "masked_2.tfrecord", map(
+      tiny.without_labels, tiny.random_examples(20, seed=9)))
+  tiny.assert_one_line_error(
+      _run(inputs, output_dir), "training_records", "masked_[0-9].tfrecord",
+      "--output_dir")
+  assert _read(output_dir) == found
+
 
 def test_a_stopped_comparison_lets_its_run_save(inputs, tmp_path):
   description = _description(inputs)
