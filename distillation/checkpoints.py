@@ -26,6 +26,8 @@ _SOURCE_FILE = "exported_from.txt"
 # What the name of a variable begins with: a layer, or another part.
 _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
+# What the files of a checkpoint add to its path.
+_CHECKPOINT_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
 # The variables of a decoder, in the order of its fields.
 _DECODER_VARIABLES = ("bert/embeddings/word_embeddings",
@@ -185,6 +187,11 @@ def variable_shapes(checkpoint: str) -> Dict[str, List[int]]:
 
 def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
   """Returns the shape of each variable in a checkpoint, without slots."""
+  # One of its files is a readable table, too, but has no variables.
+  prefix = _CHECKPOINT_PART.sub("", checkpoint)
+  if prefix != checkpoint and files.exists(prefix + ".index"):
+    raise InputError("--{}: {} is one of the files of a checkpoint; give the "
+                     "path that they share, {}".format(flag, checkpoint, prefix))
   try:
     shapes = variable_shapes(checkpoint)
   except (tf.errors.OpError, IndexError, MemoryError, ValueError) as error:

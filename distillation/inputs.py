@@ -14,7 +14,7 @@ import modeling
 from records import input_pipeline
 from records import order
 from records import schema
-from records.manifest import read_manifest
+from records.manifest import find_repeated, read_manifest
 from util import files
 from util.command_line import InputError
 
@@ -195,7 +195,14 @@ def _training_records(options: TrainerOptions,
     if not shape.teacher_hidden_size:
       shape = shape._replace(
           truncation_factor=options.records.truncation_factor)
-  return _records(paths, "input_file", shape, options.loss, config)
+  records = _records(paths, "input_file", shape, options.loss, config)
+  repeated = find_repeated(paths)
+  if repeated:
+    logging.warning(
+        "--input_file: %s and %s hold the same records, made of the same files "
+        "with the same flags; unless they are to count twice, name only one of "
+        "them.", *repeated)
+  return records
 
 
 def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,

@@ -92,6 +92,19 @@ download_teacher() {
   rm "$partial.zip"
 }
 
+# Before hours of work that would end in it.
+check_layers() {
+  local depth layer
+  depth=$(python -c 'import json, sys
+print(json.load(open(sys.argv[1]))["num_hidden_layers"])' \
+      "$TEACHER/bert_config.json")
+  for layer in ${LAYERS//,/ }; do
+    [[ "$layer" =~ ^[0-9]+$ ]] && [ "$layer" -lt "$depth" ] ||
+        die "LAYERS=$LAYERS: $TEACHER has no layer $layer, its layers are 0" \
+            "to $((depth - 1)); name some of these, with commas between them"
+  done
+}
+
 extract_text() {
   [ ! -e "$TEXT" ] || return 0
   [ -n "$DUMP" ] || die "there is no text $TEXT, and no DUMP to make it of:" \
@@ -143,7 +156,8 @@ label_all() {
 train() {
   local layers=(${LAYERS//,/ }) trainer=single_machine
   [ "$PROCESSES" -eq 1 ] || trainer=distributed
-  [ -e "$WORK/student/bert_config.json" ] ||
+  # LAYERS may change as long as nothing is trained.
+  [ -e "$WORK/student/run" ] ||
       python "$CODE/examples/make_student_config.py" \
           --bert_config_file "$TEACHER/bert_config.json" \
           --layers "${#layers[@]}" "${LENGTHS[@]}" \
@@ -183,6 +197,7 @@ STAGES
 
 mkdir -p "$WORK"
 stage 'I, teacher' download_teacher
+check_layers
 stage 'II, text' extract_text
 stage 'III, split text' split
 stage 'III, masked records' mask

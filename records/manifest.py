@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import json
 import os
-from typing import Any, List, Mapping, NamedTuple, Optional
+import re
+from typing import (
+    Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple)
 
 from absl import logging
 
@@ -20,6 +22,8 @@ from util.command_line import InputError
 _SUFFIX = ".json"
 # Records that are framed and written at once: few enough for a core's cache.
 _BUFFERED_RECORDS = 256
+# What a process of several adds to a file's name.
+_PART = re.compile(r"-\d{5}-of-(\d{5})")
 # Flags that manifests only name where they have another value. Others follow
 # from them, so they are compared first.
 _DEFAULTS = {"label_format": "topk", "record_format": "example"}
@@ -184,6 +188,33 @@ def records_fingerprint(path: str) -> str:
   """Returns the SHA-256 of what made a record file, or of the file itself."""
   has_manifest = read_manifest(path) is not None
   return files.fingerprint(manifest_path(path) if has_manifest else path)
+
+
+def find_repeated(paths: Sequence[str]) -> Optional[Tuple[str, str]]:
+  """Finds records that come twice, by what their manifests say made them.
+
+  Args:
+    paths: record files. Those of several processes, NAME-00000-of-00008 and so
+      on, hold a part each; those without a manifest are taken to differ.
+
+  Returns:
+    Two files that were made of the same source with the same flags, whatever
+    the format of their records; None where there are none.
+  """
+  seen: Dict[str, Tuple[str, str]] = {}
+  for path in paths:
+    found = read_manifest(path)
+    if found is None:
+      continue
+    parts = _PART.sub(r"-of-\1", path)
+    flags = dict(_with_effect(found.flags), record_format=None)
+    for source in found.sources.items():
+      made = json.dumps([found.stage, flags, found.fingerprints, source],
+                        sort_keys=True)
+      other_parts, other = seen.setdefault(made, (parts, path))
+      if parts != other_parts:
+        return other, path
+  return None
 
 
 class BlockIndex(NamedTuple):

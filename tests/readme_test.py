@@ -144,7 +144,7 @@ def _world(tmp_path):
                 *sorted(set(_WORDS))]
   config = dataclasses.replace(
       tiny.CONFIG, vocab_size=len(vocabulary), max_position_embeddings=128,
-      num_hidden_layers=6)
+      num_hidden_layers=12)
   tiny.write_config(teacher / "bert_config.json", config)
   tiny.write_checkpoint(
       teacher / "bert_model.ckpt", tiny.random_variables(config))

@@ -143,6 +143,15 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     checkpoints.match_checkpoint(tiny.CONFIG, str(tmp_path / "none.ckpt"))
 
 
+@pytest.mark.parametrize("ending", (".index", ".data-00000-of-00001"))
+def test_one_file_of_a_checkpoint_is_refused(tmp_path, ending):
+  path = str(tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables()))
+  with pytest.raises(InputError, match="--init_checkpoint: .*{} is one of the "
+                     "files.* share, {}$".format(ending, path)):
+    checkpoints.match_checkpoint(tiny.CONFIG, path + ending)
+
+
 def test_damaged_or_failed_values_are_refused(tmp_path):
   """Which the index does not tell."""
   path = tmp_path / "bert_model.ckpt"

@@ -104,6 +104,16 @@ def test_processes_are_started_by_a_launcher(tmp_path, settings):
   assert "error: " in failed.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("layers", ["0,7", "0 x"])
+def test_layers_are_those_of_the_teacher(tmp_path, settings, layers):
+  result = _run(settings, LAYERS=layers)
+  assert result.returncode == 1
+  told = result.stderr.splitlines()[-1]
+  assert told.startswith("pipeline.sh: error: LAYERS=" + layers)
+  assert "has no layer {},".format(layers[-1]) in told
+  assert not (tmp_path / "work" / "split").exists()
+
+
 @pytest.mark.parametrize("name, told", [
     ("TEXT", "there is no text gone"), ("TEACHER", "TEACHER=gone has no")])
 def test_what_is_missing_is_told(settings, name, told):

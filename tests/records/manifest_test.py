@@ -122,6 +122,28 @@ def test_a_file_is_counted_and_fingerprinted_by_its_manifest(tmp_path, path):
     manifest.count_records(path, "input_file")
 
 
+def test_records_that_come_twice(tmp_path):
+  def write(name, **changes):
+    path = str(tmp_path / name)
+    _write(path, b"one", **changes)
+    return path
+
+  first = write("first.tfrecord", sources={"a.txt": "1"})
+  others = [write("other.tfrecord", sources={"b.txt": "2"}),
+            write("another_seed.tfrecord", flags={"dupe_factor": 5}),
+            write("another_vocabulary.tfrecord", fingerprints={})]
+  # Parts of one run hold different records of the same sources.
+  parts = [write("p-0000{}-of-00002.tfrecord".format(i)) for i in range(2)]
+  plain = str(tmp_path / "plain.tfrecord")
+  (tmp_path / "plain.tfrecord").write_bytes(b"")
+  assert manifest.find_repeated([first, *others, plain]) is None
+  assert manifest.find_repeated([*parts, *others[1:]]) is None
+  assert manifest.find_repeated([first, *parts]) == (first, parts[0])
+  compact = write("compact.tfrecord", flags={
+      "dupe_factor": 10, "record_format": "compact"}, sources={"b.txt": "2"})
+  assert manifest.find_repeated([*others, compact]) == (others[0], compact)
+
+
 # --- What is finished --------------------------------------------------------
 
 
