@@ -190,8 +190,9 @@ def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
   # One of its files is a readable table, too, but has no variables.
   prefix = _CHECKPOINT_PART.sub("", checkpoint)
   if prefix != checkpoint and files.exists(prefix + ".index"):
-    raise InputError("--{}: {} is one of the files of a checkpoint; give the "
-                     "path that they share, {}".format(flag, checkpoint, prefix))
+    raise InputError(
+        "--{}: {} is one of the files of a checkpoint; give the path that they "
+        "share, {}".format(flag, checkpoint, prefix))
   try:
     shapes = variable_shapes(checkpoint)
   except (tf.errors.OpError, IndexError, MemoryError, ValueError) as error:
