@@ -432,6 +432,9 @@ class Comparison:
     Raises:
       InputError: what is finished was made with others of the same names.
     """
+    if not self._results["models"] and not self._results["runs"]:
+      # Nothing is finished, so what failed may be mended.
+      self._results["inputs"] = {}
     noted = self._results.setdefault("inputs", {})
     for name, found in _fingerprints(self._description).items():
       if noted.setdefault(name, found) != found:

@@ -97,7 +97,9 @@ check_layers() {
   local depth layer
   depth=$(python -c 'import json, sys
 print(json.load(open(sys.argv[1]))["num_hidden_layers"])' \
-      "$TEACHER/bert_config.json")
+      "$TEACHER/bert_config.json" 2>/dev/null) ||
+      die "TEACHER=$TEACHER: its bert_config.json has no num_hidden_layers;" \
+          "take it from where the teacher comes from"
   for layer in ${LAYERS//,/ }; do
     [[ "$layer" =~ ^[0-9]+$ ]] && [ "$layer" -lt "$depth" ] ||
         die "LAYERS=$LAYERS: $TEACHER has no layer $layer, its layers are 0" \

@@ -168,6 +168,18 @@ def test_a_stopped_comparison_lets_its_run_save(inputs, tmp_path):
   assert "is saved" in log.read_text()
 
 
+def test_inputs_may_change_until_something_is_finished(inputs, tmp_path):
+  description = compare_students.read_description(
+      str(inputs / "description.json"))
+  noted = []
+  for seed in (8, 9):
+    tiny.write_records(inputs / "masked_2.tfrecord", map(
+        tiny.without_labels, tiny.random_examples(20, seed=seed)))
+    compare_students.Comparison(description, str(tmp_path)).check_inputs()
+    noted.append(_read(tmp_path)["inputs"]["training_records"])
+  assert noted[0] != noted[1]
+
+
 def test_a_failing_command_is_one_line(inputs, tmp_path):
   (inputs / "teacher" / "bert_model.ckpt.index").unlink()
   tiny.assert_one_line_error(

@@ -114,6 +114,15 @@ def test_layers_are_those_of_the_teacher(tmp_path, settings, layers):
   assert not (tmp_path / "work" / "split").exists()
 
 
+def test_a_damaged_teacher_is_one_line(settings):
+  with open(os.path.join(settings["TEACHER"], "bert_config.json"), "w") as file:
+    file.write("{")
+  result = _run(settings)
+  assert result.returncode == 1
+  assert "no num_hidden_layers" in result.stderr.splitlines()[-1]
+  assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("name, told", [
     ("TEXT", "there is no text gone"), ("TEACHER", "TEACHER=gone has no")])
 def test_what_is_missing_is_told(settings, name, told):
