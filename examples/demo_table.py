@@ -1,7 +1,8 @@
 r"""Compares models on held-out records, one row each.
 
-  python examples/demo_table.py --input_file demo/heldout/labelled.tfrecord \
-    --models 'teacher=demo/teacher,distilled student=demo/distilled' \
+  python examples/demo_table.py \
+    --input_file demo/800_steps/heldout/labelled.tfrecord \
+    --models 'teacher=demo/800_steps/teacher,student=demo/800_steps/distilled' \
     --max_seq_length 64 --max_predictions_per_seq 10
 
 A model is a folder with bert_config.json, the checkpoints and eval_results.txt
