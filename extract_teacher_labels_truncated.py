@@ -183,6 +183,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   layout = _layout(file_options, options, shape, config.vocab_size)
   is_finished = manifest.is_finished(
       output_file, wanted, file_options.overwrite)
+  files.make_output_folder(os.path.dirname(output_file), "output_file")
   if decoder:
     teacher_decoder.store(decoder, output_file)
   if is_finished:

@@ -133,7 +133,9 @@ class BertConfig:
     except tf.errors.OpError as error:
       raise OSError("{}: {}".format(json_file, error.message)) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError("{} is not JSON ({})".format(json_file, error)) from None
+      raise ValueError(
+          "{} is not JSON ({}); a config is a file like BERT's bert_config.json"
+          .format(json_file, error)) from None
     except RecursionError:
       raise ValueError("{} is nested too deeply".format(json_file)) from None
     except ValueError as error:

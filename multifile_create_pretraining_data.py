@@ -373,7 +373,7 @@ def create(options: RunOptions) -> None:
   tasks = [task for task in tasks if not manifest.is_finished(
       task.output_path, task.output_manifest, overwriting is not None
       and not overwriting.is_replaced(task.output_path))]
-  files.make_folder(options.output_dir)
+  files.make_output_folder(options.output_dir, "output_dir")
   files.warn_of_missing_locks(options.output_dir)
   _warn_of_older_outputs(
       options.output_dir, options.output_base_name, len(paths))

@@ -192,7 +192,7 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
   names = ["{}{}.txt".format(stem, i) for i in range(num_parts)]
   with files.open_file(read_file) as file:
     cuts = find_cuts(file, num_parts)
-    files.make_folder(folder)
+    files.make_output_folder(folder, "folder")
     files.warn_of_missing_locks(folder)
     # Every split of this name has a first part, so its lock guards all parts.
     with files.partial_file(os.path.join(folder, names[0])) as first:

@@ -193,6 +193,11 @@ def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
     raise InputError(
         "--{}: {} is one of the files of a checkpoint; give the path that they "
         "share, {}".format(flag, checkpoint, prefix))
+  if files.is_folder(checkpoint) and not files.exists(checkpoint + ".index"):
+    raise InputError(
+        "--{}: {} is a folder; give the path that the files of a checkpoint in "
+        "it share, such as {}".format(
+            flag, checkpoint, os.path.join(checkpoint, CHECKPOINT_FILE)))
   try:
     shapes = variable_shapes(checkpoint)
   except (tf.errors.OpError, IndexError, MemoryError, ValueError) as error:

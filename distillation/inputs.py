@@ -1,5 +1,6 @@
 """What a trainer reads: found and checked before anything is written."""
 
+import re
 from typing import ContextManager, Dict, List, NamedTuple, Optional, Tuple
 
 from absl import logging
@@ -17,6 +18,13 @@ from records import schema
 from records.manifest import find_repeated, read_manifest
 from util import files
 from util.command_line import InputError
+
+# What may lie in a folder where training starts: what a training writes before
+# its first checkpoint, logs, and what belongs to its student.
+_OWN_NAMES = re.compile(
+    r"\..*|events\..*|graph\.pbtxt|checkpoint|model\.ckpt.*|eval|best|"
+    r"student|eval_results\.txt|record_order\.json|(.*\.)?log(\..*)?|"
+    r"bert_config\.json|vocab\.txt")
 
 
 class Records(NamedTuple):
@@ -388,6 +396,8 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
               newest, "has no " + match.missing[0] if match.missing else
               "has {} too".format(match.unused[0])))
     return True
+  if is_writer and options.do_train:
+    _warn_of_other_files(options.output_dir)
   init_checkpoint = options.model.init_checkpoint
   if init_checkpoint:
     match = checkpoints.match_checkpoint(
@@ -402,6 +412,19 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
         "--do_eval has nothing to evaluate: there is no checkpoint in "
         "--output_dir={} and no --init_checkpoint".format(options.output_dir))
   return False
+
+
+def _warn_of_other_files(output_dir: str) -> None:
+  """Warns where a folder without a training holds what no training writes."""
+  if not files.is_folder(output_dir):
+    return
+  others = sorted((name for name in files.list_names(output_dir)
+                   if not _OWN_NAMES.fullmatch(name)), key=files.natural_key)
+  if others:
+    logging.warning(
+        "--output_dir=%s holds %d files that are not of a training, such as "
+        "%s: those of this training will lie among them, for other stages to "
+        "read; an empty folder is better.", output_dir, len(others), others[0])
 
 
 def _check_projection(output_dir: str, wanted: List[int]) -> None:

@@ -20,6 +20,7 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
+from absl import logging
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
@@ -42,6 +43,8 @@ def define_flags() -> None:
       "hidden_size", None, "The student's hidden size; default: the teacher's.",
       lower_bound=1)
   flags.DEFINE_string("output_file", None, "Config to write.")
+  flags.DEFINE_bool(
+      "overwrite", False, "Whether to replace another config of that name.")
   input_pipeline.define_flags()
 
 
@@ -116,6 +119,17 @@ def comparison(teacher: modeling.BertConfig, student: modeling.BertConfig,
                  for name, *cells in rows)
 
 
+def _warn_of_size(teacher: modeling.BertConfig,
+                  student: modeling.BertConfig) -> None:
+  """Warns of a student that is larger in every way."""
+  if (student.num_hidden_layers > teacher.num_hidden_layers
+      and student.hidden_size >= teacher.hidden_size):
+    logging.warning(
+        "The student is larger than the teacher: give fewer --layers, of which "
+        "the teacher has %d, or a smaller --hidden_size than its %d.",
+        teacher.num_hidden_layers, teacher.hidden_size)
+
+
 def main() -> None:
   output_file, hidden_size = flags.FLAGS.output_file, flags.FLAGS.hidden_size
   max_seq_length = flags.FLAGS.max_seq_length
@@ -123,8 +137,15 @@ def main() -> None:
       flags.FLAGS.bert_config_file, max_seq_length)
   student = student_config(
       teacher, flags.FLAGS.layers, hidden_size or teacher.hidden_size)
-  os.makedirs(os.path.dirname(output_file) or ".", exist_ok=True)
-  files.write_atomically(output_file, student.to_json_string())
+  _warn_of_size(teacher, student)
+  text = student.to_json_string()
+  if (files.exists(output_file) and not flags.FLAGS.overwrite
+      and files.read_text(output_file) != text):
+    raise InputError(
+        "--output_file={} holds another config already: choose another name, "
+        "or set --overwrite=True".format(output_file))
+  files.make_output_folder(os.path.dirname(output_file), "output_file")
+  files.write_atomically(output_file, text)
   sys.stdout.write(comparison(
       teacher, student, max_seq_length, flags.FLAGS.max_predictions_per_seq))
 

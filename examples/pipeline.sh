@@ -120,7 +120,8 @@ split() {
   [ ! -e "$WORK/split/text_0.txt" ] ||
       [ ! -e "$WORK/split/text_$((FILES - 1)).txt" ] || return 0
   python "$CODE/split_text.py" --read_file "$TEXT" --split_number "$FILES" \
-      --folder "$WORK/split" --name_base text
+      --folder "$WORK/split" --name_base text ||
+      die "its --split_number is FILES=$FILES"
 }
 
 mask() {
@@ -143,16 +144,31 @@ label() { # INPUT_FILES OUTPUT_FILE FLAG...
 }
 
 label_all() {
-  local i inputs=()
+  local folder=$WORK/labelled i inputs=() begun_by=$PROCESSES
+  local settings="$TEACHER $FILES $PRECISION $RECORD_FORMAT ${LENGTHS[*]}"
+  # Other processes would label all of it again, into files of other names,
+  # which training would read too.
+  [ ! -e "$folder/processes.txt" ] || begun_by=$(<"$folder/processes.txt")
+  if [ "$begun_by" != "$PROCESSES" ]; then
+    [ "$(cat "$folder/finished.txt" 2>/dev/null)" = "$settings" ] ||
+        die "PROCESSES=$PROCESSES: the labels in $folder were begun by" \
+            "$begun_by; set PROCESSES=$begun_by until they are finished, or" \
+            "remove $folder"
+    echo "The labels of PROCESSES=$begun_by are kept." >&2
+    return 0
+  fi
+  mkdir -p "$folder"
+  echo "$PROCESSES" >"$folder/processes.txt"
   for ((i = 0; i < FILES - 1; i++)); do
     inputs+=("$WORK/masked/masked_$i.tfrecord")
   done
   # A token and a sample that stands for all others: the best to learn from.
-  label "$(IFS=,; echo "${inputs[*]}")" "$WORK/labelled/training.tfrecord" \
+  label "$(IFS=,; echo "${inputs[*]}")" "$folder/training.tfrecord" \
       --tail_samples 9
   # The most probable tokens: the best to compare with.
   label "$WORK/masked/masked_$((FILES - 1)).tfrecord" \
-      "$WORK/labelled/heldout.tfrecord"
+      "$folder/heldout.tfrecord"
+  echo "$settings" >"$folder/finished.txt"
 }
 
 train() {
@@ -163,7 +179,7 @@ train() {
       python "$CODE/examples/make_student_config.py" \
           --bert_config_file "$TEACHER/bert_config.json" \
           --layers "${#layers[@]}" "${LENGTHS[@]}" \
-          --output_file "$WORK/student/bert_config.json"
+          --output_file "$WORK/student/bert_config.json" --overwrite True
   "${launcher[@]}" python "$CODE/network_distillation_${trainer}_truncated.py" \
       --bert_config_file "$WORK/student/bert_config.json" \
       --init_checkpoint "$TEACHER/bert_model.ckpt" --init_layers "$LAYERS" \

@@ -31,6 +31,9 @@ from util.command_line import InputError
 
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
 
+# By how much a model's vocabulary may be padded, for cores that want multiples
+# of 64 or 128, also after it is split among several.
+_MAX_VOCABULARY_PADDING = 1023
 # Records that are looked through at once for one that is out of range.
 _SEARCHED_RECORDS = 1024
 # Bytes of the tensors that are decoded at once, whatever the batch: what an
@@ -153,12 +156,19 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
   layouts = []
   for path in paths:
     found = manifest.read_manifest(path)
-    if found and 0 < found.vocab_size < vocab_size and path == paths[0]:
+    padding = vocab_size - found.vocab_size if found and found.vocab_size else 0
+    if found and padding > _MAX_VOCABULARY_PADDING:
+      raise InputError(
+          "--bert_config_file has vocab_size {}, but the records in {} were "
+          "made with a vocabulary of {}, which is too small to be a padded "
+          "one: make them with the vocab.txt that belongs to the config"
+          .format(vocab_size, path, found.vocab_size))
+    if found and padding > 0 and path == paths[0]:
       logging.warning(
           "--bert_config_file has vocab_size %d, and the records in %s were "
           "made with a vocabulary of %d: the rest must be padding.", vocab_size,
           path, found.vocab_size)
-    if found and found.vocab_size > vocab_size:
+    if found and padding < 0:
       raise InputError(
           "--bert_config_file has vocab_size {}, but the records in {} were "
           "made with a vocabulary of {}: use the config that belongs to it"

@@ -162,8 +162,9 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
         yield whole.decode("utf-8")
       except UnicodeDecodeError as error:
         raise InputError(
-            "--input_dir: {} is not UTF-8 at byte {} ({}): convert it, for "
-            "example with iconv -f latin1 -t utf-8".format(
+            "--input_dir: {} is not UTF-8 at byte {} ({}): if it is text, "
+            "convert it, for example with iconv -f latin1 -t utf-8; if not, "
+            "take it out of the folder".format(
                 path, offset + error.start, error.reason)) from None
       if not block:
         return

@@ -98,6 +98,8 @@ def test_an_underscore_is_not_doubled(tmp_path):
     ("one\n", {"read_file": "none.txt"}, "--read_file.*none.txt"),
     ("one\n", {"name_base": "a/b"}, "--name_base=a/b"),
     ("one\n\ntwo\n", {"folder": "s3://a/b"}, "s3://a/b: .* no file system"),
+    ("one\n\ntwo\n", {"folder": "text.txt/out"},
+     "--folder: text.txt/out: Not a directory; .* where a folder should"),
     ("one\n", {"folder": None}, "missing --folder"),
 ])
 def test_bad_input_ends_in_one_line(tmp_path, text, flags, told):

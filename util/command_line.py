@@ -54,6 +54,11 @@ _REMEDIES: Mapping[Optional[int], str] = {
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another "
                  "file system",
 }
+# What Python says of words that are no numbers, and what to do.
+_NOT_NUMBERS: Mapping[str, str] = {
+    "invalid literal for int": "give a whole number",
+    "could not convert string to float": "give a number",
+}
 _EXIT_ERROR = 1
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells.
 
@@ -154,7 +159,14 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
       raise InputError(
           "{}={}: unexpected value {!r}; {} is True or False".format(
               flag, value, value, flag))
-  stray = flags.FLAGS(words)[1:]
+  try:
+    stray = flags.FLAGS(words)[1:]
+  except flags.IllegalFlagValueError as error:
+    for reason, remedy in _NOT_NUMBERS.items():
+      told, separator, _ = str(error).partition(": " + reason)
+      if separator:
+        raise InputError("{}: {}".format(told, remedy)) from None
+    raise
   if stray:
     raise InputError(
         "unexpected word {!r}: every word must be a flag or the value of one; "

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Iterator, List, Optional, Tuple, Union
 
 from absl import logging
 
+from util import command_line
 from util import remote
 from util.command_line import InputError
 from util.remote import is_remote
@@ -377,6 +378,19 @@ def make_folder(folder: str) -> None:
     os.makedirs(folder or ".", exist_ok=True)
 
 
+def make_output_folder(folder: str, flag: str) -> None:
+  """Makes the folder that a flag names, as `make_folder` does.
+
+  Raises:
+    InputError: it cannot be made.
+  """
+  try:
+    make_folder(folder)
+  except OSError as error:
+    raise InputError("--{}: {}".format(
+        flag, command_line.message(error))) from None
+
+
 def write_atomically(path: str, text: str) -> None:
   """Writes a small text file, UTF-8, that is never half there."""
   with partial_file(path) as partial:
@@ -493,16 +507,16 @@ def warn_of_missing_locks(path: str) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: str) -> Iterator[None]:
-  """Holds a lock on a folder, which is made if it is missing.
+  """Holds a lock on the folder that --output_dir names, and makes it.
 
   Raises:
-    InputError: another process holds it.
+    InputError: another process holds it, or it cannot be made.
   """
   if is_remote(folder):
     warn_of_missing_locks(folder)
     yield
     return
-  os.makedirs(folder, exist_ok=True)
+  make_output_folder(folder, "output_dir")
   path = os.path.join(folder, _LOCK_FILE)
   with _open_locked(path, folder):
     try:

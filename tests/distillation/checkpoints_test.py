@@ -152,6 +152,13 @@ def test_one_file_of_a_checkpoint_is_refused(tmp_path, ending):
     checkpoints.match_checkpoint(tiny.CONFIG, path + ending)
 
 
+def test_the_folder_of_a_checkpoint_is_refused(tmp_path):
+  tiny.write_checkpoint(tmp_path / "bert_model.ckpt", tiny.random_variables())
+  with pytest.raises(InputError, match="--init_checkpoint: {0} is a folder;.*"
+                     "such as {0}/bert_model.ckpt$".format(tmp_path)):
+    checkpoints.match_checkpoint(tiny.CONFIG, str(tmp_path))
+
+
 def test_damaged_or_failed_values_are_refused(tmp_path):
   """Which the index does not tell."""
   path = tmp_path / "bert_model.ckpt"

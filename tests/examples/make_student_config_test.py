@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from examples import make_student_config
 import modeling
 import tiny
@@ -52,6 +54,30 @@ def test_a_hidden_size_that_heads_do_not_fill(tmp_path):
   _, result = _run(tmp_path, "--layers=6", "--hidden_size=400",
                    teacher=_BERT_BASE)
   tiny.assert_one_line_error(result, "--hidden_size=400", "64", "384")
+
+
+def test_another_config_is_not_replaced_in_silence(tmp_path):
+  def run(*arguments):
+    return _run(tmp_path, *arguments, teacher=_BERT_BASE)
+
+  path, _ = run("--layers=1")
+  before = path.read_text()
+  assert run("--layers=1")[1].returncode == 0
+  tiny.assert_one_line_error(
+      run("--layers=2")[1], "--output_file", "--overwrite=True")
+  assert path.read_text() == before
+  assert run("--layers=2", "--overwrite")[1].returncode == 0
+  assert modeling.BertConfig.from_json_file(str(path)).num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("arguments, is_told", [
+    (["--layers=1"], False), (["--layers=2"], True),
+    (["--layers=2", "--hidden_size=4"], False)])
+def test_a_student_that_is_larger_than_the_teacher(
+    tmp_path, arguments, is_told):
+  _, result = _run(tmp_path, "--max_seq_length=10", *arguments)
+  assert result.returncode == 0
+  assert ("larger than the teacher" in result.stderr) == is_told
 
 
 def test_no_config(tmp_path):

@@ -104,6 +104,40 @@ def test_processes_are_started_by_a_launcher(tmp_path, settings):
   assert "error: " in failed.stderr.splitlines()[-1]
 
 
+def test_labels_are_those_of_one_number_of_processes(tmp_path, settings):
+  """Others would write the same labels once more, under other names."""
+  settings["LAUNCHER"] = "env"
+  labelled = tmp_path / "work" / "labelled"
+  labelled.mkdir(parents=True)
+  (labelled / "processes.txt").write_text("2\n")
+  result = _run(settings)
+  assert result.returncode == 1
+  told = result.stderr.splitlines()[-1]
+  assert "PROCESSES=1" in told and "set PROCESSES=2" in told
+  assert not list(labelled.glob("*.tfrecord"))
+  (labelled / "processes.txt").unlink()
+  assert _run(settings).returncode == 0
+  # Once they are finished, any number of processes may train on them.
+  finished = _files(labelled)
+  assert len(finished) == 2
+  result = _run(settings, PROCESSES="2", STEPS="8")
+  assert result.returncode == 0, result.stderr
+  assert "labels of PROCESSES=1 are kept" in result.stderr
+  assert _files(labelled) == finished
+  # But not where they were to be labelled in another way.
+  result = _run(settings, PROCESSES="2", PRECISION="bf16")
+  assert result.returncode == 1
+  assert "set PROCESSES=1" in result.stderr.splitlines()[-1]
+
+
+def test_more_files_than_documents_are_told_by_their_setting(settings):
+  result = _run(settings, FILES="31")
+  assert result.returncode == 1
+  told = result.stderr.splitlines()
+  assert "--split_number=31 is more than the 30 documents" in told[-2]
+  assert told[-1] == "pipeline.sh: error: its --split_number is FILES=31"
+
+
 @pytest.mark.parametrize("layers", ["0,7", "0 x"])
 def test_layers_are_those_of_the_teacher(tmp_path, settings, layers):
   result = _run(settings, LAYERS=layers)

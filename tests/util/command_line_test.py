@@ -40,6 +40,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("name", None, "A name. Any name.")
   flags.DEFINE_bool("flag", False, "A truth.")
   flags.DEFINE_integer("count", 1, "A number.", lower_bound=1)
+  flags.DEFINE_float("share", 1.0, "A number, too.")
   command_line.run(main, required=("name",))
 '''
 
@@ -89,7 +90,8 @@ def test_a_misspelt_flag_names_the_nearest_one(run):
 
 @pytest.mark.parametrize("words, told", [
     (("--name=x", "--count=0"), ("count", "0")),
-    (("--name=x", "--count=many"), ("count", "many")),
+    (("--name=x", "--count=many"), ("--count=many: give a whole number",)),
+    (("--name=x", "--share=1e-x"), ("--share=1e-x: give a number",)),
     (("--name=x", "--unheard=1"), ("unheard",)),
     ((), ("--name", "A name")),
     (("--name=x", "--count=3"), ("--count is 3, which is unlucky",)),
@@ -128,7 +130,7 @@ def test_help_lists_the_required_flag_first(run):
   assert result.stdout.startswith("Says what its flags are.")
   flags = [line.split()[0] for line in result.stdout.splitlines()
            if line.startswith("  --")]
-  assert flags == ["--name", "--flag", "--count"]
+  assert flags == ["--name", "--flag", "--count", "--share"]
 
 
 def _python_files():
