@@ -96,17 +96,28 @@ def test_processes_are_started_by_a_launcher(tmp_path, settings):
           *["extract_teacher_labels_truncated.py"] * 2,
           "network_distillation_distributed_truncated.py"]
   labelled = tmp_path / "work" / "labelled"
-  assert (labelled / "training.tfrecord").exists()
+  finished = _files(labelled)
+  assert len(finished) == 2
+  # Any number of processes may train on finished labels.
+  fewer = dict(settings, PROCESSES="1", LAUNCHER="")
+  result = _run(fewer, STEPS="8")
+  assert result.returncode == 0, result.stderr
+  assert "The labels of PROCESSES=2 are kept" in result.stderr
+  assert _files(labelled) == finished
+  # But not where they were to be labelled in another way.
+  result = _run(fewer, PRECISION="bf16")
+  assert result.returncode == 1
+  assert "set PROCESSES=2" in result.stderr.splitlines()[-1]
   # A stage that fails ends all of it, with its own line.
-  (tmp_path / "work" / "labelled" / "training.tfrecord").write_bytes(b"no")
-  failed = _run(settings, STEPS="8")
+  (labelled / "training.tfrecord").write_bytes(b"no")
+  failed = _run(settings, STEPS="10")
   assert failed.returncode == 1
   assert "error: " in failed.stderr.splitlines()[-1]
 
 
-def test_labels_are_those_of_one_number_of_processes(tmp_path, settings):
+def test_labels_are_finished_by_as_many_processes_as_began_them(
+    tmp_path, settings):
   """Others would write the same labels once more, under other names."""
-  settings["LAUNCHER"] = "env"
   labelled = tmp_path / "work" / "labelled"
   labelled.mkdir(parents=True)
   (labelled / "processes.txt").write_text("2\n")
@@ -115,19 +126,6 @@ def test_labels_are_those_of_one_number_of_processes(tmp_path, settings):
   told = result.stderr.splitlines()[-1]
   assert "PROCESSES=1" in told and "set PROCESSES=2" in told
   assert not list(labelled.glob("*.tfrecord"))
-  (labelled / "processes.txt").unlink()
-  assert _run(settings).returncode == 0
-  # Once they are finished, any number of processes may train on them.
-  finished = _files(labelled)
-  assert len(finished) == 2
-  result = _run(settings, PROCESSES="2", STEPS="8")
-  assert result.returncode == 0, result.stderr
-  assert "labels of PROCESSES=1 are kept" in result.stderr
-  assert _files(labelled) == finished
-  # But not where they were to be labelled in another way.
-  result = _run(settings, PROCESSES="2", PRECISION="bf16")
-  assert result.returncode == 1
-  assert "set PROCESSES=1" in result.stderr.splitlines()[-1]
 
 
 def test_more_files_than_documents_are_told_by_their_setting(settings):
