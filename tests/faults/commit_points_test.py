@@ -47,8 +47,23 @@ def _points(world) -> int:
   return os.path.getsize(str(world.folder) + ".points") // _LINE_BYTES
 
 
-def _check(world, stage, flags, wanted) -> None:
-  """Checks what an ended run has left, and what the next one makes of it."""
+def _check(world, stage, flags, wanted, older=None) -> None:
+  """Checks what an ended run has left, and what the next one makes of it.
+
+  Args:
+    world: where it ran.
+    stage: what ran.
+    flags: with which values.
+    wanted: what a clean run makes.
+    older: hashes of what it was to replace; None where there was nothing.
+  """
+  if older is not None:
+    for path, digest in fault_world.hashes(world.out).items():
+      assert digest in (wanted["out/" + path], older.get(path)), path
+    outcome = world.run(stage, flags)
+    assert outcome.returncode == 0, outcome.stderr
+    _assert_made(world, stage, wanted)
+    return
   fault_world.assert_nothing_is_half_written(world, stage, wanted)
   finished = fault_world.outputs(world, stage)
   outcome = world.run(stage, flags)
@@ -74,6 +89,14 @@ def _check(world, stage, flags, wanted) -> None:
     fault_world.assert_same_training(found, wanted)
 
 
+def _assert_made(world, stage, wanted) -> None:
+  """Checks what an uninterrupted run has made."""
+  if stage.outputs:
+    assert fault_world.outputs(world, stage) == wanted
+  else:
+    fault_world.assert_same_training(fault_world.trained(world.out), wanted)
+
+
 def _in_parallel(function, items) -> None:
   """Calls a function with each item, and raises what it raises."""
   with futures.ThreadPoolExecutor(_RUNS_AT_A_TIME) as pool:
@@ -84,8 +107,7 @@ def _in_parallel(function, items) -> None:
 @pytest.mark.parametrize("name, action, flags", [
     ("extract", "kill", {}), ("jsons", "kill", {}), ("split", "kill", {}),
     ("create", "kill", {}), ("create", "kill_all", {}),
-    ("create", "kill_all", {"overwrite": True}), ("label_hidden", "kill", {}),
-    ("label", "kill", {"overwrite": True})])
+    ("create", "kill_all", {"overwrite": True})])
 def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
                                     record_property):
   stage = STAGES[name]
@@ -95,16 +117,14 @@ def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
     _leave_older_outputs(counted, stage)
   outcome = counted.run(stage, flags, environment=_environment(counted))
   assert outcome.returncode == 0, outcome.stderr
-  assert fault_world.outputs(counted, stage) == wanted
+  _assert_made(counted, stage, wanted)
   num_points = _points(counted)
   record_property("message", "{} points".format(num_points))
   assert num_points > 5
 
   def end_at(point):
     world = new_world()
-    older = {}
-    if flags:
-      older = _leave_older_outputs(world, stage)
+    older = _leave_older_outputs(world, stage) if flags else None
     outcome = world.run(stage, flags, environment=_environment(
         world, point=point, action=action))
     assert outcome.returncode, "point {} was not reached".format(point)
@@ -113,24 +133,18 @@ def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
     else:  # Of a worker, which the parent outlives.
       fault_world.assert_one_line(
           outcome, stage, ("a worker was killed by signal 9",))
-    for path, digest in fault_world.hashes(world.out).items():
-      assert digest in (wanted["out/" + path], older.get(path)), (point, path)
-    if not flags:
-      _check(world, stage, flags, wanted)
-      return
-    outcome = world.run(stage, flags)
-    assert outcome.returncode == 0, outcome.stderr
-    assert fault_world.outputs(world, stage) == wanted
+    _check(world, stage, flags, wanted, older)
 
   _in_parallel(end_at, range(1, num_points + 1))
 
 
 def _leave_older_outputs(world, stage) -> Mapping[str, str]:
   """Writes outputs that --overwrite replaces; returns their hashes."""
-  other = {"create": {"random_seed": 7}, "label": {"truncation_factor": 3}}
-  key = os.path.basename(stage.script).split("_")[0]
-  changes = other["create" if key == "multifile" else "label"]
-  folder = world.inputs / ("out_older_" + key)
+  if stage.name == "multifile_create_pretraining_data.py":
+    changes = {"random_seed": 7}
+  else:
+    changes = {"truncation_factor": 3}
+  folder = world.inputs / ("out_older_" + stage.name)
   if not folder.exists():
     outcome = world.run(stage, changes)
     assert outcome.returncode == 0, outcome.stderr
@@ -141,34 +155,40 @@ def _leave_older_outputs(world, stage) -> Mapping[str, str]:
   return fault_world.hashes(world.out)
 
 
-def test_a_trainer_may_end_at_any_point(new_world, clean, record_property):
-  """Resumes from what each point leaves on the disk.
+@pytest.mark.parametrize("name, flags, least_points", [
+    ("train", _TRAINING, 50), ("label_hidden", {}, 5),
+    ("label", {"overwrite": True}, 5)])
+def test_a_run_resumes_from_what_any_point_leaves(
+    name, flags, least_points, new_world, clean, record_property):
+  """As above, for stages that take seconds to start.
 
   A copy of the output folder at a point is what a SIGKILL there would leave.
   Points that leave the same are tried once.
   """
-  stage = STAGES["train"]
-  wanted = clean(stage, _TRAINING)
+  stage = STAGES[name]
+  wanted = clean(stage, flags)
   counted = new_world()
+  older = (_leave_older_outputs(counted, stage) if "overwrite" in flags
+           else None)
   snapshots = pathlib.Path(str(counted.folder) + ".snapshots")
-  outcome = counted.run(stage, _TRAINING, environment=_environment(
+  outcome = counted.run(stage, flags, environment=_environment(
       counted, snapshots=snapshots, output=counted.out))
   assert outcome.returncode == 0, outcome.stderr
-  fault_world.assert_same_training(fault_world.trained(counted.out), wanted)
+  _assert_made(counted, stage, wanted)
   num_points = _points(counted)
   states: Dict[Any, pathlib.Path] = {}
   for snapshot in sorted(snapshots.iterdir()):
     states.setdefault(_state(snapshot), snapshot)
   record_property("message", "{} points, {} states".format(
       num_points, len(states)))
-  assert num_points > 50
+  assert num_points > least_points
 
   def resume_from(snapshot):
     world = new_world()
     shutil.rmtree(world.out)
     # Where it was: TensorFlow writes absolute paths too.
     shutil.copytree(snapshot, world.out, symlinks=True)
-    _check(world, stage, _TRAINING, wanted)
+    _check(world, stage, flags, wanted, older)
 
   _in_parallel(resume_from, states.values())
 
