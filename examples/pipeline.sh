@@ -24,6 +24,8 @@ readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
 # Files that the text is split into; the last one is held out.
 readonly FILES=${FILES:-100}
 readonly DUPE_FACTOR=${DUPE_FACTOR:-10}
+# 0.3 teaches more, with twice the MAX_PREDICTIONS_PER_SEQ.
+readonly MASKED_LM_PROB=${MASKED_LM_PROB:-0.15}
 readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
 readonly MAX_PREDICTIONS_PER_SEQ=${MAX_PREDICTIONS_PER_SEQ:-20}
 readonly RECORD_FORMAT=${RECORD_FORMAT:-example}
@@ -129,7 +131,8 @@ mask() {
       --input_dir "$WORK/split" --output_dir "$WORK/masked" \
       --output_base_name masked --vocab_file "$TEACHER/vocab.txt" \
       --do_lower_case "$DO_LOWER_CASE" --dupe_factor "$DUPE_FACTOR" \
-      --record_format "$RECORD_FORMAT" "${LENGTHS[@]}"
+      --masked_lm_prob "$MASKED_LM_PROB" --record_format "$RECORD_FORMAT" \
+      "${LENGTHS[@]}"
 }
 
 label() { # INPUT_FILES OUTPUT_FILE FLAG...
