@@ -183,7 +183,6 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   layout = _layout(file_options, options, shape, config.vocab_size)
   is_finished = manifest.is_finished(
       output_file, wanted, file_options.overwrite)
-  files.make_output_folder(os.path.dirname(output_file), "output_file")
   if decoder:
     teacher_decoder.store(decoder, output_file)
   if is_finished:
@@ -198,6 +197,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
         "processes than records (-np {})".format(total, process.size, total))
   share = teacher.Share(total * process.rank // process.size,
                         total * (process.rank + 1) // process.size)
+  files.make_output_folder(os.path.dirname(output_file), "output_file")
   with devices.exhaustion_errors(
       "lower --batch_size={}; what is labelled is kept".format(
           options.batch_size)):

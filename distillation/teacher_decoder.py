@@ -69,12 +69,12 @@ def store(decoder: Decoder, record_file: str) -> None:
     record_file: a file with its hidden states.
 
   Raises:
-    InputError: the folder holds that of another teacher.
+    InputError: the folder holds that of another teacher, or cannot be made.
   """
   path = path_beside(record_file)
   if _is_stored(decoder, path):
     return
-  files.make_folder(os.path.dirname(path))
+  files.make_output_folder(os.path.dirname(path), "output_file")
   with files.partial_file(path, wait=True) as partial:
     if not _is_stored(decoder, path):  # By a process that held the lock.
       content = io.BytesIO()  # Remote files cannot be written out of order.

@@ -308,6 +308,15 @@ def test_a_damaged_record_ends_the_run_without_output(tmp_path, folder):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("changes", [
+    {}, {"label_format": "hidden", "truncation_factor": 10}])
+def test_a_file_in_the_place_of_the_folder(tmp_path, folder, changes):
+  (tmp_path / "file").touch()
+  result = _run(folder, tmp_path / "file" / "labelled.tfrecord", **changes)
+  tiny.assert_one_line_error(
+      result, "--output_file", "a file stands where a folder should")
+
+
 def test_the_samples_depend_only_on_seed_and_record(tmp_path, folder):
   """Not on batches, nor on which file a record is in."""
   shape = tiny.SHAPE._replace(truncation_factor=6)
