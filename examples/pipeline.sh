@@ -61,6 +61,12 @@ readonly launcher
 
 die() { echo "pipeline.sh: error: $*" >&2; exit 1; }
 
+# Writes a line to a file that never holds half of it.
+write_line() { # FILE LINE
+  printf '%s\n' "$2" >"$1.partial"
+  mv "$1.partial" "$1"
+}
+
 running='' start=0
 
 # Runs a stage, and notes its time even where it fails or is stopped.
@@ -122,8 +128,12 @@ split() {
   [ ! -e "$WORK/split/text_0.txt" ] ||
       [ ! -e "$WORK/split/text_$((FILES - 1)).txt" ] || return 0
   python "$CODE/split_text.py" --read_file "$TEXT" --split_number "$FILES" \
-      --folder "$WORK/split" --name_base text ||
-      die "its --split_number is FILES=$FILES"
+      --folder "$WORK/split" --name_base text || {
+    local code=$?
+    # Not where it was interrupted.
+    [ $code -ne 1 ] || die "its --split_number is FILES=$FILES"
+    return $code
+  }
 }
 
 mask() {
@@ -148,7 +158,8 @@ label() { # INPUT_FILES OUTPUT_FILE FLAG...
 
 label_all() {
   local folder=$WORK/labelled i inputs=() begun_by=$PROCESSES
-  local settings="$TEACHER $FILES $PRECISION $RECORD_FORMAT ${LENGTHS[*]}"
+  local settings="$TEACHER $TEXT $FILES $DO_LOWER_CASE $DUPE_FACTOR"
+  settings+=" $MASKED_LM_PROB $PRECISION $RECORD_FORMAT ${LENGTHS[*]}"
   # Other processes would label all of it again, into files of other names,
   # which training would read too.
   [ ! -e "$folder/processes.txt" ] || begun_by=$(<"$folder/processes.txt")
@@ -161,7 +172,9 @@ label_all() {
     return 0
   fi
   mkdir -p "$folder"
-  echo "$PROCESSES" >"$folder/processes.txt"
+  write_line "$folder/processes.txt" "$PROCESSES"
+  # Until this run has seen that they are.
+  rm -f "$folder/finished.txt"
   for ((i = 0; i < FILES - 1; i++)); do
     inputs+=("$WORK/masked/masked_$i.tfrecord")
   done
@@ -171,7 +184,7 @@ label_all() {
   # The most probable tokens: the best to compare with.
   label "$WORK/masked/masked_$((FILES - 1)).tfrecord" \
       "$folder/heldout.tfrecord"
-  echo "$settings" >"$folder/finished.txt"
+  write_line "$folder/finished.txt" "$settings"
 }
 
 train() {
