@@ -72,9 +72,9 @@ def store(decoder: Decoder, record_file: str) -> None:
     InputError: the folder holds that of another teacher, or cannot be made.
   """
   path = path_beside(record_file)
-  files.make_output_folder(os.path.dirname(path), "output_file")
-  if _is_stored(decoder, path):
+  if files.exists(path) and _is_stored(decoder, path):
     return
+  files.make_output_folder(os.path.dirname(path), "output_file")
   with files.partial_file(path, wait=True) as partial:
     if not _is_stored(decoder, path):  # By a process that held the lock.
       content = io.BytesIO()  # Remote files cannot be written out of order.
