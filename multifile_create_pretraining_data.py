@@ -66,9 +66,6 @@ _ONE_DOCUMENT = (
     "%s has only one document, so its random next sentences come from that "
     "same document: use a smaller --split_number, or put blank lines between "
     "documents.")
-_MANY_UNKNOWN = (
-    "%s: %.0f%% of its tokens are [UNK]: is --vocab_file of another language, "
-    "or --do_lower_case=%s wrong for it?")
 _RESUME = "finished files are kept: the same command resumes from here"
 # What to do if a worker is killed or runs out of memory.
 _REMEDY = ("where memory is short, lower --num_workers, or split the text with "
@@ -190,11 +187,6 @@ class Counts(NamedTuple):
   tokens: int
   unknown_tokens: int
   sequence_tokens: int
-
-  @property
-  def unknown_share(self) -> float:
-    """The share of [UNK] in the tokens."""
-    return self.unknown_tokens / self.tokens
 
 
 # --- One file: work for a worker ---------------------------------------------
@@ -498,7 +490,6 @@ def _create_files(tasks: Sequence[Task], num_workers: int,
   """Makes all files that are missing or to be replaced, in parallel."""
   counts: List[Counts] = []
   num_sequences = 0
-  is_suspicious = False  # One file tells of a wrong vocabulary, not all.
   with _bar("Writing", sum(task.source.num_bytes for task in tasks)) as bar:
 
     def show(progress: Progress) -> None:
@@ -519,13 +510,6 @@ def _create_files(tasks: Sequence[Task], num_workers: int,
           show(Progress(0.0, 0))
           if file_counts.documents == 1:
             logging.warning(_ONE_DOCUMENT, tasks[index].source.path)
-          if not is_suspicious and (
-              file_counts.unknown_share > _SUSPICIOUS_UNKNOWN):
-            is_suspicious = True
-            logging.warning(
-                _MANY_UNKNOWN, tasks[index].source.path,
-                100 * file_counts.unknown_share,
-                tasks[index].options.do_lower_case)
     finally:
       # What stopped workers have left.
       for task in tasks:
@@ -566,16 +550,21 @@ def _bar(title: str, num_bytes: int) -> tqdm.tqdm:
 
 def _log_counts(counts: Sequence[Counts],
                 options: sampling.SamplingOptions) -> None:
-  """Logs what was made."""
+  """Logs what was made, and warns where the vocabulary seems not to fit."""
   if not counts:
     return
   total = Counts(*map(sum, zip(*counts)))
+  unknown_share = total.unknown_tokens / total.tokens
   logging.info(
       "%d files: %d documents, %d tokens, %.2f%% of them [UNK]; %d sequences, "
       "%.1f%% padding.", len(counts), total.documents, total.tokens,
-      100 * total.unknown_share, total.sequences,
-      100 - 100 * total.sequence_tokens
+      100 * unknown_share, total.sequences, 100 - 100 * total.sequence_tokens
       / (total.sequences * options.max_seq_length))
+  if unknown_share > _SUSPICIOUS_UNKNOWN:
+    logging.warning(
+        "%.0f%% of the tokens are [UNK]: is --vocab_file of another language, "
+        "or --do_lower_case=%s wrong for it?", 100 * unknown_share,
+        options.do_lower_case)
 
 
 def main() -> None:
