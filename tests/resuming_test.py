@@ -107,8 +107,9 @@ def test_kills_change_no_step(tmp_path):
       step = generator.randint(least + 10, least + num_steps // num_kills)
       with processes.start(command) as process:
         processes.wait_until(
-            lambda: logs[name].exists() and max(_read(logs[name])) >= step,
-            process)
+            # A log is empty for a moment, between its creation and a line.
+            lambda: logs[name].exists()
+            and max(_read(logs[name]), default=0) >= step, process)
         process.send_signal(signal.SIGKILL)
       assert 0 < checkpoints.newest_step(str(tmp_path / "killed_run"))
     with processes.start(command) as process:
