@@ -311,6 +311,18 @@ def _labelled(window: input_pipeline.Window, labels: Labels,
       compact.pack({**window.features, **labels.features}, layout))
 
 
+def _first_that_does_not_fit(features: Mapping[str, np.ndarray],
+                             layout: Optional[schema.Layout]) -> int:
+  """Returns which record of a window is the first that a layout cannot hold."""
+  for i in range(len(features[schema.INPUT_IDS])):
+    try:
+      compact.pack({name: values[i:i + 1]
+                    for name, values in features.items()}, layout)
+    except InputError:
+      return i
+  raise AssertionError("all fit")
+
+
 def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
                shape: schema.RecordShape, share: Share, output_file: str,
                layout: Optional[schema.Layout], manifest: Manifest,
@@ -331,7 +343,8 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
 
   Raises:
     InputError: the output was begun in another way, is being written by
-      another process, or an input file is damaged.
+      another process, an input file is damaged, or the layout cannot hold one
+      of its records.
   """
   statistics = LabelStatistics(
       options.truncation_factor - options.tail_samples
@@ -344,7 +357,14 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       logging.info("Resuming %s after record %d.", output_file, done)
 
     def write(window, labels):
-      for record in _labelled(window, labels, shape, layout):
+      try:
+        records = _labelled(window, labels, shape, layout)
+      except InputError as error:
+        i = _first_that_does_not_fit(
+            {**window.features, **labels.features}, layout)
+        raise InputError("--input_file: {}: {}".format(
+            order.path_of(corpus, window.first + i), error)) from None
+      for record in records:
         writer.write(record)
       writer.save_progress(manifest)
 

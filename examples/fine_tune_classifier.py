@@ -130,7 +130,7 @@ def define_flags() -> None:
       "learning_rate", _LEARNING_RATES,
       "Highest learning rates of AdamW, separated by commas. Of several, the "
       "one that is best on a tenth of train_file is taken; of one, nothing is "
-      "held back.")
+      "held back. Small students do better with 1e-4 to 3e-4 than with BERT's.")
   flags.DEFINE_float(
       "num_train_epochs", 3.0, "How often each example is read.",
       lower_bound=0.0, upper_bound=1000.0)

@@ -128,6 +128,12 @@ def pieces_of(corpus: Corpus, first: int, last: int) -> List[Piece]:
                  np.array([first]), np.array([last]))
 
 
+def path_of(corpus: Corpus, record: int) -> str:
+  """Returns the file of a record, given by its place in their order."""
+  piece, = pieces_of(corpus, record, record + 1)
+  return corpus.paths[corpus.files[piece.block]]
+
+
 def _pieces(blocks: np.ndarray, num_records: np.ndarray, starts: np.ndarray,
             stops: np.ndarray) -> List[Piece]:
   """Cuts ranges of the records of some blocks at the ends of the blocks.

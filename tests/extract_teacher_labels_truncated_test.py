@@ -263,6 +263,21 @@ def test_compact_records_hold_the_same(tmp_path, folder, changes):
       "--record_format is compact, not example")
 
 
+def test_a_record_that_compact_cannot_hold_is_told_with_its_file(
+    tmp_path, folder):
+  """Here one with padding between its tokens, in the second of two files."""
+  examples = list(map(tiny.without_labels, tiny.random_examples(4, seed=3)))
+  tiny.write_records(tmp_path / "masked_0.tfrecord", examples[:2])
+  examples[3][schema.INPUT_MASK][1] = 0
+  tiny.write_records(tmp_path / "masked_1.tfrecord", examples[2:])
+  wanted = {"batch_size": 1, "record_format": "compact",
+            "input_file": tmp_path / "masked_*"}
+  result = _run(folder, tmp_path / "out.tfrecord", **wanted)
+  tiny.assert_one_line_error(
+      result, "--input_file: {}: a record has input_mask".format(
+          tmp_path / "masked_1.tfrecord"), "--record_format=example")
+
+
 def test_input_files_of_one_name_are_refused(tmp_path, folder):
   for name in ("first", "second"):
     (tmp_path / name).mkdir()
