@@ -56,6 +56,8 @@ _BYTES_PER_INPUT_BYTE = 2
 _TENSORFLOW_BYTES = 400 << 20
 # A share of [UNK] from which the vocabulary seems not to fit.
 _SUSPICIOUS_UNKNOWN = 0.05
+# Of the first file, how much is looked at before records are made.
+_SAMPLE_CHARACTERS = 1 << 16
 # Where a worker's time goes, for the bar: reading, once; then drawing and
 # writing, each dupe_factor times.
 _READING_SHARE = 1.5
@@ -66,6 +68,9 @@ _ONE_DOCUMENT = (
     "%s has only one document, so its random next sentences come from that "
     "same document: use a smaller --split_number, or put blank lines between "
     "documents.")
+_MANY_UNKNOWN = (
+    "%.0f%% of the tokens%s are [UNK]: is --vocab_file of another language, or "
+    "--do_lower_case=%s wrong for it?")
 _RESUME = "finished files are kept: the same command resumes from here"
 # What to do if a worker is killed or runs out of memory.
 _REMEDY = ("where memory is short, lower --num_workers, or split the text with "
@@ -377,8 +382,9 @@ def create(options: RunOptions) -> None:
   files.warn_of_missing_locks(options.output_dir)
   _warn_of_older_outputs(
       options.output_dir, options.output_base_name, len(paths))
+  is_warned = bool(tasks) and _warn_of_unknown_tokens(tasks[0])
   counts = _create_files(tasks, num_workers, overwriting)
-  _log_counts(counts, options.sampling_options)
+  _log_counts(counts, options.sampling_options, is_warned)
 
 
 def _input_paths(options: RunOptions) -> List[str]:
@@ -529,6 +535,19 @@ def _warn_of_other_case(options: RunOptions) -> None:
     logging.warning("--vocab_file: %s.", error)
 
 
+def _warn_of_unknown_tokens(task: Task) -> bool:
+  """Warns where the beginning of a file has many [UNK]; returns whether."""
+  text = next(sampling.text_blocks(task.source.path, hashlib.sha256()))
+  tokens = _tokenizer(task.vocab_file, task.options.do_lower_case).tokenize(
+      text[:_SAMPLE_CHARACTERS])
+  unknown_share = tokens.count(tokenization.UNKNOWN_TOKEN) / max(1, len(tokens))
+  if unknown_share <= _SUSPICIOUS_UNKNOWN:
+    return False
+  logging.warning(_MANY_UNKNOWN, 100 * unknown_share, " that {} begins with"
+                  .format(task.source.path), task.options.do_lower_case)
+  return True
+
+
 def _warn_of_older_outputs(output_dir: str, output_base_name: str,
                            num_files: int) -> None:
   """Warns of outputs that belong to more input files than there are."""
@@ -548,9 +567,10 @@ def _bar(title: str, num_bytes: int) -> tqdm.tqdm:
                    disable=None)
 
 
-def _log_counts(counts: Sequence[Counts],
-                options: sampling.SamplingOptions) -> None:
-  """Logs what was made, and warns where the vocabulary seems not to fit."""
+def _log_counts(counts: Sequence[Counts], options: sampling.SamplingOptions,
+                is_warned: bool) -> None:
+  """Logs what was made, and warns of many [UNK] unless that was done before.
+  """
   if not counts:
     return
   total = Counts(*map(sum, zip(*counts)))
@@ -560,11 +580,9 @@ def _log_counts(counts: Sequence[Counts],
       "%.1f%% padding.", len(counts), total.documents, total.tokens,
       100 * unknown_share, total.sequences, 100 - 100 * total.sequence_tokens
       / (total.sequences * options.max_seq_length))
-  if unknown_share > _SUSPICIOUS_UNKNOWN:
+  if unknown_share > _SUSPICIOUS_UNKNOWN and not is_warned:
     logging.warning(
-        "%.0f%% of the tokens are [UNK]: is --vocab_file of another language, "
-        "or --do_lower_case=%s wrong for it?", 100 * unknown_share,
-        options.do_lower_case)
+        _MANY_UNKNOWN, 100 * unknown_share, "", options.do_lower_case)
 
 
 def main() -> None:
