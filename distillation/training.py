@@ -47,7 +47,7 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
     InputError: an option, a file or the fit between them is wrong.
   """
   if not processes.is_writer:
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Rank 0 warns for all.
   output_dir = options.output_dir
   with contextlib.ExitStack() as stack:
     group = stack.enter_context(Group(processes, devices.session_config(

@@ -293,11 +293,12 @@ def test_it_runs_without_a_launcher(tmp_path, folder):
 
 
 def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
-  arguments = _arguments(folder, tmp_path / "out")
+  arguments = [*_arguments(folder, tmp_path / "out"), "--num_warmup_steps=100"]
   result = tiny.launch(_HOROVODRUN, _SCRIPT, *arguments)
   assert result.returncode == 0, result.stdout + result.stderr
   log = result.stdout + result.stderr
   assert log.count("global_step = 4") == 1
+  assert log.count("--num_warmup_steps=100 is not less than") == 1
   events = [name for name in os.listdir(tmp_path / "out")
             if name.startswith("events")]
   assert len(events) == 1
