@@ -126,6 +126,11 @@ class Run(NamedTuple):
   seed: int
   training: Flags
 
+  @property
+  def chooses_checkpoint(self) -> bool:
+    """Whether it is evaluated while it trains, to keep the best."""
+    return bool(self.training.get("eval_every_checkpoint"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Description:
@@ -262,8 +267,6 @@ class Commands:
     self._teacher_checkpoint = os.path.join(
         description.teacher, checkpoints.CHECKPOINT_FILE)
     self._held_out = self.labelled("held out")
-    self._validation = (self.labelled("validation")
-                        if description.validation_records else self._held_out)
 
   def label(self, name: str) -> List[str]:
     """Returns the command that labels the records to train on."""
@@ -272,11 +275,17 @@ class Commands:
 
   def label_held_out(self) -> List[List[str]]:
     """Returns the commands that label what no student is trained on."""
-    unseen = {self._held_out: self._description.held_out_records}
-    if self._description.validation_records:
-      unseen[self._validation] = self._description.validation_records
-    return [self._label(records, labelled, _HELD_OUT_LABELS)
-            for labelled, records in unseen.items()]
+    description = self._description
+    commands = [self._label(
+        description.held_out_records, self._held_out, _HELD_OUT_LABELS)]
+    for run in description.runs:
+      if run.chooses_checkpoint:
+        recipe = self._recipe(run)
+        commands.append(self._label(
+            description.validation_records or description.held_out_records,
+            self._validation(recipe), _validation_labels(recipe)))
+    return [words for i, words in enumerate(commands)
+            if words not in commands[:i]]
 
   def evaluate_teacher(self) -> List[str]:
     """Returns the command that evaluates the teacher."""
@@ -296,15 +305,9 @@ class Commands:
 
   def train(self, run: Run) -> List[str]:
     """Returns the command that trains a student."""
-    recipe = dict(self._description.recipes[run.recipe])
-    labels = recipe.pop("labels", None)
-    if labels is not None:
-      made_with = self._description.labels[labels]
-      recipe = {"input_file": self.labelled(labels), **{
-          name: made_with[name] for name in ("truncation_factor", "temperature")
-          if name in made_with}, **recipe}
-    if run.training.get("eval_every_checkpoint"):
-      recipe["eval_input_file"] = self._validation
+    recipe = self._recipe(run)
+    if run.chooses_checkpoint:
+      recipe["eval_input_file"] = self._validation(recipe)
     return self._train(run, self.run_folder(run), recipe)
 
   def train_for_time(self, run: Run, steps: int) -> List[str]:
@@ -315,6 +318,24 @@ class Commands:
         run._replace(steps=steps, training=training),
         os.path.join(self.folder("timing"), str(steps)),
         {"hard_label_weight": 1})
+
+  def _recipe(self, run: Run) -> Dict[str, Any]:
+    """Returns the flags of stage V that make a run's recipe."""
+    recipe = dict(self._description.recipes[run.recipe])
+    labels = recipe.pop("labels", None)
+    if labels is None:
+      return recipe
+    return {"input_file": self.labelled(labels),
+            **_shared_flags(self._description.labels[labels]), **recipe}
+
+  def _validation(self, recipe: Flags) -> str:
+    """Returns the path of the records that choose the checkpoint of a run."""
+    labels = _validation_labels(recipe)
+    if labels != _HELD_OUT_LABELS:
+      return self.labelled(" ".join(
+          ["validation", *map(str, labels.values())]))
+    return (self.labelled("validation")
+            if self._description.validation_records else self._held_out)
 
   def _train(self, run: Run, output_dir: str, recipe: Flags) -> List[str]:
     return command(
@@ -364,6 +385,17 @@ class Commands:
         {"output_dir": output_dir, "input_file": self._held_out,
          "do_eval": True, "eval_batch_size": 32, "max_eval_steps": 1000000},
         _HELD_OUT_LABELS, model)
+
+
+def _shared_flags(labels: Flags) -> Flags:
+  """Returns what stage V must be told of how labels were made."""
+  return {name: labels[name] for name in ("truncation_factor", "temperature")
+          if name in labels}
+
+
+def _validation_labels(recipe: Flags) -> Flags:
+  """Returns the labels that stage V asks for where a recipe is evaluated."""
+  return {**_HELD_OUT_LABELS, **_shared_flags(recipe)}
 
 
 def _slug(*names: str) -> str:

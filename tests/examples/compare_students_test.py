@@ -10,6 +10,7 @@ import pytest
 
 from examples import compare_students
 import modeling
+from records import manifest
 import tiny
 from util.command_line import InputError
 
@@ -147,6 +148,33 @@ def test_a_comparison(inputs, tmp_path):
       _run(inputs, output_dir), "training_records", "masked_[0-9].tfrecord",
       "--output_dir")
   assert _read(output_dir) == found
+
+
+@pytest.mark.parametrize("validation", ["validation", "held_out"])
+def test_a_checkpoint_is_chosen_with_labels_like_those_of_the_training(
+    inputs, tmp_path, validation):
+  """With as many tokens, at the same temperature."""
+  description = _description(inputs)
+  description["labels"] = {
+      "5": {"truncation_factor": 5, "temperature": 2.0}}
+  description["recipes"] = {"5": {"labels": "5"}}
+  description["runs"] = [
+      {"student": "narrow", "recipes": ["5"], "steps": [2], "seeds": [1],
+       "training": {"eval_every_checkpoint": True}}]
+  description["validation_records"] = str(inputs / (validation + ".tfrecord"))
+  if validation == "held_out":
+    del description["validation_records"]
+  _write(inputs, description)
+  result = _run(inputs, tmp_path / "out")
+  assert result.returncode == 0, result.stderr
+  run, = _read(tmp_path / "out")["runs"]
+  chosen_by = tmp_path / "out" / "labels" / "validation-5-2.0.tfrecord"
+  assert "--eval_input_file={}".format(chosen_by) in run["command"]
+  made_by = manifest.read_manifest(str(chosen_by))
+  assert made_by.flags["truncation_factor"] == 5
+  assert made_by.flags["temperature"] == 2.0
+  assert list(made_by.sources) == [validation + ".tfrecord"]
+  assert 0 < run["results"]["kl_from_teacher"] < 10
 
 
 def test_a_stopped_comparison_lets_its_run_save(inputs, tmp_path):
