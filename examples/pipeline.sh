@@ -201,7 +201,8 @@ train() {
       --init_checkpoint "$TEACHER/bert_model.ckpt" --init_layers "$LAYERS" \
       --input_file "$WORK/labelled/training*.tfrecord" \
       --eval_input_file "$WORK/labelled/heldout*.tfrecord" \
-      --output_dir "$WORK/student/run" --truncation_factor 10 \
+      --output_dir "$WORK/student/run" \
+      --truncation_factor 10 --hard_label_weight 0.1 \
       --do_train True --do_eval True --train_batch_size "$BATCH_SIZE" \
       --learning_rate "$LEARNING_RATE" --num_train_steps "$STEPS" \
       --num_warmup_steps "$WARMUP_STEPS" --precision "$PRECISION" \
