@@ -135,8 +135,8 @@ run python network_distillation_single_machine_truncated.py \
 
 title 'V: a student of 2 layers, from scratch, trained on the labels'
 write_config $DEMO/distilled 2
-# Without hard labels, so that the two students show what the labels bring.
-train_student $DEMO/distilled --input_file $DEMO/labelled.tfrecord
+train_student $DEMO/distilled --input_file $DEMO/labelled.tfrecord \
+  --hard_label_weight 0.1
 
 title 'The same student, from scratch too, trained on the masked tokens alone'
 write_config $DEMO/hard_labels 2

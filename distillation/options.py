@@ -52,7 +52,7 @@ def define_flags() -> None:
       "hard_label_weight", 0.0,
       "w: the masked-LM loss is (1 - w) times the loss against the teacher "
       "plus w times the cross entropy of the masked tokens, the hard labels. "
-      "At 1 the records need no teacher labels.",
+      "0.1 is recommended; at 1 the records need no teacher labels.",
       lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_enum(
       "hard_label_schedule", "constant", losses.HARD_LABEL_SCHEDULES,
