@@ -133,7 +133,7 @@ run python network_distillation_single_machine_truncated.py \
   --input_file $DEMO/heldout/labelled.tfrecord \
   --do_eval True --eval_batch_size 32 $LENGTHS
 
-title 'V: a student of 2 layers, from scratch, trained on the labels'
+title 'V: a student of 2 layers, from scratch, trained on the labels above all'
 write_config $DEMO/distilled 2
 train_student $DEMO/distilled --input_file $DEMO/labelled.tfrecord \
   --hard_label_weight 0.1

@@ -56,7 +56,9 @@ _BYTES_PER_INPUT_BYTE = 2
 _TENSORFLOW_BYTES = 400 << 20
 # A share of [UNK] from which the vocabulary seems not to fit.
 _SUSPICIOUS_UNKNOWN = 0.05
-# Of the first file, how much is looked at before records are made.
+# A share over which it surely does not, and how much of the first file is
+# looked at to say so before records are made.
+_WRONG_UNKNOWN = 0.5
 _SAMPLE_CHARACTERS = 1 << 16
 # Where a worker's time goes, for the bar: reading, once; then drawing and
 # writing, each dupe_factor times.
@@ -382,9 +384,10 @@ def create(options: RunOptions) -> None:
   files.warn_of_missing_locks(options.output_dir)
   _warn_of_older_outputs(
       options.output_dir, options.output_base_name, len(paths))
-  is_warned = bool(tasks) and _warn_of_unknown_tokens(tasks[0])
+  if tasks:
+    _warn_of_wrong_vocabulary(tasks[0])
   counts = _create_files(tasks, num_workers, overwriting)
-  _log_counts(counts, options.sampling_options, is_warned)
+  _log_counts(counts, options.sampling_options)
 
 
 def _input_paths(options: RunOptions) -> List[str]:
@@ -535,17 +538,17 @@ def _warn_of_other_case(options: RunOptions) -> None:
     logging.warning("--vocab_file: %s.", error)
 
 
-def _warn_of_unknown_tokens(task: Task) -> bool:
-  """Warns where the beginning of a file has many [UNK]; returns whether."""
+def _warn_of_wrong_vocabulary(task: Task) -> None:
+  """Warns where most tokens that a file begins with are [UNK]."""
   text = next(sampling.text_blocks(task.source.path, hashlib.sha256()))
   tokens = _tokenizer(task.vocab_file, task.options.do_lower_case).tokenize(
       text[:_SAMPLE_CHARACTERS])
   unknown_share = tokens.count(tokenization.UNKNOWN_TOKEN) / max(1, len(tokens))
-  if unknown_share <= _SUSPICIOUS_UNKNOWN:
-    return False
-  logging.warning(_MANY_UNKNOWN, 100 * unknown_share, " that {} begins with"
-                  .format(task.source.path), task.options.do_lower_case)
-  return True
+  if unknown_share > _WRONG_UNKNOWN:
+    logging.warning(
+        _MANY_UNKNOWN, 100 * unknown_share,
+        " that {} begins with".format(task.source.path),
+        task.options.do_lower_case)
 
 
 def _warn_of_older_outputs(output_dir: str, output_base_name: str,
@@ -567,10 +570,9 @@ def _bar(title: str, num_bytes: int) -> tqdm.tqdm:
                    disable=None)
 
 
-def _log_counts(counts: Sequence[Counts], options: sampling.SamplingOptions,
-                is_warned: bool) -> None:
-  """Logs what was made, and warns of many [UNK] unless that was done before.
-  """
+def _log_counts(counts: Sequence[Counts],
+                options: sampling.SamplingOptions) -> None:
+  """Logs what was made, and warns where the vocabulary seems not to fit."""
   if not counts:
     return
   total = Counts(*map(sum, zip(*counts)))
@@ -580,7 +582,7 @@ def _log_counts(counts: Sequence[Counts], options: sampling.SamplingOptions,
       "%.1f%% padding.", len(counts), total.documents, total.tokens,
       100 * unknown_share, total.sequences, 100 - 100 * total.sequence_tokens
       / (total.sequences * options.max_seq_length))
-  if unknown_share > _SUSPICIOUS_UNKNOWN and not is_warned:
+  if unknown_share > _SUSPICIOUS_UNKNOWN:
     logging.warning(
         _MANY_UNKNOWN, 100 * unknown_share, "", options.do_lower_case)
 
