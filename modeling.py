@@ -17,6 +17,7 @@ Dimensions:
 
 import dataclasses
 import errno
+import functools
 import json
 import math
 import os
@@ -635,6 +636,13 @@ def _variable(name: str, shape: Sequence[int], initializer: Initializer
 
 def variable_shapes(config: BertConfig) -> Dict[str, List[int]]:
   """Returns the shape of each variable of the model with both heads."""
+  return dict(_variable_shapes(config.to_json_string()))
+
+
+@functools.lru_cache(maxsize=None)
+def _variable_shapes(config_json: str) -> Dict[str, List[int]]:
+  """Builds a model to see its variables, which takes a second."""
+  config = BertConfig.from_dict(json.loads(config_json))
   with tf.Graph().as_default():
     tokens = tf1.placeholder(tf.int32, [None, None])
     pretraining_logits(config, False, tokens, tokens, tokens, tokens)

@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Sets up what is missing and runs the tests, all of them in several processes;
-# arguments go to pytest.
+# Sets up what is missing and runs the tests in several processes.
 #
-#   ./run_tests.sh
-#   ./run_tests.sh tests/records -k manifest
+#   ./run_tests.sh          # the quick tests
+#   ./run_tests.sh --all    # these and the slow ones, as CI does
+#   ./run_tests.sh tests/records -k manifest   # other arguments go to pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh
-if [ $# -eq 0 ]; then
-  # Each file's tests stay together, as they share what they prepare.
-  set -- tests -n auto --maxprocesses 4 --dist loadfile --durations 25
-fi
+# Idle processes take over tests that wait; neighbours share what they prepare.
+readonly PARALLEL=(tests -n auto --maxprocesses 4 --dist worksteal
+                   --durations 10)
+case "${1:-}" in
+  '') set -- "${PARALLEL[@]}" -m 'not slow' ;;
+  --all) shift; set -- "${PARALLEL[@]}" "$@" ;;
+esac
 exec .venv/bin/python -m pytest "$@"

@@ -43,6 +43,9 @@ _DECODED_BYTES = 2 << 20
 _MOST_DECODING_THREADS = 4
 # Batches that are ready before the model asks for them.
 _BATCHES_AHEAD = 16
+# Makes datasets trace a function as it is: AutoGraph would take a second to
+# rewrite control flow that needs no rewriting.
+_as_is = tf.autograph.experimental.do_not_convert
 # What a Location becomes in a dataset.
 _LOCATION_SPEC: Any = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
@@ -325,7 +328,7 @@ def training_input_fn(
         locate_windows, output_signature=(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
     # One window is read while the one before it is in use.
-    dataset = dataset.map(read_window).prefetch(1)
+    dataset = dataset.map(_as_is(read_window)).prefetch(1)
     return _batches(dataset.rebatch(_num_decoded(shape)), shape,
                     params["batch_size"], True, limits)
 
@@ -407,8 +410,8 @@ def read_windows(corpus: order.Corpus, flag: str, shape: schema.RecordShape,
     InputError: a file is damaged, or a record is out of range.
   """
   dataset = read_range(corpus, flag, first, last - first).batch(size)
-  dataset = dataset.map(lambda serialized: (
-      serialized, decoding.decode(serialized, shape, limits)))
+  dataset = dataset.map(_as_is(lambda serialized: (
+      serialized, decoding.decode(serialized, shape, limits))))
   with record_errors(flag, corpus.paths, shape, limits):
     for serialized, features in _without_autotuning(
         dataset.prefetch(2)).as_numpy_iterator():
@@ -428,7 +431,8 @@ def _locate(corpus: order.Corpus, pieces: Sequence[order.Piece],
 
 def _read_pieces(locations: order.Location) -> tf.data.Dataset:
   """Reads the serialized records of some pieces, a Location of tensors."""
-  return tf.data.Dataset.from_tensor_slices(locations).flat_map(_read_piece)
+  return tf.data.Dataset.from_tensor_slices(locations).flat_map(
+      _as_is(_read_piece))
 
 
 def _read_piece(location: order.Location) -> tf.data.Dataset:
@@ -455,7 +459,7 @@ def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
              limits: Optional[decoding.Limits]) -> tf.data.Dataset:
   """Decodes batches of serialized records to others, ahead of the model."""
   dataset = dataset.map(
-      lambda serialized: decoding.decode(serialized, shape, limits),
+      _as_is(lambda serialized: decoding.decode(serialized, shape, limits)),
       num_parallel_calls=min(_MOST_DECODING_THREADS, workers.available_cores()),
       deterministic=True)
   return _without_autotuning(dataset.rebatch(

@@ -1,7 +1,11 @@
 """Fixtures and options that the tests share."""
 
+import gc
 import os
 import pathlib
+import shutil
+import socket
+import subprocess
 import sys
 import tempfile
 
@@ -11,6 +15,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+_STARTUP = ROOT / "tests" / "startup"
 _FUZZ_INPUTS, _MORE_FUZZ_INPUTS = 2000, 100000
 
 
@@ -33,6 +38,104 @@ def pytest_configure(config):
       else _FUZZ_INPUTS,
       suppress_health_check=list(hypothesis.HealthCheck))
   hypothesis.settings.load_profile("fuzz")
+  config.addinivalue_line(
+      "markers", "slow: left out unless it is asked for; CONTRIBUTING.md has "
+      "the rule")
+  if not hasattr(config, "workerinput"):
+    config.add_cleanup(_start_fork_server())
+    config.pluginmanager.register(_Summary(config))
+
+
+def _start_fork_server():
+  """Lets all scripts with TensorFlow be forked; returns how to end that.
+
+  The processes of pytest share the server, which imports TensorFlow when it is
+  needed.
+  """
+  os.environ["PYTHONPATH"] = os.pathsep.join(
+      [str(_STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
+  folder = tempfile.mkdtemp(prefix="fork_server")
+  path = os.path.join(folder, "socket")
+  with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(path)
+    listener.listen()
+    server = subprocess.Popen(
+        [sys.executable, str(_STARTUP / "fork_server.py"),
+         str(listener.fileno())],
+        stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+  os.environ["FORK_SERVER"] = path
+
+  def end():
+    server.stdin.close()
+    server.wait()
+    shutil.rmtree(folder)
+
+  return end
+
+
+def pytest_collection_finish():
+  # What is imported by now stays: looking at it in each collection of garbage
+  # takes a tenth of the time in which TensorFlow builds a graph.
+  gc.collect()
+  gc.freeze()
+
+
+# --- The closing line --------------------------------------------------------
+
+# In a process of pytest-xdist, how many tests the command line leaves out.
+_NUM_DESELECTED = pytest.StashKey[int]()
+
+
+def pytest_deselected(items):
+  session = items[0].session
+  session.stash[_NUM_DESELECTED] = (
+      session.stash.get(_NUM_DESELECTED, 0) + len(items))
+
+
+def pytest_sessionfinish(session):
+  output = getattr(session.config, "workeroutput", None)
+  if output is not None:
+    output["num_deselected"] = session.stash.get(_NUM_DESELECTED, 0)
+
+
+class _Summary:
+  """Says at the end what ran and what did not, and why."""
+
+  def __init__(self, config):
+    self._config = config
+    self._num_deselected = 0
+
+  @pytest.hookimpl(optionalhook=True)
+  def pytest_testnodedown(self, node):
+    self._num_deselected = max(
+        self._num_deselected,
+        getattr(node, "workeroutput", {}).get("num_deselected", 0))
+
+  def pytest_sessionfinish(self, session):
+    self._num_deselected = max(
+        self._num_deselected, session.stash.get(_NUM_DESELECTED, 0))
+
+  def pytest_unconfigure(self):
+    reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+      return
+    count = {name: len(reporter.stats.get(name, ()))
+             for name in ("passed", "failed", "error", "skipped")}
+    words = ["ran {passed} tests that passed and {failed} that failed".format(
+        **count)]
+    if count["error"]:
+      words.append("{error} could not run".format(**count))
+    reasons = sorted({report.longrepr[2].replace("Skipped: ", "")
+                      for report in reporter.stats.get("skipped", ())
+                      if isinstance(report.longrepr, tuple)})
+    words.append("skipped {}{}".format(
+        count["skipped"], " ({})".format("; ".join(reasons)) if reasons
+        else ""))
+    if self._num_deselected:
+      words.append("left out {}{}".format(
+          self._num_deselected, " slow ones: ./run_tests.sh --all runs them"
+          if self._config.option.markexpr == "not slow" else ""))
+    reporter.write_line("; ".join(words))
 
 
 @pytest.fixture(scope="session")

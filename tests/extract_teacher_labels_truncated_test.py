@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -369,9 +368,8 @@ def _long_run(tmp_path_factory, folder):
 def _stop_midway(arguments, partial, signal_number, windows):
   """Starts a run and stops it some windows later; returns log and exit code."""
   start = partial.stat().st_size if partial.exists() else 0
-  process = processes.start(
-      [sys.executable, tiny.ROOT / _SCRIPT, *arguments],
-      stderr=subprocess.PIPE, text=True)
+  process = processes.Script(
+      tiny.ROOT / _SCRIPT, *arguments, stderr=subprocess.PIPE, text=True)
   processes.wait_until(
       lambda: partial.exists()
       and partial.stat().st_size >= start + 3000 * windows, process)
@@ -409,9 +407,8 @@ def test_a_second_run_is_refused_and_harms_nothing(
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
   partial = tmp_path / ".labelled.tfrecord.partial"
-  with processes.start(
-      [sys.executable, tiny.ROOT / _SCRIPT,
-       *_arguments(folder, output, **changes)]) as first:
+  with processes.Script(tiny.ROOT / _SCRIPT, *_arguments(
+      folder, output, **changes)) as first:
     # It has the lock once something is in the file.
     processes.wait_until(
         lambda: partial.exists() and partial.stat().st_size, first)
@@ -420,7 +417,7 @@ def test_a_second_run_is_refused_and_harms_nothing(
       tiny.assert_one_line_error(
           _run(folder, output, *more, **changes),
           "{} is being written by another process (process {})".format(
-              output, first.pid))
+              output, first.script_pid))
     finally:
       first.send_signal(signal.SIGCONT)
   assert first.returncode == 0

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -310,13 +309,13 @@ def test_training_resumes_where_it_stopped(tmp_path, folder):
 
 def _start(folder, output_dir, **changes):
   """Starts a run of 400 steps that saves often."""
-  return processes.start(
-      [sys.executable, tiny.ROOT / _SCRIPT, *_arguments(
+  return processes.Script(
+      tiny.ROOT / _SCRIPT, *_arguments(
           folder, output_dir, "--do_train", **{
               "train_batch_size": 2, "num_train_steps": 400,
               "num_warmup_steps": 40, "learning_rate": 1e-3,
               "bert_config_file": folder / "with_dropout.json",
-              "save_checkpoints_steps": 10, **changes})],
+              "save_checkpoints_steps": 10, **changes}),
       stderr=subprocess.PIPE, text=True)
 
 
@@ -371,7 +370,7 @@ def test_a_second_trainer_is_refused_until_the_first_ends(tmp_path, folder):
   with _start(folder, tmp_path, num_train_steps=1000000) as process:
     assert any("Step 100 of" in line for line in process.stderr)
     with pytest.raises(InputError, match=r"{} is being written .*\(process {}\)"
-                       .format(tmp_path, process.pid)):
+                       .format(tmp_path, process.script_pid)):
       training.run(command)
     assert process.poll() is None
     process.kill()

@@ -1,9 +1,11 @@
 """Subprocesses of tests: starting them, and waiting for what they do."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -25,6 +27,39 @@ def start(command, **keywords):
   """
   return subprocess.Popen(
       list(map(str, command)), preexec_fn=_reset_signals, **keywords)
+
+
+class Script(subprocess.Popen):
+  """A Python script that runs, perhaps in a fork of the fork server.
+
+  Attributes:
+    script_pid: id of the process that runs the script, which signals go to.
+  """
+
+  def __init__(self, script, *arguments, prefix=(), **keywords):
+    """Starts a script that Ctrl-C and SIGTERM end.
+
+    Args:
+      script: its path.
+      *arguments: of the script.
+      prefix: words of the command line before Python.
+      **keywords: of subprocess.Popen.
+    """
+    reader, writer = os.pipe()
+    environment = dict(keywords.pop("env", None) or os.environ,
+                       SCRIPT_PID_FD=str(writer))
+    super().__init__(
+        [*prefix, sys.executable, *map(str, (script, *arguments))],
+        env=environment, pass_fds=[writer], preexec_fn=_reset_signals,
+        **keywords)
+    os.close(writer)
+    with open(reader, encoding="ascii") as file:
+      self.script_pid = int(file.readline() or self.pid)
+
+  def send_signal(self, sig):
+    if self.poll() is None:
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(self.script_pid, sig)
 
 
 def _reset_signals():

@@ -4,7 +4,6 @@ import collections
 import json
 import random
 import signal
-import sys
 
 import processes
 from distillation import checkpoints
@@ -98,21 +97,21 @@ def test_kills_change_no_step(tmp_path):
   logs = {}
   for name in ("whole", "killed"):
     script, logs[name] = _spy(tmp_path, _SINGLE, name)
-    command = [sys.executable, script, *_arguments(
+    command = [script, *_arguments(
         tmp_path, tmp_path / (name + "_run"), num_steps,
         save_checkpoints_steps=7)]
     generator = random.Random(5)
     for kill in range(num_kills if name == "killed" else 0):
       least = num_steps * kill // num_kills
       step = generator.randint(least + 10, least + num_steps // num_kills)
-      with processes.start(command) as process:
+      with processes.Script(*command) as process:
         processes.wait_until(
             # A log is empty for a moment, between its creation and a line.
             lambda: logs[name].exists()
             and max(_read(logs[name]), default=0) >= step, process)
         process.send_signal(signal.SIGKILL)
       assert 0 < checkpoints.newest_step(str(tmp_path / "killed_run"))
-    with processes.start(command) as process:
+    with processes.Script(*command) as process:
       assert process.wait() == 0
   whole, killed = map(_read, logs.values())
   assert set(whole) == set(killed) == set(range(1, num_steps + 1))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import random
 import re
 import select
@@ -393,8 +392,8 @@ def test_lines_of_stdin_are_labelled(trained):
 
 def test_lines_of_a_pipe_are_labelled_as_they_come(trained):
   output_dir, _ = trained
-  with processes.start(
-      [sys.executable, tiny.ROOT / _PATH, "--output_dir", output_dir],
+  with processes.Script(
+      tiny.ROOT / _PATH, "--output_dir", output_dir,
       stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
     for word, label in (("Good", "so so…"), ("Bad", "no")):
       process.stdin.write("so {} it was\n".format(word).encode())
@@ -459,12 +458,11 @@ def test_a_killed_run_keeps_the_finished_rates(tmp_path, folder):
   def candidates():
     return json.loads(notes.read_text())["candidates"] if notes.exists() else {}
 
-  with processes.start(
-      [sys.executable, tiny.ROOT / _PATH,
-       *_arguments(folder, tmp_path / "out", *rates)],
+  with processes.Script(
+      tiny.ROOT / _PATH, *_arguments(folder, tmp_path / "out", *rates),
       stderr=subprocess.DEVNULL) as process:
     processes.wait_until(candidates, process)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
   finished = candidates()
   assert "1e-09" in finished and "0.003" not in finished
   assert not (tmp_path / "out" / "bert_model.ckpt.index").exists()
@@ -480,9 +478,9 @@ def test_a_killed_run_keeps_the_finished_rates(tmp_path, folder):
 
 def test_an_interrupt_is_one_line(tmp_path, folder):
   notes = tmp_path / "out" / "fine_tuning.json"
-  with processes.start(
-      [sys.executable, tiny.ROOT / _PATH, "--verbosity=-1",
-       *_arguments(folder, tmp_path / "out", "--num_train_epochs", 1000)],
+  with processes.Script(
+      tiny.ROOT / _PATH, "--verbosity=-1",
+      *_arguments(folder, tmp_path / "out", "--num_train_epochs", 1000),
       stderr=subprocess.PIPE, text=True) as process:
     processes.wait_until(notes.exists, process)
     process.send_signal(signal.SIGTERM)

@@ -35,9 +35,8 @@ _NOT_READ = re.compile(r"tfevents|^eval$|\.tmp|\.meta|^graph\.pbtxt|^\.lock$")
 
 
 def _environment(world, **faults) -> Dict[str, str]:
-  """Returns the variables that `sitecustomize` reads."""
-  return {"PYTHONPATH": str(fault_world.INJECTION),
-          "FAULT_LOG": str(world.folder) + ".points",
+  """Returns the variables that `faults.py` reads."""
+  return {"FAULT_LOG": str(world.folder) + ".points",
           **{"FAULT_" + name.upper(): str(value)
              for name, value in faults.items()}}
 

@@ -1,32 +1,11 @@
 """Fixtures of the faults: a clean world, what runs make of it, copies."""
 
-import collections
-from concurrent import futures
 import itertools
 import shutil
-import threading
 
 import pytest
 
 import fault_world
-
-
-# As many runs at a time as there are usually cores to test with.
-_RUNS_AT_A_TIME = 2
-
-
-def pytest_configure(config):
-  config.addinivalue_line(
-      "markers", "ahead(check): what to do for a test, two at a time; the test "
-      "waits for it with the fixture `checked`")
-
-
-@pytest.fixture(scope="session")
-def fork_server(tmp_path_factory):
-  """A process that runs scripts with TensorFlow imported."""
-  server = fault_world.ForkServer(tmp_path_factory.mktemp("server"))
-  yield server
-  server.close()
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +15,7 @@ def inputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def new_world(tmp_path_factory, fork_server, inputs):
+def new_world(tmp_path_factory, inputs):
   """A function that returns a world of its own, by a name."""
   folder = tmp_path_factory.mktemp("worlds")
   counter = itertools.count()
@@ -44,7 +23,7 @@ def new_world(tmp_path_factory, fork_server, inputs):
   def make(name="world"):
     path = folder / str(next(counter)) / name
     shutil.copytree(inputs, path)
-    return fault_world.World(path, inputs, fork_server)
+    return fault_world.World(path, inputs)
 
   return make
 
@@ -56,15 +35,10 @@ def clean(new_world):
   That is the SHA-256 of each output by path, or what `trained` returns.
   """
   made = {}
-  locks = collections.defaultdict(threading.Lock)
 
   def run(stage, changes=()):
     key = stage.script, *(tuple(sorted(map(str, dict(some).items())))
                           for some in (stage.flags, changes))
-    with locks[key]:
-      return run_once(key, stage, changes)
-
-  def run_once(key, stage, changes):
     if key not in made:
       world = new_world()
       outcome = world.run(stage, dict(changes))
@@ -77,29 +51,3 @@ def clean(new_world):
     return made[key]
 
   return run
-
-
-@pytest.fixture(scope="session")
-def _checks(request, new_world, clean):
-  """Starts what all selected tests wait for."""
-  with futures.ThreadPoolExecutor(_RUNS_AT_A_TIME) as pool:
-    checks = {}
-    for item in request.session.items:
-      mark = item.get_closest_marker("ahead")
-      if mark:
-        checks[item.nodeid] = pool.submit(
-            mark.kwargs["check"], new_world, clean, **item.callspec.params)
-    yield checks
-    pool.shutdown(cancel_futures=True)
-
-
-@pytest.fixture
-def checked(request, _checks, record_property):
-  """Waits for the check of a test; raises what it raised.
-
-  What the check returns, a message, is kept in the report.
-  """
-  def wait():
-    record_property("message", _checks[request.node.nodeid].result())
-
-  return wait

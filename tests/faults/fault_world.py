@@ -9,6 +9,7 @@ Scripts run in it as their current folder.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -16,18 +17,14 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import sys
-import threading
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 import processes
 import tiny
 
-INJECTION = pathlib.Path(__file__).resolve().parent / "injection"
 TIMEOUT_SECONDS = 30
 _TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + [
     "w{}".format(letter) for letter in "abcdefghijklmnopqrstuvwx"]
@@ -45,12 +42,10 @@ class Stage(NamedTuple):
     flags: values by name.
     outputs: the files whose bytes are compared; none for the trainers, whose
       variables and results are.
-    has_tensorflow: whether it takes seconds to start.
   """
   script: str
   flags: Flags
   outputs: Tuple[str, ...]
-  has_tensorflow: bool = False
 
   @property
   def name(self) -> str:
@@ -94,17 +89,16 @@ STAGES = {
     "label": Stage(
         "extract_teacher_labels_truncated.py",
         {**_LABELLER, "truncation_factor": 4},
-        ("out/labelled.tfrecord", "out/labelled.tfrecord.json"), True),
+        ("out/labelled.tfrecord", "out/labelled.tfrecord.json")),
     "label_hidden": Stage(
         "extract_teacher_labels_truncated.py",
         {**_LABELLER, "label_format": "hidden", "record_format": "compact"},
         ("out/labelled.tfrecord", "out/labelled.tfrecord.json",
-         "out/teacher_decoder.npz"), True),
+         "out/teacher_decoder.npz")),
     "train": Stage(
-        "network_distillation_single_machine_truncated.py", _TRAINER, (),
-        True),
+        "network_distillation_single_machine_truncated.py", _TRAINER, ()),
     "distributed": Stage(
-        "network_distillation_distributed_truncated.py", _TRAINER, (), True),
+        "network_distillation_distributed_truncated.py", _TRAINER, ()),
 }
 
 
@@ -118,11 +112,9 @@ class World:
   Attributes:
     folder: of this world.
     inputs: the folder of inputs that it is a copy of.
-    server: runs the scripts that import TensorFlow; None starts each by itself.
   """
   folder: pathlib.Path
   inputs: pathlib.Path
-  server: Optional["ForkServer"] = None
 
   def __truediv__(self, path: str) -> pathlib.Path:
     return self.folder / path
@@ -141,21 +133,19 @@ class World:
         (shutil.copytree if path.is_dir() else shutil.copy2)(
             path, self.folder / path.name)
 
-  def start(self, stage: Stage, changes: Flags = {}, **keywords) -> "Process":
+  def start(self, stage: Stage, changes: Flags = {}, *, words=(),
+            environment: Mapping[str, str] = {}, unset=(), prefix=(),
+            file_bytes: int = 0) -> "Process":
     """Starts a script; as `run`."""
-    words = [*arguments(stage.flags, changes), *keywords.pop("words", ())]
-    script = str(tiny.ROOT / stage.script)
-    environment = dict(os.environ, **keywords.pop("environment", {}))
-    for name in keywords.pop("unset", ()):
-      environment.pop(name, None)
-    if (self.server and stage.has_tensorflow
-        and not keywords.get("prefix") and keywords.pop("forked", True)):
-      return self.server.start(
-          script, words, str(self.folder), environment, **keywords)
-    keywords.pop("forked", None)
-    return Process.start(
-        [*keywords.pop("prefix", ()), sys.executable, script, *words],
-        str(self.folder), environment, **keywords)
+    variables = dict(os.environ, **environment)
+    for name in unset:
+      variables.pop(name, None)
+    if file_bytes:
+      prefix = ("sh", "-c", "ulimit -f {}; exec \"$@\"".format(
+          file_bytes // 512), "sh", *prefix)
+    return Process(
+        str(self.folder), str(tiny.ROOT / stage.script),
+        *arguments(stage.flags, changes), *words, env=variables, prefix=prefix)
 
   def run(self, stage: Stage, changes: Flags = {}, **keywords) -> "Outcome":
     """Runs a script to its end.
@@ -165,8 +155,7 @@ class World:
       changes: of the flags; None leaves a flag out.
       **keywords: `words` end the command line; `environment` and `unset`
         change the environment; `prefix` is what starts the script;
-        `file_bytes` is the most that a file may hold; `forked=False` starts a
-        Python of its own in any case.
+        `file_bytes` is the most that a file may hold.
     """
     return self.start(stage, changes, **keywords).wait()
 
@@ -347,99 +336,34 @@ def assert_one_line(outcome: Outcome, stage: Stage, words: Sequence[str],
 class Process:
   """A running script, whose output goes to files."""
 
-  _counter = 0
-  _lock = threading.Lock()
+  _counter = itertools.count(1)
 
-  def __init__(self, logs: Tuple[str, str], process_id: int, wait):
-    self.pid = process_id
-    self._logs = logs
-    self._wait = wait
+  def __init__(self, folder: str, script: str, *words: str, **keywords):
+    """Starts a script in a folder, in a session of its own.
 
-  @classmethod
-  def logs(cls, folder: str) -> Tuple[str, str]:
-    """Makes empty files beside a folder for stdout and stderr."""
-    with cls._lock:
-      cls._counter += 1
-      number = cls._counter
-    paths = tuple("{}.{}.{}".format(folder, number, name)
-                  for name in ("stdout", "stderr"))
-    for path in paths:
-      pathlib.Path(path).touch()
-    return paths
-
-  @classmethod
-  def start(cls, command: Sequence[str], cwd: str,
-            environment: Mapping[str, str], file_bytes: int = 0) -> "Process":
-    """Starts a subprocess, in a session of its own."""
-    logs = cls.logs(cwd)
-    if file_bytes:
-      command = ["sh", "-c", "ulimit -f {}; exec \"$@\"".format(
-          file_bytes // 512), "sh", *command]
-    with open(logs[0], "wb") as stdout, open(logs[1], "wb") as stderr:
-      process = processes.start(
-          command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
-          stdout=stdout, stderr=stderr, start_new_session=True)
-    return cls(logs, process.pid,
-               lambda: process.wait(timeout=TIMEOUT_SECONDS))
+    Args:
+      folder: the script's current folder; the files are beside it.
+      script: path of the script.
+      *words: of its command line.
+      **keywords: of processes.Script.
+    """
+    number = next(self._counter)
+    self._logs = [pathlib.Path("{}.{}.{}".format(folder, number, name))
+                  for name in ("stdout", "stderr")]
+    with open(self._logs[0], "wb") as stdout, open(
+        self._logs[1], "wb") as stderr:
+      self._script = processes.Script(
+          script, *words, cwd=folder, stdin=subprocess.DEVNULL, stdout=stdout,
+          stderr=stderr, start_new_session=True, **keywords)
+    self.pid = self._script.script_pid
 
   def wait(self) -> Outcome:
     """Waits for the end."""
-    returncode = self._wait()
+    returncode = self._script.wait(timeout=TIMEOUT_SECONDS)
     return Outcome(returncode, *(
-        pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+        path.read_text(encoding="utf-8", errors="replace")
         for path in self._logs))
 
   def send(self, number: signal.Signals) -> None:
     """Sends a signal."""
-    os.kill(self.pid, number)
-
-
-class ForkServer:
-  """A process that has imported TensorFlow and forks for each script."""
-
-  def __init__(self, folder: pathlib.Path):
-    """Starts the server; `start` waits until it is ready."""
-    self._path = str(folder / "socket")
-    self._process = subprocess.Popen(
-        [sys.executable, str(INJECTION.parent / "fork_server.py"), self._path],
-        env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"))
-
-  def close(self) -> None:
-    """Ends the server."""
-    self._process.kill()
-    self._process.wait()
-
-  def start(self, script: str, words: Sequence[str], cwd: str,
-            environment: Mapping[str, str], file_bytes: int = 0) -> Process:
-    """Starts a script."""
-    processes.wait_until(lambda: os.path.exists(self._path), self._process)
-    logs = Process.logs(cwd)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(TIMEOUT_SECONDS)
-    _connect(connection, self._path)
-    stream = connection.makefile("rw")
-    stream.write(json.dumps({
-        "script": script, "arguments": list(words), "cwd": cwd,
-        "environment": dict(environment), "stdout": logs[0],
-        "stderr": logs[1], "file_bytes": file_bytes}) + "\n")
-    stream.flush()
-    process_id = int(stream.readline())
-
-    def wait():
-      with connection, stream:
-        return int(stream.readline())
-
-    return Process(logs, process_id, wait)
-
-
-def _connect(connection: socket.socket, path: str) -> None:
-  """Connects to the server, which may have bound its socket just now."""
-
-  def is_connected():
-    try:
-      connection.connect(path)
-    except ConnectionRefusedError:
-      return False
-    return True
-
-  processes.wait_until(is_connected)
+    self._script.send_signal(number)

@@ -43,7 +43,7 @@ class Case(NamedTuple):
   options: Mapping[str, Any] = {}
 
 
-_MODES = {"prefix": BOUND_BY_MODES, "forked": False}
+_MODES = {"prefix": BOUND_BY_MODES}
 # Stages, the flags that name one input file, and the file.
 _INPUTS = (
     ("extract", "dump_file", "dump.xml"),
@@ -341,8 +341,11 @@ CASES = [case for cases in (
          for case in cases()]
 
 
-def _check(new_world, clean, case):
-  """Runs the command with the fault, then without it; returns the message.
+@pytest.mark.parametrize(
+    "case", CASES,
+    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
+def test_a_fault_is_one_line(case, new_world, clean, record_property):
+  """Runs the command with the fault, then without it.
 
   The second run is left out where the first has left nothing in the output
   folder, not even a hidden file: it would be the clean run once more.
@@ -354,6 +357,7 @@ def _check(new_world, clean, case):
   try:
     before = fault_world.hashes(world.folder)
     faulty = world.run(stage, {**case.always, **case.flags}, **case.options)
+    record_property("message", faulty.message)
     fault_world.assert_one_line(faulty, stage, case.words)
     after = fault_world.hashes(world.folder)
     assert {path: after.get(path) for path in before} == before
@@ -363,7 +367,7 @@ def _check(new_world, clean, case):
       undo()
     world.restore_inputs()
     if not any(world.out.iterdir()):
-      return faulty.message
+      return
     outcome = world.run(stage, case.always)
     assert outcome.returncode == 0, outcome.stderr
     if stage.outputs:
@@ -371,14 +375,6 @@ def _check(new_world, clean, case):
     else:
       fault_world.assert_same_training(
           fault_world.trained(world.out), wanted)
-    return faulty.message
   finally:
     spoilers.unmount(world)
 
-
-@pytest.mark.ahead(check=_check)
-@pytest.mark.parametrize(
-    "case", CASES,
-    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
-def test_a_fault_is_one_line(case, checked):
-  checked()

@@ -97,7 +97,10 @@ CASES = [
 ]
 
 
-def _check_case(new_world, clean, case):
+@pytest.mark.parametrize(
+    "case", CASES,
+    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
+def test_odd_inputs_work(new_world, clean, case):
   stage = STAGES[case.stage]
   wanted = clean(stage)
   world = new_world()
@@ -114,14 +117,6 @@ def _check_case(new_world, clean, case):
     assert _records(fault_world.outputs(world, stage)) == _records(wanted)
   elif case.is_equal:
     fault_world.assert_same_training(fault_world.trained(world.out), wanted)
-
-
-@pytest.mark.ahead(check=_check_case)
-@pytest.mark.parametrize(
-    "case", CASES,
-    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
-def test_odd_inputs_work(case, checked):
-  checked()
 
 
 def _records(outputs):
@@ -150,7 +145,9 @@ _OUTPUT_FLAGS = {
     "create": "output_dir", "label": "output_file", "train": "output_dir"}
 
 
-def _check_name(new_world, clean, stage_name, name):
+@pytest.mark.parametrize("name", ["with spaces", "\u00e4\u00f6\u4e2d", "-dash"])
+@pytest.mark.parametrize("stage_name", _WRITERS)
+def test_a_path_may_have_any_name(new_world, clean, stage_name, name):
   """The folder of outputs, and the folder that everything is in."""
   stage = STAGES[stage_name]
   wanted = clean(stage)
@@ -159,13 +156,6 @@ def _check_name(new_world, clean, stage_name, name):
   flag = _OUTPUT_FLAGS[stage_name]
   changed_path = stage.flags[flag].replace("out", name, 1)
   _assert_clean_run(world, stage, wanted, {flag: changed_path})
-
-
-@pytest.mark.ahead(check=_check_name)
-@pytest.mark.parametrize("name", ["with spaces", "\u00e4\u00f6\u4e2d", "-dash"])
-@pytest.mark.parametrize("stage_name", _WRITERS)
-def test_a_path_may_have_any_name(stage_name, name, checked):
-  checked()
 
 
 def _closed(world):
@@ -204,24 +194,18 @@ def _locale_of_c(world):
 
 def _clock_set_back(world):
   del world
-  return {"environment": {"PYTHONPATH": str(fault_world.INJECTION),
-                          "FAULT_CLOCK": "back"}}
+  return {"environment": {"FAULT_CLOCK": "back"}}
 
 
-def _check_surroundings(new_world, clean, stage_name, surroundings):
-  stage = STAGES[stage_name]
-  world = new_world()
-  _assert_clean_run(world, stage, clean(stage), forked=False,
-                    **surroundings(world))
-
-
-@pytest.mark.ahead(check=_check_surroundings)
 @pytest.mark.parametrize("surroundings", [
     _closed, _no_home, _read_only_home, _no_shared_memory, _locale_of_c,
     _clock_set_back], ids=lambda surroundings: surroundings.__name__[1:])
 @pytest.mark.parametrize("stage_name", _WRITERS)
-def test_surroundings_may_lack_something(stage_name, surroundings, checked):
-  checked()
+def test_surroundings_may_lack_something(
+    new_world, clean, stage_name, surroundings):
+  stage = STAGES[stage_name]
+  world = new_world()
+  _assert_clean_run(world, stage, clean(stage), **surroundings(world))
 
 
 # --- Two writers, and signals ------------------------------------------------
@@ -230,7 +214,6 @@ def test_surroundings_may_lack_something(stage_name, surroundings, checked):
 def _stopped(world, stage, point, **keywords):
   """Starts a run that stops at a point; returns it and who stopped."""
   process = world.start(stage, environment={
-      "PYTHONPATH": str(fault_world.INJECTION),
       "FAULT_LOG": str(world.folder) + ".points", "FAULT_POINT": str(point),
       "FAULT_ACTION": "stop"}, **keywords)
   path = pathlib.Path(str(world.folder) + ".points.stopped")
@@ -244,7 +227,9 @@ _POINTS = {"extract": 1, "jsons": 1, "split": 1, "create": 3, "label": 9,
            "train": 5}
 
 
-def _check_second_writer(new_world, clean, stage_name):
+@pytest.mark.parametrize("stage_name", _WRITERS)
+def test_a_second_writer_is_refused(
+    new_world, clean, stage_name, record_property):
   stage = STAGES[stage_name]
   wanted = clean(stage)
   world = new_world()
@@ -264,16 +249,15 @@ def _check_second_writer(new_world, clean, stage_name):
     assert fault_world.outputs(world, stage) == wanted
   else:
     fault_world.assert_same_training(fault_world.trained(world.out), wanted)
-  return second.message
+  record_property("message", second.message)
 
 
-@pytest.mark.ahead(check=_check_second_writer)
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, signal.SIGINT, signal.SIGKILL],
+                         ids=lambda number: number.name)
 @pytest.mark.parametrize("stage_name", _WRITERS)
-def test_a_second_writer_is_refused(stage_name, checked):
-  checked()
-
-
-def _check_signal(new_world, clean, stage_name, number):
+def test_a_signal_ends_a_stage(
+    new_world, clean, stage_name, number, record_property):
   stage = STAGES[stage_name]
   wanted = clean(stage)
   world = new_world()
@@ -293,13 +277,4 @@ def _check_signal(new_world, clean, stage_name, number):
     assert stage_name == "create"
   fault_world.assert_nothing_is_half_written(world, stage, wanted)
   _assert_clean_run(world, stage, wanted)
-  return outcome.message
-
-
-@pytest.mark.ahead(check=_check_signal)
-@pytest.mark.parametrize("number", [
-    signal.SIGTERM, signal.SIGINT, signal.SIGKILL],
-                         ids=lambda number: number.name)
-@pytest.mark.parametrize("stage_name", _WRITERS)
-def test_a_signal_ends_a_stage(stage_name, number, checked):
-  checked()
+  record_property("message", outcome.message)

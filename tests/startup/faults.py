@@ -1,4 +1,4 @@
-"""Faults inside a process, which Python imports at its start from PYTHONPATH.
+"""Faults inside a process, for `sitecustomize.py` to install at its start.
 
 Environment variables choose them:
   FAULT_LOG: a file that counts the points of the run in all its processes:
@@ -12,12 +12,16 @@ Environment variables choose them:
 """
 
 import functools
+import importlib
 import os
 import shutil
 import signal
+import sys
 import time
 
 _CALLS = ("fsync", "remove", "rename", "replace", "rmdir", "unlink")
+# TensorFlow's own, which are C++.
+_TENSORFLOW_CALLS = ("delete_file_v2", "rename_v2", "write_string_to_file")
 _LINE_BYTES = 160
 _HOUR = 3600
 
@@ -26,6 +30,11 @@ def install():
   """Does what the environment asks for."""
   if os.environ.get("FAULT_LOG"):
     wrap(os, _CALLS)
+    if "tensorflow" in sys.modules:
+      file_io = importlib.import_module("tensorflow.python.lib.io.file_io")
+      wrap(file_io, _TENSORFLOW_CALLS)
+      saver = importlib.import_module("tensorflow.python.training.saver")
+      wrap(saver.Saver, ("save",))
   if os.environ.get("FAULT_CLOCK"):
     _set_clock_back()
 
@@ -89,6 +98,3 @@ def _set_clock_back():
   now = time.time
   looks = iter(range(1, 1 << 30))
   time.time = lambda: now() - _HOUR * next(looks)
-
-
-install()

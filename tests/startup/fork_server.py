@@ -1,0 +1,141 @@
+"""Runs scripts in forked processes, so that TensorFlow is imported once.
+
+  python fork_server.py LISTENER
+
+LISTENER is the number of an open socket that listens. `fork_client.py` connects
+to the socket, sends its standard streams and a line with the length of a JSON
+object, then that object. The answers are a line with the id of the process
+that runs the script, 0 where the script cannot run here, and at its end a line
+with its return code as `subprocess` has it.
+
+The server imports TensorFlow when the first request comes, and ends when its
+standard input is closed.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import random
+import resource
+import runpy
+import select
+import signal
+import socket
+import sys
+
+import fork_client
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__))))
+_MODULES = (
+    "tensorflow", "horovod.tensorflow", "distillation.training",
+    "distillation.evaluation", "distillation.options", "distillation.teacher",
+    "records.decoding", "tokenization")
+
+
+def serve(listener):
+  """Answers requests until standard input is closed.
+
+  Args:
+    listener: the socket.
+
+  Returns:
+    None in the server; in a fork, the request that it is to run.
+  """
+  own = fork_client.surroundings()
+  has_modules = False
+  while True:
+    ready, _, _ = select.select([listener, 0], [], [])
+    if 0 in ready:
+      return None
+    connection, _ = listener.accept()
+    if not has_modules:
+      _import_modules()
+      has_modules = True
+    # Children that end leave nothing behind.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if os.fork() == 0:
+      signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+      listener.close()
+      return _answer(connection, own)
+    connection.close()
+
+
+def _import_modules():
+  """Imports what scripts import, with the settings that they make."""
+  os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
+  sys.path.insert(0, _ROOT)
+  for name in _MODULES:
+    importlib.import_module(name)
+  import tensorflow as tf
+  logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
+  estimator = tf.compat.v1.estimator  # Loaded when it is first used.
+  for name in ("RunConfig", "TPUConfig", "TPUEstimator", "TPUEstimatorSpec"):
+    getattr(estimator.tpu, name)
+  sys.path.remove(_ROOT)
+  gc.collect()
+  gc.freeze()  # What is here is not collected, and so not copied, in forks.
+
+
+def _answer(connection, own):
+  """Forks the process that runs the script, and answers with how it ends.
+
+  Returns:
+    The request, in the process that is to run it. The process that answers
+    does not return.
+  """
+  length, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
+  with connection, connection.makefile("rb") as stream:
+    request = json.loads(stream.read(int(length + stream.readline())))
+    if request["surroundings"] != own:
+      connection.sendall(b"0\n")
+      os._exit(0)
+    process_id = os.fork()
+    if process_id == 0:
+      request["descriptors"] = descriptors
+      return request
+    for descriptor in descriptors:
+      os.close(descriptor)
+    connection.sendall(b"%d\n" % process_id)
+    end = os.pidfd_open(process_id)
+    ready, _, _ = select.select([connection, end], [], [])
+    if end not in ready:  # Whoever asked has been killed.
+      os.kill(process_id, signal.SIGKILL)
+    _, status = os.waitpid(process_id, 0)
+    with contextlib.suppress(BrokenPipeError):
+      connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+  os._exit(0)
+
+
+def become(request):
+  """Turns this process into one that has just started for a script."""
+  os.setsid()
+  os.chdir(request["cwd"])
+  for number, descriptor in enumerate(request["descriptors"]):
+    os.dup2(descriptor, number)
+    os.close(descriptor)
+  # As Python opens them: under MPI they are terminals.
+  sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  for number in request["ignored"]:
+    signal.signal(number, signal.SIG_IGN)
+  os.umask(request["umask"])
+  os.environ.clear()
+  os.environ.update(request["environment"])
+  for limit, values in zip(fork_client.LIMITS, request["limits"]):
+    resource.setrlimit(limit, tuple(values))
+  random.seed()
+  sys.argv = request["arguments"]
+  sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+
+
+if __name__ == "__main__":
+  asked = serve(socket.socket(fileno=int(sys.argv[1])))
+  if asked:
+    become(asked)
+    if any(variable.startswith("FAULT_") for variable in os.environ):
+      importlib.import_module("faults").install()
+    runpy.run_path(sys.argv[0], run_name="__main__")

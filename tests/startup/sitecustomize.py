@@ -1,0 +1,53 @@
+"""Start-up code of each Python that the tests start: forking and faults.
+
+Python imports this module first, because `tests/conftest.py` puts this folder
+into PYTHONPATH. A script that imports TensorFlow runs in a fork of the fork
+server, which has imported TensorFlow already; any other program goes on here.
+
+Environment variables:
+  FORK_SERVER: path of the fork server's socket.
+  SCRIPT_PID_FD: number of an open file that receives the id of the process
+    that runs the script, as a line.
+  FAULT_...: see `faults.py`.
+"""
+
+import os
+import re
+import sys
+
+# Imports of packages that import TensorFlow, and names of such scripts.
+_USES_TENSORFLOW = re.compile(
+    rb"^ *(from|import) (tensorflow|horovod|distillation|modeling)\b"
+    rb"|network_distillation_|extract_teacher_labels_", re.MULTILINE)
+
+
+def _uses_tensorflow(command):
+  """Returns whether a command line is `python SCRIPT ...`, with TensorFlow."""
+  if len(command) < 2 or not command[1].endswith(".py"):
+    return False
+  try:
+    with open(command[1], "rb") as file:
+      return bool(_USES_TENSORFLOW.search(file.read()))
+  except OSError:
+    return False  # Python itself reports the error.
+
+
+def _start():
+  process_id = None
+  # Python 3.9 has no orig_argv: each script starts there by itself.
+  if os.environ.get("FORK_SERVER") and _uses_tensorflow(
+      getattr(sys, "orig_argv", ())):
+    import fork_client
+    process_id = fork_client.start(sys.orig_argv[1:])
+  descriptor = os.environ.pop("SCRIPT_PID_FD", None)
+  if descriptor:
+    os.write(int(descriptor), b"%d\n" % (process_id or os.getpid()))
+    os.close(int(descriptor))
+  if process_id:
+    fork_client.end_like(process_id)
+  if any(name.startswith("FAULT_") for name in os.environ):
+    import faults
+    faults.install()
+
+
+_start()
