@@ -39,6 +39,7 @@ def fixture_folder(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [
     (), ("--disable_v2_behavior=False", "--use_one_hot_embeddings=True")])
 def test_a_script_of_bert_fine_tunes_a_student(tmp_path, folder, flags):

@@ -158,6 +158,7 @@ def test_a_process_that_differs_is_named(tmp_path, folder, code, told):
 _DIED = r"process {rank} \(pid {pid} on \S+, which has died\)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size, rank, number, code, told", [
     (2, 0, signal.SIGKILL, "pass", _DIED),
     (3, 2, signal.SIGKILL, "pass", _DIED),
@@ -210,6 +211,7 @@ def test_a_process_that_is_lost_ends_all(
   assert checkpoints.newest_step(str(output_dir)) == end
 
 
+@pytest.mark.slow
 def test_a_process_that_works_is_no_stall(tmp_path, folder):
   """Rank 0 saves for longer than a process may be silent."""
   result = tiny.launch(
@@ -221,6 +223,7 @@ def test_a_process_that_works_is_no_stall(tmp_path, folder):
   assert "One or more tensors were submitted" not in result.stderr
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_told_once(tmp_path, folder):
   """Of a record that only one reads, and of nothing else."""
   code = ("from records import decoding, input_pipeline\n"
@@ -240,6 +243,7 @@ def test_an_error_of_one_process_is_told_once(tmp_path, folder):
   assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(
     tmp_path, folder):
   output_dir = tmp_path / "out"

@@ -223,6 +223,7 @@ def test_hidden_states_come_with_their_decoder(tmp_path, folder):
       "--label_format is topk, not hidden")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {}, {"label_format": "hidden", "truncation_factor": 10}])
 def test_compact_records_hold_the_same(tmp_path, folder, changes):
@@ -287,6 +288,7 @@ def test_input_files_of_one_name_are_refused(tmp_path, folder):
       "--input_file", "two files masked_2.tfrecord", "rename")
 
 
+@pytest.mark.slow
 def test_labels_of_an_input_that_was_remade_are_not_kept(tmp_path, folder):
   path = tmp_path / "masked_2.tfrecord"
   shutil.copy(folder / "masked_2.tfrecord", path)
@@ -331,6 +333,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, folder, changes):
       result, "--output_file", "a file stands where a folder should")
 
 
+@pytest.mark.slow
 def test_the_samples_depend_only_on_seed_and_record(tmp_path, folder):
   """Not on batches, nor on which file a record is in."""
   shape = tiny.SHAPE._replace(truncation_factor=6)
@@ -377,6 +380,7 @@ def _stop_midway(arguments, partial, signal_number, windows):
   return process.communicate()[1], process.returncode
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, folder, long_run):
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
@@ -401,6 +405,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, folder, long_run):
       "labelled.tfrecord", "labelled.tfrecord.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])
 def test_a_second_run_is_refused_and_harms_nothing(
     tmp_path, folder, long_run, more):
@@ -424,6 +429,7 @@ def test_a_second_run_is_refused_and_harms_nothing(
   assert output.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_what_follows_the_last_window_is_written_again(
     tmp_path, folder, long_run):
   """A kill may leave records that the progress does not count, or half one."""
@@ -438,6 +444,7 @@ def test_what_follows_the_last_window_is_written_again(
   assert output.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_its_very_end_is_finished(tmp_path, folder, long_run):
   """All records are written, but the file has not got its name."""
   changes, whole = long_run
@@ -451,6 +458,7 @@ def test_a_run_killed_at_its_very_end_is_finished(tmp_path, folder, long_run):
   assert output.read_bytes() == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, do_lower_case, warnings", [
     ("cased_L-1_H-8_A-2", True, 1), ("cased_L-1_H-8_A-2", False, 0),
     ("uncased_L-1_H-8_A-2", False, 1), ("uncased_L-1_H-8_A-2", True, 0),
@@ -474,6 +482,7 @@ def test_a_teacher_of_another_case_is_warned_of(
   assert result.stderr.count("is named for ") == warnings
 
 
+@pytest.mark.slow
 def test_processes_label_shares_in_order(tmp_path, folder, long_run):
   changes, whole = long_run
   arguments = _arguments(folder, tmp_path / "labelled.tfrecord", **changes)
@@ -494,6 +503,7 @@ def test_processes_label_shares_in_order(tmp_path, folder, long_run):
     np.testing.assert_allclose(found[name], values, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("PMI_RANK", "PMI_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE")])
@@ -527,6 +537,7 @@ def test_a_launcher_that_cannot_be_served_is_refused(
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_same_overwrite_resumes(tmp_path, folder, long_run):
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
@@ -540,6 +551,7 @@ def test_the_same_overwrite_resumes(tmp_path, folder, long_run):
   assert output.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job(tmp_path, folder, long_run):
   changes, _ = long_run
   script = tmp_path / "dies.py"

@@ -85,6 +85,7 @@ def test_gelu_of_large_inputs_is_finite(is_training):
 # --- Results -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_twenty_steps_lose_no_more_than_a_hundredth(tmp_path, folder):
   found = {}
   for precision in ("fp32", "fp16"):
@@ -103,6 +104,7 @@ def test_twenty_steps_lose_no_more_than_a_hundredth(tmp_path, folder):
               "masked_lm_training_loss"])
 
 
+@pytest.mark.slow
 def test_micro_batches_make_one_step(tmp_path, folder):
   """Their gradients are added up with the same scale."""
   found = {}
@@ -154,6 +156,7 @@ def _by_token(features):
 # --- The loss scale across restarts ------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_loss_scale_it_had(tmp_path, folder, monkeypatch):
   """From a first scale that overflows, with growth in between."""
   monkeypatch.setattr(optimization, "_FIRST_LOSS_SCALE", 2.0 ** 26)
@@ -180,6 +183,7 @@ def _cut(output_dir, step):
   tf1.train.update_checkpoint_state(str(output_dir), checkpoint, [checkpoint])
 
 
+@pytest.mark.slow
 def test_training_may_change_to_float16_and_back(tmp_path, folder):
   """The loss scale then starts anew; no student has one."""
   run = dict(do_eval=False, save_checkpoints_steps=2, keep_checkpoint_max=2)

@@ -249,6 +249,7 @@ def _trained(hosts, tmp_path_factory):
   return world, received, result
 
 
+@pytest.mark.slow
 def test_mpirun_trains_on_the_hosts_of_a_hostfile(hosts, trained):
   world, received_before, result = trained
   assert result.returncode == 0, result.stderr
@@ -257,6 +258,7 @@ def test_mpirun_trains_on_the_hosts_of_a_hostfile(hosts, trained):
   assert (world.rank_0_folder / "out" / "student").is_dir()
 
 
+@pytest.mark.slow
 def test_horovodrun_resumes_on_two_hosts(hosts, trained, monkeypatch):
   """Rank 1, which does not see the checkpoint, begins at its step too."""
   world, _, result = trained

@@ -467,6 +467,7 @@ def test_workers_fit_into_memory(tmp_path):
     stage.workers_that_fit(paths, None, 749 << 20)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_dupe_factor(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, reference.random_text(random.Random(0), 1000))

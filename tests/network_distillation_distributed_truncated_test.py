@@ -141,6 +141,7 @@ def test_two_processes_train_one_model(tmp_path, folder):
   assert "global_step = 4\n" in results
 
 
+@pytest.mark.slow
 def test_an_overflow_in_one_process_skips_the_step_in_all(tmp_path, folder):
   script = tmp_path / "spy.py"
   script.write_text((_OVERFLOW + _SPY).format(
@@ -166,6 +167,7 @@ def test_an_overflow_in_one_process_skips_the_step_in_all(tmp_path, folder):
   assert moved == [True, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_micro_batches, is_hidden",
                          [(1, False), (2, True)])
 def test_processes_do_what_one_does_with_both_batches(
@@ -230,6 +232,7 @@ def _losses(output_dir):
           for value in event.summary.value if value.tag == "loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher, num_micro_batches, eval_batch_size, evaluates_all", [
         # 17 batches for two processes, the last one not full; and one batch, so
@@ -284,6 +287,7 @@ def test_a_horovod_that_is_missing_is_told(tmp_path):
   tiny.assert_one_line_error(result, "not built", "./setup.sh")
 
 
+@pytest.mark.slow
 def test_it_runs_without_a_launcher(tmp_path, folder):
   result = tiny.run_script(_SCRIPT, *_arguments(folder, tmp_path / "out"))
   assert result.returncode == 0, result.stderr
@@ -292,6 +296,7 @@ def test_it_runs_without_a_launcher(tmp_path, folder):
   assert "MPI" not in result.stderr
 
 
+@pytest.mark.slow
 def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
   arguments = [*_arguments(folder, tmp_path / "out"), "--num_warmup_steps=100"]
   result = tiny.launch(_HOROVODRUN, _SCRIPT, *arguments)

@@ -83,6 +83,7 @@ def test_help_lists_the_flags_with_their_defaults():
   assert set(shown) == {"output_dir", "do_train", "do_eval"}
 
 
+@pytest.mark.slow
 def test_training_equals_the_formulas(tmp_path, folder):
   """Ten steps on one repeated record, with and without hard labels."""
   features = tiny.random_features(np.random.default_rng(8))
@@ -209,6 +210,7 @@ def test_the_golden_evaluation(tmp_path, shared):
       wanted, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_training_on_hard_labels_needs_no_teacher(tmp_path, folder):
   path = tiny.write_records(
       tmp_path / "unlabelled.tfrecord",
@@ -223,6 +225,7 @@ def test_training_on_hard_labels_needs_no_teacher(tmp_path, folder):
   assert results["masked_lm_loss"] == results["masked_lm_cross_entropy"]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept(tmp_path, folder):
   """Of steps 0 to 4 at a rate that is far too high, on other records."""
   held_out = tiny.write_records(
@@ -276,6 +279,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert results["kl_from_teacher"] == pytest.approx(found[-1], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_training_resumes_where_it_stopped(tmp_path, folder):
   def train(output_dir, num_steps, **changes):
     result = tiny.run_script(_SCRIPT, *_arguments(
@@ -319,6 +323,7 @@ def _start(folder, output_dir, **changes):
       stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_kills_change_nothing(tmp_path, folder):
   """Variables, slots and steps end as without kills, dropout included.
 
@@ -365,6 +370,7 @@ def test_a_signal_saves_first(tmp_path, folder, number):
       step, tmp_path) in last
 
 
+@pytest.mark.slow
 def test_a_second_trainer_is_refused_until_the_first_ends(tmp_path, folder):
   command = tiny.trainer_options(folder, tmp_path, do_eval=False)
   with _start(folder, tmp_path, num_train_steps=1000000) as process:

@@ -160,6 +160,7 @@ def _world(tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_run_as_they_are_printed(world):
   """One after the other, as each takes what those before have made."""
   for beginning, changes in _RUN.items():

@@ -334,6 +334,7 @@ def _results(folder):
   return files.read_text("{}/eval_results.txt".format(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_a_student_is_the_same_in_a_bucket(
     tmp_path, folder, bucket, caplog, is_interrupted):

@@ -5,6 +5,8 @@ import json
 import random
 import signal
 
+import pytest
+
 import processes
 from distillation import checkpoints
 from records import schema
@@ -90,6 +92,7 @@ def _read(log):
   return steps
 
 
+@pytest.mark.slow
 def test_kills_change_no_step(tmp_path):
   """Of a run over epochs of files of unequal length."""
   num_kills, num_steps = 4, 400
@@ -124,6 +127,7 @@ def test_kills_change_no_step(tmp_path):
     assert sorted(records) == list(range(154))
 
 
+@pytest.mark.slow
 def test_an_epoch_goes_on_with_other_numbers_of_processes(tmp_path):
   """Two, then one, then three: each record comes exactly once."""
   _inputs(tmp_path, (20, 3, 12, 11))

@@ -307,6 +307,7 @@ def test_ids_equal_the_reference_on_random_unicode(vocab, do_lower_case):
   assert end == len(ids)
 
 
+@pytest.mark.slow
 def test_ids_equal_the_reference_on_real_text(shared):
   vocab_file = str(shared / "data/teacher/vocab.txt")
   vocab = tokenization.load_vocab(vocab_file)

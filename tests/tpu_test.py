@@ -191,6 +191,7 @@ def _train(options, batches):
             for variable in tf1.global_variables()}, losses
 
 
+@pytest.mark.slow
 def test_two_cores_do_what_one_process_does(monkeypatch):
   """Clipping included: at this start the gradients are clipped."""
   examples = tiny.random_examples(8, seed=2)

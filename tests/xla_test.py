@@ -9,11 +9,13 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from records import schema
 from records import tfrecord
 import tiny
 
+pytestmark = pytest.mark.slow
 _NUM_STEPS = 50
 _COMPILED = re.compile(r"Compiled (cluster\w*) (\d+) times")
 

@@ -129,6 +129,7 @@ def _run(world, *arguments):
           result.stderr)
 
 
+@pytest.mark.slow
 def test_parts_are_measured_and_kept(world):
   first, _ = _run(world, "--turns", "1", "--only", "labels,tokenizer")
   # In the order of the table.

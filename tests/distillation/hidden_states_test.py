@@ -321,6 +321,7 @@ def test_evaluation_compares_with_the_best_entries(tmp_path, folder):
   assert of_hidden["masked_lm_loss"] > of_entries["masked_lm_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
 def test_cosines_are_trained_and_leave_no_trace(
     tmp_path, folder, num_micro_batches):
@@ -346,6 +347,7 @@ def test_cosines_are_trained_and_leave_no_trace(
   assert cosines and all(0 < value < 2 for value in cosines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes, told", [
     ({"hidden_cosine_weight": 0.0, "hidden_projection": False},
      "--hidden_projection=True does not fit.*without: leave it out"),

@@ -32,6 +32,7 @@ def _run(folder, output_dir, **changes):
 # --- Training ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps, warmup, told", [
     (4, 8, "only reaches 0.000375 of 0.001; --num_warmup_steps=0 would do"),
     (2, 10000, "--num_warmup_steps=10000 is not less than --num_train_steps=2"),
@@ -45,6 +46,7 @@ def test_a_warmup_that_is_too_long_is_told(
   assert ("num_warmup_steps" in caplog.text) == bool(told)
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_files_is_told(tmp_path, folder, caplog):
   for name in ("log.txt", "run.log", "bert_config.json", ".hidden"):
     (tmp_path / name).write_text("which belongs to the training")
@@ -62,6 +64,7 @@ def test_a_folder_of_other_files_is_told(tmp_path, folder, caplog):
       caplog.text)
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_the_run(tmp_path, folder):
   """New weights, dropout and the order of records; and checkpoints kept."""
   trained = {}
@@ -78,6 +81,7 @@ def test_a_seed_fixes_the_run(tmp_path, folder):
   assert not np.allclose(trained["first"][name], trained["other"][name])
 
 
+@pytest.mark.slow
 def test_compact_records_train_the_same_student(tmp_path, folder):
   """Among others, and in an evaluation."""
   examples = tiny.random_examples(21, seed=5)
@@ -97,6 +101,7 @@ def test_compact_records_train_the_same_student(tmp_path, folder):
   assert {**results[0], "checkpoint": ""} == {**results[1], "checkpoint": ""}
 
 
+@pytest.mark.slow
 def test_micro_batches_make_one_step(tmp_path, folder):
   """Variables and slots equal those of the batch in one piece."""
   trained = {}
@@ -112,6 +117,7 @@ def test_micro_batches_make_one_step(tmp_path, folder):
         trained["three"][name], value, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_other_precisions_train_and_save_float32(tmp_path, folder):
   """On devices without such arithmetic too."""
   trained = {}
@@ -130,6 +136,7 @@ def test_other_precisions_train_and_save_float32(tmp_path, folder):
           np.mean(np.abs(trained[precision][name] - value)), 0, atol=0.02)
 
 
+@pytest.mark.slow
 def test_curves_for_tensorboard(tmp_path, folder):
   _run(folder, tmp_path, num_train_steps=101, num_warmup_steps=10,
        save_checkpoints_steps=101, eval_every_checkpoint=True)
@@ -155,6 +162,7 @@ def test_curves_for_tensorboard(tmp_path, folder):
   assert found["learning_rate"][101] == pytest.approx(1e-3 / 101, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_stops_the_run(tmp_path, folder):
   """A record whose label is NaN; the start is finite."""
   examples = tiny.random_examples(6, seed=5)
@@ -188,6 +196,7 @@ def test_memory_that_runs_out_is_told_without_a_heading(
     _run(folder, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_no_initial_checkpoint(tmp_path, folder):
   _run(folder, tmp_path, do_eval=False)
   _run(folder, tmp_path, init_checkpoint="gone.ckpt", num_train_steps=4)
@@ -223,6 +232,7 @@ def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
   assert not list((tmp_path / "out").glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_results_are_those_of_the_exported_student(
     tmp_path, folder, caplog):
   """A newer checkpoint, of training that was stopped, is only told of."""
@@ -314,6 +324,7 @@ def test_the_best_checkpoint_needs_labels(tmp_path, folder):
          eval_every_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_by_the_masked_tokens_needs_no_labels(
     tmp_path, folder):
   path = tiny.write_records(
@@ -339,6 +350,7 @@ def test_a_final_weight_of_a_constant_schedule_is_refused(tmp_path, folder):
     _run(folder, tmp_path / "out", final_hard_label_weight=0.5)
 
 
+@pytest.mark.slow
 def test_the_weight_of_hard_labels_moves_with_the_steps(tmp_path, folder):
   """At its end the loss is that of the masked tokens; half-way, of both."""
   schedule = {"hard_label_schedule": "linear", "learning_rate": 0.0,

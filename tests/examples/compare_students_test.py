@@ -76,6 +76,7 @@ def _read(output_dir):
   return json.loads((output_dir / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_comparison(inputs, tmp_path):
   output_dir = tmp_path / "out"
   result = _run(inputs, output_dir)
@@ -150,6 +151,7 @@ def test_a_comparison(inputs, tmp_path):
   assert _read(output_dir) == found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation", ["validation", "held_out"])
 def test_a_checkpoint_is_chosen_with_labels_like_those_of_the_training(
     inputs, tmp_path, validation):
@@ -177,6 +179,7 @@ def test_a_checkpoint_is_chosen_with_labels_like_those_of_the_training(
   assert 0 < run["results"]["kl_from_teacher"] < 10
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_lets_its_run_save(inputs, tmp_path):
   description = _description(inputs)
   description["runs"] = [{"student": "narrow", "recipes": ["hard labels"],

@@ -61,6 +61,7 @@ def _flags(path):
   return json.loads(_contents(path)[1])["flags"]
 
 
+@pytest.mark.slow
 def test_the_way_back_gives_the_same_bytes(tmp_path):
   """As a script."""
   first = _write(tmp_path / "in" / "a.tfrecord")

@@ -352,6 +352,7 @@ def test_a_finished_run_changes_nothing(trained, folder):
   assert _digests(output_dir) == before
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(tmp_path, trained, folder):
   output_dir, _ = trained
   _run(*_arguments(folder, tmp_path / "out", *_RATES))
@@ -405,6 +406,7 @@ def test_lines_of_a_pipe_are_labelled_as_they_come(trained):
   assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_many_lines_keep_their_order(trained):
   """More than a batch, and more than is read at once."""
   output_dir, _ = trained
@@ -425,6 +427,7 @@ def test_a_bad_line_of_stdin(trained):
   assert b"stdin, line 3 has 3 texts" in result.stderr
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_written_folder(tmp_path, trained, folder):
   """It replaces the results, and training's command brings them back."""
   output_dir, _ = trained
@@ -440,6 +443,7 @@ def test_evaluation_of_a_written_folder(tmp_path, trained, folder):
   assert _digests(output_dir) == before
 
 
+@pytest.mark.slow
 def test_pairs_are_learnt_from_scratch(tmp_path, folder):
   _run(*_arguments(
       folder, tmp_path / "out", "--train_file", folder / "pairs.tsv",
@@ -450,6 +454,7 @@ def test_pairs_are_learnt_from_scratch(tmp_path, folder):
   assert not any(name.startswith("dev_") for name in results)
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_the_finished_rates(tmp_path, folder):
   """A rate that is finished is not trained again."""
   rates = ("--learning_rate", "1e-9,0.002,0.003", "--num_train_epochs", 150)
@@ -476,6 +481,7 @@ def test_a_killed_run_keeps_the_finished_rates(tmp_path, folder):
   assert {path.name for path in (tmp_path / "out").iterdir()} == _OUTPUTS
 
 
+@pytest.mark.slow
 def test_an_interrupt_is_one_line(tmp_path, folder):
   notes = tmp_path / "out" / "fine_tuning.json"
   with processes.Script(
@@ -491,6 +497,7 @@ def test_an_interrupt_is_one_line(tmp_path, folder):
                    "there\n")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folder):
   """The rate may then be left out; what was tried before is kept."""
   result = tiny.run_script(_PATH, *_arguments(
@@ -631,6 +638,7 @@ def test_a_folder_is_locked(tmp_path, folder):
         "is being written by another process")
 
 
+@pytest.mark.slow
 def test_the_case_that_a_folder_is_named_for(tmp_path, folder):
   model = tmp_path / "cased_L-1"
   model.mkdir()

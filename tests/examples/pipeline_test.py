@@ -53,6 +53,7 @@ def _files(folder):
           for path in sorted(folder.rglob("*.tfrecord"))}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(tmp_path, settings):
   work = tmp_path / "work"
   # As Ctrl-C does, to all that it has started.
@@ -81,6 +82,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, settings):
   assert _files(work) == finished
 
 
+@pytest.mark.slow
 def test_processes_are_started_by_a_launcher(tmp_path, settings):
   """Here one that runs a single process, and notes of what."""
   launcher = tmp_path / "launcher"

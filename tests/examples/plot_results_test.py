@@ -84,6 +84,7 @@ def _write_events(folder, values):
   writer.close()
 
 
+@pytest.mark.slow
 def test_curves_of_trainings(tmp_path):
   _write_events(tmp_path / "a", [(0, 0.1), (10, 0.2), (20, 0.4), (20, 0.5)])
   # Interrupted and run again.

@@ -188,6 +188,7 @@ def test_pages_of_other_models_go(tmp_path):
   assert text == SMALL_TEXT
 
 
+@pytest.mark.slow
 def test_output_is_the_same_for_any_number_of_workers(tmp_path, large_dump):
   texts = set()
   for workers in (1, 2, 4):

@@ -104,9 +104,11 @@ def _in_parallel(function, items) -> None:
 
 
 @pytest.mark.parametrize("name, action, flags", [
-    ("extract", "kill", {}), ("jsons", "kill", {}), ("split", "kill", {}),
-    ("create", "kill", {}), ("create", "kill_all", {}),
-    ("create", "kill_all", {"overwrite": True})])
+    ("split", "kill", {}), *(
+        pytest.param(*case, marks=pytest.mark.slow) for case in (
+            ("extract", "kill", {}), ("jsons", "kill", {}),
+            ("create", "kill", {}), ("create", "kill_all", {}),
+            ("create", "kill_all", {"overwrite": True})))])
 def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
                                     record_property):
   stage = STAGES[name]
@@ -154,6 +156,7 @@ def _leave_older_outputs(world, stage) -> Mapping[str, str]:
   return fault_world.hashes(world.out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, flags, least_points", [
     ("train", _TRAINING, 50), ("label_hidden", {}, 5),
     ("label", {"overwrite": True}, 5)])
@@ -200,6 +203,7 @@ def _state(folder):
       for path in folder.rglob("*") if not _NOT_READ.search(path.name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(_NUM_RANDOM_KILLS))
 def test_a_trainer_may_be_killed_at_any_moment(seed, new_world, clean):
   """Kills it while it saves, which TensorFlow does in C++."""

@@ -33,6 +33,7 @@ class Case(NamedTuple):
     flags: changes of the command that are part of the fault.
     always: changes of the command with and without the fault.
     options: how the faulty command is run, as for `World.run`.
+    is_slow: whether the trainer gets as far as training.
   """
   name: str
   stage: str
@@ -41,6 +42,7 @@ class Case(NamedTuple):
   flags: Mapping[str, Any] = {}
   always: Mapping[str, Any] = {}
   options: Mapping[str, Any] = {}
+  is_slow: bool = False
 
 
 _MODES = {"prefix": BOUND_BY_MODES}
@@ -130,10 +132,10 @@ def _full_disk_cases():
     for pages in all_pages:
       yield Case("{}_pages_free".format(pages), stage,
                  ("out", "No space left", "free some", "the same command"),
-                 spoilers.full_disk(pages))
+                 spoilers.full_disk(pages), is_slow=pages >= 700)
   yield Case("disk_full_at_the_export", "train",
              ("out", "No space left", "free some", "the same command"),
-             spoilers.full_disk_after_training)
+             spoilers.full_disk_after_training, is_slow=True)
 
 
 def _record_cases():
@@ -148,7 +150,8 @@ def _record_cases():
 
     def case(name, words, spoil, **keywords):
       name += "_in_compact_records" if is_compact else ""
-      return Case(name, stage, words, spoil, always=always, **keywords)
+      return Case(name, stage, words, spoil, always=always,
+                  is_slow=bool(always), **keywords)
 
     def other(shape=tiny.SHAPE, **changes):
       layout = tiny.layout(shape) if is_compact else None
@@ -307,7 +310,7 @@ def _flag_cases():
   yield Case("loss_is_nan", "train",
              ("the loss is NaN", "step 2", "out", "run the same command",
               "lower --learning_rate", "--num_warmup_steps"),
-             flags={"learning_rate": 1e36})
+             flags={"learning_rate": 1e36}, is_slow=True)
   yield Case("do_train_maybe", "train",
              ("--do_train", "'maybe'", "True or False"),
              flags={"do_train": None}, options={
@@ -341,9 +344,10 @@ CASES = [case for cases in (
          for case in cases()]
 
 
-@pytest.mark.parametrize(
-    "case", CASES,
-    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
+@pytest.mark.parametrize("case", [
+    pytest.param(case, id="{}-{}".format(case.stage, case.name),
+                 marks=[pytest.mark.slow] if case.is_slow else [])
+    for case in CASES])
 def test_a_fault_is_one_line(case, new_world, clean, record_property):
   """Runs the command with the fault, then without it.
 

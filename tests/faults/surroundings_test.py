@@ -20,7 +20,10 @@ import spoilers
 from fault_world import STAGES
 from spoilers import changed
 
-_WRITERS = ("extract", "jsons", "split", "create", "label", "train")
+# The last two take seconds.
+_WRITERS = ("extract", "jsons", "split", "create",
+            *(pytest.param(name, marks=pytest.mark.slow)
+              for name in ("label", "train")))
 _EXIT_INTERRUPTED = 130
 
 
@@ -97,9 +100,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "case", CASES,
-    ids=["{}-{}".format(case.stage, case.name) for case in CASES])
+@pytest.mark.parametrize("case", [
+    pytest.param(case, id="{}-{}".format(case.stage, case.name),
+                 marks=[pytest.mark.slow] if case.stage == "train" else [])
+    for case in CASES])
 def test_odd_inputs_work(new_world, clean, case):
   stage = STAGES[case.stage]
   wanted = clean(stage)
@@ -252,10 +256,14 @@ def test_a_second_writer_is_refused(
   record_property("message", second.message)
 
 
-@pytest.mark.parametrize("number", [
-    signal.SIGTERM, signal.SIGINT, signal.SIGKILL],
-                         ids=lambda number: number.name)
-@pytest.mark.parametrize("stage_name", _WRITERS)
+@pytest.mark.parametrize("stage_name, number", [
+    pytest.param(
+        stage_name, number, id="{}-{}".format(stage_name, number.name),
+        # Of the stages that take seconds, one kill and resume is quick enough.
+        marks=[pytest.mark.slow] if stage_name in ("label", "train")
+        and (stage_name, number) != ("train", signal.SIGKILL) else [])
+    for stage_name in _POINTS
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)])
 def test_a_signal_ends_a_stage(
     new_world, clean, stage_name, number, record_property):
   stage = STAGES[stage_name]

@@ -16,6 +16,7 @@ import modeling
 import tiny
 from util.command_line import InputError
 
+pytestmark = pytest.mark.slow
 _FOLDER = pathlib.Path(__file__).resolve().parent
 
 

@@ -22,6 +22,7 @@ import tokenization
 from util import files
 from util.command_line import InputError
 
+pytestmark = pytest.mark.slow
 _INT64 = st.integers(0, 2**63 - 1) | st.integers(0, 300)
 _FLOAT32 = st.floats(width=32, allow_nan=False)
 _NAMES = st.sampled_from(

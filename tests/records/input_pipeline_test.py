@@ -290,6 +290,7 @@ def test_training_reads_what_the_order_says(
   assert numbers == _order(paths, 110, **share)
 
 
+@pytest.mark.slow
 def test_processes_read_no_byte_of_others(tmp_path, monkeypatch):
   """As the system counts the bytes that a process reads."""
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 64)
