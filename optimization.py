@@ -32,7 +32,7 @@ def learning_rate_at(step: tf.Tensor, learning_rate: float,
   """Returns the learning rate: a linear rise, then a line that ends at 0.
 
   Args:
-    step: int64, s, the steps done.
+    step: int64 or float32, s, the steps done.
     learning_rate: the rate that the schedule scales.
     num_train_steps: N, where the rate reaches 0.
     num_warmup_steps: W; the rate is `learning_rate * s / W` while s < W, and
@@ -93,7 +93,7 @@ def create_train_step(
     wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                       tf1.train.Optimizer]] = None,
     accumulated_gradients: Optional[Sequence[tf.Tensor]] = None,
-    loss_scale: Optional["LossScale"] = None
+    loss_scale: Optional["LossScale"] = None, schedule_offset: float = 0.0
 ) -> TrainStep:
   """Builds one step of training.
 
@@ -108,6 +108,8 @@ def create_train_step(
       `accumulate_gradients` returns them; the sum is averaged once.
     loss_scale: what the losses are multiplied by; None leaves them. The steps
       that it skips do not count in the schedule.
+    schedule_offset: steps, perhaps a fraction of one, that the schedule is
+      ahead of the global step; negative where it is behind.
 
   Returns:
     The step.
@@ -119,6 +121,8 @@ def create_train_step(
   steps_done = tf.convert_to_tensor(global_step)
   if loss_scale:
     steps_done -= loss_scale.num_skipped
+  if schedule_offset:
+    steps_done = tf.cast(steps_done, tf.float32) + schedule_offset
   rate = learning_rate_at(
       steps_done, learning_rate, num_train_steps, num_warmup_steps)
   adam = AdamWeightDecayOptimizer(

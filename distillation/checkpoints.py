@@ -362,10 +362,20 @@ def exported_checkpoint(output_dir: str) -> Optional[str]:
 def newest_step(output_dir: str) -> int:
   """Returns the global step of the newest checkpoint; 0 without any."""
   newest = tf.train.latest_checkpoint(output_dir)
-  if not newest:
-    return 0
-  return int(tf1.train.NewCheckpointReader(newest).get_tensor(
+  return step_of(newest) if newest else 0
+
+
+def step_of(checkpoint: str) -> int:
+  """Returns the global step of a checkpoint of a training."""
+  return int(tf1.train.NewCheckpointReader(checkpoint).get_tensor(
       tf1.GraphKeys.GLOBAL_STEP))
+
+
+def skipped_steps(checkpoint: str) -> int:
+  """Returns how many steps before a checkpoint skipped an overflow."""
+  reader = tf1.train.NewCheckpointReader(checkpoint)
+  name = optimization.LOSS_SCALE_VARIABLES[-1]
+  return int(reader.get_tensor(name)) if reader.has_tensor(name) else 0
 
 
 def best_checkpoint(output_dir: str) -> Optional[str]:

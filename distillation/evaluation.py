@@ -16,6 +16,8 @@ BEST_FOLDER = "best"
 BEST_BY = ("kl_from_teacher", "masked_lm_cross_entropy")
 # File in the folder with the name of the checkpoint that was evaluated last.
 _EVALUATED_FILE = "evaluated.txt"
+# File in the folder that names the records that the results are of.
+_MEASURED_ON_FILE = "measured_on.txt"
 
 # Evaluates a checkpoint; returns its results by key. Processes that do not see
 # the checkpoint give None.
@@ -54,6 +56,11 @@ def read_results(path: str) -> Dict[str, float]:
   return {key: float(value) for key, value in results.items()}
 
 
+def _read_line(path: str) -> str:
+  """Returns the text of a file of one line; nothing without a file."""
+  return files.read_text(path).strip() if files.exists(path) else ""
+
+
 class Share(NamedTuple):
   """What one of several processes evaluates.
 
@@ -83,13 +90,15 @@ def share(num_batches: int, batch_size: int, rank: int, size: int) -> Share:
 class HeldOutListener(tf1.train.CheckpointSaverListener):
   """Evaluates each checkpoint as it is saved and keeps the best one."""
 
-  def __init__(self, evaluate: Evaluate, output_dir: str,
+  def __init__(self, evaluate: Evaluate, output_dir: str, measured_on: str,
                is_writer: bool = True, best_by: str = BEST_BY[0]):
     """Prepares the evaluations.
 
     Args:
       evaluate: what evaluates a checkpoint, in all processes together.
       output_dir: folder of the checkpoints.
+      measured_on: what the figures depend on beside the checkpoint; figures of
+        other records are not compared.
       is_writer: False only takes part in the evaluations; the folder is that of
         another process.
       best_by: one of `BEST_BY`.
@@ -97,21 +106,39 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
     self._evaluate = evaluate
     self._is_writer = is_writer
     self._best_by = best_by
+    self._measured_on = measured_on
     self._output_dir = output_dir
     self._folder = os.path.join(output_dir, BEST_FOLDER)
     self._results_path = os.path.join(self._folder, RESULTS_FILE)
     self._evaluated_path = os.path.join(self._folder, _EVALUATED_FILE)
+    self._measured_on_path = os.path.join(self._folder, _MEASURED_ON_FILE)
 
   def after_save(self, session, global_step_value):
     self.evaluate_newest()
 
   def is_behind(self) -> bool:
-    """Says whether a kill has prevented the newest checkpoint's evaluation."""
+    """Returns whether a kill has prevented the newest one's evaluation."""
     newest = tf.train.latest_checkpoint(self._output_dir)
-    evaluated = ""
-    if files.exists(self._evaluated_path):
-      evaluated = files.read_text(self._evaluated_path).strip()
-    return evaluated != os.path.basename(newest)
+    return _read_line(self._evaluated_path) != os.path.basename(newest)
+
+  def is_best_of_others(self) -> bool:
+    """Returns whether the best checkpoint's figures are of other records."""
+    return bool(read_results(self._results_path)) and (
+        _read_line(self._measured_on_path) != self._measured_on)
+
+  def measure_best(self) -> None:
+    """Evaluates the best checkpoint again, on the present records."""
+    if not self._is_writer:
+      self._evaluate(None)
+      return
+    step = int(read_results(self._results_path)["global_step"])
+    name = "model.ckpt-{}".format(step)
+    logging.info("%s was measured on other records than now, or an earlier "
+                 "version has kept it: it is measured again.", self._folder)
+    results = self._evaluate(os.path.join(self._folder, name))
+    files.write_atomically(self._results_path, _format_results(
+        dict(results, checkpoint=name)))
+    files.write_atomically(self._measured_on_path, self._measured_on + "\n")
 
   def evaluate_newest(self) -> None:
     """Evaluates the newest checkpoint; the best one is kept."""
@@ -133,6 +160,8 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
             results["teacher_top1_agreement"])
         if "teacher_top1_agreement" in results else "")
     files.make_folder(self._folder)
+    if not best:
+      files.write_atomically(self._measured_on_path, self._measured_on + "\n")
     if is_best:
       self._keep(checkpoint, results)
     files.write_atomically(

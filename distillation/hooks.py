@@ -1,17 +1,54 @@
 """Session hooks of training: progress, saving, signals, non-finite loss."""
 
+import contextlib
 import signal
 import threading
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Iterator, Optional
 
 from absl import logging
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
+from tensorflow.python.training import monitored_session
 import tqdm
+
+from distillation.processes import ENGINE
+from util.command_line import InputError
 
 # Steps between two lines of the log, where no terminal shows the bar.
 LOG_STEPS = 100
+
+
+@contextlib.contextmanager
+def without_recovery(output_dir: str) -> Iterator[None]:
+  """Ends in an error what a session would recover from by itself.
+
+  TensorFlow's monitored sessions start again from the newest checkpoint after
+  an AbortedError or UnavailableError, but their input continues where it is:
+  the records between would be left out, or come twice. Neither Estimator nor
+  session has a switch for that, so their private tuple of such errors is
+  emptied within the block.
+
+  Args:
+    output_dir: folder of the checkpoints, for the error.
+
+  Raises:
+    InputError: the session was lost.
+  """
+  recoverable = monitored_session._PREEMPTION_ERRORS
+  monitored_session._PREEMPTION_ERRORS = ()
+  try:
+    yield
+  except recoverable as error:
+    if ENGINE in error.message:
+      raise  # Another process is lost, which has an error of its own.
+    raise InputError(
+        "TensorFlow lost its session ({}: {}); the same command resumes from "
+        "what is saved in {}".format(
+            type(error).__name__, error.message.split("\n")[0], output_dir)
+    ) from error
+  finally:
+    monitored_session._PREEMPTION_ERRORS = recoverable
 
 
 class SaverHook(tf1.train.CheckpointSaverHook):

@@ -1,7 +1,8 @@
 """What a trainer reads: found and checked before anything is written."""
 
 import re
-from typing import ContextManager, Dict, List, NamedTuple, Optional, Tuple
+from typing import (Callable, ContextManager, Dict, Iterable, List,
+                    NamedTuple, Optional, Tuple)
 
 from absl import logging
 import tensorflow as tf
@@ -45,10 +46,17 @@ class Records(NamedTuple):
   tail_samples: int = 0
   decoder: Optional[str] = None
 
-  def errors(self) -> ContextManager[None]:
-    """Turns what reading them raises into InputError."""
+  def errors(self, corpus: order.Corpus,
+             pieces: Callable[[], Iterable[order.Piece]]
+            ) -> ContextManager[None]:
+    """Turns what reading them raises into InputError.
+
+    Args:
+      corpus: their blocks.
+      pieces: as for `input_pipeline.record_errors`.
+    """
     return input_pipeline.record_errors(
-        self.flag, self.paths, self.shape, self.limits)
+        self.flag, corpus, self.shape, self.limits, pieces)
 
 
 class Corpora(NamedTuple):

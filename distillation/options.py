@@ -101,7 +101,9 @@ def define_flags() -> None:
       lower_bound=0.0)
   flags.DEFINE_integer(
       "num_train_steps", 100000,
-      "Steps of training; divided by the number of processes.", lower_bound=1)
+      "Steps of training; divided by the number of processes. A run that "
+      "resumes with another number of sequences in a step ends where the "
+      "sequences of the present command end.", lower_bound=1)
   flags.DEFINE_integer(
       "num_warmup_steps", 10000,
       "Steps over which the learning rate rises; divided by the number of "

@@ -44,7 +44,7 @@ _RUNNING, _FINISHED, _FAILED, _INTERRUPTED = range(4)
 # What is known where none of this machine has died.
 _SHUT_DOWN = "the engine shut down; its warning, if any, names who is missing"
 # Part of the errors that Horovod raises in a session.
-_ENGINE = "Horovod"
+ENGINE = "Horovod"
 
 
 def identity(tensor: tf.Tensor, unused_name: str = "") -> tf.Tensor:
@@ -136,6 +136,8 @@ class Group:
   Attributes:
     activity: returns what this process is doing, such as "at step 12", for
       errors.
+    before_exit: called where this process ends itself because another one is
+      lost, without leaving the block.
   """
 
   def __init__(self, processes: Processes, session_config: tf1.ConfigProto):
@@ -147,6 +149,7 @@ class Group:
         pool has the size that the first session of a process asks for.
     """
     self.activity: Callable[[], str] = lambda: "before the first step"
+    self.before_exit: Callable[[], None] = lambda: None
     self._processes = processes
     self._peers: Dict[int, _Peer] = {}
     self._neighbours: Dict[int, _Peer] = {}  # Those of the same machine.
@@ -321,7 +324,7 @@ class Group:
       raise InputError("{}: {}".format(
           self._processes.name(), command_line.message(error))) from error
     except tf.errors.OpError as error:
-      if _ENGINE not in error.message and not self._is_broken:
+      if ENGINE not in error.message and not self._is_broken:
         raise
       self._raise_lost()
     except KeyboardInterrupt:
@@ -467,6 +470,7 @@ class Group:
     # The main thread may wait for the lost process for ever, in the engine; if
     # that notices, the process ends in order.
     self._ended.wait(_EXIT_SECONDS)
+    self.before_exit()
     os._exit(1)  # pylint: disable=protected-access
 
 

@@ -56,6 +56,7 @@ class StudentOptions:
     learning_rate: as for `optimization.create_train_step`.
     num_train_steps: likewise.
     num_warmup_steps: likewise.
+    schedule_offset: likewise; the weight of the hard labels follows it too.
     wrap_optimizer: likewise.
     num_processes: how many processes train together, each on its own batch.
     reduce_sum: returns the sum of a tensor over these processes.
@@ -79,6 +80,7 @@ class StudentOptions:
   learning_rate: float = 5e-5
   num_train_steps: int = 100000
   num_warmup_steps: int = 10000
+  schedule_offset: float = 0.0
   wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                     tf1.train.Optimizer]] = None
   num_processes: int = 1
@@ -176,7 +178,8 @@ def create_train_step(
     all_outputs.append(outputs)
   step = optimization.create_train_step(
       outputs["loss"], options.learning_rate, options.num_train_steps,
-      options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale)
+      options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale,
+      options.schedule_offset)
   # The same number in all processes, so that all find it NaN at once.
   means = reduce_sum(
       tf.stack([tf.add_n([outputs[name] for outputs in all_outputs])
@@ -344,6 +347,8 @@ def _student_outputs(options: StudentOptions,
 def _progress(options: StudentOptions) -> tf.Tensor:
   """Returns the share of training that is done, float32, a scalar."""
   step = tf.cast(tf1.train.get_or_create_global_step(), tf.float32)
+  if options.schedule_offset:
+    step = tf.maximum(0.0, step + options.schedule_offset)
   return tf.minimum(1.0, step / options.num_train_steps)
 
 

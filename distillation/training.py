@@ -6,10 +6,12 @@ not know Horovod.
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import os
+import shutil
 import tempfile
-from typing import Any, Dict, Optional
+from typing import Any, Deque, Dict, NamedTuple, Optional, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -74,8 +76,12 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
         "free some memory, or space in --output_dir={}, or lower "
         "--train_batch_size and --eval_batch_size; the same command resumes "
         "from what is saved".format(output_dir)))
-    model_dir = output_dir if processes.is_writer else stack.enter_context(
-        tempfile.TemporaryDirectory())
+    model_dir = output_dir
+    if not processes.is_writer:
+      model_dir = stack.enter_context(tempfile.TemporaryDirectory())
+      group.before_exit = lambda: shutil.rmtree(model_dir, ignore_errors=True)
+    if not options.tpu.use_tpu:
+      stack.enter_context(hooks.without_recovery(output_dir))
     trainer = _Trainer(
         options, group, processes, inputs, corpora, decoders, gpu, model_dir)
     if options.do_train:
@@ -85,6 +91,21 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
       group.barrier()
     if options.do_eval:
       trainer.report()
+
+
+class _Position(NamedTuple):
+  """Where a checkpoint is in the schedule of the present command.
+
+  Attributes:
+    step: its global step.
+    last_step: the global step at which training ends.
+    schedule_offset: as for `optimization.create_train_step`.
+    skipped_steps: steps before it that changed no variable.
+  """
+  step: int
+  last_step: int
+  schedule_offset: float
+  skipped_steps: int
 
 
 class _Trainer:
@@ -125,15 +146,18 @@ class _Trainer:
   def train(self) -> None:
     """Trains up to the last step, from the newest checkpoint on."""
     output_dir, group = self._options.output_dir, self._group
-    num_steps = self._student_options.num_train_steps
     is_writer = self._processes.is_writer
-    first_step = group.broadcast(
-        checkpoints.newest_step(output_dir) if is_writer else 0)
+    position = group.broadcast(
+        self._position_of(tf.train.latest_checkpoint(output_dir))
+        if is_writer else None)
+    first_step, num_steps = position.step, position.last_step
     held_out = None
     if self._options.evaluation.eval_every_checkpoint:
       held_out = evaluation.HeldOutListener(
-          self.evaluate, output_dir, is_writer,
+          self.evaluate, output_dir, self._measured_on(), is_writer,
           self._options.evaluation.best_checkpoint_by)
+      if group.broadcast(is_writer and held_out.is_best_of_others()):
+        held_out.measure_best()
       if group.broadcast(
           is_writer and first_step > 0 and held_out.is_behind()):
         held_out.evaluate_newest()
@@ -143,6 +167,12 @@ class _Trainer:
       return
     if first_step:
       logging.info("Resuming from step %d of %s.", first_step, output_dir)
+    if position.schedule_offset:
+      logging.info(
+          "Some of these steps read another number of sequences than the %d of "
+          "each step now: %d steps are left.",
+          self._sequences_per_step * self._processes.size,
+          num_steps - first_step)
     _warn_of_warmup(self._options.schedule)
     devices.warn_of_device(self._options.device)
     progress = hooks.ProgressHook(
@@ -155,11 +185,16 @@ class _Trainer:
         self._model_dir, self._options.schedule.save_checkpoints_steps,
         first_step, is_writer, group.barrier)
     files.make_folder(self._model_dir)
+    in_flight = input_pipeline.in_flight_pieces()
     with stop:
       try:
-        with self._inputs.training.errors():
-          self._build_estimator(self._decoders.training).train(
-              self._training_input_fn(first_step), max_steps=num_steps,
+        with self._inputs.training.errors(
+            self._corpora.training,
+            lambda: itertools.chain.from_iterable(list(in_flight))):
+          self._build_estimator(
+              self._decoders.training, position.schedule_offset).train(
+              self._training_input_fn(position, in_flight),
+              max_steps=num_steps,
               hooks=[hooks.WaitHook(group.barrier),
                      *self._processes.broadcast_hooks, *self._processes.hooks,
                      progress, stop, saver],
@@ -223,12 +258,19 @@ class _Trainer:
       sequences, as 2019's; `training_loss` is the sum of its two terms.
     """
     held_out, share = self._inputs.held_out, self._held_out_share
+    schedule_offset = self._group.broadcast(
+        self._position_of(checkpoint).schedule_offset
+        if self._processes.is_writer else None)
     input_fn = input_pipeline.evaluation_input_fn(
         self._corpora.held_out, held_out.shape, held_out.flag,
         drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits,
         first_record=share.first_record, num_records=share.num_records)
-    with held_out.errors():
-      results = self._build_estimator(self._decoders.held_out).evaluate(
+    with held_out.errors(self._corpora.held_out, lambda: order.pieces_of(
+        self._corpora.held_out, share.first_record,
+        min(share.first_record + share.num_records,
+            self._corpora.held_out.size))):
+      results = self._build_estimator(
+          self._decoders.held_out, schedule_offset).evaluate(
           # Without a batch the first step finds the end of the records.
           input_fn, steps=max(1, share.num_batches),
           hooks=[hooks.WaitHook(self._group.barrier),
@@ -238,6 +280,14 @@ class _Trainer:
     results["training_loss"] = (
         results["masked_lm_training_loss"] + results["next_sentence_loss"])
     return results
+
+  def _measured_on(self) -> str:
+    """Returns what the figures of a checkpoint depend on beside it."""
+    corpus, options = self._corpora.held_out, self._options.evaluation
+    num_records = min(
+        corpus.size, options.max_eval_steps * options.eval_batch_size)
+    return "{} of {} records, {}".format(
+        num_records, corpus.size, corpus.fingerprint())
 
   @property
   def _held_out_share(self) -> evaluation.Share:
@@ -255,20 +305,49 @@ class _Trainer:
     schedule = self._options.schedule
     return schedule.train_batch_size * schedule.gradient_accumulation_steps
 
-  def _training_input_fn(self, first_step: int) -> input_pipeline.InputFn:
-    """Reads this process's share of the records, those after a step."""
+  def _position_of(self, checkpoint: Optional[str]) -> _Position:
+    """Finds where a checkpoint of output_dir is in the schedule.
+
+    Where the numbers of steps follow the number of processes, the schedule
+    counts sequences: steps of another size, of earlier commands, count as
+    many steps as would have read the same sequences now.
+
+    Args:
+      checkpoint: None is before the first step.
+    """
+    step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    num_train_steps = self._student_options.num_train_steps
+    if not self._processes.scale_learning_rate:
+      return _Position(step, num_train_steps, 0.0, 0)
+    skipped_steps = (
+        checkpoints.skipped_steps(checkpoint) if checkpoint
+        and self._student_options.compute_type == tf.float16 else 0)
+    size = self._sequences_per_step * self._processes.size
+    progress = order.progress(
+        self._options.output_dir, step, size, skipped_steps)
+    num_left = num_train_steps * size - progress.num_sequences
+    return _Position(
+        step, step + max(0, num_left // size),
+        (progress.num_sequences - progress.num_skipped) / size
+        - (step - skipped_steps), skipped_steps)
+
+  def _training_input_fn(
+      self, start: _Position, in_flight: Deque[Sequence[order.Piece]]
+  ) -> input_pipeline.InputFn:
+    """Reads this process's share of the records, those after a checkpoint."""
     training, processes = self._inputs.training, self._processes
     corpus, seed = self._corpora.training, self._options.schedule.random_seed
     position = self._group.broadcast(order.resume(
-        self._options.output_dir, first_step,
-        self._sequences_per_step * processes.size, seed,
-        corpus).position_at(first_step) if processes.is_writer else None)
+        self._options.output_dir, start.step,
+        self._sequences_per_step * processes.size, seed, corpus,
+        start.skipped_steps).position_at(start.step)
+                                    if processes.is_writer else None)
     return input_pipeline.training_input_fn(
         corpus, training.shape, training.flag, seed, position, processes.size,
-        processes.rank, training.limits)
+        processes.rank, training.limits, in_flight)
 
-  def _build_estimator(self, decoder: Optional[teacher_decoder.Decoder]
-                      ) -> tf1.estimator.Estimator:
+  def _build_estimator(self, decoder: Optional[teacher_decoder.Decoder],
+                       schedule_offset: float) -> tf1.estimator.Estimator:
     """Builds the estimator; only that of rank 0 saves checkpoints."""
     options, schedule, tpu = (
         self._options, self._options.schedule, self._options.tpu)
@@ -296,7 +375,8 @@ class _Trainer:
                 tf1.estimator.tpu.InputPipelineConfig.PER_HOST_V2)))
     return tf1.estimator.tpu.TPUEstimator(
         model_fn=student.build_model_fn(dataclasses.replace(
-            self._student_options, decoder=decoder)),
+            self._student_options, decoder=decoder,
+            schedule_offset=schedule_offset)),
         use_tpu=tpu.use_tpu, config=config,
         train_batch_size=self._sequences_per_step,
         eval_batch_size=options.evaluation.eval_batch_size)

@@ -9,11 +9,13 @@ Dimensions:
   N: sequences in a window
 """
 
+import collections
 import contextlib
+import itertools
 import math
 import re
-from typing import (Any, Callable, Dict, Iterator, Mapping, NamedTuple,
-                    Optional, Sequence)
+from typing import (Any, Callable, Deque, Dict, Iterable, Iterator, Mapping,
+                    NamedTuple, Optional, Sequence)
 
 from absl import flags
 from absl import logging
@@ -34,8 +36,6 @@ InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
 # By how much a model's vocabulary may be padded, for cores that want multiples
 # of 64 or 128, also after it is split among several.
 _MAX_VOCABULARY_PADDING = 1023
-# Records that are looked through at once for one that is out of range.
-_SEARCHED_RECORDS = 1024
 # Bytes of the tensors that are decoded at once, whatever the batch: what an
 # operation costs beside its work is shared by some hundred records.
 _DECODED_BYTES = 2 << 20
@@ -68,16 +68,20 @@ class OutOfRangeError(InputError):
 
 
 @contextlib.contextmanager
-def record_errors(flag: str, paths: Sequence[str] = (),
+def record_errors(flag: str, corpus: Optional[order.Corpus] = None,
                   shape: Optional[schema.RecordShape] = None,
-                  limits: Optional[decoding.Limits] = None) -> Iterator[None]:
+                  limits: Optional[decoding.Limits] = None,
+                  pieces: Optional[Callable[[], Iterable[order.Piece]]] = None
+                 ) -> Iterator[None]:
   """Turns what TensorFlow raises for bad records into InputError.
 
   Args:
     flag: name of the flag that named the records, for errors.
-    paths: the record files, in which the bad record is looked for.
+    corpus: the record files, in which the bad record is looked for.
     shape: as for `decoding.decode`.
     limits: as for `decoding.decode`.
+    pieces: returns what was being read when the error came, the only place
+      where the bad record is looked for; None looks through all files.
   """
   try:
     yield
@@ -98,39 +102,80 @@ def record_errors(flag: str, paths: Sequence[str] = (),
       raise InputError(located.group(1)) from error
     if decoding.OUT_OF_RANGE in error.message:
       raise OutOfRangeError("--{}: {}; make the records again".format(
-          flag, _find_out_of_range(paths, shape, limits))) from error
+          flag, _find_out_of_range(
+              _searched(corpus, pieces), flag, shape, limits))) from error
     # Other arguments may be invalid because of a bug.
     found = re.search(r"(truncated|corrupted) record at \d+|Key: [^\n]*",
                       error.message)
     if not found:
       raise
     if found.group(1):
-      for path in paths:
-        for _ in tfrecord.read(path, flag):
+      for block in _searched(corpus, pieces):
+        for _ in block.read(flag):
           pass  # It says which file is damaged, and where.
     raise InputError("--{}: a record is damaged or has other lengths than the "
                      "first one ({}); make the records again".format(
                          flag, found.group())) from error
 
 
-def _find_out_of_range(paths: Sequence[str],
+class _Block(NamedTuple):
+  """Records of a file that a bad one is looked for among.
+
+  Attributes:
+    path: the file.
+    offset: where the first one begins.
+    first: its number in the file.
+    num_records: how many they are.
+  """
+  path: str
+  offset: int
+  first: int
+  num_records: int
+
+  def read(self, flag: str) -> Iterator[bytes]:
+    """Yields the serialized records; raises InputError for a damaged one."""
+    return itertools.islice(
+        tfrecord.read(self.path, flag, self.offset), self.num_records)
+
+
+def _searched(corpus: Optional[order.Corpus],
+              pieces: Optional[Callable[[], Iterable[order.Piece]]]
+             ) -> Iterator[_Block]:
+  """Yields the blocks that hold some pieces, each once, as far as they reach.
+
+  Args:
+    corpus: the record files; None yields nothing.
+    pieces: as for `record_errors`.
+  """
+  if corpus is None:
+    return
+  stops: Dict[int, int] = {}
+  for block, _, stop in (pieces() if pieces else order.pieces_of(
+      corpus, 0, corpus.size)):
+    stops[block] = max(stop, stops.get(block, 0))
+  for block in sorted(stops):
+    number = int(corpus.files[block])
+    first = tfrecord.BLOCK_RECORDS * (
+        block - int(np.searchsorted(corpus.files, number)))
+    yield _Block(corpus.paths[number], int(corpus.offsets[block]), first,
+                 stops[block])
+
+
+def _find_out_of_range(blocks: Iterable[_Block], flag: str,
                        shape: Optional[schema.RecordShape],
                        limits: Optional[decoding.Limits]) -> str:
-  """Says which record has an integer out of range, and which one."""
-  for path in paths:
-    # They come with the paths.
+  """Returns which record has an integer out of range, and which integer."""
+  for block in blocks:
+    # Both come with the corpus.
     assert shape is not None and limits is not None
-    first = 0
-    for serialized in tf.data.TFRecordDataset(path).batch(_SEARCHED_RECORDS):
-      features = decoding.parse(serialized, shape)
-      for name, limit in limits.items():
-        outside = np.argwhere(
-            ~decoding.are_within(features[name], limit).numpy())
-        if outside.size:
-          return "record {} in {} has {} {}, where {} is the limit".format(
-              first + outside[0][0], path, name,
-              features[name].numpy()[tuple(outside[0])], limit - 1)
-      first += len(serialized)
+    features = decoding.parse(tf.constant(list(block.read(flag))), shape)
+    for name, limit in limits.items():
+      outside = np.argwhere(
+          ~decoding.are_within(features[name], limit).numpy())
+      if outside.size:
+        return "record {} in {} has {} {}, where {} is the limit".format(
+            block.first + outside[0][0], block.path, name,
+            features[name].numpy()[tuple(outside[0])], limit - 1)
   return "a record is out of range"
 
 
@@ -297,7 +342,8 @@ def _check_record(features: Mapping[str, Any], path: str,
 def training_input_fn(
     corpus: order.Corpus, shape: schema.RecordShape, flag: str, seed: int,
     position: int = 0, num_processes: int = 1, process: int = 0,
-    limits: Optional[decoding.Limits] = None) -> InputFn:
+    limits: Optional[decoding.Limits] = None,
+    in_flight: Optional[Deque[Sequence[order.Piece]]] = None) -> InputFn:
   """Builds an endless input_fn for TPUEstimator, in the order of `order`.
 
   Args:
@@ -309,6 +355,8 @@ def training_input_fn(
     num_processes: likewise.
     process: likewise.
     limits: as for `decoding.decode`.
+    in_flight: gets the pieces of each window when they are about to be read;
+      `in_flight_pieces` makes it.
 
   Returns:
     A function of `params`, with `params["batch_size"]` = B, that returns a
@@ -316,6 +364,8 @@ def training_input_fn(
   """
   def locate_windows():
     for window in order.windows(corpus, seed, position, num_processes, process):
+      if in_flight is not None:
+        in_flight.append(window.pieces)
       yield _locate(corpus, window.pieces, flag), window.order
 
   def read_window(locations, window_order):
@@ -333,6 +383,14 @@ def training_input_fn(
                     params["batch_size"], True, limits)
 
   return input_fn
+
+
+def in_flight_pieces() -> Deque[Sequence[order.Piece]]:
+  """Returns an empty queue for the pieces of the windows that are in memory.
+
+  One window is in use, one is ready, one is being read and one is asked for.
+  """
+  return collections.deque(maxlen=4)
 
 
 def evaluation_input_fn(
@@ -412,7 +470,9 @@ def read_windows(corpus: order.Corpus, flag: str, shape: schema.RecordShape,
   dataset = read_range(corpus, flag, first, last - first).batch(size)
   dataset = dataset.map(_as_is(lambda serialized: (
       serialized, decoding.decode(serialized, shape, limits))))
-  with record_errors(flag, corpus.paths, shape, limits):
+  # Errors come in the order of the records.
+  with record_errors(flag, corpus, shape, limits, lambda: order.pieces_of(
+      corpus, first, min(last, first + size))):
     for serialized, features in _without_autotuning(
         dataset.prefetch(2)).as_numpy_iterator():
       yield Window(first, serialized, features)

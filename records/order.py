@@ -37,6 +37,8 @@ from util.command_line import InputError
 
 # Records in a window, about: 67 MB at S = 128, P = 20, K = 10.
 WINDOW_RECORDS = 32 * tfrecord.BLOCK_RECORDS
+# Bytes in a window at most, about, where records are longer.
+WINDOW_BYTES = 128 << 20
 # A multiple of most numbers of processes: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48,
 # 64, 96 and 192. Processes of another number read lanes of others too.
 _LANE_BITS, _LANE_FACTOR = 6, 3
@@ -69,6 +71,13 @@ class Corpus:
   def size(self) -> int:
     """Records of all files."""
     return int(self.num_records.sum())
+
+  @property
+  def window_records(self) -> int:
+    """Records in a window, about; fewer blocks where the records are long."""
+    blocks = WINDOW_BYTES * self.size // int(
+        self.num_bytes.sum() * tfrecord.BLOCK_RECORDS)
+    return min(WINDOW_RECORDS, max(1, blocks) * tfrecord.BLOCK_RECORDS)
 
   def fingerprint(self) -> str:
     """Returns the SHA-256 of what the order of records depends on."""
@@ -247,7 +256,8 @@ def windows(corpus: Corpus, seed: int, position: int = 0,
     blocks = _generator(seed, epoch).permutation(len(corpus.num_records))
     counts = corpus.num_records[blocks]
     window_start = epoch_start
-    for number, window_blocks in enumerate(_window_blocks(counts)):
+    for number, window_blocks in enumerate(
+        _window_blocks(counts, corpus.window_records)):
       window_size = int(counts[window_blocks].sum())
       if next_position < window_start + window_size:
         window = _window(
@@ -265,19 +275,20 @@ def _generator(seed: int, *numbers: int) -> np.random.Generator:
   return np.random.default_rng([seed % (1 << 64), *numbers])
 
 
-def _window_blocks(counts: np.ndarray) -> List[slice]:
+def _window_blocks(counts: np.ndarray, window_records: int) -> List[slice]:
   """Deals the blocks of an epoch to windows; a short last one joins another.
 
   Args:
     counts: records of each block, in the order of the epoch.
+    window_records: records in a window, about.
 
   Returns:
     The blocks of each window.
   """
   first_records = np.cumsum(counts) - counts
-  num_windows = max(1, int(counts.sum() / WINDOW_RECORDS + 0.5))
+  num_windows = max(1, int(counts.sum() / window_records + 0.5))
   starts = np.unique(np.searchsorted(
-      first_records, WINDOW_RECORDS * np.arange(num_windows))).tolist()
+      first_records, window_records * np.arange(num_windows))).tolist()
   return [slice(start, stop) for start, stop in
           zip(starts, starts[1:] + [len(counts)])]
 
@@ -354,6 +365,9 @@ class Reading:
     seed: of the order.
     corpus: fingerprint of the files.
     corpus_size: records in them.
+    skipped_steps: steps before `first_step` that changed no variable, because
+      their gradients overflowed.
+    window_records: records in a window, about.
   """
   first_step: int
   position: int
@@ -361,14 +375,55 @@ class Reading:
   seed: int
   corpus: str
   corpus_size: int
+  skipped_steps: int = 0
+  window_records: int = WINDOW_RECORDS
 
   def position_at(self, step: int) -> int:
     """Returns how many records were read before a step."""
     return self.position + (step - self.first_step) * self.sequences_per_step
 
 
+class Progress(NamedTuple):
+  """How far a run is at some step.
+
+  Attributes:
+    num_sequences: sequences that all steps before it have read.
+    num_skipped: of these, the sequences of steps that changed no variable.
+  """
+  num_sequences: int
+  num_skipped: int
+
+
+def progress(output_dir: str, step: int, sequences_per_step: int,
+             skipped_steps: int = 0) -> Progress:
+  """Counts the sequences that a run has read, whatever the size of its steps.
+
+  Steps before the first note, which earlier versions have trained, count as
+  steps of the present size.
+
+  Args:
+    output_dir: folder of the run.
+    step: the step of its checkpoint.
+    sequences_per_step: records that all processes together now read in a step.
+    skipped_steps: steps before `step` that changed no variable.
+
+  Raises:
+    InputError: the note of earlier runs is damaged.
+  """
+  earlier = _readings_before(output_dir, step)
+  starts = [0, *(reading.first_step for reading in earlier), step]
+  skipped = [0, *(min(reading.skipped_steps, skipped_steps)
+                  for reading in earlier), skipped_steps]
+  sizes = [sequences_per_step, *(
+      reading.sequences_per_step for reading in earlier)]
+  return Progress(*(
+      sum((stop - start) * size
+          for start, stop, size in zip(counts, counts[1:], sizes))
+      for counts in (starts, skipped)))
+
+
 def resume(output_dir: str, first_step: int, sequences_per_step: int,
-           seed: int, corpus: Corpus) -> Reading:
+           seed: int, corpus: Corpus, skipped_steps: int = 0) -> Reading:
   """Finds where in the sequence of records a run resumes, and notes it.
 
   Args:
@@ -377,32 +432,37 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
     sequences_per_step: records that all processes together read in a step.
     seed: of the order.
     corpus: the files.
+    skipped_steps: as for `progress`.
 
   Returns:
-    How it reads from there. Where the files or the seed have changed, it
-    begins a new epoch; where an earlier version has trained, the first one.
+    How it reads from there. Where the files, the seed or the windows have
+    changed, it begins a new epoch; where an earlier version has trained, the
+    first one.
 
   Raises:
     InputError: the note of earlier runs is damaged.
   """
-  path = os.path.join(output_dir, ORDER_FILE)
-  # What came after the checkpoint was lost with the run that read it.
-  earlier = [reading for reading in _read_readings(path)
-             if reading.first_step < first_step]
+  earlier = _readings_before(output_dir, first_step)
   reading = Reading(first_step, 0, sequences_per_step, seed,
-                    corpus.fingerprint(), corpus.size)
+                    corpus.fingerprint(), corpus.size, skipped_steps,
+                    corpus.window_records)
   readings = [*earlier, reading]
   if earlier:
     last = earlier[-1]
     position = last.position_at(first_step)
-    if (last.corpus, last.seed) != (reading.corpus, seed):
+    changes = [words for words, old, new in (
+        ("the records", last.corpus, reading.corpus),
+        ("--random_seed", last.seed, seed),
+        ("the size of windows, which now follows from the bytes of a record,",
+         last.window_records, reading.window_records)) if old != new]
+    if changes:
       epoch = -(-position // last.corpus_size)
       position = epoch * corpus.size
-      logging.info("The records or --random_seed have changed since step %d: "
-                   "training begins epoch %d with the new ones.",
-                   first_step, epoch)
-    if dataclasses.replace(reading, first_step=last.first_step,
-                           position=last.position) == last:
+      logging.info("Since step %d %s changed: training begins epoch %d.",
+                   first_step, " and ".join(changes), epoch)
+    if dataclasses.replace(
+        reading, first_step=last.first_step, position=last.position,
+        skipped_steps=last.skipped_steps) == last:
       readings = earlier
     else:
       readings[-1] = dataclasses.replace(reading, position=position)
@@ -411,9 +471,18 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
                  "from step %d on records come in a new order, from the start "
                  "of an epoch.", output_dir, first_step)
   files.make_folder(output_dir)
-  files.write_atomically(path, json.dumps(
+  files.write_atomically(os.path.join(output_dir, ORDER_FILE), json.dumps(
       [dataclasses.asdict(each) for each in readings], indent=1) + "\n")
   return readings[-1]
+
+
+def _readings_before(output_dir: str, step: int) -> List[Reading]:
+  """Returns how a run has read the records before a step.
+
+  Later readings were lost with the runs that ended before their checkpoint.
+  """
+  return [reading for reading in _read_readings(
+      os.path.join(output_dir, ORDER_FILE)) if reading.first_step < step]
 
 
 def _read_readings(path: str) -> List[Reading]:

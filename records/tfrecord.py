@@ -317,12 +317,13 @@ def _masked_crc(data: bytes) -> bytes:
   return _CRC.pack(((crc >> 15 | crc << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF)
 
 
-def read(path: str, flag: str) -> Iterator[bytes]:
+def read(path: str, flag: str, first: int = 0) -> Iterator[bytes]:
   """Yields the serialized records of one file, in order.
 
   Args:
     path: the record file.
     flag: name of the flag that named it, for errors.
+    first: where a record begins, to start there.
 
   Raises:
     InputError: the file is cut or is no TFRecord file.
@@ -330,8 +331,8 @@ def read(path: str, flag: str) -> Iterator[bytes]:
   """
   with files.open_file(path) as file:
     size = _size(file)
-    file.seek(0)
-    position = 0
+    file.seek(first)
+    position = first
     while position < size:
       length = _check_head(file.read(_HEAD_BYTES), position, size, path, flag)
       record = file.read(length)

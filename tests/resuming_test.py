@@ -3,9 +3,11 @@
 import collections
 import json
 import random
+import re
 import signal
 
 import pytest
+import tensorflow as tf
 
 import processes
 from distillation import checkpoints
@@ -47,16 +49,18 @@ class Spy(hooks.ProgressHook):
       log.write(json.dumps([int(self.step), ids[:, :2].tolist()]) + "\\n")
 
 hooks.ProgressHook = Spy
+hooks.LOG_STEPS = {log_steps}
 getattr(trainer, "define_flags", options.define_flags)()
 command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 """
 
 
-def _spy(tmp_path, trainer, name):
+def _spy(tmp_path, trainer, name, log_steps=100):
   """Writes the script; returns it and the log that it writes."""
   script, log = tmp_path / (name + ".py"), tmp_path / (name + ".jsonl")
   script.write_text(_SPY.format(
-      root=str(tiny.ROOT), trainer=trainer, log=str(log)))
+      root=str(tiny.ROOT), trainer=trainer, log=str(log),
+      log_steps=log_steps))
   return script, log
 
 
@@ -143,3 +147,63 @@ def test_an_epoch_goes_on_with_other_numbers_of_processes(tmp_path):
   reads = [read for reads in _read(log).values() for read in reads]
   assert len(reads) == 4 * 2 + 6 + 3 * 3
   assert sorted(sum(reads, [])) == list(range(46))
+
+
+def _forget_after(folder, log, step):
+  """Leaves what a kill after the checkpoint of a step would leave."""
+  for path in folder.glob("model.ckpt-*"):
+    if int(re.search(r"ckpt-(\d+)", path.name).group(1)) > step:
+      path.unlink()
+  (folder / "checkpoint").write_text(
+      'model_checkpoint_path: "model.ckpt-{}"\n'.format(step))
+  log.write_text("".join(
+      line for line in log.read_text().splitlines(keepends=True)
+      if json.loads(line)[0] <= step))
+
+
+def _learning_rates(folder):
+  """Returns the rate of each step, from the curves; of the last run that did.
+
+  The files have their times in their names.
+  """
+  return {event.step: value.simple_value
+          for path in sorted(folder.glob("events*"))
+          for event in tf.compat.v1.train.summary_iterator(str(path))
+          for value in event.summary.value if value.tag == "learning_rate"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs, last_step", [
+    ([(1, 8), (2, None)], 16), ([(2, 4), (1, None)], 20),
+    ([(1, 8), (4, 10), (2, None)], 14)], ids=["1-2", "2-1", "1-4-2"])
+def test_the_schedule_follows_the_sequences(tmp_path, runs, last_step):
+  """The same command with other numbers of processes: 24 steps of 2 records.
+
+  Args:
+    tmp_path: folder of the run.
+    runs: the number of processes, and the step that the next run resumes from.
+    last_step: where the last one ends.
+  """
+  _inputs(tmp_path, (20, 3, 12, 13))
+  script, log = _spy(tmp_path, _DISTRIBUTED, "changing", log_steps=1)
+  folder = tmp_path / "run"
+  sizes, first_step = {}, 0
+  for num_processes, stop in runs:
+    result = tiny.launch(tiny.mpirun(num_processes), script, *_arguments(
+        tmp_path, folder, 24, save_checkpoints_steps=1, keep_checkpoint_max=0,
+        learning_rate=1e-3))
+    assert result.returncode == 0, result.stderr
+    if stop:
+      _forget_after(folder, log, stop)
+    stop = stop or checkpoints.newest_step(str(folder))
+    sizes.update(dict.fromkeys(range(first_step + 1, stop + 1), num_processes))
+    first_step = stop
+  assert first_step == last_step
+  reads = [read for reads in _read(log).values() for read in reads]
+  assert sorted(sum(reads, [])) == list(range(48))  # Each record once.
+  rates, done = _learning_rates(folder), 0
+  for step in range(1, last_step + 1):
+    assert rates[step] == pytest.approx(
+        1e-3 * sizes[step] * (1 - done / 24), rel=1e-5)
+    done += sizes[step]
+  assert done == 24

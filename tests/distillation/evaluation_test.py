@@ -30,11 +30,12 @@ def test_results_are_written_by_key_and_read_again(tmp_path):
 class _Run:
   """A training run that saves checkpoints, and what evaluates them."""
 
-  def __init__(self, folder, values):
+  def __init__(self, folder, values, measured_on="5 records"):
     self.folder = folder
     self.evaluated = []
     self._values = values
-    self.listener = evaluation.HeldOutListener(self._evaluate, str(folder))
+    self.listener = evaluation.HeldOutListener(
+        self._evaluate, str(folder), measured_on)
 
   def _evaluate(self, checkpoint):
     step = int(checkpoint.rpartition("-")[2])
@@ -78,7 +79,7 @@ def test_the_best_checkpoint_may_be_that_of_the_masked_tokens(tmp_path):
        "masked_lm_accuracy": 0.5} for step, value in enumerate([3, 1, 2])]
   listener = evaluation.HeldOutListener(
       lambda checkpoint: results[int(checkpoint.rpartition("-")[2])],
-      str(tmp_path), best_by="masked_lm_cross_entropy")
+      str(tmp_path), "5 records", best_by="masked_lm_cross_entropy")
   run = _Run(tmp_path, [])
   for step in range(3):
     run.save(step)
@@ -96,6 +97,27 @@ def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
   run.listener.evaluate_newest()
   assert not run.listener.is_behind()
   assert run.evaluated == [0, 1] and run.best_step() == 1
+
+
+@pytest.mark.parametrize("has_note", [True, False])
+def test_figures_of_other_records_are_not_compared(tmp_path, has_note):
+  """A kept one is measured again where its note differs or is missing."""
+  run = _Run(tmp_path, [2.0])
+  run.save(0)
+  run.listener.after_save(None, 0)
+  assert not run.listener.is_best_of_others()
+  if not has_note:  # As an earlier version leaves it.
+    (tmp_path / "best" / "measured_on.txt").unlink()
+  run = _Run(tmp_path, [9.0, 8.0], "5 records" if not has_note else "3 records")
+  assert run.listener.is_best_of_others()
+  run.listener.measure_best()
+  assert run.evaluated == [0]
+  assert tiny.read_results(tmp_path / "best")["kl_from_teacher"] == 9.0
+  assert not run.listener.is_best_of_others()
+  # 8 is worse than the 2 of the other records, and better than 9.
+  run.save(1)
+  run.listener.after_save(None, 1)
+  assert run.best_step() == 1
 
 
 @pytest.mark.parametrize("num_copied", [0, 1, 2])

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from distillation import hooks
+from util.command_line import InputError
 
 tf1 = tf.compat.v1
 
@@ -123,6 +124,51 @@ def test_signals_are_left_to_the_main_thread(received):
   thread.start()
   thread.join()
   assert received == [signal.SIGTERM]
+
+
+class _LosesSession(tf1.train.SessionRunHook):
+  """Raises an error after the third step, as a lost device does, once."""
+
+  def __init__(self, error):
+    self._error, self._steps = error, 0
+
+  def after_run(self, run_context, run_values):
+    self._steps += 1
+    if self._steps == 3:
+      raise self._error
+
+
+def _count_monitored(error):
+  """Counts to 5 in a session that recovers; returns the steps it has taken."""
+  steps = []
+  with tf.Graph().as_default():
+    step = tf1.train.get_or_create_global_step()
+    add = step.assign_add(1)
+    with tf1.train.MonitoredSession(hooks=[_LosesSession(error)]) as session:
+      while len(steps) < 5:
+        steps.append(int(session.run(add)))
+  return steps
+
+
+@pytest.mark.parametrize("error_type", [
+    tf.errors.AbortedError, tf.errors.UnavailableError])
+def test_a_lost_session_is_an_error(error_type):
+  """TensorFlow would begin again from the start, and does outside the block."""
+  error = error_type(None, None, "a worker was lost\nand more")
+  assert _count_monitored(error) == [1, 2, 1, 2, 3]
+  with pytest.raises(InputError, match=(
+      error_type.__name__ + ": a worker was lost.*same command.*in /folder")):
+    with hooks.without_recovery("/folder"):
+      _count_monitored(error)
+  assert _count_monitored(error) == [1, 2, 1, 2, 3]
+
+
+def test_a_lost_engine_is_no_lost_session():
+  """Whoever knows the other processes says which of them is lost."""
+  error = tf.errors.AbortedError(None, None, "Horovod has been shut down")
+  with pytest.raises(tf.errors.AbortedError):
+    with hooks.without_recovery("/folder"):
+      _count_monitored(error)
 
 
 def test_a_non_finite_step_is_the_last_one():

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from distillation import checkpoints
 from distillation import devices
+from distillation import hooks
 from distillation import losses
 from distillation import training
 import optimization
@@ -160,6 +162,41 @@ def test_curves_for_tensorboard(tmp_path, folder):
     assert found["gradient_norm"][step] > 0
   # Step 101 is made with 100 steps done.
   assert found["learning_rate"][101] == pytest.approx(1e-3 / 101, rel=1e-4)
+
+
+def _rates(output_dir):
+  """Returns the learning rate of each step, from the curves, by step."""
+  return {event.step: value.simple_value
+          for path in sorted(output_dir.glob("events*"))
+          for event in tf.compat.v1.train.summary_iterator(str(path))
+          for value in event.summary.value if value.tag == "learning_rate"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop, batch_size, num_steps, last_step", [
+    # The batch of the command that resumes, its steps, and where it ends: 8
+    # steps of 2 are 16 sequences.
+    (4, 4, 4, 6), (4, 1, 16, 12), (3, 4, 4, 5), (8, 4, 4, 8), (4, 4, 8, 10)])
+def test_the_schedule_follows_the_sequences(
+    tmp_path, folder, monkeypatch, stop, batch_size, num_steps, last_step):
+  monkeypatch.setattr(hooks, "LOG_STEPS", 1)
+  schedule = dict(do_eval=False, learning_rate=1e-3, keep_checkpoint_max=0,
+                  save_checkpoints_steps=1)
+  _run(folder, tmp_path, num_train_steps=8, **schedule)
+  for path in tmp_path.glob("model.ckpt-*"):
+    if int(re.search(r"ckpt-(\d+)", path.name).group(1)) > stop:
+      path.unlink()
+  (tmp_path / "checkpoint").write_text(
+      'model_checkpoint_path: "model.ckpt-{}"\n'.format(stop))
+  _run(folder, tmp_path, train_batch_size=batch_size,
+       num_train_steps=num_steps, **schedule)
+  assert checkpoints.newest_step(str(tmp_path)) == last_step
+  total = num_steps * batch_size
+  rates = _rates(tmp_path)
+  for step in range(1, last_step + 1):
+    before = 2 * min(step - 1, stop) + batch_size * max(0, step - 1 - stop)
+    share = before / (total if step > stop else 16)
+    assert rates[step] == pytest.approx(1e-3 * (1 - share), rel=1e-5)
 
 
 @pytest.mark.slow

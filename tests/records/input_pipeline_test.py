@@ -1,6 +1,8 @@
 """Tests of decoding, of the checks of record files, and of the datasets."""
 
 import functools
+import itertools
+import re
 
 import numpy as np
 import pytest
@@ -364,14 +366,66 @@ def test_an_integer_out_of_range_names_file_and_record(
   serialized[5] = example.SerializeToString()
   bad = tiny.write_serialized(tmp_path / "bad.tfrecord", serialized)
   paths, limits = [str(good), str(bad)], schema.limits(tiny.SHAPE, 29, 2)
+  corpus = order.read_corpus(paths, "input_file")
   dataset = input_pipeline.evaluation_input_fn(
-      order.read_corpus(paths, "input_file"), tiny.SHAPE, "input_file",
-      limits=limits)({"batch_size": 4})
+      corpus, tiny.SHAPE, "input_file", limits=limits)({"batch_size": 4})
   with pytest.raises(InputError, match=(
       "--input_file: record 5 in .*bad.tfrecord has {} {}, where {} is the "
       "limit".format(name, value, limit))):
-    with input_pipeline.record_errors("input_file", paths, tiny.SHAPE, limits):
+    with input_pipeline.record_errors(
+        "input_file", corpus, tiny.SHAPE, limits):
       list(dataset)
+
+
+@pytest.mark.parametrize("num_processes", [1, 3])
+@pytest.mark.parametrize("token_id, told", [
+    (None, "b.tfrecord is damaged.*corrupt record at byte {}"),
+    (29, "record {} in .*b.tfrecord has input_ids 29")])
+def test_a_bad_record_is_looked_for_where_training_reads(
+    tmp_path, monkeypatch, num_processes, token_id, told):
+  """In the windows that are in memory, not in all files."""
+  # Windows of one block, of which a small part is decoded at once.
+  monkeypatch.setattr(order, "WINDOW_BYTES", 1)
+  monkeypatch.setattr(input_pipeline, "_DECODED_BYTES", 5000)
+  examples = tiny.random_examples(64, seed=3) * 32
+  serialized = list(map(tiny.serialize, examples))
+  paths = [tiny.write_serialized(tmp_path / (name + ".tfrecord"), serialized)
+           for name in "abcdefghijkl"]
+  # In the second block of its file.
+  number = tfrecord.BLOCK_RECORDS + 7
+  offset = len(tfrecord.frame(serialized[:number]))
+  if token_id is None:
+    content = bytearray(paths[1].read_bytes())
+    content[offset + 30] ^= 1
+    paths[1].write_bytes(content)
+  else:
+    bad = dict(examples[number])
+    bad[schema.INPUT_IDS] = np.append(bad[schema.INPUT_IDS][:-1], token_id)
+    tiny.write_serialized(paths[1], [
+        *serialized[:number], tiny.serialize(bad), *serialized[number + 1:]])
+  limits = schema.limits(tiny.SHAPE, 29, 2)
+  corpus = order.read_corpus(list(map(str, paths)), "input_file")
+  in_flight = input_pipeline.in_flight_pieces()
+  reads = []
+  read = tfrecord.read
+  monkeypatch.setattr(
+      tfrecord, "read",
+      lambda path, *more: reads.append(path) or read(path, *more))
+  errors = []
+  for process in range(num_processes):
+    dataset = input_pipeline.training_input_fn(
+        corpus, tiny.SHAPE, "input_file", 1, num_processes=num_processes,
+        process=process, limits=limits, in_flight=in_flight)({"batch_size": 4})
+    try:
+      with input_pipeline.record_errors(
+          "input_file", corpus, tiny.SHAPE, limits,
+          lambda: itertools.chain.from_iterable(list(in_flight))):
+        list(dataset.take(corpus.size // num_processes // 4))
+    except InputError as error:
+      errors.append(str(error))
+  assert len(errors) == 1
+  assert re.search(told.format(number if token_id else offset), errors[0])
+  assert 1 <= len(reads) <= 4, reads
 
 
 def test_no_thread_tunes_a_dataset(tmp_path, monkeypatch):

@@ -15,14 +15,14 @@ _COUNTS = (5000, 7, 100, 9000, 2000, 1024, 2048)
 _RECORD_BYTES = 100
 
 
-def _corpus(counts=_COUNTS):
+def _corpus(counts=_COUNTS, record_bytes=_RECORD_BYTES):
   """Makes the blocks of files of some lengths."""
   columns = collections.defaultdict(list)
   for number, count in enumerate(counts):
     for first in range(0, count, tfrecord.BLOCK_RECORDS):
       num_records = min(tfrecord.BLOCK_RECORDS, count - first)
-      for name, value in (("files", number), ("offsets", first * _RECORD_BYTES),
-                          ("num_bytes", num_records * _RECORD_BYTES),
+      for name, value in (("files", number), ("offsets", first * record_bytes),
+                          ("num_bytes", num_records * record_bytes),
                           ("num_records", num_records)):
         columns[name].append(value)
   return order.Corpus(
@@ -127,6 +127,17 @@ def test_a_window_is_of_bounded_size():
       num_records += size
       assert size < 1.6 * order.WINDOW_RECORDS
       assert size > 0.4 * order.WINDOW_RECORDS or size == corpus.size
+
+
+@pytest.mark.parametrize("record_bytes, num_blocks", [
+    (100, 32), (4000, 32), (4097, 31), (31600, 4), (1 << 20, 1)])
+def test_a_window_is_of_bounded_bytes(record_bytes, num_blocks):
+  corpus = _corpus((100 * tfrecord.BLOCK_RECORDS,), record_bytes)
+  assert corpus.window_records == num_blocks * tfrecord.BLOCK_RECORDS
+  window = next(order.windows(corpus, 1))
+  assert len(window.order) == num_blocks * tfrecord.BLOCK_RECORDS
+  records = _sequence(corpus, corpus.size)
+  np.testing.assert_array_equal(np.sort(records), np.arange(corpus.size))
 
 
 # Two records that were neighbours are, in a full shuffle of R records, R / 3
@@ -259,6 +270,49 @@ def test_other_records_or_another_seed_begin_an_epoch(
   assert _position(tmp_path, 10, **changed) == 4 * changed["corpus"].size
   assert "begins epoch 4" in caplog.text
   assert _position(tmp_path, 12, **changed) == 4 * changed["corpus"].size + 64
+
+
+def test_windows_of_another_size_begin_an_epoch(tmp_path, caplog):
+  """Of long records, as earlier versions have noted them."""
+  caplog.set_level("INFO")
+  corpus = _corpus((3000,), 100000)
+  _position(tmp_path, 0, corpus)
+  path = tmp_path / order.ORDER_FILE
+  note, = json.loads(path.read_text())
+  assert note.pop("window_records") == tfrecord.BLOCK_RECORDS
+  note.pop("skipped_steps")
+  path.write_text(json.dumps([note]))
+  assert _position(tmp_path, 10, corpus) == 3000
+  assert "the size of windows" in caplog.text
+  assert "begins epoch 1" in caplog.text
+  caplog.clear()
+  assert _position(tmp_path, 12, corpus) == 3064
+  assert not caplog.text
+
+
+@pytest.mark.parametrize("sizes, step, size, wanted", [
+    # Of each command the first step and the sequences in a step; the step and
+    # the size of the next command.
+    ([], 10, 32, 320), ([(0, 32)], 10, 32, 320), ([(0, 32)], 10, 64, 320),
+    ([(0, 32), (10, 64)], 15, 128, 640), ([(0, 32), (10, 64)], 10, 16, 320),
+    # Before the first note a step has the present size.
+    ([(7, 32)], 10, 64, 7 * 64 + 3 * 32),
+])
+def test_progress_is_counted_in_sequences(tmp_path, sizes, step, size, wanted):
+  corpus = _corpus()
+  for first_step, sequences_per_step in sizes:
+    _position(tmp_path, first_step, corpus, sequences_per_step)
+  assert order.progress(str(tmp_path), step, size) == (wanted, 0)
+
+
+def test_progress_counts_the_steps_that_were_skipped(tmp_path):
+  corpus = _corpus()
+  for first_step, size, skipped_steps in ((0, 32, 0), (10, 64, 3)):
+    order.resume(str(tmp_path), first_step, size, 1, corpus, skipped_steps)
+  # 3 of 10 steps of 32 and 1 of 5 steps of 64.
+  assert order.progress(str(tmp_path), 15, 8, 4) == (640, 3 * 32 + 64)
+  # A run without a loss scale skips none.
+  assert order.progress(str(tmp_path), 15, 8) == (640, 0)
 
 
 def test_a_run_of_an_earlier_version_is_told_of_the_order(tmp_path, caplog):
