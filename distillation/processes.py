@@ -136,8 +136,8 @@ class Group:
   Attributes:
     activity: returns what this process is doing, such as "at step 12", for
       errors.
-    before_exit: called where this process ends itself because another one is
-      lost, without leaving the block.
+    before_exit: called where another process is lost, as this one may then end
+      without leaving the block.
   """
 
   def __init__(self, processes: Processes, session_config: tf1.ConfigProto):
@@ -467,10 +467,10 @@ class Group:
     else:
       return
     self._tell(found)
+    self.before_exit()  # At once: a launcher leaves little time for that too.
     # The main thread may wait for the lost process for ever, in the engine; if
     # that notices, the process ends in order.
     self._ended.wait(_EXIT_SECONDS)
-    self.before_exit()
     os._exit(1)  # pylint: disable=protected-access
 
 

@@ -15,6 +15,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+_TENSORFLOW_VARIABLES = {name: value for name, value in os.environ.items()
+                         if name.startswith("TF_")}
 _STARTUP = ROOT / "tests" / "startup"
 _FUZZ_INPUTS, _MORE_FUZZ_INPUTS = 2000, 100000
 
@@ -71,6 +73,16 @@ def _start_fork_server():
     shutil.rmtree(folder)
 
   return end
+
+
+@pytest.fixture(autouse=True)
+def _tensorflow_variables():
+  """Undoes what tested code sets for TensorFlow: no script would be forked."""
+  yield
+  for name in [name for name in os.environ if name.startswith("TF_")]:
+    if name not in _TENSORFLOW_VARIABLES:
+      del os.environ[name]
+  os.environ.update(_TENSORFLOW_VARIABLES)
 
 
 def pytest_collection_finish():

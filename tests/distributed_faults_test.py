@@ -22,11 +22,13 @@ _NAME = "network_distillation_distributed_truncated.py"
 _LIMIT = 60
 # Runs the script, in one process after some code, and tells its process id.
 _WRAPPER = """
-import os, runpy, sys
+import os, runpy, sys, tempfile
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
 folder = {folder!r}
 with open("%s/process_%d" % (folder, rank), "w") as file:
   file.write(str(os.getpid()))
+tempfile.tempdir = folder + "/temporary"
+os.makedirs(tempfile.tempdir, exist_ok=True)
 sys.path.insert(0, {root!r})
 sys.argv[0] = {script!r}
 def change(name, value):
@@ -202,6 +204,8 @@ def test_a_process_that_is_lost_ends_all(
           told.format(rank=rank, pid=process_ids[rank])),
       lines[0]), lines
   assert "Traceback" not in output
+  if rank == 0 and number:  # Who is killed leaves its folder.
+    assert not list((tmp_path / "temporary").iterdir())
   end = checkpoints.newest_step(str(output_dir)) + 2
   resumed = tiny.launch(
       tiny.MPIRUN, tiny.ROOT / _NAME,
