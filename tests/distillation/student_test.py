@@ -93,8 +93,8 @@ def _run(mode, examples, **options):
 @pytest.mark.parametrize("mode, changes", [
     # Padded slots go through the head too.
     ("train", {"static_shapes": True}), ("eval", {"static_shapes": True}),
-    ("train", {"num_micro_batches": 3}),
-    ("train", {"num_micro_batches": 6}),
+    pytest.param("train", {"num_micro_batches": 3}, marks=pytest.mark.slow),
+    pytest.param("train", {"num_micro_batches": 6}, marks=pytest.mark.slow),
 ])
 def test_how_a_batch_is_computed_changes_nothing(mode, changes):
   examples = tiny.random_examples(6, seed=4)

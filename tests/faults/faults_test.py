@@ -213,7 +213,7 @@ def _record_cases():
   yield Case("index_out_of_range", "train",
              ("labelled.tfrecord", "record 39", "top_k_indices 29", "again"),
              records("labelled.tfrecord", top_k_indices=(0, 29)),
-             always={"num_train_steps": 20})
+             always={"num_train_steps": 20}, is_slow=True)
 
 
 def _vocabulary_cases():

@@ -14,6 +14,7 @@ from extract_wikipedia_for_bert import prose
 from extract_wikipedia_for_bert import wikitext
 import fuzzing
 
+pytestmark = pytest.mark.slow
 _WIKI = wikitext.Wiki.of(dump.Site())
 
 
