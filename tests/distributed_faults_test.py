@@ -133,15 +133,18 @@ util.files.open_file = lambda path: open_file(elsewhere(path))
 @pytest.mark.parametrize("code, told", [
     ("change('learning_rate', 0.5)",
      r"--learning_rate is 0.5 there, but 0.001 in process 0 of 2"),
-    (_ELSEWHERE.format(old="bert_config.json", new="with_dropout.json"),
-     r"the content of --bert_config_file=\S+ is \w{12} there, but \w{12} in"),
-    (_ELSEWHERE.format(old="records/a.tfrecord", new="others/a.tfrecord"),
-     r"records/a.tfrecord \(--input_file\) is \d+ bytes, no manifest there, "
-     r"but \d+ bytes, no manifest in process 0 of 2"),
-    ("change('input_file', '/elsewhere/*.tfrecord')",
-     r"^process 1 of 2 on \S+: --input_file: there is no file"),
-    (_ELSEWHERE.format(old="bert_model.ckpt", new="other_model.ckpt"),
-     r"the content of --init_checkpoint=\S+ is \w{12} there, but \w{12} in"),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        (_ELSEWHERE.format(old="bert_config.json", new="with_dropout.json"),
+         r"the content of --bert_config_file=\S+ is \w{12} there, but \w{12} "
+         r"in"),
+        (_ELSEWHERE.format(old="records/a.tfrecord", new="others/a.tfrecord"),
+         r"records/a.tfrecord \(--input_file\) is \d+ bytes, no manifest "
+         r"there, but \d+ bytes, no manifest in process 0 of 2"),
+        ("change('input_file', '/elsewhere/*.tfrecord')",
+         r"^process 1 of 2 on \S+: --input_file: there is no file"),
+        (_ELSEWHERE.format(old="bert_model.ckpt", new="other_model.ckpt"),
+         r"the content of --init_checkpoint=\S+ is \w{12} there, but \w{12} "
+         r"in"))),
 ], ids=["flag", "config", "records", "no records", "start"])
 def test_a_process_that_differs_is_named(tmp_path, folder, code, told):
   result = tiny.launch(

@@ -65,7 +65,8 @@ def test_scores_equal_the_formulas(num_hidden_layers, heads):
   np.testing.assert_allclose(next_sentence, wanted_next_sentence, atol=1e-5)
 
 
-@pytest.mark.parametrize("num_hidden_layers", [1, 2])
+@pytest.mark.parametrize("num_hidden_layers", [
+    1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("leaves_out", [False, True])
 @pytest.mark.parametrize("is_training", [False, True])
 def test_both_heads_need_no_more_of_the_last_layer(

@@ -226,7 +226,8 @@ def _whole_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop", [
-    signal.SIGTERM, signal.SIGINT, signal.SIGKILL, "kill a worker"])
+    signal.SIGKILL, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (
+        signal.SIGTERM, signal.SIGINT, "kill a worker"))])
 def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   shutil.copytree(whole_run / "in", tmp_path / "in")
   shutil.copy(whole_run / "vocab.txt", tmp_path)

@@ -355,7 +355,8 @@ def test_kills_change_nothing(tmp_path, folder):
     np.testing.assert_allclose(killed[name], value, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [
+    signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_first(tmp_path, folder, number):
   """A run that saves only at its start, until the signal comes."""
   process = _start(folder, tmp_path, num_train_steps=1000000,

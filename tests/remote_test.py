@@ -242,6 +242,7 @@ def test_a_full_folder_for_temporary_files_is_named(
   assert not _names(bucket + "/out")
 
 
+@pytest.mark.slow
 def test_workers_read_and_write_remote_files(tmp_path):
   texts, vocab_file = _text_folder(tmp_path)
   scheme = "file://"

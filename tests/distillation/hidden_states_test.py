@@ -275,6 +275,7 @@ def test_a_decoder_is_read_from_remote_storage():
 # --- Training ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_learns_the_whole_distribution(tmp_path, folder):
   """At a temperature that is chosen only now."""
   _run(folder, tmp_path / "out", temperature=2.0, num_train_steps=30,

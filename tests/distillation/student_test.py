@@ -92,7 +92,8 @@ def _run(mode, examples, **options):
 
 @pytest.mark.parametrize("mode, changes", [
     # Padded slots go through the head too.
-    ("train", {"static_shapes": True}), ("eval", {"static_shapes": True}),
+    pytest.param("train", {"static_shapes": True}, marks=pytest.mark.slow),
+    ("eval", {"static_shapes": True}),
     pytest.param("train", {"num_micro_batches": 3}, marks=pytest.mark.slow),
     pytest.param("train", {"num_micro_batches": 6}, marks=pytest.mark.slow),
 ])

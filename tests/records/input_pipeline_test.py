@@ -279,7 +279,8 @@ def _order(paths, count, **keywords):
 
 @pytest.mark.parametrize("position", [0, 27])
 @pytest.mark.parametrize("num_processes, process", [
-    (1, 0), (2, 1), (3, 0), (5, 4)])
+    (1, 0), (2, 1), *(pytest.param(*case, marks=pytest.mark.slow)
+                      for case in ((3, 0), (5, 4)))])
 def test_training_reads_what_the_order_says(
     tmp_path, monkeypatch, position, num_processes, process):
   """Over epochs, windows and blocks, of which some are cut."""
@@ -377,7 +378,8 @@ def test_an_integer_out_of_range_names_file_and_record(
       list(dataset)
 
 
-@pytest.mark.parametrize("num_processes", [1, 3])
+@pytest.mark.parametrize("num_processes", [
+    1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("token_id, told", [
     (None, "b.tfrecord is damaged.*corrupt record at byte {}"),
     (29, "record {} in .*b.tfrecord has input_ids 29")])

@@ -12,6 +12,7 @@ The server imports TensorFlow when the first request comes, and ends when its
 standard input is closed.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -25,6 +26,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 
 import fork_client
 
@@ -132,10 +134,38 @@ def become(request):
   sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
 
 
+def _run():
+  """Runs the script and ends this process, as Python does at its end.
+
+  Python would also free each object, which copies the memory that is shared
+  with the server.
+  """
+  code = 0
+  try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+  except SystemExit as end:
+    code = end.code
+    if code is not None and not isinstance(code, int):
+      sys.stderr.write("{}\n".format(code))
+      code = 1
+  except BaseException as error:  # pylint: disable=broad-except
+    sys.excepthook(*sys.exc_info())
+    code = 1
+    if isinstance(error, KeyboardInterrupt):
+      signal.signal(signal.SIGINT, signal.SIG_DFL)
+      os.kill(os.getpid(), signal.SIGINT)
+  threading._shutdown()  # pylint: disable=protected-access
+  atexit._run_exitfuncs()  # pylint: disable=protected-access
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code or 0)
+
+
 if __name__ == "__main__":
   asked = serve(socket.socket(fileno=int(sys.argv[1])))
   if asked:
     become(asked)
     if any(variable.startswith("FAULT_") for variable in os.environ):
       importlib.import_module("faults").install()
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    _run()
