@@ -94,7 +94,7 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
 
 
 class _Position(NamedTuple):
-  """Where a checkpoint is in the schedule of the present command.
+  """The place of a checkpoint in the schedule of the present command.
 
   Attributes:
     step: its global step.

@@ -453,12 +453,12 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
     changes = [words for words, old, new in (
         ("the records", last.corpus, reading.corpus),
         ("--random_seed", last.seed, seed),
-        ("the size of windows, which now follows from the bytes of a record,",
+        ("the size of windows, which now follows from the bytes of a record",
          last.window_records, reading.window_records)) if old != new]
     if changes:
       epoch = -(-position // last.corpus_size)
       position = epoch * corpus.size
-      logging.info("Since step %d %s changed: training begins epoch %d.",
+      logging.info("Changed since step %d: %s. Training begins epoch %d.",
                    first_step, " and ".join(changes), epoch)
     if dataclasses.replace(
         reading, first_step=last.first_step, position=last.position,

@@ -111,7 +111,7 @@ def pytest_sessionfinish(session):
 
 
 class _Summary:
-  """Says at the end what ran and what did not, and why."""
+  """Prints which tests ran, which were skipped or left out, and why."""
 
   def __init__(self, config):
     self._config = config

@@ -69,7 +69,7 @@ import tensorflow as tf
 saver = tf.compat.v1.train.Saver
 save = saver.save
 def slow_save(*arguments, **keywords):
-  time.sleep(10)
+  time.sleep(15)
   return save(*arguments, **keywords)
 saver.save = slow_save
 """
@@ -224,8 +224,8 @@ def test_a_process_that_works_is_no_stall(tmp_path, folder):
   result = tiny.launch(
       tiny.MPIRUN, _wrapper(tmp_path, 0, _SLOW_SAVE),
       *_arguments(folder, tmp_path / "out", "--num_train_steps=2"),
-      HOROVOD_STALL_CHECK_TIME_SECONDS="4",
-      HOROVOD_STALL_SHUTDOWN_TIME_SECONDS="8")
+      HOROVOD_STALL_CHECK_TIME_SECONDS="3",
+      HOROVOD_STALL_SHUTDOWN_TIME_SECONDS="9")
   assert result.returncode == 0, result.stderr
   assert "One or more tensors were submitted" not in result.stderr
 

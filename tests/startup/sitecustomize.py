@@ -2,7 +2,7 @@
 
 Python imports this module first, because `tests/conftest.py` puts this folder
 into PYTHONPATH. A script that imports TensorFlow runs in a fork of the fork
-server, which has imported TensorFlow already; any other program goes on here.
+server, which has imported TensorFlow already; other programs run here.
 
 Environment variables:
   FORK_SERVER: path of the fork server's socket.

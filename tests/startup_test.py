@@ -1,0 +1,41 @@
+"""Tests of how scripts of tests start: in a fork, or by themselves."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import processes
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(sys, "orig_argv"), reason="needs Python 3.10 to be forked")
+
+# The comment is what a script with TensorFlow is known by.
+_SCRIPT = """
+import sys  # network_distillation_
+print("tensorflow" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("variables, is_forked", [
+    ({}, True), ({"TF_ANYTHING": "1"}, False), ({"FORK_SERVER": ""}, False)])
+def test_a_script_finds_tensorflow_imported(tmp_path, variables, is_forked):
+  path = tmp_path / "script.py"
+  path.write_text(_SCRIPT)
+  result = subprocess.run(
+      [sys.executable, path], env=dict(os.environ, **variables), check=True,
+      stdout=subprocess.PIPE, text=True)
+  assert result.stdout == "{}\n".format(is_forked)
+
+
+def test_a_killed_script_ends_as_killed(tmp_path):
+  path = tmp_path / "script.py"
+  path.write_text(_SCRIPT + "sys.stdout.flush()\nsys.stdin.read()\n")
+  with processes.Script(path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                        text=True) as script:
+    assert script.stdout.readline() == "True\n"
+    script.kill()
+    assert script.wait() == -signal.SIGKILL
+  assert not processes.is_running(script.script_pid)
