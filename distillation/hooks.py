@@ -193,9 +193,11 @@ class StopAtNonFiniteHook(tf1.train.SessionRunHook):
 
 
 class ProgressHook(tf1.train.SessionRunHook):
-  """Shows step, loss, speed and the time left.
+  """Shows step, loss, speed and the time left, and writes the curves.
 
-  That is a bar on a terminal, else lines in the log; and a curve of the speed.
+  Progress is a bar on a terminal, else lines in the log. Each step computes the
+  points of the curves, although few are written: TensorFlow would optimise one
+  graph with them and another one without.
 
   Attributes:
     step: the steps done.
@@ -208,7 +210,8 @@ class ProgressHook(tf1.train.SessionRunHook):
     Args:
       num_steps: the last step.
       sequences_per_step: of all processes together.
-      summary_folder: where the curve is written; None shows nothing.
+      summary_folder: where the curves of the speed and of all summaries are
+        written; None shows and writes nothing.
     """
     self._num_steps = num_steps
     self._sequences_per_step = sequences_per_step
@@ -217,34 +220,47 @@ class ProgressHook(tf1.train.SessionRunHook):
 
   def begin(self):
     self._step = tf1.train.get_global_step()
-    self._loss = tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]
+    self._fetches = [tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]]
+    if self._summary_folder:
+      self._writer = tf1.summary.FileWriterCache.get(self._summary_folder)
+      self._fetches.append(tf1.summary.merge_all())
 
   def after_create_session(self, session, coord):
     self.step = session.run(self._step)
+    if self._summary_folder:
+      # TensorBoard leaves out what a stopped run wrote of later steps.
+      self._writer.add_session_log(
+          tf1.SessionLog(status=tf1.SessionLog.START), self.step + 1)
     self._bar = tqdm.tqdm(
         total=self._num_steps, initial=self.step, unit=" steps",
         disable=None if self._summary_folder else True, dynamic_ncols=True)
+    self._is_first = True
     self._logged_step, self._logged_time = self.step, time.monotonic()
 
   def before_run(self, run_context):
-    return tf1.train.SessionRunArgs(self._loss)
+    return tf1.train.SessionRunArgs(self._fetches)
 
   def after_run(self, run_context, run_values):
-    loss = run_values.results
+    loss, *summaries = run_values.results
     self.step = run_context.session.run(self._step)
     self._bar.set_postfix_str("loss {:.4f}, {:.1f} sequences/s".format(
         loss, (self._bar.format_dict["rate"] or 0) * self._sequences_per_step),
                               refresh=False)
     self._bar.update(self.step - self._bar.n)
     num_steps = self.step - self._logged_step
-    if num_steps >= LOG_STEPS or self.step >= self._num_steps:
+    is_logged = num_steps >= LOG_STEPS or self.step >= self._num_steps
+    if is_logged or self._is_first:
+      for summary in summaries:
+        self._writer.add_summary(summary, self.step)
+    self._is_first = False
+    if is_logged:
       now = time.monotonic()
       speed = num_steps / max(now - self._logged_time, 1e-9)
       self._report(loss, speed)
       self._logged_step, self._logged_time = self.step, now
 
   def _report(self, loss: float, steps_per_second: float) -> None:
-    """Writes a line of the log and a point of the curve."""
+    """Writes a line of the log and a point of the curve of the speed."""
     sequences_per_second = steps_per_second * self._sequences_per_step
     if self._bar.disable:
       logging.info(
@@ -253,10 +269,12 @@ class ProgressHook(tf1.train.SessionRunHook):
           tqdm.tqdm.format_interval(
               (self._num_steps - self.step) / max(steps_per_second, 1e-9)))
     if self._summary_folder:
-      tf1.summary.FileWriterCache.get(self._summary_folder).add_summary(
+      self._writer.add_summary(
           tf1.Summary(value=[tf1.Summary.Value(
               tag="sequences_per_second", simple_value=sequences_per_second)]),
           self.step)
 
   def end(self, session):
     self._bar.close()
+    if self._summary_folder:
+      self._writer.flush()

@@ -366,7 +366,7 @@ class _Trainer:
         keep_checkpoint_max=schedule.keep_checkpoint_max,
         # Processes start alike in any case; their dropout should not be.
         tf_random_seed=schedule.random_seed + self._processes.rank,
-        save_summary_steps=hooks.LOG_STEPS if is_writer else None,
+        save_summary_steps=None,  # `ProgressHook` does.
         log_step_count_steps=None,
         tpu_config=tf1.estimator.tpu.TPUConfig(
             iterations_per_loop=tpu.iterations_per_loop,

@@ -379,8 +379,11 @@ def training_input_fn(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
     # One window is read while the one before it is in use.
     dataset = dataset.map(_as_is(read_window)).prefetch(1)
-    return _batches(dataset.rebatch(_num_decoded(shape)), shape,
-                    params["batch_size"], True, limits)
+    # No more at once than there are, or the first batch would wait for them to
+    # come again and again.
+    return _batches(
+        dataset.rebatch(min(corpus.size, _num_decoded(shape))), shape,
+        params["batch_size"], True, limits)
 
   return input_fn
 

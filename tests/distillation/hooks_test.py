@@ -180,7 +180,8 @@ def test_a_non_finite_step_is_the_last_one():
 def test_progress_is_logged_and_drawn(tmp_path, caplog):
   progress = []
 
-  def build_hooks(unused_step):
+  def build_hooks(step):
+    tf1.summary.scalar("twice_the_step", 2 * step)
     progress.append(hooks.ProgressHook(250, 4, str(tmp_path)))
     return progress
 
@@ -192,11 +193,15 @@ def test_progress_is_logged_and_drawn(tmp_path, caplog):
   assert [re.match(
       r"Step (\d+) of 250: loss [\d.]+, [\d.]+ sequences/s, [\d:]+ left$",
       line).group(1) for line in lines] == ["120", "220", "250"]
-  points = {
-      event.step: value.simple_value
-      for name in os.listdir(tmp_path)
-      for event in tf1.train.summary_iterator(str(tmp_path / name))
-      for value in event.summary.value
-      if value.tag == "sequences_per_second"}
-  assert set(points) == {120, 220, 250}
-  assert min(points.values()) > 0
+  name, = os.listdir(tmp_path)
+  events = list(tf1.train.summary_iterator(str(tmp_path / name)))
+  points = {(value.tag, event.step): value.simple_value
+            for event in events for value in event.summary.value}
+  speeds = {step: speed for (tag, step), speed in points.items()
+            if tag == "sequences_per_second"}
+  assert set(speeds) == {120, 220, 250}
+  assert min(speeds.values()) > 0
+  assert {step: value for (tag, step), value in points.items()
+          if tag == "twice_the_step"} == {21: 42, 120: 240, 220: 440, 250: 500}
+  assert [event.step for event in events
+          if event.session_log.status == tf1.SessionLog.START] == [21]

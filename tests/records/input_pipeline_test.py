@@ -318,8 +318,10 @@ def test_processes_read_no_byte_of_others(tmp_path, monkeypatch):
         patch.setattr(order, "windows",
                       lambda *unused_share, own=own_windows: iter(own))
         before = _bytes_read()
-        num_records = sum(1 for _ in input_pipeline.training_input_fn(
-            corpus, shape, "input_file", 1)({"batch_size": 1}))
+        dataset = input_pipeline.training_input_fn(
+            corpus, shape, "input_file", 1)({"batch_size": 1})
+        num_records = sum(len(batches["input_ids"])
+                          for batches in dataset.batch(500))
       assert abs(num_records - corpus.size / num_processes) < 1
       share = (_bytes_read() - before) / size
       assert 0.95 / num_processes < share <= 1.05 / num_processes
@@ -388,7 +390,7 @@ def test_a_bad_record_is_looked_for_where_training_reads(
   """In the windows that are in memory, not in all files."""
   # Windows of one block, of which a small part is decoded at once.
   monkeypatch.setattr(order, "WINDOW_BYTES", 1)
-  monkeypatch.setattr(input_pipeline, "_DECODED_BYTES", 5000)
+  monkeypatch.setattr(input_pipeline, "_DECODED_BYTES", 30000)
   examples = tiny.random_examples(64, seed=3) * 32
   serialized = list(map(tiny.serialize, examples))
   paths = [tiny.write_serialized(tmp_path / (name + ".tfrecord"), serialized)
@@ -417,12 +419,12 @@ def test_a_bad_record_is_looked_for_where_training_reads(
   for process in range(num_processes):
     dataset = input_pipeline.training_input_fn(
         corpus, tiny.SHAPE, "input_file", 1, num_processes=num_processes,
-        process=process, limits=limits, in_flight=in_flight)({"batch_size": 4})
+        process=process, limits=limits, in_flight=in_flight)({"batch_size": 16})
     try:
       with input_pipeline.record_errors(
           "input_file", corpus, tiny.SHAPE, limits,
           lambda: itertools.chain.from_iterable(list(in_flight))):
-        list(dataset.take(corpus.size // num_processes // 4))
+        list(dataset.take(corpus.size // num_processes // 16))
     except InputError as error:
       errors.append(str(error))
   assert len(errors) == 1
