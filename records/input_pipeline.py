@@ -369,21 +369,25 @@ def training_input_fn(
       yield _locate(corpus, window.pieces, flag), window.order
 
   def read_window(locations, window_order):
-    serialized = _read_pieces(locations).batch(
-        tf.reduce_sum(locations.num_records)).get_single_element()
-    return tf.gather(serialized, window_order)
+    return _read_pieces(locations).batch(
+        tf.reduce_sum(locations.num_records)).get_single_element(), window_order
+
+  def take_in_order(serialized, window_order):
+    num_taken = _num_decoded(shape)
+    # Of all at once there would be a second copy.
+    return tf.data.Dataset.range(
+        0, tf.size(window_order, tf.int64), num_taken).map(
+            _as_is(lambda first: tf.gather(
+                serialized, window_order[first:first + num_taken])))
 
   def input_fn(params):
     dataset = tf.data.Dataset.from_generator(
         locate_windows, output_signature=(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
     # One window is read while the one before it is in use.
-    dataset = dataset.map(_as_is(read_window)).prefetch(1)
-    # No more at once than there are, or the first batch would wait for them to
-    # come again and again.
-    return _batches(
-        dataset.rebatch(min(corpus.size, _num_decoded(shape))), shape,
-        params["batch_size"], True, limits)
+    dataset = dataset.map(_as_is(read_window)).prefetch(1).flat_map(
+        _as_is(take_in_order))
+    return _batches(dataset, shape, params["batch_size"], True, limits)
 
   return input_fn
 

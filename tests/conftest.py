@@ -44,41 +44,45 @@ def pytest_configure(config):
       "markers", "slow: left out unless it is asked for; CONTRIBUTING.md has "
       "the rule")
   if not hasattr(config, "workerinput"):
-    config.add_cleanup(_start_fork_server())
+    config.add_cleanup(_start_fork_servers())
     config.pluginmanager.register(_Summary(config))
 
 
-def _start_fork_server():
-  """Lets all scripts with TensorFlow be forked; returns how to end that.
+def _start_fork_servers():
+  """Lets all scripts be forked; returns how to end that.
 
-  The processes of pytest share the server, which imports TensorFlow when it is
+  The processes of pytest share the servers, which import packages when they are
   needed.
   """
   os.environ["PYTHONPATH"] = os.pathsep.join(
       [str(_STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
-  folder = tempfile.mkdtemp(prefix="fork_server")
-  path = os.path.join(folder, "socket")
-  with socket.socket(socket.AF_UNIX) as listener:
-    listener.bind(path)
-    listener.listen()
-    server = subprocess.Popen(
-        [sys.executable, str(_STARTUP / "fork_server.py"),
-         str(listener.fileno())],
-        stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
-  os.environ["FORK_SERVER"] = path
+  folder = tempfile.mkdtemp(prefix="fork_servers")
+  servers = []
+  for kind in ("tensorflow", "plain"):
+    with socket.socket(socket.AF_UNIX) as listener:
+      listener.bind(os.path.join(folder, kind))
+      listener.listen()
+      servers.append(subprocess.Popen(
+          [sys.executable, str(_STARTUP / "fork_server.py"),
+           str(listener.fileno()), kind],
+          stdin=subprocess.PIPE, pass_fds=[listener.fileno()]))
+  os.environ["FORK_SERVERS"] = folder
 
   def end():
-    server.stdin.close()
-    server.wait()
+    for server in servers:
+      server.stdin.close()
+      server.wait()
     shutil.rmtree(folder)
 
   return end
 
 
 @pytest.fixture(autouse=True)
-def _tensorflow_variables():
+def _tensorflow_for_the_next_test():
   """Undoes what tested code sets for TensorFlow: no script would be forked."""
   yield
+  tensorflow = sys.modules.get("tensorflow")
+  assert not tensorflow or tensorflow.executing_eagerly(), "a graph is open"
   for name in [name for name in os.environ if name.startswith("TF_")]:
     if name not in _TENSORFLOW_VARIABLES:
       del os.environ[name]

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from distillation import hooks
 from distillation import training
@@ -226,10 +225,7 @@ def _trained(tmp_path_factory):
 
 def _losses(output_dir):
   """Returns the loss of each step, from the curves."""
-  path, = output_dir.glob("events.*")
-  return [value.simple_value
-          for event in tf.compat.v1.train.summary_iterator(str(path))
-          for value in event.summary.value if value.tag == "loss"]
+  return list(tiny.curves(output_dir)["loss"].values())
 
 
 @pytest.mark.slow

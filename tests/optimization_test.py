@@ -1,5 +1,6 @@
 """Tests of the learning rate and the optimizer."""
 
+import contextlib
 import inspect
 
 import numpy as np
@@ -195,7 +196,7 @@ _LOSS_SCALE_CASES = {
 @pytest.fixture(name="scaled_step", scope="module")
 def _scaled_step():
   """Returns a function that takes the state and slopes of a case."""
-  with tf.Graph().as_default(), tf1.Session() as session:
+  with tf.Graph().as_default() as graph:
     variable = tf1.get_variable("kernel", initializer=np.float32([0.5]),
                                 use_resource=True)
     slope = tf1.placeholder(tf.float32, [])
@@ -205,13 +206,18 @@ def _scaled_step():
         loss_scale=optimization.LossScale())
     state = [tensor for tensor in tf1.global_variables()
              if tensor.op.name in optimization.LOSS_SCALE_VARIABLES]
-    session.run(tf1.global_variables_initializer())
+    initialize = tf1.global_variables_initializer()
+
+  # Other tests may run before the next case: no graph stays open.
+  with contextlib.closing(tf1.Session(graph=graph)) as session:
+    session.run(initialize)
     first = session.run(state)
 
     def run(before, slopes):
-      session.run(tf1.global_variables_initializer())
-      for tensor, value in zip(state, before):
-        tensor.load(value, session)
+      session.run(initialize)
+      with graph.as_default():
+        for tensor, value in zip(state, before):
+          tensor.load(value, session)
       values, can_continue = [], True
       for value in slopes:
         rate, can_continue, _ = session.run(

@@ -5,9 +5,9 @@ import json
 import random
 import re
 import signal
+from typing import NamedTuple, Optional
 
 import pytest
-import tensorflow as tf
 
 import processes
 from distillation import checkpoints
@@ -161,49 +161,98 @@ def _forget_after(folder, log, step):
       if json.loads(line)[0] <= step))
 
 
-def _learning_rates(folder):
-  """Returns the rate of each step, from the curves; of the last run that did.
+class _Run(NamedTuple):
+  """A command, and where it is stopped.
 
-  The files have their times in their names.
+  Attributes:
+    num_processes: under mpirun; 0 starts the script for one machine.
+    batch_size: of each process.
+    num_train_steps: what it is told; a process divides them by their number.
+    stop: the step from which the next run resumes; None ends by itself.
   """
-  return {event.step: value.simple_value
-          for path in sorted(folder.glob("events*"))
-          for event in tf.compat.v1.train.summary_iterator(str(path))
-          for value in event.summary.value if value.tag == "learning_rate"}
+  num_processes: int
+  batch_size: int
+  num_train_steps: int
+  stop: Optional[int] = None
+
+  @property
+  def multiplier(self) -> int:
+    """Of the learning rate."""
+    return self.num_processes or 1
+
+  @property
+  def step_size(self) -> int:
+    """Sequences in a step of all processes."""
+    return self.multiplier * self.batch_size
+
+
+_LEARNING_RATE = 1e-3
+_NUM_RECORDS = 48
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runs, last_step", [
-    ([(1, 8), (2, None)], 16), ([(2, 4), (1, None)], 20),
-    ([(1, 8), (4, 10), (2, None)], 14)], ids=["1-2", "2-1", "1-4-2"])
-def test_the_schedule_follows_the_sequences(tmp_path, runs, last_step):
-  """The same command with other numbers of processes: 24 steps of 2 records.
-
-  Args:
-    tmp_path: folder of the run.
-    runs: the number of processes, and the step that the next run resumes from.
-    last_step: where the last one ends.
-  """
+    ([_Run(1, 2, 24, 8), _Run(2, 2, 24)], 16),
+    ([_Run(2, 2, 24, 4), _Run(1, 2, 24)], 20),
+    ([_Run(1, 2, 24, 8), _Run(4, 2, 24, 10), _Run(2, 2, 24)], 14),
+    ([_Run(0, 8, 6, 2), _Run(0, 16, 3)], 4),
+    ([_Run(2, 8, 6, 1), _Run(2, 16, 3)], 2),
+    ([_Run(0, 2, 24, 8), _Run(2, 2, 24)], 16),
+], ids=["1-2", "2-1", "1-4-2", "batch 8-16, single",
+        "batch 8-16, distributed", "single-2"])
+def test_the_schedule_follows_the_sequences(
+    tmp_path, runs, last_step, record_property):
+  """All records once, at the rate of the share that is done."""
   _inputs(tmp_path, (20, 3, 12, 13))
-  script, log = _spy(tmp_path, _DISTRIBUTED, "changing", log_steps=1)
-  folder = tmp_path / "run"
-  sizes, first_step = {}, 0
-  for num_processes, stop in runs:
-    result = tiny.launch(tiny.mpirun(num_processes), script, *_arguments(
-        tmp_path, folder, 24, save_checkpoints_steps=1, keep_checkpoint_max=0,
-        learning_rate=1e-3))
+  folder, log = tmp_path / "run", None
+  run_of_step, first_step = {}, 0
+  for run in runs:
+    script, log = _spy(tmp_path, _DISTRIBUTED if run.num_processes else _SINGLE,
+                       "changing", log_steps=1)
+    result = tiny.launch(
+        tiny.mpirun(run.num_processes) if run.num_processes else [], script,
+        *_arguments(tmp_path, folder, run.num_train_steps,
+                    train_batch_size=run.batch_size, save_checkpoints_steps=1,
+                    keep_checkpoint_max=0, learning_rate=_LEARNING_RATE))
     assert result.returncode == 0, result.stderr
-    if stop:
-      _forget_after(folder, log, stop)
-    stop = stop or checkpoints.newest_step(str(folder))
-    sizes.update(dict.fromkeys(range(first_step + 1, stop + 1), num_processes))
+    if run.stop:
+      _forget_after(folder, log, run.stop)
+    stop = run.stop or checkpoints.newest_step(str(folder))
+    run_of_step.update(dict.fromkeys(range(first_step + 1, stop + 1), run))
     first_step = stop
   assert first_step == last_step
   reads = [read for reads in _read(log).values() for read in reads]
-  assert sorted(sum(reads, [])) == list(range(48))  # Each record once.
-  rates, done = _learning_rates(folder), 0
-  for step in range(1, last_step + 1):
-    assert rates[step] == pytest.approx(
-        1e-3 * sizes[step] * (1 - done / 24), rel=1e-5)
-    done += sizes[step]
-  assert done == 24
+  rates, done, table = tiny.curves(folder)["learning_rate"], 0, []
+  for step, run in run_of_step.items():
+    share = rates[step] / (_LEARNING_RATE * run.multiplier)
+    table.append("step {}: {} sequences, rate {:.4f} of the highest".format(
+        step, run.step_size, share))
+    assert share == pytest.approx(1 - done / _NUM_RECORDS, rel=1e-5)
+    done += run.step_size
+  record_property("message", "\n".join(
+      [*table, "{} records, {} of them different".format(
+          len(sum(reads, [])), len(set(sum(reads, []))))]))
+  assert done == _NUM_RECORDS
+  assert sorted(sum(reads, [])) == list(range(_NUM_RECORDS))
+
+
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
+  """Its note of the order had fewer entries."""
+  _inputs(tmp_path, (20, 3, 12, 13))
+  script, log = _spy(tmp_path, _SINGLE, "older")
+  folder = tmp_path / "run"
+  for batch_size, num_steps in ((2, 8), (4, 12)):
+    result = tiny.launch([], script, *_arguments(
+        tmp_path, folder, num_steps, train_batch_size=batch_size))
+    assert result.returncode == 0, result.stderr
+    path = folder / "record_order.json"
+    notes = json.loads(path.read_text())
+    for note in notes:
+      for name in ("skipped_steps", "window_records"):
+        del note[name]
+    path.write_text(json.dumps(notes))
+  reads = [read for reads in _read(log).values() for read in reads]
+  # 8 steps of 2 sequences, then the rest of 48.
+  assert [len(read) for read in reads] == [2] * 8 + [4] * 8
+  assert sorted(sum(reads, [])) == list(range(_NUM_RECORDS))

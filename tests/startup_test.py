@@ -17,10 +17,14 @@ _SCRIPT = """
 import sys  # network_distillation_
 print("tensorflow" in sys.modules)
 """
+_PLAIN_SCRIPT = """
+import sys
+print("tensorflow" in sys.modules, "numpy" in sys.modules)
+"""
 
 
 @pytest.mark.parametrize("variables, is_forked", [
-    ({}, True), ({"TF_ANYTHING": "1"}, False), ({"FORK_SERVER": ""}, False)])
+    ({}, True), ({"TF_ANYTHING": "1"}, False), ({"FORK_SERVERS": ""}, False)])
 def test_a_script_finds_tensorflow_imported(tmp_path, variables, is_forked):
   path = tmp_path / "script.py"
   path.write_text(_SCRIPT)
@@ -28,6 +32,14 @@ def test_a_script_finds_tensorflow_imported(tmp_path, variables, is_forked):
       [sys.executable, path], env=dict(os.environ, **variables), check=True,
       stdout=subprocess.PIPE, text=True)
   assert result.stdout == "{}\n".format(is_forked)
+
+
+def test_other_scripts_find_no_tensorflow(tmp_path):
+  path = tmp_path / "script.py"
+  path.write_text(_PLAIN_SCRIPT)
+  result = subprocess.run([sys.executable, path], check=True,
+                          stdout=subprocess.PIPE, text=True)
+  assert result.stdout == "False True\n"
 
 
 def test_a_killed_script_ends_as_killed(tmp_path):

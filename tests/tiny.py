@@ -1,5 +1,6 @@
 """A BERT of one layer, its records, and scripts as subprocesses."""
 
+import collections
 import dataclasses
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 
 import numpy as np
 import tensorflow as tf
+import tensorflow.compat.v1 as tf1
 
 from distillation import evaluation
 from distillation import options as options_module
@@ -178,6 +180,19 @@ def read_results(output_dir):
   """Returns eval_results.txt of a run as numbers by key."""
   return evaluation.read_results(
       str(output_dir / evaluation.RESULTS_FILE))
+
+
+def curves(folder):
+  """Returns what was drawn for TensorBoard: values by tag and step.
+
+  Of a step that came again the last value counts: files are named by time.
+  """
+  found = collections.defaultdict(dict)
+  for path in sorted(folder.glob("events*")):
+    for event in tf1.train.summary_iterator(str(path)):
+      for value in event.summary.value:
+        found[value.tag][event.step] = value.simple_value
+  return found
 
 
 def random_examples(count, seed, shape=SHAPE):

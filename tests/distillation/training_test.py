@@ -1,6 +1,5 @@
 """Tests of the loop of training and evaluation, and of its checks."""
 
-import collections
 import dataclasses
 import re
 import shutil
@@ -143,17 +142,9 @@ def test_curves_for_tensorboard(tmp_path, folder):
   _run(folder, tmp_path, num_train_steps=101, num_warmup_steps=10,
        save_checkpoints_steps=101, eval_every_checkpoint=True)
 
-  def curves(pattern):
-    found = collections.defaultdict(dict)
-    for path in tmp_path.glob(pattern):
-      for event in tf.compat.v1.train.summary_iterator(str(path)):
-        for value in event.summary.value:
-          found[value.tag][event.step] = value.simple_value
-    return found
-
   assert {"loss", "kl_from_teacher", "masked_lm_accuracy"} < set(
-      curves("eval/events*"))
-  found = curves("events*")
+      tiny.curves(tmp_path / "eval"))
+  found = tiny.curves(tmp_path)
   assert 101 in found["sequences_per_second"]
   for step in (1, 101):
     assert found["loss"][step] == pytest.approx(
@@ -162,14 +153,6 @@ def test_curves_for_tensorboard(tmp_path, folder):
     assert found["gradient_norm"][step] > 0
   # Step 101 is made with 100 steps done.
   assert found["learning_rate"][101] == pytest.approx(1e-3 / 101, rel=1e-4)
-
-
-def _rates(output_dir):
-  """Returns the learning rate of each step, from the curves, by step."""
-  return {event.step: value.simple_value
-          for path in sorted(output_dir.glob("events*"))
-          for event in tf.compat.v1.train.summary_iterator(str(path))
-          for value in event.summary.value if value.tag == "learning_rate"}
 
 
 @pytest.mark.slow
@@ -192,7 +175,7 @@ def test_the_schedule_follows_the_sequences(
        num_train_steps=num_steps, **schedule)
   assert checkpoints.newest_step(str(tmp_path)) == last_step
   total = num_steps * batch_size
-  rates = _rates(tmp_path)
+  rates = tiny.curves(tmp_path)["learning_rate"]
   for step in range(1, last_step + 1):
     before = 2 * min(step - 1, stop) + batch_size * max(0, step - 1 - stop)
     share = before / (total if step > stop else 16)

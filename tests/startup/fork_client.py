@@ -1,4 +1,4 @@
-"""Hands the work of this process over to a fork of the fork server.
+"""Hands the work of this process over to a fork of a fork server.
 
 This process stays as the fork's stand-in: it passes SIGINT and SIGTERM on and
 ends as the fork ends. If this process is killed, the server kills the fork.
@@ -37,10 +37,11 @@ def surroundings():
       status]
 
 
-def start(arguments):
+def start(kind, arguments):
   """Asks the server to run a script with this process's files and environment.
 
   Args:
+    kind: of the server, the name of its socket.
     arguments: the script and its arguments.
 
   Returns:
@@ -58,7 +59,7 @@ def start(arguments):
                     if signal.getsignal(number) == signal.SIG_IGN],
         "umask": _umask()})
     server = socket.socket(socket.AF_UNIX)
-    server.connect(os.environ["FORK_SERVER"])
+    server.connect(os.path.join(os.environ["FORK_SERVERS"], kind))
   except OSError:
     return None  # A closed stream, or no server.
   socket.send_fds(server, [b"%d\n" % len(request)], range(3))

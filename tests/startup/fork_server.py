@@ -1,14 +1,15 @@
-"""Runs scripts in forked processes, so that TensorFlow is imported once.
+"""Runs scripts in forked processes, so that packages are imported once.
 
-  python fork_server.py LISTENER
+  python fork_server.py LISTENER KIND
 
-LISTENER is the number of an open socket that listens. `fork_client.py` connects
+LISTENER is the number of an open socket that listens. KIND is "tensorflow" for
+scripts that import TensorFlow, "plain" for others. `fork_client.py` connects
 to the socket, sends its standard streams and a line with the length of a JSON
 object, then that object. The answers are a line with the id of the process
 that runs the script, 0 where the script cannot run here, and at its end a line
 with its return code as `subprocess` has it.
 
-The server imports TensorFlow when the first request comes, and ends when its
+The server imports the packages when the first request comes, and ends when its
 standard input is closed.
 """
 
@@ -32,17 +33,25 @@ import fork_client
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))
-_MODULES = (
-    "tensorflow", "horovod.tensorflow", "distillation.training",
-    "distillation.evaluation", "distillation.options", "distillation.teacher",
-    "records.decoding", "tokenization")
+_MODULES = {
+    "tensorflow": (
+        "tensorflow", "horovod.tensorflow", "distillation.training",
+        "distillation.evaluation", "distillation.options",
+        "distillation.teacher", "records.decoding", "tokenization"),
+    "plain": (
+        "absl.app", "absl.flags", "absl.logging", "google_crc32c", "numpy",
+        "tqdm", "multiprocessing.connection", "multiprocessing.spawn",
+        "mwparserfromhell", "sentencex", "records.compact", "records.manifest",
+        "records.sampling", "tokenization", "util.command_line", "util.files",
+        "util.workers")}
 
 
-def serve(listener):
+def serve(listener, kind):
   """Answers requests until standard input is closed.
 
   Args:
     listener: the socket.
+    kind: what to import, a key of `_MODULES`.
 
   Returns:
     None in the server; in a fork, the request that it is to run.
@@ -55,7 +64,7 @@ def serve(listener):
       return None
     connection, _ = listener.accept()
     if not has_modules:
-      _import_modules()
+      _import_modules(kind)
       has_modules = True
     # Children that end leave nothing behind.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -66,17 +75,19 @@ def serve(listener):
     connection.close()
 
 
-def _import_modules():
+def _import_modules(kind):
   """Imports what scripts import, with the settings that they make."""
-  os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
   sys.path.insert(0, _ROOT)
-  for name in _MODULES:
+  if kind == "tensorflow":
+    os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
+  for name in _MODULES[kind]:
     importlib.import_module(name)
-  import tensorflow as tf
-  logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
-  estimator = tf.compat.v1.estimator  # Loaded when it is first used.
-  for name in ("RunConfig", "TPUConfig", "TPUEstimator", "TPUEstimatorSpec"):
-    getattr(estimator.tpu, name)
+  if kind == "tensorflow":
+    import tensorflow as tf
+    logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
+    estimator = tf.compat.v1.estimator  # Loaded when it is first used.
+    for name in ("RunConfig", "TPUConfig", "TPUEstimator", "TPUEstimatorSpec"):
+      getattr(estimator.tpu, name)
   sys.path.remove(_ROOT)
   gc.collect()
   gc.freeze()  # What is here is not collected, and so not copied, in forks.
@@ -163,7 +174,7 @@ def _run():
 
 
 if __name__ == "__main__":
-  asked = serve(socket.socket(fileno=int(sys.argv[1])))
+  asked = serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
   if asked:
     become(asked)
     if any(variable.startswith("FAULT_") for variable in os.environ):

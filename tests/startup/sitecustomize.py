@@ -1,11 +1,11 @@
 """Start-up code of each Python that the tests start: forking and faults.
 
 Python imports this module first, because `tests/conftest.py` puts this folder
-into PYTHONPATH. A script that imports TensorFlow runs in a fork of the fork
-server, which has imported TensorFlow already; other programs run here.
+into PYTHONPATH. A script runs in a fork of a fork server, which has imported
+TensorFlow, or what other scripts import; other programs run here.
 
 Environment variables:
-  FORK_SERVER: path of the fork server's socket.
+  FORK_SERVERS: folder of the fork servers' sockets.
   SCRIPT_PID_FD: number of an open file that receives the id of the process
     that runs the script, as a line.
   FAULT_...: see `faults.py`.
@@ -21,24 +21,25 @@ _USES_TENSORFLOW = re.compile(
     rb"|network_distillation_|extract_teacher_labels_", re.MULTILINE)
 
 
-def _uses_tensorflow(command):
-  """Returns whether a command line is `python SCRIPT ...`, with TensorFlow."""
+def _kind(command):
+  """Returns which server runs a command line; None if it is no script."""
   if len(command) < 2 or not command[1].endswith(".py"):
-    return False
+    return None
   try:
     with open(command[1], "rb") as file:
-      return bool(_USES_TENSORFLOW.search(file.read()))
+      uses_tensorflow = _USES_TENSORFLOW.search(file.read())
   except OSError:
-    return False  # Python itself reports the error.
+    return None  # Python itself reports the error.
+  return "tensorflow" if uses_tensorflow else "plain"
 
 
 def _start():
   process_id = None
   # Python 3.9 has no orig_argv: each script starts there by itself.
-  if os.environ.get("FORK_SERVER") and _uses_tensorflow(
-      getattr(sys, "orig_argv", ())):
+  kind = _kind(getattr(sys, "orig_argv", ()))
+  if kind and os.environ.get("FORK_SERVERS"):
     import fork_client
-    process_id = fork_client.start(sys.orig_argv[1:])
+    process_id = fork_client.start(kind, sys.orig_argv[1:])
   descriptor = os.environ.pop("SCRIPT_PID_FD", None)
   if descriptor:
     os.write(int(descriptor), b"%d\n" % (process_id or os.getpid()))
