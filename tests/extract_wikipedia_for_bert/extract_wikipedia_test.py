@@ -331,14 +331,14 @@ def test_two_runs_do_not_write_the_same_file(tmp_path):
 
 def start(large_dump, written):
   """Starts a run; returns it and its two workers when some text is written."""
-  process = processes.start(
-      [sys.executable, SCRIPT, "--dump_file", large_dump, "--output_file",
-       written, "--num_workers", "2"],
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+  process = processes.Script(
+      SCRIPT, "--dump_file", large_dump, "--output_file", written,
+      "--num_workers", "2", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      encoding="utf-8")
   hidden = Path(files.partial_path(str(written)))
   processes.wait_until(
       lambda: hidden.exists() and hidden.stat().st_size, process)
-  workers = processes.workers(process.pid)
+  workers = processes.workers(process.script_pid)
   assert len(workers) == 2
   return process, workers
 
@@ -380,7 +380,7 @@ def test_killed_worker_is_an_error(tmp_path, large_dump):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_nothing(tmp_path, large_dump, number):
   process, workers = start(large_dump, tmp_path / "out.txt")
-  os.kill(process.pid, number)
+  process.send_signal(number)
   if number == signal.SIGINT:  # A terminal sends it to the workers too.
     for pid in workers:
       os.kill(pid, number)

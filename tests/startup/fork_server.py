@@ -22,12 +22,12 @@ import logging
 import os
 import random
 import resource
-import runpy
 import select
 import signal
 import socket
 import sys
 import threading
+import types
 
 import fork_client
 
@@ -153,7 +153,13 @@ def _run():
   """
   code = 0
   try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    module = types.ModuleType("__main__")
+    module.__file__ = sys.argv[0]
+    # Processes that the script starts send objects of the module's other name.
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    with open(sys.argv[0], "rb") as file:
+      script = compile(file.read(), sys.argv[0], "exec")
+    exec(script, vars(module))  # pylint: disable=exec-used
   except SystemExit as end:
     code = end.code
     if code is not None and not isinstance(code, int):

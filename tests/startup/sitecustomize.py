@@ -35,12 +35,12 @@ def _kind(command):
 
 def _start():
   process_id = None
+  descriptor = os.environ.pop("SCRIPT_PID_FD", None)
   # Python 3.9 has no orig_argv: each script starts there by itself.
   kind = _kind(getattr(sys, "orig_argv", ()))
   if kind and os.environ.get("FORK_SERVERS"):
     import fork_client
     process_id = fork_client.start(kind, sys.orig_argv[1:])
-  descriptor = os.environ.pop("SCRIPT_PID_FD", None)
   if descriptor:
     os.write(int(descriptor), b"%d\n" % (process_id or os.getpid()))
     os.close(int(descriptor))
