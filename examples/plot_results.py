@@ -1,16 +1,15 @@
-r"""Draws what runs have measured.
+r"""Draws the results of trainings and benchmarks.
 
-How models that are being trained get better on held-out records, from what a
-trainer with --eval_every_checkpoint has written for TensorBoard, beside models
-that only have an eval_results.txt:
+Held-out results by step, from the TensorBoard files of trainers with
+--eval_every_checkpoint, beside models that only have an eval_results.txt:
 
   python examples/plot_results.py \
     --runs 'with the teacher=distilled,without=hard_labels' \
     --references 'teacher=teacher_evaluation' --output_file curves.svg
 
-From the results.json of examples/compare_students.py: how students get better
-with longer trainings, and how many steps a recipe saves; or how good they are
-with labels of other sizes.
+From the results.json of examples/compare_students.py: results by the length of
+the training, with a report of the steps that a recipe saves; or results by the
+size of the labels. The teacher is a line.
 
   python examples/plot_results.py \
     --results_file comparison/results.json --student 'small from scratch' \
@@ -19,15 +18,14 @@ with labels of other sizes.
     --results_file comparison/results.json --student 'layers 0, 2, 4' \
     --label_bytes True --output_file labels.svg
 
-From the results.json of benchmarks/run.py: how much faster the project is than
-its peers.
+From the results.json of benchmarks/run.py: throughput as a multiple of each
+peer's.
 
   python examples/plot_results.py \
     --benchmarks_file benchmarks/results.json --output_file peers.svg
 
-Lines are means over the seeds, with their range. In the report of saved steps
-each point of a recipe has the steps that the baseline needs to get there,
-between two of its points by the logarithm of steps.
+Lines are means over the seeds, with their range. The report interpolates between
+two points of the baseline, by the logarithm of steps.
 """
 
 import json
@@ -53,11 +51,16 @@ from util import command_line
 from util import files
 from util.command_line import InputError
 
-# By metric: what its axis says, and whether more is better.
+# By metric: its axis title, and whether more is better.
 _METRICS = {
-    "masked_lm_accuracy": ("masked-LM accuracy, held out", True),
-    "masked_lm_cross_entropy": ("masked-LM cross entropy, held out", False),
+    "masked_lm_accuracy": (
+        "accuracy on held-out masked tokens\n(share correct)", True),
+    "masked_lm_cross_entropy": (
+        "cross entropy on held-out masked tokens\n(nats, lower is better)",
+        False),
 }
+# Inches of a panel, for text that a phone shows large enough.
+_PANEL_SIZE = (6, 4.5)
 _RESULTS_FILE = "eval_results.txt"
 _KINDS = (".svg", ".png", ".pdf")
 # A share of the largest value below which sizes are drawn linearly.
@@ -78,6 +81,12 @@ def define_flags() -> None:
   flags.DEFINE_string("student", None, "Name of the student in it.")
   flags.DEFINE_string(
       "baseline", "hard labels", "Recipe that the others are compared with.")
+  flags.DEFINE_string(
+      "names", "",
+      "RECIPE=TEXT, separated by semicolons: with --results_file, the recipes "
+      "to draw and their names in the legend; by default all.")
+  flags.DEFINE_list(
+      "metrics", list(_METRICS), "Metrics to draw, a panel for each.")
   flags.DEFINE_bool(
       "label_bytes", False,
       "Whether to draw the students of the longest training over the bytes of "
@@ -163,8 +172,14 @@ def report(all_curves: Dict[str, Curve], baseline: str, metric: str) -> str:
 # --- What is read ------------------------------------------------------------
 
 
-def read_runs(results_file: str, student: str) -> Dict[str, Any]:
+def read_runs(results_file: str, student: str, names: Dict[str, str]
+             ) -> Dict[str, Any]:
   """Reads what a comparison has found for a student.
+
+  Args:
+    results_file: of the comparison.
+    student: its name.
+    names: new names of the recipes to keep; none keeps all.
 
   Returns:
     What results.json holds, with the runs of that student only.
@@ -185,8 +200,19 @@ def read_runs(results_file: str, student: str) -> Dict[str, Any]:
   if student not in students:
     raise InputError("--student={} is not in {}, which has {}".format(
         student, results_file, ", ".join(sorted(students)) or "no runs"))
-  return dict(results, runs=[run for run in results["runs"]
-                             if run["student"] == student])
+  runs = [run for run in results["runs"] if run["student"] == student]
+  recipes = {run["recipe"] for run in runs}
+  for name in names:
+    if name not in recipes:
+      raise InputError("--names: {} is not in {}, which has {}".format(
+          name, results_file, ", ".join(sorted(recipes))))
+  names = names or {name: name for name in recipes}
+  return dict(
+      results,
+      runs=[dict(run, recipe=names[run["recipe"]]) for run in runs
+            if run["recipe"] in names],
+      label_bytes={names[recipe]: size for recipe, size in results.get(
+          "label_bytes", {}).items() if recipe in names})
 
 
 def read_ratios(benchmarks_file: str) -> Dict[str, float]:
@@ -208,20 +234,21 @@ def read_ratios(benchmarks_file: str) -> Dict[str, float]:
                      "benchmarks/run.py".format(benchmarks_file)) from None
 
 
-def read_folders(value: str, flag: str) -> Dict[str, str]:
-  """Parses NAME=FOLDER, separated by commas.
+def read_pairs(value: str, flag: str, form: str = "NAME=FOLDER",
+               separator: str = ",") -> Dict[str, str]:
+  """Parses NAME=VALUE, separated by commas or semicolons.
 
   Raises:
     InputError: it is something else.
   """
-  folders = {}
-  for part in filter(None, value.split(",")):
-    name, equals, folder = part.partition("=")
-    if not (name and equals and folder):
-      raise InputError("--{}: expected NAME=FOLDER, found {!r}".format(
-          flag, part))
-    folders[name] = folder
-  return folders
+  pairs = {}
+  for part in filter(None, value.split(separator)):
+    name, equals, text = part.partition("=")
+    if not (name and equals and text):
+      raise InputError("--{}: expected {}, found {!r}".format(
+          flag, form, part))
+    pairs[name] = text
+  return pairs
 
 
 def read_events(folder: str, metric: str) -> Curve:
@@ -269,24 +296,27 @@ def read_result(folder: str, metric: str) -> float:
 # --- Pictures ----------------------------------------------------------------
 
 
-def draw(title: str, path: str, draw_panel: Callable[[Any, str], None],
-         x_label: str) -> None:
-  """Draws a panel for each metric.
+def draw(title: str, path: str, metrics: Sequence[str],
+         draw_panel: Callable[[Any, str], None], x_label: str) -> None:
+  """Draws a panel for each metric, one below the other.
 
   Args:
     title: of the picture.
     path: of the picture.
+    metrics: of the panels.
     draw_panel: draws a metric into a panel of matplotlib.
-    x_label: what the horizontal axes say.
+    x_label: title of the horizontal axes.
   """
+  width, height = _PANEL_SIZE
   figure, panels = plt.subplots(
-      1, len(_METRICS), figsize=(10, 4), layout="constrained")
-  for panel, (metric, (label, _)) in zip(panels, _METRICS.items()):
+      len(metrics), 1, figsize=(width, height * len(metrics)),
+      layout="constrained", squeeze=False)
+  for (panel,), metric in zip(panels, metrics):
     draw_panel(panel, metric)
     panel.set_xlabel(x_label)
-    panel.set_ylabel(label)
+    panel.set_ylabel(_METRICS[metric][0])
     panel.grid(alpha=0.3)
-  panels[0].legend()
+  panels[0][0].legend()
   figure.suptitle(title)
   _write(figure, path)
 
@@ -316,13 +346,19 @@ def draw_curves(panel: Any, all_curves: Dict[str, Curve]) -> None:
         alpha=0.2, linewidth=0)
 
 
-def draw_runs(title: str, path: str, runs: Dict[str, str],
-              references: Dict[str, str]) -> None:
-  """Draws how trainings go along, with horizontal lines for references.
+def _draw_line(panel: Any, value: float, name: str) -> None:
+  """Draws a horizontal line for a model that is not trained."""
+  panel.axhline(value, color="black", linestyle=":", label=name)
+
+
+def draw_runs(title: str, path: str, metrics: Sequence[str],
+              runs: Dict[str, str], references: Dict[str, str]) -> None:
+  """Draws trainings by step, with horizontal lines for references.
 
   Args:
     title: of the picture.
     path: of the picture.
+    metrics: to draw.
     runs: folders of trainers by name.
     references: folders with a results file by name.
   """
@@ -331,33 +367,49 @@ def draw_runs(title: str, path: str, runs: Dict[str, str],
     draw_curves(panel, {name: read_events(folder, metric)
                         for name, folder in runs.items()})
     for name, folder in references.items():
-      panel.axhline(read_result(folder, metric), color="black", linestyle=":",
-                    label=name)
+      _draw_line(panel, read_result(folder, metric), name)
 
-  draw(title, path, draw_panel, "training steps")
+  draw(title, path, metrics, draw_panel, "training steps")
 
 
-def draw_steps(title: str, path: str, by_metric: Dict[str, Dict[str, Curve]]
-              ) -> None:
-  """Draws recipes over the numbers of steps of their trainings."""
+def draw_steps(title: str, path: str, by_metric: Dict[str, Dict[str, Curve]],
+               teacher: Dict[str, float]) -> None:
+  """Draws recipes over the numbers of steps of their trainings.
+
+  Args:
+    title: of the picture.
+    path: of the picture.
+    by_metric: curves by metric and recipe.
+    teacher: its results by metric; may be empty.
+  """
 
   def draw_panel(panel: Any, metric: str) -> None:
     draw_curves(panel, by_metric[metric])
+    if metric in teacher:
+      _draw_line(panel, teacher[metric], "teacher")
     panel.set_xscale("log")
     ticks = sorted({point.steps for curve in by_metric[metric].values()
                     for point in curve})
     panel.set_xticks(ticks, ["{:,}".format(tick) for tick in ticks])
     panel.minorticks_off()
 
-  draw(title, path, draw_panel, "training steps")
+  draw(title, path, list(by_metric), draw_panel, "training steps")
 
 
 def draw_label_bytes(title: str, path: str,
                      by_metric: Dict[str, Dict[str, Curve]],
-                     label_bytes: Dict[str, float]) -> None:
-  """Draws recipes over the bytes of labels that a sequence has.
+                     label_bytes: Dict[str, float],
+                     teacher: Dict[str, float]) -> None:
+  """Draws recipes over the bytes of labels per sequence.
 
-  Those that have no run of the most steps, or of no known size, are left out.
+  Recipes without a run of the most steps, or without a size, are left out.
+
+  Args:
+    title: of the picture.
+    path: of the picture.
+    by_metric: curves by metric and recipe.
+    label_bytes: bytes by recipe.
+    teacher: its results by metric; may be empty.
   """
 
   def draw_panel(panel: Any, metric: str) -> None:
@@ -372,11 +424,14 @@ def draw_label_bytes(title: str, path: str,
           yerr=[[point.mean - min(point.values)],
                 [max(point.values) - point.mean]],
           marker="o", capsize=3, label=recipe)
+    if metric in teacher:
+      _draw_line(panel, teacher[metric], "teacher")
     linear_end = _LINEAR_SHARE * max(label_bytes.values()) or 1
     panel.set_xscale("symlog", linthresh=linear_end)
     panel.set_xlim(left=-linear_end / 2)
 
-  draw(title, path, draw_panel, "bytes of labels for a sequence")
+  draw(title, path, list(by_metric), draw_panel,
+       "bytes of labels per sequence")
 
 
 def draw_ratios(path: str, ratios: Dict[str, float]) -> None:
@@ -394,7 +449,7 @@ def draw_ratios(path: str, ratios: Dict[str, float]) -> None:
   panel.xaxis.set_major_formatter("{x:g}")
   panel.margins(x=0.15)
   panel.tick_params(axis="y", labelsize="small")
-  panel.set_xlabel("times as fast as the peer")
+  panel.set_xlabel("throughput as a multiple of the peer's (1 is equal)")
   _write(figure, path)
 
 
@@ -407,17 +462,25 @@ def main() -> None:
                     values.benchmarks_file))) != 1:
     raise InputError("give one of --runs, --results_file and "
                      "--benchmarks_file; see --help")
+  for metric in values.metrics:
+    if metric not in _METRICS:
+      raise InputError("--metrics: {} is none of {}".format(
+          metric, ", ".join(_METRICS)))
   if values.benchmarks_file:
     draw_ratios(values.output_file, read_ratios(values.benchmarks_file))
     return
   if values.runs:
-    draw_runs(values.title or "", values.output_file,
-              read_folders(values.runs, "runs"),
-              read_folders(values.references, "references"))
+    draw_runs(values.title or "", values.output_file, values.metrics,
+              read_pairs(values.runs, "runs"),
+              read_pairs(values.references, "references"))
     return
-  results = read_runs(values.results_file, values.student)
+  names = read_pairs(values.names, "names", "RECIPE=TEXT", ";")
+  results = read_runs(values.results_file, values.student, names)
   title = values.title or values.student
-  by_metric = {metric: curves(results["runs"], metric) for metric in _METRICS}
+  by_metric = {metric: curves(results["runs"], metric)
+               for metric in values.metrics}
+  teacher = next((model["results"] for model in results.get("models", ())
+                  if model["model"] == "teacher"), {})
   if values.label_bytes:
     if not results.get("label_bytes"):
       raise InputError(
@@ -425,15 +488,16 @@ def main() -> None:
           "examples/compare_students.py again, which adds it".format(
               values.results_file))
     draw_label_bytes(title, values.output_file, by_metric,
-                     results["label_bytes"])
+                     results["label_bytes"], teacher)
     return
-  known = by_metric["masked_lm_accuracy"]
-  if values.baseline not in known:
+  baseline = names.get(values.baseline, values.baseline)
+  known = {run["recipe"] for run in results["runs"]}
+  if baseline not in known:
     raise InputError("--baseline={} is not in {}, which has {}".format(
         values.baseline, values.results_file, ", ".join(sorted(known))))
-  draw_steps(title, values.output_file, by_metric)
+  draw_steps(title, values.output_file, by_metric, teacher)
   for metric, all_curves in by_metric.items():
-    sys.stdout.write(report(all_curves, values.baseline, metric))
+    sys.stdout.write(report(all_curves, baseline, metric))
 
 
 if __name__ == "__main__":

@@ -232,17 +232,17 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   shutil.copytree(whole_run / "in", tmp_path / "in")
   shutil.copy(whole_run / "vocab.txt", tmp_path)
   flags = dict(num_workers=2, dupe_factor=20)
-  process = processes.start(
-      _command(**flags), cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+  process = processes.Script(
+      *_command(**flags)[1:], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
       start_new_session=True)
   # One worker has made the first file by then and is writing the third.
   processes.wait_until((tmp_path / "out/.a_2.tfrecord.partial").exists, process)
-  workers = processes.workers(process.pid)
+  workers = processes.workers(process.script_pid)
   assert len(workers) == 2
   if stop == "kill a worker":
     os.kill(workers[0], signal.SIGKILL)
   elif stop == signal.SIGINT:
-    os.killpg(process.pid, stop)  # As Ctrl-C does.
+    os.killpg(process.script_pid, stop)  # As Ctrl-C does.
   else:
     process.send_signal(stop)
   stderr = process.communicate(timeout=60)[1]
