@@ -25,6 +25,7 @@ import numpy as np
 import measure
 import teacher_memory
 from distillation import teacher_decoder
+from records import compact
 from records import manifest
 from records import order
 from records import schema
@@ -62,7 +63,7 @@ def write_records(folder: pathlib.Path, num_records: int) -> pathlib.Path:
   slots = features[schema.MASKED_LM_POSITIONS].shape
   features[schema.TEACHER_HIDDEN_STATES] = generator.normal(
       size=[*slots, _HIDDEN_SIZE]).astype(np.float16)
-  serialized = tfrecord.encode(features)
+  serialized = tfrecord.encode(compact.pack(features, None))
   with manifest.RecordWriter(str(path)) as writer:
     for number in range(num_records):
       writer.write(serialized[number % _NUM_DIFFERENT])
