@@ -166,9 +166,10 @@ def read_corpora(inputs: Inputs) -> Corpora:
 
 def read_decoders(inputs: Inputs) -> Decoders:
   """Reads what makes the teacher's distributions of its hidden states."""
-  return Decoders(*(
-      teacher_decoder.read(records.decoder) if records.decoder else None
-      for records in (inputs.training, inputs.held_out)))
+  paths = [records.decoder for records in (inputs.training, inputs.held_out)]
+  # Once, where both are the same.
+  decoders = {path: teacher_decoder.read(path) for path in set(paths) if path}
+  return Decoders(*map(decoders.get, paths))
 
 
 def _check_loss(loss: losses.LossOptions) -> None:

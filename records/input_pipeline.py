@@ -39,6 +39,8 @@ _MAX_VOCABULARY_PADDING = 1023
 # Bytes of the tensors that are decoded at once, whatever the batch: what an
 # operation costs beside its work is shared by some hundred records.
 _DECODED_BYTES = 2 << 20
+# Bytes that one request to a file reads at most: a block of ordinary records.
+_REQUEST_BYTES = 4 << 20
 # Enough for the fastest model; several processes may share the cores.
 _MOST_DECODING_THREADS = 4
 # Batches that are ready before the model asks for them.
@@ -504,12 +506,13 @@ def _read_pieces(locations: order.Location) -> tf.data.Dataset:
 
 def _read_piece(location: order.Location) -> tf.data.Dataset:
   """Reads the serialized records of a piece, a Location of scalars."""
-  # The buffer makes a piece one request, and no byte after it is read.
+  # Requests of equal size, so that no byte after the piece is read.
+  num_requests = -(-location.num_bytes // _REQUEST_BYTES)
   dataset = tf.data.experimental.from_variant(
       tf.raw_ops.TFRecordDatasetV2(
           filenames=[location.path], compression_type="",
-          buffer_size=location.num_bytes, byte_offsets=[location.offset]),
-      tf.TensorSpec([], tf.string))
+          buffer_size=-(-location.num_bytes // num_requests),
+          byte_offsets=[location.offset]), tf.TensorSpec([], tf.string))
   return dataset.skip(location.num_skipped).take(location.num_records).apply(
       tf.data.experimental.assert_cardinality(location.num_records))
 

@@ -196,10 +196,10 @@ _NUM_RECORDS = 48
     ([_Run(2, 2, 24, 4), _Run(1, 2, 24)], 20),
     ([_Run(1, 2, 24, 8), _Run(4, 2, 24, 10), _Run(2, 2, 24)], 14),
     ([_Run(0, 8, 6, 2), _Run(0, 16, 3)], 4),
-    ([_Run(2, 8, 6, 1), _Run(2, 16, 3)], 2),
+    ([_Run(2, 4, 12, 2), _Run(2, 8, 6)], 4),
     ([_Run(0, 2, 24, 8), _Run(2, 2, 24)], 16),
 ], ids=["1-2", "2-1", "1-4-2", "batch 8-16, single",
-        "batch 8-16, distributed", "single-2"])
+        "batch 4-8, distributed", "single-2"])
 def test_the_schedule_follows_the_sequences(
     tmp_path, runs, last_step, record_property):
   """All records once, at the rate of the share that is done."""
