@@ -18,7 +18,7 @@ PEAK_OPERATIONS = 312e12
 ASSUMED_SHARE = 0.4
 # NVLink, as in docs/processes.md.
 LINK_BYTES_PER_SECOND = 150e9
-# English Wikipedia, as in the README: XML, and sequences at dupe_factor 10.
+# English Wikipedia, as in docs/records.md: XML, and sequences.
 XML_BYTES = 100e9
 NUM_SEQUENCES = 300e6
 # BERT-Base and a student of half its layers at 128 tokens and 20 slots:
@@ -27,7 +27,7 @@ TEACHER_OPERATIONS = 23.31e9
 STUDENT_OPERATIONS = 12.14e9
 TRAINING_PASSES = 3
 GRADIENT_BYTES = 270e6
-# Of the README's command.
+# Of the command in docs/training.md.
 NUM_STEPS, BATCH_SIZE = 100000, 32
 # Each process sends and receives so much of the gradients with ring all-reduce.
 EXCHANGED_SHARE = 2 * (NUM_GPUS - 1) / NUM_GPUS

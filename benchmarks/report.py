@@ -1,13 +1,13 @@
 """Writes the figures of benchmarks/results.json as text.
 
-All that benchmarks/results.md and the README's table say is computed from that
-file here, so that a test can compare them with it.
+This module computes benchmarks/results.md and the table of docs/speed.md from
+that file, so that a test can compare them with it.
 """
 
 from typing import Any, Dict, List, Mapping, Sequence
 
-README_START = "<!-- figures of benchmarks/results.json -->"
-README_END = "<!-- end -->"
+TABLE_START = "<!-- figures of benchmarks/results.json -->"
+TABLE_END = "<!-- end -->"
 # Below it, what the rest of the time is spent on is told.
 ENOUGH_SHARE = 0.6
 # How far from linear the time may be, as a factor.
@@ -200,28 +200,28 @@ def results_page(results: Mapping[str, Any], projection: Sequence[str]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def readme_block(results: Mapping[str, Any]) -> str:
-  """Returns the README's table, with the comments around it."""
+def table_block(results: Mapping[str, Any]) -> str:
+  """Returns the table of docs/speed.md, with the comments around it."""
   rows = [(row["what"], "{} {}".format(
       number(row["ours"]["median"]), row["unit"]),
            "{}: {}".format(_peer_name(row["peer"]), _peer_figure(row["peer"]))
            if row["peer"] else "", _times(row), _share(row))
           for row in _all_rows(results)]
-  return "\n".join([README_START, *table(
+  return "\n".join([TABLE_START, *table(
       "what | this project | peer | ratio | share of the limit", rows),
-                    README_END])
+                    TABLE_END])
 
 
-def replace_readme_block(text: str, results: Mapping[str, Any]) -> str:
-  """Returns a README with the table of some results.
+def replace_table(text: str, results: Mapping[str, Any]) -> str:
+  """Returns a page with the table of some results.
 
   Args:
-    text: the README; it has both comments.
+    text: the page; it has both comments.
     results: as benchmarks/results.json has them.
   """
-  before, _, rest = text.partition(README_START)
-  _, _, after = rest.partition(README_END)
-  return before + readme_block(results) + after
+  before, _, rest = text.partition(TABLE_START)
+  _, _, after = rest.partition(TABLE_END)
+  return before + table_block(results) + after
 
 
 def find_row(results: Mapping[str, Any], what: str) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ r"""Measures every speed figure of the project, each beside a named peer.
   python benchmarks/run.py \
     --text_file movie_reviews_train.txt --teacher teacher \
     --dump_file enwiki-….xml.bz2 --peers_python .venv-peers/bin/python \
-    --output_dir benchmarks --readme_file README.md
+    --output_dir benchmarks --page_file docs/speed.md
 
 The text has one sentence a line and a blank line between documents; the teacher
 is a folder with bert_config.json, vocab.txt and bert_model.ckpt.*; the dump is
@@ -153,7 +153,7 @@ def define_flags() -> None:
       "size", 1.0, "Share of the sizes of texts and record files.",
       lower_bound=1e-3)
   flags.DEFINE_string(
-      "readme_file", None, "File whose table between two comments is written.")
+      "page_file", None, "Page whose table between two comments is written.")
   flags.DEFINE_bool("overwrite", False, "Whether to measure again what there "
                     "is already.")
 
@@ -262,10 +262,10 @@ def write(output_dir: pathlib.Path, results: Dict[str, Any]) -> None:
       output_dir / _RESULTS_FILE: json.dumps(results, indent=1) + "\n",
       output_dir / _PAGE_FILE: report.results_page(
           results, projection.lines(results))}
-  if FLAGS.readme_file:
-    readme = pathlib.Path(FLAGS.readme_file)
-    texts[readme] = report.replace_readme_block(
-        readme.read_text(encoding="utf-8"), results)
+  if FLAGS.page_file:
+    page = pathlib.Path(FLAGS.page_file)
+    texts[page] = report.replace_table(
+        page.read_text(encoding="utf-8"), results)
   for path, text in texts.items():
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")

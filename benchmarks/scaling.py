@@ -1,4 +1,4 @@
-r"""Measures what more processes bring, with the README's own command.
+r"""Measures what more processes bring, with the command of docs/training.md.
 
   python benchmarks/scaling.py -np 2
 
@@ -110,7 +110,7 @@ def write_config(path: pathlib.Path, layers: int, width: int,
 
 def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
           compression: str, timeline: Optional[pathlib.Path] = None) -> float:
-  """Trains as the README does; returns sequences a second of all processes."""
+  """Trains as in docs/training.md; returns sequences/s of all processes."""
   path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
   environment = dict(os.environ, PATH=path, PYTHONPATH=str(ROOT),
                      TF_CPP_MIN_LOG_LEVEL="3")

@@ -166,10 +166,12 @@ def read_corpora(inputs: Inputs) -> Corpora:
 
 def read_decoders(inputs: Inputs) -> Decoders:
   """Reads what makes the teacher's distributions of its hidden states."""
-  paths = [records.decoder for records in (inputs.training, inputs.held_out)]
-  # Once, where both are the same.
-  decoders = {path: teacher_decoder.read(path) for path in set(paths) if path}
-  return Decoders(*map(decoders.get, paths))
+  training, held_out = inputs.training.decoder, inputs.held_out.decoder
+  decoder = teacher_decoder.read(training) if training else None
+  if held_out == training:
+    return Decoders(decoder, decoder)
+  return Decoders(
+      decoder, teacher_decoder.read(held_out) if held_out else None)
 
 
 def _check_loss(loss: losses.LossOptions) -> None:

@@ -24,8 +24,8 @@ peer's.
   python examples/plot_results.py \
     --benchmarks_file benchmarks/results.json --output_file peers.svg
 
-Lines are means over the seeds, with their range. The report interpolates between
-two points of the baseline, by the logarithm of steps.
+Lines are means over the seeds, with their range. The report interpolates
+between two points of the baseline, by the logarithm of steps.
 """
 
 import json
@@ -65,6 +65,8 @@ _RESULTS_FILE = "eval_results.txt"
 _KINDS = (".svg", ".png", ".pdf")
 # A share of the largest value below which sizes are drawn linearly.
 _LINEAR_SHARE = 0.02
+# Factor between two sizes that are told apart on the axis, and to its end.
+_MARGIN = 1.5
 
 
 def define_flags() -> None:
@@ -428,7 +430,12 @@ def draw_label_bytes(title: str, path: str,
       _draw_line(panel, teacher[metric], "teacher")
     linear_end = _LINEAR_SHARE * max(label_bytes.values()) or 1
     panel.set_xscale("symlog", linthresh=linear_end)
-    panel.set_xlim(left=-linear_end / 2)
+    sizes = sorted(set(label_bytes.values()))
+    panel.set_xlim(-linear_end / 2, _MARGIN * sizes[-1] + linear_end)
+    ticks = [size for before, size in zip([-1.0, *sizes], sizes)
+             if size > _MARGIN * before]
+    panel.set_xticks(ticks, ["{:,.0f}".format(tick) for tick in ticks])
+    panel.minorticks_off()
 
   draw(title, path, list(by_metric), draw_panel,
        "bytes of labels per sequence")
@@ -479,8 +486,9 @@ def main() -> None:
   title = values.title or values.student
   by_metric = {metric: curves(results["runs"], metric)
                for metric in values.metrics}
-  teacher = next((model["results"] for model in results.get("models", ())
-                  if model["model"] == "teacher"), {})
+  teacher: Dict[str, float] = next(
+      (model["results"] for model in results.get("models", ())
+       if model["model"] == "teacher"), {})
   if values.label_bytes:
     if not results.get("label_bytes"):
       raise InputError(

@@ -211,20 +211,20 @@ def test_without_its_figures_there_is_no_projection():
   assert not projection.lines(results)
 
 
-def test_the_table_of_a_readme_is_replaced():
-  old = "a\n{}\nold\n{}\nb\n".format(report.README_START, report.README_END)
+def test_the_table_of_a_page_is_replaced():
+  old = "a\n{}\nold\n{}\nb\n".format(report.TABLE_START, report.TABLE_END)
   results = _results()
-  text = report.replace_readme_block(old, results)
-  assert text == "a\n{}\nb\n".format(report.readme_block(results))
-  assert report.replace_readme_block(text, results) == text
+  text = report.replace_table(old, results)
+  assert text == "a\n{}\nb\n".format(report.table_block(results))
+  assert report.replace_table(text, results) == text
   changed = copy.deepcopy(results)
   changed["parts"]["reader"]["rows"][0]["ours"]["median"] = 123456.7
-  assert "123,457 a second" in report.replace_readme_block(text, changed)
+  assert "123,457 a second" in report.replace_table(text, changed)
 
 
 def test_documents_quote_the_figures_of_the_file():
   results = json.loads(_RESULTS.read_text(encoding="utf-8"))
-  readme = (tiny.ROOT / "README.md").read_text(encoding="utf-8")
-  assert report.readme_block(results) in readme
+  page = (tiny.ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
+  assert report.table_block(results) in page
   page = _RESULTS.with_suffix(".md").read_text(encoding="utf-8")
   assert page == report.results_page(results, projection.lines(results))
