@@ -1,22 +1,24 @@
-r"""Runs the teacher over masked records and stores its most probable tokens.
+r"""Labels masked records with the teacher's predictions.
 
   python extract_teacher_labels_truncated.py \
     --bert_config_file teacher/bert_config.json \
     --init_checkpoint teacher/bert_model.ckpt \
-    --input_file data/wiki_tfrecord_0.tfrecord \
-    --output_file data/wiki_distill_0.tfrecord \
-    --truncation_factor 10
+    --input_file data/masked/wiki_masked_0.tfrecord \
+    --output_file data/labelled/wiki_distill_0.tfrecord \
+    --truncation_factor 10 --tail_samples 9
 
-The output holds the records of the input, in order, each with the teacher's
-truncation_factor most probable tokens for every masked token and their
-probabilities. A run that was stopped resumes when the same command is given
-again.
+The output holds the records of the input, in order. Each masked token gets
+--truncation_factor tokens of the teacher and their probabilities: with
+--tail_samples 9 the most probable token and an unbiased sample of all others,
+the best labels to train on. The default --tail_samples 0 stores the most
+probable tokens; use it for held-out records.
 
-On many GPUs each process labels a share of the records by itself:
+The same command resumes a stopped run. With several GPUs, a launcher shares the
+records among processes:
 
   mpirun -np 2 -H localhost:2 python extract_teacher_labels_truncated.py ...
 
-gives data/wiki_distill_0-00000-of-00002.tfrecord and so on.
+writes data/labelled/wiki_distill_0-00000-of-00002.tfrecord and so on.
 """
 
 import os

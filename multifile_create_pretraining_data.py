@@ -1,19 +1,20 @@
-r"""Makes BERT pre-training records from text files.
+r"""Turns text files into BERT's pre-training records.
 
   python multifile_create_pretraining_data.py \
-    --input_dir data/split \
-    --output_dir data/records \
-    --output_base_name wiki_tfrecord \
-    --vocab_file bert/vocab.txt
+    --input_dir data/split --output_dir data/masked \
+    --output_base_name wiki_masked \
+    --vocab_file teacher/vocab.txt --dupe_factor 10
 
-Input is UTF-8 text with one sentence a line and a blank line between
-documents. The i-th file of input_dir, in natural order (_2 before _10), gives
-OUTPUT_BASE_NAME_i.tfrecord. A run that was stopped resumes when the same
-command is given again. Folders and vocabulary may be in remote storage, such
-as gs://.
+Input is UTF-8 text: one sentence per line, an empty line between documents.
+The i-th file of --input_dir, in natural order (_2 before _10), becomes
+wiki_masked_i.tfrecord. The same command resumes a stopped run. Folders and
+vocabulary may be in remote storage, such as gs://.
 
-The procedure is that of BERT (Devlin et al. 2019, section A.1), draw by draw:
-a file's records depend only on its text, the flags and random_seed + i.
+Cased vocabularies need --do_lower_case False. The default --dupe_factor masks
+the text 10 times; 1 takes a tenth of the disk.
+
+The procedure is BERT's (Devlin et al. 2019, section A.1), draw by draw: a
+file's records depend on its text, the flags and --random_seed + i alone.
 """
 
 import array

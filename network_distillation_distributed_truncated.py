@@ -5,33 +5,39 @@ r"""Trains a small BERT on a teacher's labels, on many GPUs, under Horovod.
     -mca pml ob1 -mca btl ^openib \
     python network_distillation_distributed_truncated.py \
     --bert_config_file student/bert_config.json \
-    --input_file 'data/wiki_distill_*.tfrecord' \
+    --input_file 'data/labelled/wiki_distill_*.tfrecord' \
+    --eval_input_file data/labelled/heldout.tfrecord \
     --output_dir student/run \
     --init_checkpoint teacher/bert_model.ckpt \
-    --do_train True --do_eval True
+    --hard_label_weight 0.1 --do_train True --do_eval True
 
-Each process trains on its own share of the records with train_batch_size
-sequences a step, together as one process would with a batch as large as all of
-theirs. The learning rate is multiplied by the number of processes, the numbers
-of steps are divided by it (--scale_learning_rate). All processes evaluate; only
-process 0 writes, and needs to see the output folder. Run again, it resumes from
-the newest checkpoint there. Without a launcher it runs as one process.
+Each process reads its own share of the records, --train_batch_size sequences
+per step; the global batch size is that of all processes together. By default
+the script multiplies the learning rate by the number of processes and divides
+the numbers of steps by it: --scale_learning_rate. All processes evaluate. Rank
+0 writes, and only rank 0 needs to see --output_dir. The same command resumes
+from the newest checkpoint, with any number of processes. Without a launcher the
+script runs as one process.
 
-Before the first step the processes compare their flags, files and packages. One
-that differs, or does not see the records, ends all of them with one line. So
-does one that dies, or that does not answer for a minute.
+Evaluation reads --max_eval_steps x --eval_batch_size = 800 records by default,
+from the start of --eval_input_file. Without --eval_input_file it reads training
+data.
 
-What the environment sets is kept; where it sets nothing, this script sets
+Before the first step the processes compare flags, files and packages. A process
+that differs, or does not see the records, ends all processes with one line. So
+does a process that dies, or does not answer for a minute.
 
-  HOROVOD_STALL_CHECK_TIME_SECONDS=30     a warning that names who is waited for
-  HOROVOD_STALL_SHUTDOWN_TIME_SECONDS=60  the end of all processes; 0 for never
-  HOROVOD_CONTROLLER=gloo                 without a launcher, which MPI needs;
+The script sets these variables unless the environment has them:
+
+  HOROVOD_STALL_CHECK_TIME_SECONDS=30     a warning that names slow processes
+  HOROVOD_STALL_SHUTDOWN_TIME_SECONDS=60  ends all processes; 0 waits for ever
+  HOROVOD_CONTROLLER=gloo                 without a launcher, which MPI needs
   HOROVOD_CPU_OPERATIONS=gloo             likewise
-  OMPI_MCA_mpi_yield_when_idle=1          on CPUs: Open MPI waits by spinning,
-                                          on the cores that compute
+  OMPI_MCA_mpi_yield_when_idle=1          on CPUs, where Open MPI spins on the
+                                          cores that compute
 
-and gives each process on CPUs its share of the cores as threads, unless
-TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS say otherwise.
+On CPUs each process gets its share of the cores as threads, unless
+TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS are set.
 """
 
 import os

@@ -2,14 +2,20 @@ r"""Trains a small BERT on a teacher's labels, on one machine.
 
   python network_distillation_single_machine_truncated.py \
     --bert_config_file student/bert_config.json \
-    --input_file 'data/wiki_distill_*.tfrecord' \
+    --input_file 'data/labelled/wiki_distill_*.tfrecord' \
+    --eval_input_file data/labelled/heldout.tfrecord \
     --output_dir student/run \
     --init_checkpoint teacher/bert_model.ckpt \
-    --do_train True --do_eval True
+    --hard_label_weight 0.1 --do_train True --do_eval True
 
-It reads records that extract_teacher_labels_truncated.py has labelled, and
-writes checkpoints and eval_results.txt to the output folder. Run again, it
-resumes from the newest checkpoint there.
+The trainer reads records that extract_teacher_labels_truncated.py has labelled.
+It writes checkpoints, TensorBoard curves and eval_results.txt to --output_dir,
+and exports the student to student/ in that folder. The same command resumes
+from the newest checkpoint.
+
+Evaluation reads --max_eval_steps x --eval_batch_size = 800 records by default,
+from the start of --eval_input_file. Without --eval_input_file it reads training
+data.
 """
 
 import os

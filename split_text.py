@@ -6,10 +6,10 @@ r"""Splits a text into files of nearly equal size.
     --folder data/split \
     --name_base wiki
 
-This writes data/split/wiki_0.txt to wiki_99.txt. It never cuts a document;
-documents are separated by blank lines. The cuts are found by seeking and the
-parts are copied as bytes, so the text is not loaded into memory. Text and
-folder may be in remote storage, such as gs://.
+The script writes data/split/wiki_0.txt to wiki_99.txt. Documents, which empty
+lines separate, stay whole. The script seeks the cuts and copies bytes, so
+memory does not depend on the size of the text. Text and folder may be in remote
+storage, such as gs://.
 """
 
 import collections

@@ -23,12 +23,11 @@ def define_flags() -> None:
       "Config of the student, a JSON file like BERT's bert_config.json.")
   flags.DEFINE_string(
       "input_file", None,
-      "Labelled records to train on and evaluate on: paths and patterns, "
-      "separated by commas.")
+      "Labelled records to train on: paths and patterns, separated by commas.")
   flags.DEFINE_string(
       "eval_input_file", None,
-      "Records to evaluate on, best ones that training does not see; default: "
-      "input_file.")
+      "Held-out records to evaluate on. Without them evaluation reads the "
+      "training data of input_file.")
   flags.DEFINE_string(
       "output_dir", None,
       "Folder for checkpoints and eval_results.txt; made if need be. Training "
@@ -57,31 +56,30 @@ def define_flags() -> None:
   flags.DEFINE_enum(
       "hard_label_schedule", "constant", losses.HARD_LABEL_SCHEDULES,
       "linear moves w from hard_label_weight at the first step to "
-      "final_hard_label_weight at the last: the teacher teaches fast, the text "
-      "corrects it in the end.")
+      "final_hard_label_weight at the last.")
   flags.DEFINE_float(
       "final_hard_label_weight", None,
       "w at the end of --hard_label_schedule=linear; 1 if not given.",
       lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_float(
       "temperature", 1.0,
-      "T: the student's logits are divided by it and the loss against the "
-      "teacher is multiplied by its square. Must be that of the records; free "
-      "where they hold hidden states.")
+      "T divides the student's logits; its square multiplies the loss against "
+      "the teacher. Must be the temperature of the records; any value with "
+      "hidden-state labels.")
   flags.DEFINE_enum(
       "tail_mass", "drop", losses.TAIL_MASSES,
-      "What to do with the teacher's probability outside the K stored tokens: "
-      "drop leaves it out, renormalize scales the K to a sum of 1, bucket "
-      "compares it with the student's own rest, as one more token.")
+      "How to treat the teacher's probability outside the K stored tokens: "
+      "drop ignores it, renormalize scales the K to a sum of 1, bucket matches "
+      "it with the student's own rest as one more token.")
   flags.DEFINE_float(
       "hidden_cosine_weight", 0.0,
-      "Weight of 1 - cos(student, teacher), of what their masked-LM heads "
-      "score, which is added to the loss; for records with the teacher's "
-      "hidden states.", lower_bound=0.0)
+      "Weight of 1 - cos(student, teacher) in the loss, of the hidden states "
+      "that the masked-LM heads score; needs hidden-state labels.",
+      lower_bound=0.0)
   flags.DEFINE_bool(
       "hidden_projection", False,
-      "Whether a learned matrix brings the student's hidden states to the "
-      "teacher's hidden_size first; for training only, student/ lacks it.")
+      "Whether a learned matrix projects the student's hidden states to the "
+      "teacher's hidden_size first. The exported student has no such matrix.")
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,
@@ -96,8 +94,7 @@ def define_flags() -> None:
       "eval_batch_size", 8, "Sequences in an evaluation step.", lower_bound=1)
   flags.DEFINE_float(
       "learning_rate", 5e-5,
-      "Highest learning rate of AdamW; times the number of processes, where "
-      "several train.",
+      "Highest learning rate of AdamW, multiplied by the number of processes.",
       lower_bound=0.0)
   flags.DEFINE_integer(
       "num_train_steps", 100000,
@@ -123,7 +120,9 @@ def define_flags() -> None:
       "iterations_per_loop", 1000, "Steps in one call of a TPU.",
       lower_bound=1)
   flags.DEFINE_integer(
-      "max_eval_steps", 100, "Batches to evaluate on at most.", lower_bound=1)
+      "max_eval_steps", 100,
+      "Most batches to evaluate on. The default is 100 x 8 = 800 records.",
+      lower_bound=1)
   flags.DEFINE_bool(
       "eval_every_checkpoint", False,
       "Whether to evaluate each checkpoint in training and keep the best one "

@@ -1,12 +1,12 @@
-r"""Extracts plain text from a Wikipedia dump: one sentence per line, a blank
-line between articles, articles in the order of the dump.
+r"""Extracts sentences from a Wikipedia dump.
 
   python extract_wikipedia_for_bert/extract_wikipedia.py \
     --dump_file enwiki-latest-pages-articles.xml.bz2 \
     --output_file wikipedia.txt
 
-The output depends only on the dump and the flags, not on --num_workers. It
-appears under its name when it is complete.
+The output has one sentence per line and an empty line between articles, in the
+order of the dump. The output depends on the dump and the flags alone, not on
+--num_workers. The file gets its name when it is complete.
 """
 
 import contextlib
