@@ -558,7 +558,7 @@ _MASKED_LM_METRICS = {
         "teacher_cross_entropy", "kl_from_teacher", "teacher_top1_agreement",
         "teacher_topk_precision")}}
 # masked_lm_loss is 2019's name and stays. teacher_topk_recall was wrong: it
-# stays for one version, for scripts that read it.
+# stays until version 2.0.0, for scripts that read it.
 _OLD_METRIC_NAMES = {"masked_lm_loss": "masked_lm_training_loss",
                      "teacher_topk_recall": "teacher_topk_precision"}
 

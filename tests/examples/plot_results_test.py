@@ -58,8 +58,26 @@ def test_the_picture_and_the_report(tmp_path):
       "on both sides of it"]
 
 
+def test_a_picture_in_the_words_of_its_readers(tmp_path):
+  (tmp_path / "results.json").write_text(json.dumps({
+      "runs": _RUNS, "models": [
+          {"model": "teacher", "results": {"masked_lm_accuracy": 0.6}}]}))
+  result = tiny.run_script(
+      "examples/plot_results.py", "--results_file", tmp_path / "results.json",
+      "--student=a", "--metrics=masked_lm_accuracy", "--output_file",
+      tmp_path / "a.svg", "--names=hard labels=text, only;drawn=labels")
+  assert result.returncode == 0, result.stderr
+  assert "labels, 100 steps: masked_lm_accuracy 0.3000; text, only needs" in (
+      result.stdout)
+  texts = re.findall("<!-- (.*) -->", (tmp_path / "a.svg").read_text())
+  assert {"text, only", "labels", "teacher"} < set(texts)
+  assert not {"hard labels", "drawn", "one point"} & set(texts)
+  assert not any("cross entropy" in text for text in texts)
+
+
 @pytest.mark.parametrize("flag, value", [
     ("student", "b"), ("baseline", "soft labels"), ("output_file", "a.txt"),
+    ("names", "soft labels=a"), ("names", "a"), ("metrics", "loss"),
     ("results_file", "none.json"), ("results_file", __file__)])
 def test_what_is_not_there(tmp_path, flag, value):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
