@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md.
+"""Writes the tables of results into README.md and docs.
 
   python docs/figures/tables.py
 
@@ -14,7 +14,7 @@ import re
 from typing import Any, List, Mapping
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/results.md")
+DOCUMENTS = ("README.md", "docs/labels.md", "docs/results.md")
 _FIGURES = pathlib.Path(__file__).with_name("tables.json")
 # The README's table: these rows and columns of a table, and their new names.
 _HEADLINE_OF = "forms"

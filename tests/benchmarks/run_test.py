@@ -228,3 +228,27 @@ def test_documents_quote_the_figures_of_the_file():
   assert report.table_block(results) in page
   page = _RESULTS.with_suffix(".md").read_text(encoding="utf-8")
   assert page == report.results_page(results, projection.lines(results))
+
+
+def test_sentences_quote_the_figures_of_the_file():
+  results = json.loads(_RESULTS.read_text(encoding="utf-8"))
+  ranks = report.find_row(results, "2 ranks, student 3 x 192")
+  one_rank = ranks["peer"]["median"]
+  *_, labels, training = projection.stages(results)
+  hours = [stage.bounds[0].seconds * projection.NUM_GPUS / 3600
+           for stage in (labels, training)]
+  bf16, fp32 = (report.find_row(results, "stage IV, " + precision)["ours"][
+      "median"] for precision in ("bf16", "fp32"))
+  for document, words in (
+      ("README.md", "| {:.0f} GPU-hours |".format(hours[0])),
+      ("README.md", "| {:.0f} GPU-hours per student |".format(hours[1])),
+      ("docs/speed.md", "{:.2f} times as fast as one, {:.0%} of".format(
+          ranks["ratio"], ranks["share"])),
+      ("docs/processes.md", "{:.2f} times as fast as one process".format(
+          ranks["ratio"])),
+      ("docs/processes.md", "reach {:.2f} times".format(
+          ranks["limit"]["value"] / one_rank)),
+      ("docs/labels.md", "{:.1f} times as fast as fp32".format(bf16 / fp32)),
+      ("docs/results.md", "{:.1f} times as fast in bf16".format(bf16 / fp32))):
+    text = (tiny.ROOT / document).read_text(encoding="utf-8")
+    assert words in " ".join(text.split()), (document, words)
