@@ -272,7 +272,8 @@ class BertModel:
             compute_type)
       with tf1.variable_scope("encoder"):
         *layers, last = _encode(
-            config, self.embedding_output, input_mask, output_positions,
+            config, self.embedding_output,
+            _mask_scores(input_mask[:, tf.newaxis, :]), output_positions,
             is_wanted)
         shape = [batch_size, seq_length, config.hidden_size]
         if output_positions is None:
@@ -286,8 +287,9 @@ class BertModel:
             *(tf.reshape(layer, shape) for layer in layers), last]
       if has_pooler:
         with tf1.variable_scope("pooler"):
-          self.pooled_output = _dense(config, first_tokens, config.hidden_size,
-                                      activation=tf.tanh)
+          self.pooled_output = _dense(
+              first_tokens, config.hidden_size, config.initializer_range,
+              activation=tf.tanh)
 
   def get_pooled_output(self) -> Optional[tf.Tensor]:
     """Returns [B, H], made of the first tokens; None without a pooler."""
@@ -344,33 +346,82 @@ def _embed(config: BertConfig, input_ids: tf.Tensor, token_type_ids: tf.Tensor,
     The embeddings of the vocabulary, float32 [V, H], and the normalised sum,
     [B, S, H] of the compute type.
   """
-  word_table, token_type_table, position_table = (
-      _variable(name, [num_rows, config.hidden_size],
-                create_initializer(config.initializer_range))
-      for name, num_rows in (
-          ("word_embeddings", config.vocab_size),
-          ("token_type_embeddings", config.type_vocab_size),
-          ("position_embeddings", config.max_position_embeddings)))
-  lookup = _one_hot_lookup if use_one_hot_embeddings else _lookup
-  embeddings = lookup(word_table, input_ids)
-  embeddings += _lookup(token_type_table, token_type_ids)
-  embeddings += position_table[:get_shape_list(input_ids)[1]]
+  embeddings, word_table = embedding_lookup(
+      input_ids, config.vocab_size, config.hidden_size,
+      config.initializer_range,
+      use_one_hot_embeddings=use_one_hot_embeddings)
+  embeddings = _add_embeddings(
+      embeddings, token_type_ids, config.type_vocab_size,
+      config.max_position_embeddings, config.initializer_range)
   embeddings = tf.cast(layer_norm(embeddings), compute_type)
   return word_table, dropout(embeddings, config.hidden_dropout_prob)
 
 
-def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
-            output_positions: Optional[tf.Tensor],
-            is_wanted: Optional[tf.Tensor]) -> List[tf.Tensor]:
+def _add_embeddings(
+    embeddings: tf.Tensor, token_type_ids: Optional[tf.Tensor],
+    type_vocab_size: int, max_position_embeddings: Optional[int],
+    initializer_range: float,
+    names: Sequence[str] = ("token_type_embeddings", "position_embeddings")
+) -> tf.Tensor:
+  """Adds the embeddings of segments and positions to [B, S, H].
+
+  Args:
+    embeddings: [B, S, H].
+    token_type_ids: int32 [B, S]; None adds no segments.
+    type_vocab_size: number of segments.
+    max_position_embeddings: the longest S; None adds no positions.
+    initializer_range: of new weights.
+    names: of the two tables.
+  """
+  _, seq_length, width = get_shape_list(embeddings, expected_rank=3)
+  initializer = create_initializer(initializer_range)
+  if token_type_ids is not None:
+    table = _variable(names[0], [type_vocab_size, width], initializer)
+    embeddings += _lookup(table, token_type_ids)
+  if max_position_embeddings is not None:
+    table = _variable(names[1], [max_position_embeddings, width], initializer)
+    embeddings += table[:seq_length]
+  return embeddings
+
+
+def _mask_scores(mask: tf.Tensor) -> tf.Tensor:
+  """Returns what attention adds to the scores of all heads.
+
+  Args:
+    mask: [B, Q or 1, S], 1 where a query may attend to a token, else 0.
+
+  Returns:
+    float32 [B, 1, Q or 1, S].
+  """
+  return _MASKED_SCORE * (1.0 - tf.cast(mask[:, tf.newaxis], tf.float32))
+
+
+def _encode(config: BertConfig, embeddings: tf.Tensor,
+            mask_scores: Optional[tf.Tensor],
+            output_positions: Optional[tf.Tensor] = None,
+            is_wanted: Optional[tf.Tensor] = None) -> List[tf.Tensor]:
   """Runs the layers of the encoder over embeddings, [B, S, H].
+
+  Args:
+    config: size of the layers.
+    embeddings: [B, S, H].
+    mask_scores: as `_mask_scores` returns them; None masks nothing.
+    output_positions: as for `BertModel`.
+    is_wanted: as for `BertModel`.
 
   Returns:
     The output of each layer, [B * S, H]; that of the last one is [R, H] where
     output positions are given.
+
+  Raises:
+    ValueError: the heads do not divide H.
   """
-  # The same for every head and every query: [B, 1, 1, S].
-  mask_scores = _MASKED_SCORE * (
-      1.0 - tf.cast(input_mask[:, tf.newaxis, tf.newaxis, :], tf.float32))
+  heads = config.num_attention_heads
+  if config.hidden_size % heads:
+    raise ValueError(
+        "hidden_size {} is not a multiple of num_attention_heads {}".format(
+            config.hidden_size, heads))
+  batch_size = get_shape_list(embeddings)[0]
   # Matrices are faster than three axes in the dense layers.
   hidden = tf.reshape(embeddings, [-1, config.hidden_size])  # [B * S, H]
   layers = []
@@ -384,7 +435,10 @@ def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
     with tf1.variable_scope("layer_{}".format(layer)):
       with tf1.variable_scope("attention"):
         with tf1.variable_scope("self"):
-          context = _attention(config, residual, hidden, mask_scores)
+          context = _attention(
+              residual, hidden, mask_scores, batch_size, heads,
+              config.hidden_size // heads,
+              config.attention_probs_dropout_prob, config.initializer_range)
         if is_narrow and is_wanted is not None:
           rows = tf.where(tf.reshape(is_wanted, [-1]))[:, 0]  # [R]
           context = tf.gather(context, rows)
@@ -392,52 +446,249 @@ def _encode(config: BertConfig, embeddings: tf.Tensor, input_mask: tf.Tensor,
         with tf1.variable_scope("output"):
           attention = _add_and_norm(config, context, residual)
       with tf1.variable_scope("intermediate"):
-        intermediate = _dense(config, attention, config.intermediate_size,
-                              activation=get_activation(config.hidden_act))
+        intermediate = _dense(
+            attention, config.intermediate_size, config.initializer_range,
+            activation=get_activation(config.hidden_act))
       with tf1.variable_scope("output"):
         hidden = _add_and_norm(config, intermediate, attention)
     layers.append(hidden)
   return layers
 
 
-def _attention(config: BertConfig, query_inputs: tf.Tensor,
-               hidden: tf.Tensor, mask_scores: tf.Tensor) -> tf.Tensor:
-  """Applies self-attention, without the output projection.
+def _attention(query_inputs: tf.Tensor, inputs: tf.Tensor,
+               mask_scores: Optional[tf.Tensor],
+               batch_size: Union[int, tf.Tensor], heads: int, head_size: int,
+               dropout_prob: float, initializer_range: float,
+               activations: Sequence[Optional[Activation]] = (None,) * 3
+              ) -> tf.Tensor:
+  """Applies multi-head attention, without the output projection.
 
   Args:
-    config: size of the model.
-    query_inputs: [B * Q, H], of which queries are made.
-    hidden: [B * S, H], of which keys and values are made.
-    mask_scores: float32 [B, 1, 1, S], added to the scores.
+    query_inputs: [B * Q, H], projected to queries.
+    inputs: [B * S, H], projected to keys and values.
+    mask_scores: as `_mask_scores` returns them; None masks nothing.
+    batch_size: B.
+    heads: A.
+    head_size: D.
+    dropout_prob: of the attention weights.
+    initializer_range: of new weights.
+    activations: of the projections to queries, keys and values.
 
   Returns:
-    [B * Q, H].
+    [B * Q, A * D].
   """
-  heads = config.num_attention_heads
-  head_size = config.hidden_size // heads
-  batch_size = get_shape_list(mask_scores)[0]
-
-  def project(name, inputs):
-    projected = _dense(config, inputs, config.hidden_size, name=name)
+  def project(name, matrix, activation):
+    projected = _dense(matrix, heads * head_size, initializer_range, name=name,
+                       activation=activation)
     projected = tf.reshape(projected, [batch_size, -1, heads, head_size])
     return tf.transpose(projected, [0, 2, 1, 3])  # [B, A, Q or S, D]
 
-  queries = project("query", query_inputs) * (1.0 / math.sqrt(head_size))
-  keys, values = project("key", hidden), project("value", hidden)
-  scores = tf.matmul(queries, keys, transpose_b=True)  # [B, A, Q, S]
-  weights = tf.nn.softmax(tf.cast(scores, tf.float32) + mask_scores)
-  weights = dropout(tf.cast(weights, values.dtype),
-                    config.attention_probs_dropout_prob)
+  queries, keys, values = map(project, ("query", "key", "value"),
+                              (query_inputs, inputs, inputs), activations)
+  scores = tf.matmul(queries * (1.0 / math.sqrt(head_size)), keys,
+                     transpose_b=True)  # [B, A, Q, S]
+  scores = tf.cast(scores, tf.float32)
+  weights = tf.nn.softmax(
+      scores if mask_scores is None else scores + mask_scores)
+  weights = dropout(tf.cast(weights, values.dtype), dropout_prob)
   context = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
-  return tf.reshape(context, [-1, config.hidden_size])
+  return tf.reshape(context, [-1, heads * head_size])
 
 
 def _add_and_norm(config: BertConfig, update: tf.Tensor,
                   residual: tf.Tensor) -> tf.Tensor:
   """Projects an update to [N, H], adds it to the residual, normalises."""
-  update = _dense(config, update, config.hidden_size)
+  update = _dense(update, config.hidden_size, config.initializer_range)
   update = dropout(update, config.hidden_dropout_prob)
   return layer_norm(update + residual)
+
+
+# --- Parts of the encoder, as BERT offers them --------------------------------
+
+
+def embedding_lookup(
+    input_ids: tf.Tensor, vocab_size: int, embedding_size: int = 128,
+    initializer_range: float = 0.02,
+    word_embedding_name: str = "word_embeddings",
+    use_one_hot_embeddings: bool = False) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Looks token ids up.
+
+  Args:
+    input_ids: int32 [B, S] or [B, S, N].
+    vocab_size: V.
+    embedding_size: E.
+    initializer_range: of new weights.
+    word_embedding_name: name of the table.
+    use_one_hot_embeddings: as for `BertModel`.
+
+  Returns:
+    float32 [B, S, E], or [B, S, N * E]; and the table, float32 [V, E].
+  """
+  table = _variable(word_embedding_name, [vocab_size, embedding_size],
+                    create_initializer(initializer_range))
+  lookup = _one_hot_lookup if use_one_hot_embeddings else _lookup
+  embeddings = lookup(table, input_ids)
+  if input_ids.shape.rank == 3:
+    batch_size, seq_length, num_ids = get_shape_list(input_ids)
+    embeddings = tf.reshape(
+        embeddings, [batch_size, seq_length, num_ids * embedding_size])
+  return embeddings, table
+
+
+def embedding_postprocessor(
+    input_tensor: tf.Tensor, use_token_type: bool = False,
+    token_type_ids: Optional[tf.Tensor] = None,
+    token_type_vocab_size: int = 16,
+    token_type_embedding_name: str = "token_type_embeddings",
+    use_position_embeddings: bool = True,
+    position_embedding_name: str = "position_embeddings",
+    initializer_range: float = 0.02, max_position_embeddings: int = 512,
+    dropout_prob: float = 0.1) -> tf.Tensor:
+  """Adds segments and positions to embeddings, normalises and drops.
+
+  Args:
+    input_tensor: float32 [B, S, H].
+    use_token_type: whether to add the embeddings of segments.
+    token_type_ids: int32 [B, S]; needed with `use_token_type`.
+    token_type_vocab_size: number of segments.
+    token_type_embedding_name: name of their table.
+    use_position_embeddings: whether to add the embeddings of positions.
+    position_embedding_name: name of their table.
+    initializer_range: of new weights.
+    max_position_embeddings: the longest S.
+    dropout_prob: of the result.
+
+  Returns:
+    float32 [B, S, H].
+
+  Raises:
+    ValueError: the input has another rank, or there are no segments.
+  """
+  if use_token_type and token_type_ids is None:
+    raise ValueError("use_token_type needs token_type_ids")
+  return layer_norm_and_dropout(_add_embeddings(
+      input_tensor, token_type_ids if use_token_type else None,
+      token_type_vocab_size,
+      max_position_embeddings if use_position_embeddings else None,
+      initializer_range, (token_type_embedding_name, position_embedding_name)),
+                                dropout_prob)
+
+
+def create_attention_mask_from_input_mask(from_tensor: tf.Tensor,
+                                          to_mask: tf.Tensor) -> tf.Tensor:
+  """Returns which token may attend to which one.
+
+  Args:
+    from_tensor: [B, Q, ...].
+    to_mask: int32 [B, S], 1 for a token and 0 for padding.
+
+  Returns:
+    float32 [B, Q, S], 1 or 0.
+  """
+  batch_size, num_queries, *_ = get_shape_list(
+      from_tensor, expected_rank=[2, 3])
+  return tf.ones([batch_size, num_queries, 1]) * tf.cast(
+      to_mask[:, tf.newaxis, :], tf.float32)
+
+
+def attention_layer(
+    from_tensor: tf.Tensor, to_tensor: tf.Tensor,
+    attention_mask: Optional[tf.Tensor] = None, num_attention_heads: int = 1,
+    size_per_head: int = 512, query_act: Optional[Activation] = None,
+    key_act: Optional[Activation] = None,
+    value_act: Optional[Activation] = None,
+    attention_probs_dropout_prob: float = 0.0,
+    initializer_range: float = 0.02, do_return_2d_tensor: bool = False,
+    batch_size: Union[int, tf.Tensor, None] = None,
+    from_seq_length: Union[int, tf.Tensor, None] = None,
+    to_seq_length: Union[int, tf.Tensor, None] = None) -> tf.Tensor:
+  """Applies multi-head attention, without the output projection.
+
+  Args:
+    from_tensor: [B, Q, W] or [B * Q, W], projected to queries.
+    to_tensor: [B, S, W] or [B * S, W], projected to keys and values.
+    attention_mask: int32 or float32 [B, Q, S], 1 where a query may attend to a
+      token; None masks nothing.
+    num_attention_heads: A.
+    size_per_head: D.
+    query_act: activation of the queries.
+    key_act: activation of the keys.
+    value_act: activation of the values.
+    attention_probs_dropout_prob: dropout of the attention weights.
+    initializer_range: of new weights.
+    do_return_2d_tensor: whether to return a matrix.
+    batch_size: B; needed for matrices, as are the two lengths.
+    from_seq_length: Q.
+    to_seq_length: S.
+
+  Returns:
+    [B, Q, A * D], or [B * Q, A * D].
+
+  Raises:
+    ValueError: the ranks differ, or the sizes of matrices are missing.
+  """
+  from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
+  assert_rank(to_tensor, len(from_shape))
+  if len(from_shape) == 3:
+    batch_size, from_seq_length = from_shape[:2]
+  elif batch_size is None or from_seq_length is None or to_seq_length is None:
+    raise ValueError("matrices need batch_size, from_seq_length and "
+                     "to_seq_length")
+  context = _attention(
+      reshape_to_matrix(from_tensor), reshape_to_matrix(to_tensor),
+      None if attention_mask is None else _mask_scores(attention_mask),
+      batch_size, num_attention_heads, size_per_head,
+      attention_probs_dropout_prob, initializer_range,
+      (query_act, key_act, value_act))
+  if do_return_2d_tensor:
+    return context
+  return tf.reshape(context, [batch_size, from_seq_length,
+                              num_attention_heads * size_per_head])
+
+
+def transformer_model(
+    input_tensor: tf.Tensor, attention_mask: Optional[tf.Tensor] = None,
+    hidden_size: int = 768, num_hidden_layers: int = 12,
+    num_attention_heads: int = 12, intermediate_size: int = 3072,
+    intermediate_act_fn: Optional[Activation] = gelu,
+    hidden_dropout_prob: float = 0.1,
+    attention_probs_dropout_prob: float = 0.1,
+    initializer_range: float = 0.02, do_return_all_layers: bool = False
+) -> Union[tf.Tensor, List[tf.Tensor]]:
+  """Applies the layers of the encoder.
+
+  Args:
+    input_tensor: float32 [B, S, H].
+    attention_mask: as for `attention_layer`.
+    hidden_size: H.
+    num_hidden_layers: layers.
+    num_attention_heads: A; divides H.
+    intermediate_size: units of the feed-forward layers.
+    intermediate_act_fn: their activation.
+    hidden_dropout_prob: dropout of layer outputs.
+    attention_probs_dropout_prob: dropout of attention weights.
+    initializer_range: of new weights.
+    do_return_all_layers: whether to return the outputs of all layers.
+
+  Returns:
+    The output of the last layer, [B, S, H], or of each layer.
+
+  Raises:
+    ValueError: the input is not [B, S, H], or A does not divide H.
+  """
+  shape = get_shape_list(input_tensor, expected_rank=3)
+  if shape[2] != hidden_size:
+    raise ValueError("the width of the input is {}, hidden_size is {}".format(
+        shape[2], hidden_size))
+  layers = _encode(
+      BertConfig(
+          1, hidden_size, num_hidden_layers, num_attention_heads,
+          intermediate_size, intermediate_act_fn, hidden_dropout_prob,
+          attention_probs_dropout_prob, initializer_range=initializer_range),
+      input_tensor,
+      None if attention_mask is None else _mask_scores(attention_mask))
+  outputs = [reshape_from_matrix(layer, shape) for layer in layers]
+  return outputs if do_return_all_layers else outputs[-1]
 
 
 # --- The heads ---------------------------------------------------------------
@@ -503,7 +754,7 @@ def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
   """
   with tf1.variable_scope("cls/predictions"):
     with tf1.variable_scope("transform"):
-      hidden = _dense(config, hidden, config.hidden_size,
+      hidden = _dense(hidden, config.hidden_size, config.initializer_range,
                       activation=get_activation(config.hidden_act))
       hidden = layer_norm(hidden)
     output_bias = _variable("output_bias", [config.vocab_size],
@@ -541,6 +792,13 @@ def layer_norm(input_tensor: tf.Tensor,
   variance = tf.reduce_mean(centred * centred, axis=-1, keepdims=True)
   scale = tf.math.rsqrt(variance + _LAYER_NORM_EPSILON)
   return tf.cast(centred * (scale * gamma) + beta, input_tensor.dtype)
+
+
+def layer_norm_and_dropout(input_tensor: tf.Tensor,
+                           dropout_prob: Optional[float],
+                           name: Optional[str] = None) -> tf.Tensor:
+  """Normalises the last axis, then drops."""
+  return dropout(layer_norm(input_tensor, name), dropout_prob)
 
 
 def dropout(input_tensor: tf.Tensor,
@@ -582,22 +840,56 @@ def get_shape_list(tensor: tf.Tensor,
   Raises:
     ValueError: the rank is not the expected one, or one of them.
   """
-  ranks = [expected_rank] if isinstance(expected_rank, int) else expected_rank
-  if ranks is not None and tensor.shape.rank not in ranks:
-    raise ValueError("{} has shape {}; its rank must be {}".format(
-        name or tensor.name, tensor.shape, " or ".join(map(str, ranks))))
+  if expected_rank is not None:
+    assert_rank(tensor, expected_rank, name)
   dynamic = tf.shape(tensor)
   return [dynamic[axis] if length is None else length
           for axis, length in enumerate(tensor.shape.as_list())]
 
 
-def _dense(config: BertConfig, inputs: tf.Tensor, units: int,
+def assert_rank(tensor: tf.Tensor, expected_rank: Union[int, Sequence[int]],
+                name: Optional[str] = None) -> None:
+  """Checks the number of axes.
+
+  Raises:
+    ValueError: the rank is not the expected one, or one of them.
+  """
+  ranks = [expected_rank] if isinstance(expected_rank, int) else expected_rank
+  if tensor.shape.rank not in ranks:
+    raise ValueError("{} has shape {}; its rank must be {}".format(
+        name or tensor.name, tensor.shape, " or ".join(map(str, ranks))))
+
+
+def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
+  """Returns [..., H] as [N, H].
+
+  Raises:
+    ValueError: there are fewer than two axes.
+  """
+  if input_tensor.shape.rank < 2:
+    raise ValueError("{} has shape {}; its rank must be at least 2".format(
+        input_tensor.name, input_tensor.shape))
+  if input_tensor.shape.rank == 2:
+    return input_tensor
+  return tf.reshape(input_tensor, [-1, input_tensor.shape[-1]])
+
+
+def reshape_from_matrix(output_tensor: tf.Tensor,
+                        orig_shape_list: Sequence[Any]) -> tf.Tensor:
+  """Returns [N, H] with the first axes of a shape, which it had before."""
+  if len(orig_shape_list) == 2:
+    return output_tensor
+  return tf.reshape(output_tensor, [*orig_shape_list[:-1],
+                                    get_shape_list(output_tensor)[-1]])
+
+
+def _dense(inputs: tf.Tensor, units: int, initializer_range: float,
            name: str = "dense", activation: Optional[Activation] = None
           ) -> tf.Tensor:
   """Applies a dense layer to a matrix, in the matrix's dtype."""
   with tf1.variable_scope(name):
     kernel = _variable("kernel", [inputs.shape[-1], units],
-                       create_initializer(config.initializer_range))
+                       create_initializer(initializer_range))
     bias = _variable("bias", [units], tf1.zeros_initializer())
   outputs = tf.nn.bias_add(tf.matmul(inputs, tf.cast(kernel, inputs.dtype)),
                            tf.cast(bias, inputs.dtype))

@@ -151,9 +151,10 @@ def create_train_step(
       updates = [loss_scale.update(is_finite)]
   factor = tf.where(is_finite, factor, 0.0)
   applied = optimizer.apply_gradients(
-      [(_scale(gradient, factor), variable) for gradient, variable in computed],
-      global_step=global_step)
-  return TrainStep(tf.group(applied, *updates), rate, norm, can_continue,
+      [(_scale(gradient, factor), variable) for gradient, variable in computed])
+  with tf.control_dependencies([applied, *updates]):
+    counted = global_step.assign_add(1, read_value=False)
+  return TrainStep(counted, rate, norm, can_continue,
                    loss_scale.value if loss_scale else None)
 
 
@@ -287,6 +288,11 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
       is_applied: bool, a scalar.
     """
     self._is_applied = is_applied
+
+  def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    """As the base, but leaves the global step to the caller, as BERT's does."""
+    del global_step
+    return super().apply_gradients(grads_and_vars, None, name)
 
   def compute_gradients(self, loss, *args, **kwargs):
     computed = super().compute_gradients(loss, *args, **kwargs)

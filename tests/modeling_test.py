@@ -366,12 +366,174 @@ _EMPTY = inspect.Parameter.empty
     (modeling.layer_norm, {"input_tensor": _EMPTY, "name": None}),
     (modeling.get_shape_list, {
         "tensor": _EMPTY, "expected_rank": None, "name": None}),
+    (modeling.assert_rank, {
+        "tensor": _EMPTY, "expected_rank": _EMPTY, "name": None}),
+    (modeling.reshape_to_matrix, {"input_tensor": _EMPTY}),
+    (modeling.reshape_from_matrix, {
+        "output_tensor": _EMPTY, "orig_shape_list": _EMPTY}),
+    (modeling.layer_norm_and_dropout, {
+        "input_tensor": _EMPTY, "dropout_prob": _EMPTY, "name": None}),
+    (modeling.create_attention_mask_from_input_mask, {
+        "from_tensor": _EMPTY, "to_mask": _EMPTY}),
+    (modeling.embedding_lookup, {
+        "input_ids": _EMPTY, "vocab_size": _EMPTY, "embedding_size": 128,
+        "initializer_range": 0.02, "word_embedding_name": "word_embeddings",
+        "use_one_hot_embeddings": False}),
+    (modeling.embedding_postprocessor, {
+        "input_tensor": _EMPTY, "use_token_type": False,
+        "token_type_ids": None, "token_type_vocab_size": 16,
+        "token_type_embedding_name": "token_type_embeddings",
+        "use_position_embeddings": True,
+        "position_embedding_name": "position_embeddings",
+        "initializer_range": 0.02, "max_position_embeddings": 512,
+        "dropout_prob": 0.1}),
+    (modeling.attention_layer, {
+        "from_tensor": _EMPTY, "to_tensor": _EMPTY, "attention_mask": None,
+        "num_attention_heads": 1, "size_per_head": 512, "query_act": None,
+        "key_act": None, "value_act": None,
+        "attention_probs_dropout_prob": 0.0, "initializer_range": 0.02,
+        "do_return_2d_tensor": False, "batch_size": None,
+        "from_seq_length": None, "to_seq_length": None}),
+    (modeling.transformer_model, {
+        "input_tensor": _EMPTY, "attention_mask": None, "hidden_size": 768,
+        "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072, "intermediate_act_fn": modeling.gelu,
+        "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+        "initializer_range": 0.02, "do_return_all_layers": False}),
 ])
 def test_signatures_are_those_of_bert(function, wanted):
   parameters = inspect.signature(function).parameters
   assert {name: parameter.default
           for name, parameter in parameters.items()} == wanted
   assert list(parameters) == list(wanted)
+
+
+def test_the_parts_of_the_encoder_make_the_encoder():
+  """As scripts put them together that were written for BERT."""
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  variables = tiny.random_variables(config)
+
+  def build_of_parts(ids, mask, segments, _):
+    with tf1.variable_scope("bert"):
+      with tf1.variable_scope("embeddings"):
+        embeddings, table = modeling.embedding_lookup(
+            ids, config.vocab_size, config.hidden_size)
+        embeddings = modeling.embedding_postprocessor(
+            embeddings, use_token_type=True, token_type_ids=segments,
+            token_type_vocab_size=config.type_vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            dropout_prob=0.0)
+      with tf1.variable_scope("encoder"):
+        layers = modeling.transformer_model(
+            embeddings,
+            modeling.create_attention_mask_from_input_mask(ids, mask),
+            config.hidden_size, config.num_hidden_layers,
+            config.num_attention_heads, config.intermediate_size,
+            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            do_return_all_layers=True)
+    return (embeddings, *layers, table)
+
+  def build(ids, mask, segments, _):
+    model = modeling.BertModel(config, True, ids, mask, segments)
+    return (model.get_embedding_output(), *model.get_all_encoder_layers(),
+            model.get_embedding_table())
+
+  parts, whole = _run(build_of_parts, variables), _run(build, variables)
+  assert len(parts) == len(whole) == 4
+  for found, wanted in zip(parts, whole):
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def _attend(shape, other_shape, *, mask=None, **keywords):
+  """Runs an attention layer of random weights; returns inputs and result."""
+  generator = np.random.default_rng(3)
+  inputs, others = (generator.normal(size=size).astype("f")
+                    for size in (shape, other_shape))
+  with tf.Graph().as_default(), tf1.Session() as session:
+    tf1.set_random_seed(1)
+    output = modeling.attention_layer(
+        tf.constant(inputs), tf.constant(others),
+        None if mask is None else tf.constant(mask), num_attention_heads=2,
+        size_per_head=3, initializer_range=0.5, **keywords)
+    session.run(tf1.global_variables_initializer())
+    weights = {variable.op.name: session.run(variable)
+               for variable in tf1.global_variables()}
+    return inputs, others, weights, session.run(output)
+
+
+def test_attention_equals_the_formula():
+  """Also of one sequence to another, with activations and a mask."""
+  mask = np.int32([[[1, 1, 0, 0, 1]] * 4, [[1, 0, 1, 1, 1]] * 4])
+  inputs, others, weights, found = _attend(
+      (2, 4, 7), (2, 5, 6), mask=mask, query_act=tf.nn.relu, key_act=tf.tanh,
+      value_act=tf.sigmoid)
+  assert found.shape == (2, 4, 6)
+  for sequence in range(2):
+    for head in range(2):
+      queries, keys, values = (
+          (matrix[sequence] @ weights[name + "/kernel"])[
+              :, 3 * head:3 * head + 3]
+          for name, matrix in (
+              ("query", inputs), ("key", others), ("value", others)))
+      scores = np.maximum(queries, 0) @ np.tanh(keys).T / np.sqrt(3)
+      scores = np.where(mask[sequence] > 0, scores, -np.inf)
+      shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+      np.testing.assert_allclose(
+          found[sequence, :, 3 * head:3 * head + 3],
+          shares @ (1 / (1 + np.exp(-values))), atol=1e-5)
+
+
+def test_attention_takes_matrices_with_their_sizes():
+  sizes = {"batch_size": 2, "from_seq_length": 4, "to_seq_length": 5}
+  wanted = _attend((2, 4, 7), (2, 5, 7))[-1]
+  inputs, _, _, found = _attend((8, 7), (10, 7), **sizes)
+  np.testing.assert_allclose(found, wanted, atol=1e-6)
+  _, _, _, matrix = _attend((8, 7), (10, 7), do_return_2d_tensor=True, **sizes)
+  np.testing.assert_array_equal(matrix, found.reshape(8, 6))
+  with pytest.raises(ValueError, match="matrices need batch_size"):
+    _attend((8, 7), (10, 7))
+  with pytest.raises(ValueError, match="its rank must be 3"):
+    _attend((2, 4, 7), (10, 7))
+
+
+def test_what_the_parts_refuse():
+  with tf.Graph().as_default():
+    ids = tf1.placeholder(tf.int32, [None, 10])
+    vectors = tf1.placeholder(tf.float32, [None, 10, 8])
+    with pytest.raises(ValueError, match="use_token_type needs token_type_ids"):
+      modeling.embedding_postprocessor(vectors, use_token_type=True)
+    with pytest.raises(ValueError, match="width of the input is 8"):
+      modeling.transformer_model(vectors)
+    with pytest.raises(ValueError, match="multiple of num_attention_heads 3"):
+      modeling.transformer_model(
+          vectors, hidden_size=8, num_attention_heads=3)
+    with pytest.raises(ValueError, match="its rank must be 2 or 3"):
+      modeling.assert_rank(ids[0], [2, 3])
+    with pytest.raises(ValueError, match="its rank must be at least 2"):
+      modeling.reshape_to_matrix(ids[0])
+
+
+def test_ids_of_three_axes_are_looked_up_side_by_side():
+  with tf.Graph().as_default(), tf1.Session() as session:
+    found, table = modeling.embedding_lookup(
+        tf.constant([[[0, 2], [1, 1]]]), vocab_size=3, embedding_size=4)
+    session.run(tf1.global_variables_initializer())
+    found, table = session.run((found, table))
+  np.testing.assert_array_equal(found, [[
+      np.concatenate([table[0], table[2]]),
+      np.concatenate([table[1], table[1]])]])
+
+
+def test_matrices_have_their_shapes_again():
+  with tf.Graph().as_default(), tf1.Session() as session:
+    values = tf.reshape(tf.range(24.0), [2, 3, 4])
+    shape = modeling.get_shape_list(values)
+    matrix = modeling.reshape_to_matrix(values)
+    assert matrix.shape == (6, 4)
+    again = modeling.reshape_from_matrix(matrix[:, :2], shape)
+    np.testing.assert_array_equal(*session.run((again, values[:, :, :2])))
+    assert modeling.reshape_to_matrix(matrix) is matrix
+    assert modeling.reshape_from_matrix(matrix, [6, 4]) is matrix
 
 
 def test_outputs_of_all_layers_equal_the_formulas():
