@@ -204,10 +204,11 @@ def read_runs(results_file: str, student: str, names: Dict[str, str]
         student, results_file, ", ".join(sorted(students)) or "no runs"))
   runs = [run for run in results["runs"] if run["student"] == student]
   recipes = {run["recipe"] for run in runs}
-  for name in names:
+  for name, text in names.items():
     if name not in recipes:
-      raise InputError("--names: {} is not in {}, which has {}".format(
-          name, results_file, ", ".join(sorted(recipes))))
+      raise InputError("--names: {}={} is of no recipe of {}, which has {}"
+                       .format(name, text, results_file,
+                               ", ".join(sorted(recipes))))
   names = names or {name: name for name in recipes}
   return dict(
       results,
