@@ -1,6 +1,6 @@
 r"""Measures a trainer on records that hold the teacher's hidden states.
 
-  python benchmarks/hidden_labels.py --folder /tmp/hidden_labels
+  python benchmarks/hidden_labels.py --folder hidden_labels
 
 The records are as `--label_format hidden` of BERT-Base makes them, 31 kB each,
 with random values: 65,536 of them are 2.1 GB. A student of 2 x 128 trains on

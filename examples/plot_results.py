@@ -65,7 +65,7 @@ _RESULTS_FILE = "eval_results.txt"
 _KINDS = (".svg", ".png", ".pdf")
 # A share of the largest value below which sizes are drawn linearly.
 _LINEAR_SHARE = 0.02
-# Factor between two sizes that are told apart on the axis, and to its end.
+# Least factor between two labelled sizes, and from the last to the axis end.
 _MARGIN = 1.5
 
 
@@ -195,6 +195,8 @@ def read_runs(results_file: str, student: str, names: Dict[str, str]
     students = {run["student"] for run in results["runs"]}
     for metric in _METRICS:
       curves(results["runs"], metric)
+    for model in results.get("models", ()):
+      model["model"], model["results"]  # pylint: disable=pointless-statement
   except (ValueError, KeyError, TypeError):
     raise InputError("--results_file={} is no results.json of "
                      "examples/compare_students.py".format(
@@ -470,9 +472,9 @@ def main() -> None:
                     values.benchmarks_file))) != 1:
     raise InputError("give one of --runs, --results_file and "
                      "--benchmarks_file; see --help")
-  for metric in values.metrics:
+  for metric in values.metrics or [""]:
     if metric not in _METRICS:
-      raise InputError("--metrics: {} is none of {}".format(
+      raise InputError("--metrics: {!r} is none of {}".format(
           metric, ", ".join(_METRICS)))
   if values.benchmarks_file:
     draw_ratios(values.output_file, read_ratios(values.benchmarks_file))

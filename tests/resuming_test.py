@@ -167,8 +167,10 @@ class _Run(NamedTuple):
   Attributes:
     num_processes: under mpirun; 0 starts the script for one machine.
     batch_size: of each process.
-    num_train_steps: what it is told; a process divides them by their number.
-    stop: the step from which the next run resumes; None ends by itself.
+    num_train_steps: value of the flag, which the script divides by the number
+      of processes.
+    stop: the step from which the next run resumes; None if the run ends by
+      itself.
   """
   num_processes: int
   batch_size: int

@@ -77,7 +77,8 @@ def test_a_picture_in_the_words_of_its_readers(tmp_path):
 
 @pytest.mark.parametrize("flag, value", [
     ("student", "b"), ("baseline", "soft labels"), ("output_file", "a.txt"),
-    ("names", "soft labels=a"), ("names", "a"), ("metrics", "loss"),
+    ("names", "soft labels=a"), ("names", "a"),
+    ("metrics", "loss"), ("metrics", ""),
     ("results_file", "none.json"), ("results_file", __file__)])
 def test_what_is_not_there(tmp_path, flag, value):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
