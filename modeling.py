@@ -15,12 +15,12 @@ Dimensions:
   D: size of one head, H / A
 """
 
+import contextlib
+import copy
 import dataclasses
-import errno
 import functools
 import json
 import math
-import os
 from typing import (Any, Callable, Dict, List, Mapping, NamedTuple, Optional,
                     Sequence, Tuple, Union)
 import zlib
@@ -35,6 +35,9 @@ Initializer = Callable[..., tf.Tensor]
 # A graph's collection of integers, scalars that seed dropout; where a graph
 # runs more than once in a step, as on the cores of a TPU, they tell which run.
 DROPOUT_SEEDS = "dropout_seeds"
+# A graph's collection of the global step, as dropout reads it, and where.
+_STEP = "dropout_step"
+_HOST = "/device:CPU:0"
 
 _LAYER_NORM_EPSILON = 1e-12
 # Added to the attention scores of padding.
@@ -64,7 +67,7 @@ class BertConfig:
     type_vocab_size: number of segments.
     initializer_range: standard deviation of newly initialised weights.
   """
-  vocab_size: int
+  vocab_size: Optional[int]
   hidden_size: int = 768
   num_hidden_layers: int = 12
   num_attention_heads: int = 12
@@ -76,84 +79,35 @@ class BertConfig:
   type_vocab_size: int = 16
   initializer_range: float = 0.02
 
-  def __post_init__(self):
-    for field in dataclasses.fields(self):
-      name, value = field.name, getattr(self, field.name)
-      if field.type is int and not (_is_number(value, int) and value > 0):
-        raise ValueError("{} is {!r}; it must be a whole number over 0".format(
-            name, value))
-      if name.endswith("_prob") and not (
-          _is_number(value, (int, float)) and 0 <= value < 1):
-        raise ValueError("{} is {!r}; it must be from 0 to under 1".format(
-            name, value))
-    if self.hidden_size % self.num_attention_heads:
-      raise ValueError(
-          "hidden_size {} is not a multiple of num_attention_heads {}".format(
-              self.hidden_size, self.num_attention_heads))
-    if not (_is_number(self.initializer_range, (int, float))
-            and 0 <= self.initializer_range <= tf.float32.max):
-      raise ValueError(
-          "initializer_range is {!r}; it must be a finite number, 0 or more"
-          .format(self.initializer_range))
-    if not (self.hidden_act is None or isinstance(self.hidden_act, str)
-            or callable(self.hidden_act)):
-      raise ValueError("hidden_act is {!r}; it must be a name".format(
-          self.hidden_act))
-    get_activation(self.hidden_act)
-
   @classmethod
   def from_dict(cls, json_object: Mapping[str, Any]) -> "BertConfig":
-    """Returns the config of values by field; other keys are passed over.
+    """Returns the config of values by field.
 
-    Raises:
-      ValueError: vocab_size is missing, or no model has these sizes.
+    As BERT's does, it keeps what is no field, and checks nothing: a model with
+    impossible sizes is refused when it is built.
     """
-    if not isinstance(json_object, Mapping) or "vocab_size" not in json_object:
-      raise ValueError("there is no vocab_size; a config is a JSON object like "
-                       "BERT's bert_config.json")
-    fields = {field.name for field in dataclasses.fields(cls)}
-    return cls(**{name: value for name, value in json_object.items()
-                  if name in fields})
+    config = cls(vocab_size=None)
+    config.__dict__.update(json_object)
+    return config
 
   @classmethod
   def from_json_file(cls, json_file: str) -> "BertConfig":
     """Reads a `bert_config.json`.
 
     Raises:
-      OSError: there is no such file (FileNotFoundError), or it is unreadable.
-      ValueError: the file is not JSON, or `from_dict` refuses it.
+      tf.errors.OpError: the file cannot be read.
+      ValueError: the file is not JSON.
     """
-    try:
-      with tf.io.gfile.GFile(json_file) as file:
-        return cls.from_dict(json.loads(file.read()))
-    except (tf.errors.NotFoundError, tf.errors.FailedPreconditionError):
-      raise FileNotFoundError("there is no file {}".format(json_file)) from None
-    except tf.errors.PermissionDeniedError:
-      raise PermissionError(
-          errno.EACCES, os.strerror(errno.EACCES), json_file) from None
-    except tf.errors.OpError as error:
-      raise OSError("{}: {}".format(json_file, error.message)) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError(
-          "{} is not JSON ({}); a config is a file like BERT's bert_config.json"
-          .format(json_file, error)) from None
-    except RecursionError:
-      raise ValueError("{} is nested too deeply".format(json_file)) from None
-    except ValueError as error:
-      raise ValueError("{}: {}".format(json_file, error)) from None
+    with tf.io.gfile.GFile(json_file) as file:
+      return cls.from_dict(json.loads(file.read()))
 
   def to_dict(self) -> Dict[str, Any]:
     """Returns the values by field."""
-    return dataclasses.asdict(self)
+    return copy.deepcopy(self.__dict__)
 
   def to_json_string(self) -> str:
     """Returns the text of a `bert_config.json`."""
     return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-
-def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
-  """Returns whether a value is of some types; True and False are no numbers."""
-  return isinstance(value, types) and not isinstance(value, bool)
 
 
 @tf.custom_gradient
@@ -227,9 +181,9 @@ class BertModel:
                use_one_hot_embeddings: bool = False,
                scope: Optional[str] = None,
                output_positions: Optional[tf.Tensor] = None,
-               is_wanted: Optional[tf.Tensor] = None,
+               output_slots: Optional[tf.Tensor] = None,
                has_pooler: bool = True,
-               compute_type: tf.DType = tf.float32):
+               compute_type: tf.DType = tf.float32, for_cpu: bool = False):
     """Builds the graph.
 
     Args:
@@ -245,25 +199,27 @@ class BertModel:
       output_positions: int32 [B, P], into each sequence. The last layer is
         computed only there, and at the first tokens for the pooler; None is
         everywhere.
-      is_wanted: bool [B, P], False for output positions to leave out; None
-        keeps all of them, in shapes that are as static as those of the inputs.
+      output_slots: int32 [R], which of the B * P output positions are wanted,
+        row by row; None is all of them, in shapes that are as static as those
+        of the inputs.
       has_pooler: whether to build the pooler.
       compute_type: of the encoder's arithmetic and of what the methods return,
-        but for the embeddings of the vocabulary. Variables are float32;
-        normalisation and the softmax of attention are computed so.
+        but for the embeddings of the vocabulary. Normalisation and the softmax
+        of attention are computed in float32; variables are float32, unless a
+        custom getter gives the matrices the compute type.
+      for_cpu: whether the graph is for a CPU, for which TensorFlow fuses GELU
+        with the matrix product before it where nothing is trained.
     """
-    assert is_wanted is None or output_positions is not None
-    config = _config_for(config, is_training)
+    assert output_slots is None or output_positions is not None
+    config = _config_for(config, is_training, for_cpu)
     batch_size, seq_length = get_shape_list(input_ids, expected_rank=2)
     if input_mask is None:
       input_mask = tf.ones([batch_size, seq_length], tf.int32)
     if token_type_ids is None:
       token_type_ids = tf.zeros([batch_size, seq_length], tf.int32)
     if output_positions is not None and has_pooler:
-      first = tf.zeros_like(output_positions[:, :1])
-      output_positions = tf.concat([first, output_positions], axis=1)
-      if is_wanted is not None:
-        is_wanted = tf.concat([tf.ones_like(first, tf.bool), is_wanted], axis=1)
+      output_positions, output_slots = _with_first_tokens(
+          output_positions, output_slots)
     self.pooled_output = None
     with tf1.variable_scope(scope, default_name="bert"):
       with tf1.variable_scope("embeddings"):
@@ -274,14 +230,14 @@ class BertModel:
         *layers, last = _encode(
             config, self.embedding_output,
             _mask_scores(input_mask[:, tf.newaxis, :]), output_positions,
-            is_wanted)
+            output_slots)
         shape = [batch_size, seq_length, config.hidden_size]
         if output_positions is None:
           last = tf.reshape(last, shape)
           first_tokens = last[:, 0]
         elif has_pooler:
           first_tokens, last = _split_first_tokens(
-              last, output_positions, is_wanted)
+              last, output_positions, output_slots)
         self.sequence_output = last
         self.all_encoder_layers = [
             *(tf.reshape(layer, shape) for layer in layers), last]
@@ -312,25 +268,52 @@ class BertModel:
     return self.embedding_table
 
 
+def _with_first_tokens(
+    positions: tf.Tensor, slots: Optional[tf.Tensor]
+) -> Tuple[tf.Tensor, Optional[tf.Tensor]]:
+  """Adds each sequence's first token to the output positions.
+
+  Args:
+    positions: int32 [B, P], into each sequence.
+    slots: int32 [R], which of them are wanted; None is all of them.
+
+  Returns:
+    int32 [B, 1 + P], and [B + R]: the first tokens, then the others.
+  """
+  batch_size, num_positions = get_shape_list(positions)
+  with_first = tf.pad(positions, [[0, 0], [1, 0]])
+  if slots is None:
+    return with_first, None
+  return with_first, tf.concat([
+      tf.range(batch_size) * (1 + num_positions),
+      slots + slots // num_positions + 1], axis=0)
+
+
 def _split_first_tokens(hidden: tf.Tensor, positions: tf.Tensor,
-                        is_wanted: Optional[tf.Tensor]
+                        slots: Optional[tf.Tensor]
                        ) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Splits [B + R, H] into first tokens, [B, H], and the others, [R, H]."""
-  if is_wanted is None:
+  """Splits [B + R, H] into first tokens, [B, H], and the others, [R, H].
+
+  Args:
+    hidden: [B + R, H].
+    positions: as `_with_first_tokens` returns them.
+    slots: likewise.
+  """
+  batch_size, num_positions = get_shape_list(positions)
+  if slots is None:
     hidden_size = hidden.shape[-1]
-    hidden = tf.reshape(hidden, get_shape_list(positions) + [hidden_size])
+    hidden = tf.reshape(hidden, [batch_size, num_positions, hidden_size])
     return hidden[:, 0], tf.reshape(hidden[:, 1:], [-1, hidden_size])
-  columns = tf.where(is_wanted)[:, 1]  # Of each row of `hidden`.
-  return (tf.gather(hidden, tf.where(tf.equal(columns, 0))[:, 0]),
-          tf.gather(hidden, tf.where(columns > 0)[:, 0]))
+  return hidden[:batch_size], hidden[batch_size:]
 
 
-def _config_for(config: BertConfig, is_training: bool) -> BertConfig:
+def _config_for(config: BertConfig, is_training: bool,
+                for_cpu: bool) -> BertConfig:
   """Copies a config; without training it drops nothing and GELU may fuse."""
   if is_training:
     return dataclasses.replace(config)
   activation = config.hidden_act
-  if get_activation(activation) is gelu:
+  if for_cpu and get_activation(activation) is gelu:
     activation = _fused_gelu
   return dataclasses.replace(
       config, hidden_act=activation, hidden_dropout_prob=0.0,
@@ -351,7 +334,7 @@ def _embed(config: BertConfig, input_ids: tf.Tensor, token_type_ids: tf.Tensor,
       config.initializer_range,
       use_one_hot_embeddings=use_one_hot_embeddings)
   embeddings = _add_embeddings(
-      embeddings, token_type_ids, config.type_vocab_size,
+      tf.cast(embeddings, tf.float32), token_type_ids, config.type_vocab_size,
       config.max_position_embeddings, config.initializer_range)
   embeddings = tf.cast(layer_norm(embeddings), compute_type)
   return word_table, dropout(embeddings, config.hidden_dropout_prob)
@@ -399,7 +382,7 @@ def _mask_scores(mask: tf.Tensor) -> tf.Tensor:
 def _encode(config: BertConfig, embeddings: tf.Tensor,
             mask_scores: Optional[tf.Tensor],
             output_positions: Optional[tf.Tensor] = None,
-            is_wanted: Optional[tf.Tensor] = None) -> List[tf.Tensor]:
+            output_slots: Optional[tf.Tensor] = None) -> List[tf.Tensor]:
   """Runs the layers of the encoder over embeddings, [B, S, H].
 
   Args:
@@ -407,7 +390,7 @@ def _encode(config: BertConfig, embeddings: tf.Tensor,
     embeddings: [B, S, H].
     mask_scores: as `_mask_scores` returns them; None masks nothing.
     output_positions: as for `BertModel`.
-    is_wanted: as for `BertModel`.
+    output_slots: as for `BertModel`.
 
   Returns:
     The output of each layer, [B * S, H]; that of the last one is [R, H] where
@@ -439,10 +422,9 @@ def _encode(config: BertConfig, embeddings: tf.Tensor,
               residual, hidden, mask_scores, batch_size, heads,
               config.hidden_size // heads,
               config.attention_probs_dropout_prob, config.initializer_range)
-        if is_narrow and is_wanted is not None:
-          rows = tf.where(tf.reshape(is_wanted, [-1]))[:, 0]  # [R]
-          context = tf.gather(context, rows)
-          residual = tf.gather(residual, rows)
+        if is_narrow and output_slots is not None:
+          context = tf.gather(context, output_slots)  # [R, H]
+          residual = tf.gather(residual, output_slots)
         with tf1.variable_scope("output"):
           attention = _add_and_norm(config, context, residual)
       with tf1.variable_scope("intermediate"):
@@ -713,10 +695,10 @@ def pretraining_logits(config: BertConfig, is_training: bool,
                        input_ids: tf.Tensor, input_mask: tf.Tensor,
                        token_type_ids: tf.Tensor,
                        masked_lm_positions: tf.Tensor,
-                       is_wanted: Optional[tf.Tensor] = None,
+                       masked_lm_slots: Optional[tf.Tensor] = None,
                        has_next_sentence: bool = True,
-                       compute_type: tf.DType = tf.float32
-                      ) -> PretrainingLogits:
+                       compute_type: tf.DType = tf.float32,
+                       for_cpu: bool = False) -> PretrainingLogits:
   """Scores masked tokens and next sentences with no more work than they need.
 
   The last layer is computed only where a head reads it.
@@ -725,19 +707,21 @@ def pretraining_logits(config: BertConfig, is_training: bool,
     config, is_training, input_ids, input_mask, token_type_ids: as for
       `BertModel`.
     masked_lm_positions: int32 [B, P], into each sequence.
-    is_wanted: bool [B, P], False for positions to leave out; None scores all
-      of them, in shapes that are static where those of the inputs are.
+    masked_lm_slots: int32 [R], which of the B * P positions to score, row by
+      row; None scores all of them, in shapes that are static where those of
+      the inputs are.
     has_next_sentence: whether to score next sentences.
     compute_type: as for `BertModel`.
+    for_cpu: as for `BertModel`.
   """
   # The scope is named, so that a second model shares the variables on reuse.
   model = BertModel(
       config, is_training, input_ids, input_mask, token_type_ids, scope="bert",
-      output_positions=masked_lm_positions, is_wanted=is_wanted,
-      has_pooler=has_next_sentence, compute_type=compute_type)
+      output_positions=masked_lm_positions, output_slots=masked_lm_slots,
+      has_pooler=has_next_sentence, compute_type=compute_type, for_cpu=for_cpu)
   hidden_states, masked_lm = _masked_lm_head(
-      _config_for(config, is_training), model.get_sequence_output(),
-      model.get_embedding_table())
+      _config_for(config, is_training, for_cpu), model.get_sequence_output(),
+      model.get_embedding_table(), for_cpu)
   next_sentence = None
   if has_next_sentence:
     next_sentence = _next_sentence_head(config, model.get_pooled_output())
@@ -745,9 +729,14 @@ def pretraining_logits(config: BertConfig, is_training: bool,
 
 
 def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
-                    embedding_table: tf.Tensor
+                    embedding_table: tf.Tensor, for_cpu: bool
                    ) -> Tuple[tf.Tensor, tf.Tensor]:
   """Transforms [R, H] and scores it against the vocabulary.
+
+  The scores are sums in float32 wherever a product of 16-bit operands can
+  return them: 16 bits hold two or three digits of a score. GPUs multiply
+  such operands exactly in TF32. On CPUs only the product in bfloat16 is fast,
+  and returns bfloat16.
 
   Returns:
     float32 [R, H] and [R, V].
@@ -759,8 +748,12 @@ def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
       hidden = layer_norm(hidden)
     output_bias = _variable("output_bias", [config.vocab_size],
                             tf1.zeros_initializer())
-    logits = tf.matmul(hidden, tf.cast(embedding_table, hidden.dtype),
-                       transpose_b=True)
+    product_type = tf.float32
+    if for_cpu and hidden.dtype == tf.bfloat16:
+      product_type = tf.bfloat16
+    logits = tf.matmul(
+        *(tf.cast(operand, product_type)
+          for operand in (hidden, embedding_table)), transpose_b=True)
     return tf.cast(hidden, tf.float32), tf.nn.bias_add(
         tf.cast(logits, tf.float32), output_bias)
 
@@ -812,16 +805,30 @@ def dropout(input_tensor: tf.Tensor,
   """
   if not dropout_prob:
     return input_tensor
-  graph, step = tf1.get_default_graph(), tf1.train.get_global_step()
-  if graph.seed is None or step is None:
+  graph = tf1.get_default_graph()
+  if graph.seed is None or tf1.train.get_global_step() is None:
     return tf.nn.dropout(input_tensor, rate=dropout_prob)
   # The name scope differs where a model is built twice in a graph.
   scope_hash = zlib.crc32(graph.get_name_scope().encode())
-  seed = tf.random.experimental.stateless_fold_in(
-      tf.constant([graph.seed, scope_hash], tf.int64), step)
-  for number in tf1.get_collection(DROPOUT_SEEDS):
-    seed = tf.random.experimental.stateless_fold_in(seed, number)
+  numbers = tf1.get_collection(DROPOUT_SEEDS)
+  # Random kernels take seeds from the host's memory. A TPU's cores have none.
+  with contextlib.nullcontext() if numbers else tf.device(_HOST):
+    seed = tf.constant([graph.seed, scope_hash], tf.int64)
+    for number in (_step_of(graph), *numbers):
+      seed = tf.random.experimental.stateless_fold_in(seed, number)
   return tf.nn.experimental.stateless_dropout(input_tensor, dropout_prob, seed)
+
+
+def _step_of(graph: tf.Graph) -> tf.Tensor:
+  """Returns the global step, which a graph reads, and copies, once."""
+  found = graph.get_collection(_STEP)
+  if not found:
+    with tf.control_dependencies(None):  # Outside of branches and loops.
+      with tf.device(None):
+        step = tf.convert_to_tensor(tf1.train.get_global_step())
+      found = [tf.identity(step)]
+    graph.add_to_collection(_STEP, found[0])
+  return found[0]
 
 
 def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:

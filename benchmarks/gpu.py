@@ -115,10 +115,10 @@ def training_rate(config: modeling.BertConfig, checkpoint: str,
       0, config.vocab_size, [*slots, _TOP_K], dtype=np.int32)
   options = student.StudentOptions(
       config, init_checkpoint=checkpoint, num_warmup_steps=0,
-      static_shapes=device.use_xla,
-      compute_type=devices.compute_type(device.precision))
+      compute_type=devices.compute_type(device.precision),
+      for_cpu=not devices.has_gpu())
   stepper = training_step.Stepper(
-      lambda batch: training_step.build_step(options, batch),
+      lambda batch: training_step.build_step(options, batch, device.use_xla),
       lambda unused_params: tf1.data.Dataset.from_tensors(features).cache()
       .repeat(), FLAGS.train_batch_size, devices.session_config(device))
   return FLAGS.train_batch_size / median_seconds(stepper.step)

@@ -198,18 +198,22 @@ def run_model(config_file: str, checkpoint: str, output: str,
   config = checkpoints.load_config(config_file)
   with tf.Graph().as_default(), tf1.Session() as session:
     names = (schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS,
-             schema.MASKED_LM_POSITIONS, schema.MASKED_LM_WEIGHTS)
+             schema.MASKED_LM_POSITIONS)
     inputs = [tf1.placeholder(features[name].dtype, [None, None])
               for name in names]
+    slots = tf1.placeholder(tf.int32, [None])
     values = getattr(modeling.pretraining_logits(
-        config, False, *inputs[:-1], is_wanted=inputs[-1] > 0,
-        has_next_sentence=False), output)
+        config, False, *inputs, slots, has_next_sentence=False,
+        for_cpu=not devices.has_gpu()), output)
     checkpoints.restore(checkpoint)
     session.run(tf1.global_variables_initializer())
     size = FLAGS.train_batch_size
     return np.concatenate([
-        session.run(values, {tensor: features[name][start:start + size]
-                             for tensor, name in zip(inputs, names)})
+        session.run(values, {
+            slots: np.flatnonzero(
+                features[schema.MASKED_LM_WEIGHTS][start:start + size]),
+            **{tensor: features[name][start:start + size]
+               for tensor, name in zip(inputs, names)}})
         for start in range(0, len(features[schema.INPUT_IDS]), size)])
 
 

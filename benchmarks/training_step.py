@@ -101,9 +101,17 @@ class Stepper:
     return measure.seconds_of(lambda: [self.step() for _ in range(num_steps)])
 
 
-def build_step(options: student.StudentOptions, features):
-  """Builds the project's own step."""
-  outputs, step = student.create_train_step(options, features)
+def build_step(options: student.StudentOptions, features,
+               has_padding: bool = False):
+  """Builds the project's own step.
+
+  Args:
+    options: of the student.
+    features: of a batch.
+    has_padding: as for `student.prepare_batch`.
+  """
+  outputs, step = student.create_train_step(
+      options, student.prepare_batch(features, has_padding=has_padding))
   checkpoints.restore(options.init_checkpoint, options.init_layers)
   return outputs["loss"], step.operation
 
@@ -155,10 +163,10 @@ def main() -> None:
   for use_xla in [False, True][:1 + FLAGS.use_xla]:
     for precision in FLAGS.precisions:
       own = dataclasses.replace(
-          options, static_shapes=use_xla,
-          compute_type=devices.compute_type(precision))
+          options, compute_type=devices.compute_type(precision),
+          for_cpu=not devices.has_gpu())
       steppers[precision + ", XLA" * use_xla] = Stepper(
-          functools.partial(build_step, own), input_fn, batch_size,
+          functools.partial(build_step, own, has_padding=use_xla), input_fn, batch_size,
           devices.session_config(devices.DeviceOptions(precision, use_xla)))
   features = next(input_pipeline.read_windows(
       corpus, "input_file", shape, 0, _PEER_BATCHES * batch_size,

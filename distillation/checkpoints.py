@@ -1,9 +1,12 @@
 """Checkpoints: matching with a model, restoring, exporting; newest and best."""
 
 import collections
+import dataclasses
+import json
 import os
 import re
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import (Any, Dict, Iterable, List, NamedTuple, Optional, Sequence,
+                    Tuple, Union)
 
 import numpy as np
 import tensorflow as tf
@@ -53,15 +56,78 @@ def load_config(path: str, max_seq_length: int = 0) -> modeling.BertConfig:
   """
   files.check_file(path, "bert_config_file")
   try:
-    config = modeling.BertConfig.from_json_file(path)
+    config = modeling.BertConfig.from_dict(_read_json(path))
+    check_config(config)
   except ValueError as error:
-    raise InputError("--bert_config_file: {}".format(error)) from None
+    raise InputError("--bert_config_file: {}: {}".format(
+        path, error)) from None
   if max_seq_length > config.max_position_embeddings:
     raise InputError(
         "--max_seq_length={} is over max_position_embeddings={} of the "
         "config; use shorter sequences or another model".format(
             max_seq_length, config.max_position_embeddings))
   return config
+
+
+def _read_json(path: str) -> Dict[str, Any]:
+  """Reads a JSON object.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: it holds something else.
+  """
+  try:
+    with files.open_file(path) as file:
+      values = json.load(file)
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(
+        "the file is not JSON ({}); a config is a file like BERT's "
+        "bert_config.json".format(error)) from None
+  except RecursionError:
+    raise ValueError("the file is nested too deeply") from None
+  if not isinstance(values, dict):
+    raise ValueError("there is no vocab_size; a config is a JSON object like "
+                     "BERT's bert_config.json")
+  return values
+
+
+def check_config(config: modeling.BertConfig) -> None:
+  """Checks that a model of a config can be built.
+
+  Raises:
+    ValueError: a field has a value that no model has.
+  """
+  if config.vocab_size is None:
+    raise ValueError("there is no vocab_size; a config is a JSON object like "
+                     "BERT's bert_config.json")
+  for field in dataclasses.fields(config):
+    name, value = field.name, getattr(config, field.name)
+    is_size = field.type is int or name == "vocab_size"
+    if is_size and not (_is_number(value, int) and value > 0):
+      raise ValueError("{} is {!r}; it must be a whole number over 0".format(
+          name, value))
+    if name.endswith("_prob") and not (
+        _is_number(value, (int, float)) and 0 <= value < 1):
+      raise ValueError("{} is {!r}; it must be from 0 to under 1".format(
+          name, value))
+  if config.hidden_size % config.num_attention_heads:
+    raise ValueError(
+        "hidden_size {} is not a multiple of num_attention_heads {}".format(
+            config.hidden_size, config.num_attention_heads))
+  if not (_is_number(config.initializer_range, (int, float))
+          and 0 <= config.initializer_range <= tf.float32.max):
+    raise ValueError(
+        "initializer_range is {!r}; it must be a finite number, 0 or more"
+        .format(config.initializer_range))
+  if not (config.hidden_act is None or isinstance(config.hidden_act, str)):
+    raise ValueError("hidden_act is {!r}; it must be a name".format(
+        config.hidden_act))
+  modeling.get_activation(config.hidden_act)
+
+
+def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
+  """Returns whether a value is of some types; True and False are no numbers."""
+  return isinstance(value, types) and not isinstance(value, bool)
 
 
 # --- Matching ----------------------------------------------------------------

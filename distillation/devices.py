@@ -16,8 +16,10 @@ from util.command_line import InputError
 
 # Arithmetic of the matrix products.
 PRECISIONS = ("fp32", "bf16", "fp16")
-# Without it TensorFlow's rewrite leaves tanh, and so GELU, in float32.
-_REWRITE_VARIABLE = "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_INFERLIST_ADD"
+_COMPUTE_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16, "fp16": tf.float16}
+# The first GPUs that multiply in bfloat16, Ampere.
+_BFLOAT16_CAPABILITY = (8, 0)
+_CPU_FEATURES = "/proc/cpuinfo"
 # In TF_XLA_FLAGS, which the scripts set, it lets XLA compile for CPUs.
 _XLA_FLAG = "--tf_xla_cpu_global_jit"
 # How long a TPU may take to answer.
@@ -43,9 +45,6 @@ def session_config(options: DeviceOptions = DeviceOptions(),
                   ) -> tf1.ConfigProto:
   """Returns a session's settings.
 
-  Where the device has bfloat16, TensorFlow rewrites the graph around the
-  float32 variables; float16 is in the graph itself, see `compute_type`.
-
   Args:
     options: precision and compiler.
     gpu: the GPU to use, None for TensorFlow's choice.
@@ -64,9 +63,6 @@ def session_config(options: DeviceOptions = DeviceOptions(),
     if "TF_NUM_INTEROP_THREADS" not in os.environ:
       config.inter_op_parallelism_threads = num_threads
   rewrites = config.graph_options.rewrite_options
-  if options.precision == "bf16" and _has_arithmetic("bf16"):
-    rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
-    os.environ.setdefault(_REWRITE_VARIABLE, "Tanh")
   if options.use_xla and _has_compiler():
     config.graph_options.optimizer_options.global_jit_level = (
         tf1.OptimizerOptions.ON_1)
@@ -77,7 +73,7 @@ def session_config(options: DeviceOptions = DeviceOptions(),
 
 def compute_type(precision: str) -> tf.DType:
   """Returns the type in which a model's graph is to be built."""
-  return tf.float16 if precision == "fp16" else tf.float32
+  return _COMPUTE_TYPES[arithmetic(precision)]
 
 
 def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
@@ -168,10 +164,10 @@ def warn_of_device(options: DeviceOptions) -> None:
   """Says where the device does not do what `session_config` is asked for."""
   if not _has_arithmetic(options.precision):
     logging.warning(
-        "--precision=%s: %s; running at fp32.", options.precision,
-        "TensorFlow rewrites graphs to bf16 on CPUs alone; fp16 is for GPUs"
-        if has_gpu() else
-        "this CPU has no such arithmetic (bf16 wants avx512_bf16 or amx_bf16)")
+        "--precision=%s: this %s has no such arithmetic (bf16 needs %s); "
+        "running at fp32.", options.precision, *(
+            ("GPU", "compute capability 8.0, Ampere; use fp16") if has_gpu()
+            else ("CPU", "avx512_bf16 or amx_bf16")))
   elif options.precision == "fp16" and not has_gpu():
     logging.warning(
         "--precision=fp16: CPUs compute in float16 far more slowly than in "
@@ -192,11 +188,17 @@ def arithmetic(precision: str) -> str:
 
 
 def _has_arithmetic(precision: str) -> bool:
-  """Says whether TensorFlow's rewrite and the device know a precision."""
-  if precision != "bf16" or has_gpu():
-    return precision != "bf16"
+  """Returns whether the device computes in a precision."""
+  if precision != "bf16":
+    return True
+  gpus = tf.config.get_visible_devices("GPU")
+  if gpus:
+    return all(
+        tf.config.experimental.get_device_details(gpu).get(
+            "compute_capability", (0, 0)) >= _BFLOAT16_CAPABILITY
+        for gpu in gpus)
   try:
-    with open("/proc/cpuinfo", encoding="ascii") as file:
+    with open(_CPU_FEATURES, encoding="ascii") as file:
       return re.search(r"\b(avx512_bf16|amx_bf16)\b", file.read()) is not None
   except OSError:
     return False

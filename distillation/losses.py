@@ -106,7 +106,8 @@ class LossOptions:
 
 def truncate(logits: tf.Tensor, truncation_factor: int,
              temperature: float = 1.0, tail_samples: int = 0,
-             offsets: Optional[tf.Tensor] = None) -> TeacherLabels:
+             offsets: Optional[tf.Tensor] = None,
+             for_cpu: bool = False) -> TeacherLabels:
   """Keeps K entries of the teacher's distribution.
 
   Without samples these are the most probable tokens, with the probabilities of
@@ -126,54 +127,84 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
     tail_samples: M, less than K.
     offsets: float64 [N], uniform from 0 to 1 - 2^-32; the samples follow from
       them.
+    for_cpu: whether to look for the most probable tokens in the way that is
+      fast on CPUs, `top_k_entries`; the labels are the same.
 
   Returns:
     The labels: the K - M most probable tokens, then the sample, both falling.
   """
   distribution = tf.nn.softmax(logits / temperature if temperature != 1
                                else logits)
-  best, best_indices = top_k_entries(distribution, truncation_factor)
+  find = top_k_entries if for_cpu else tf.math.top_k
+  best = TeacherLabels(*find(distribution, truncation_factor))
   if not tail_samples:
-    return TeacherLabels(best, best_indices)
-  return _sample_tail(distribution, TeacherLabels(best, best_indices),
-                      tail_samples, offsets)
-
-
-def _sample_tail(distribution: tf.Tensor, best: TeacherLabels,
-                 tail_samples: int, offsets: tf.Tensor) -> TeacherLabels:
-  """Replaces the last M of the K most probable tokens by a sample.
-
-  Tokens that are at least as probable as the threshold are certain. Between the
-  others a comb decides, with teeth as far apart as the threshold, over their
-  cumulated probabilities. These are summed up in blocks first, which is faster
-  than one by one. What is small is in float64: mixed precision would round it.
-
-  Args:
-    distribution: float32 [N, V].
-    best: its K most probable tokens.
-    tail_samples: M.
-    offsets: as for `truncate`.
-  """
-  top_k = best.indices.shape[1]
-  num_top = top_k - tail_samples
-  probabilities = tf.cast(best.probabilities, tf.float64)
+    return best
+  assert offsets is not None
+  # float64 for what is small: so many additions would round float32.
   total = tf.cast(tf.reduce_sum(distribution, axis=-1, keepdims=True),
                   tf.float64)  # 1, but for rounding.
+  num_certain = _num_certain(
+      tf.cast(best.probabilities, tf.float64), total, tail_samples)
+  is_certain = tf.range(truncation_factor) < num_certain  # [N, K]
+  tail = _put_entries(distribution, best.indices, tf.where(
+      is_certain, 0.0, best.probabilities))
+  # The entries of tokens that are certain take a sample, too: left out.
+  numbers = tf.maximum(0, tf.range(truncation_factor) - num_certain)
+  threshold, tokens = _sample(
+      tail, truncation_factor - num_certain,
+      offsets[:, tf.newaxis] + tf.cast(numbers, tf.float64))
+  return TeacherLabels(
+      tf.cast(tf.where(is_certain, tf.cast(best.probabilities, tf.float64),
+                       threshold) / total, tf.float32),
+      tf.where(is_certain, best.indices, tokens))
+
+
+def _num_certain(best: tf.Tensor, total: tf.Tensor,
+                 tail_samples: int) -> tf.Tensor:
+  """Counts the tokens that are stored for certain.
+
+  These are the K - M most probable ones, and every other one that is at least
+  as probable as the threshold of a sample of the tokens behind it.
+
+  Args:
+    best: float64 [N, K], the highest probabilities, falling.
+    total: float64 [N, 1], the sum of all of them.
+    tail_samples: M.
+
+  Returns:
+    int32 [N, 1], from K - M to K - 1.
+  """
+  num_top = best.shape[1] - tail_samples
   # What is outside the most probable tokens, for num_top of them and more.
-  rests = (total - tf.cumsum(probabilities, axis=-1))[:, num_top - 1:-1]
+  rests = (total - tf.cumsum(best, axis=-1))[:, num_top - 1:-1]
   thresholds = rests / tf.range(tail_samples, 0, -1, tf.float64)  # [N, M]
-  num_certain = num_top + tf.minimum(tail_samples - 1, tf.math.count_nonzero(
-      probabilities[:, num_top:] >= thresholds, axis=-1, keepdims=True,
-      dtype=tf.int32))  # [N, 1]
-  is_certain = tf.range(top_k) < num_certain  # [N, K]
-  blocks = _split(_put_entries(distribution, best.indices, tf.where(
-      is_certain, 0.0, best.probabilities)), 0.0)
+  return num_top + tf.minimum(tail_samples - 1, tf.math.count_nonzero(
+      best[:, num_top:] >= thresholds, axis=-1, keepdims=True, dtype=tf.int32))
+
+
+def _sample(tail: tf.Tensor, num_samples: tf.Tensor,
+            teeth: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Samples tokens by a comb over their cumulated probabilities.
+
+  The distance of two teeth is the threshold, the sum of the probabilities
+  divided by the size of the sample: it is over each of them, so that no token
+  is under two teeth. Probabilities are summed up in blocks first, which is
+  faster than one by one.
+
+  Args:
+    tail: float32 [N, V], probabilities, 0 for tokens to leave out.
+    num_samples: int32 [N, 1].
+    teeth: float64 [N, K], where the teeth are, in distances of two teeth.
+
+  Returns:
+    The thresholds, float64 [N, 1], and the tokens under the teeth, int32
+    [N, K].
+  """
+  blocks = _split(tail, 0.0)
   cumulated = tf.cumsum(
       tf.cast(tf.reduce_sum(blocks, axis=-1), tf.float64), axis=-1)
-  threshold = cumulated[:, -1:] / tf.cast(top_k - num_certain, tf.float64)
-  # The teeth of the tokens that are certain take something, too: left out.
-  numbers = tf.maximum(0, tf.range(top_k) - num_certain)
-  teeth = threshold * (offsets[:, tf.newaxis] + tf.cast(numbers, tf.float64))
+  threshold = cumulated[:, -1:] / tf.cast(num_samples, tf.float64)
+  teeth *= threshold
   block = tf.minimum(tf.searchsorted(cumulated, teeth, side="right"),
                      blocks.shape[1] - 1)  # [N, K]
   before = tf.gather(tf.pad(cumulated, [[0, 0], [1, 0]]), block, batch_dims=1)
@@ -182,20 +213,16 @@ def _sample_tail(distribution: tf.Tensor, best: TeacherLabels,
   position = tf.minimum(tf.math.count_nonzero(
       in_block <= (teeth - before)[:, :, tf.newaxis], axis=-1,
       dtype=tf.int32), _BLOCK_SIZE - 1)
-  tokens = tf.minimum(block * _BLOCK_SIZE + position,
-                      distribution.shape[1] - 1)
-  return TeacherLabels(
-      tf.cast(tf.where(is_certain, probabilities, threshold) / total,
-              tf.float32),
-      tf.where(is_certain, best.indices, tokens))
+  return threshold, tf.minimum(block * _BLOCK_SIZE + position,
+                               tail.shape[1] - 1)
 
 
 def top_k_entries(distribution: tf.Tensor, top_k: int
                  ) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Finds the k highest of V values, as `tf.math.top_k` does, but faster.
+  """Finds the k highest of V values as `tf.math.top_k` does, faster on CPUs.
 
-  The k highest values are in the k blocks with the highest maxima, and the
-  maximum of a block is a matter of vector instructions.
+  The k highest values are in the k blocks with the highest maxima, and vector
+  instructions find the maximum of a block.
 
   Args:
     distribution: float32 [N, V], values over -1.

@@ -38,6 +38,11 @@ _WEIGHT_EPSILON = 1e-5
 # The metric that evaluation reports as "loss", a name that the estimator keeps
 # for its own mean over batches.
 BATCH_LOSS = "batch_loss"
+# The feature that tells which slots are left in a micro-batch.
+_MASKED_LM_SLOTS = "masked_lm_slots"
+# What belongs to a slot, but for its position.
+_SLOT_FEATURES = (
+    schema.MASKED_LM_IDS, schema.MASKED_LM_WEIGHTS, *schema.LABELS)
 # The outputs that are no tensors over slots or sequences.
 _SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss",
             "hidden_cosine_loss")
@@ -67,11 +72,8 @@ class StudentOptions:
       compared in evaluation, where the records hold hidden states.
     tail_samples: how many of the K entries, the last ones, are a sample; in
       evaluation the student is compared with the others.
-    num_micro_batches: how many micro-batches a batch is split into, computed
-      one after the other, before the variables move.
-    static_shapes: whether padded slots go through the last layer and the
-      masked-LM head too, for compilers that want shapes that do not change.
     compute_type: as for `modeling.BertModel`; the loss is scaled for float16.
+    for_cpu: as for `modeling.BertModel`.
   """
   config: modeling.BertConfig
   loss: losses.LossOptions = losses.LossOptions()
@@ -89,9 +91,46 @@ class StudentOptions:
   decoder: Optional[teacher_decoder.Decoder] = None
   top_k: int = 10
   tail_samples: int = 0
-  num_micro_batches: int = 1
-  static_shapes: bool = False
   compute_type: tf.DType = tf.float32
+  for_cpu: bool = False
+
+
+def prepare_batch(features: Mapping[str, tf.Tensor],
+                  num_micro_batches: int = 1, has_padding: bool = False
+                 ) -> Dict[str, Tuple[tf.Tensor, ...]]:
+  """Splits a batch, and leaves out the labels of padded slots.
+
+  The input pipeline does this on the host, ahead of the model.
+
+  Args:
+    features: as `decoding.decode` returns them.
+    num_micro_batches: how many micro-batches, computed one after the other
+      before the variables move; divides B.
+    has_padding: whether padded slots are computed too, so that all shapes are
+      static.
+
+  Returns:
+    By feature name, a tensor for each micro-batch. The features of a slot, but
+    for the positions, are [N] or [N, ...], with N slots in the micro-batch; a
+    feature of its own, int32 [N], tells which of its B * P positions these are.
+    With padding, that feature is missing.
+  """
+  micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
+      tf.split(feature, num_micro_batches) for feature in features.values()))]
+  for micro_batch in micro_batches:
+    slots = None
+    if not has_padding:
+      weights = tf.reshape(micro_batch[schema.MASKED_LM_WEIGHTS], [-1])
+      slots = tf.cast(tf.where(weights > 0)[:, 0], tf.int32)
+      micro_batch[_MASKED_LM_SLOTS] = slots
+    for name in _SLOT_FEATURES:
+      if name in micro_batch:
+        values = micro_batch[name]
+        values = tf.reshape(values, [-1, *values.shape[2:]])
+        micro_batch[name] = (
+            values if slots is None else tf.gather(values, slots))
+  return {name: tuple(micro_batch[name] for micro_batch in micro_batches)
+          for name in micro_batches[0]}
 
 
 def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
@@ -124,7 +163,7 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
           mode=mode, loss=outputs["loss"], train_op=step.operation,
           scaffold_fn=_restore(options), training_hooks=training_hooks)
     outputs = _student_outputs(
-        options, features, False, _BatchSize.of(features))
+        options, *_micro_batches(features), False, _BatchSize.of(features))
     metric_inputs = {name: value for name, value in outputs.items()
                      if name not in _SCALARS}
     return tpu.TPUEstimatorSpec(
@@ -139,7 +178,7 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
 
 
 def create_train_step(
-    options: StudentOptions, features: Mapping[str, tf.Tensor]
+    options: StudentOptions, features: Mapping[str, Sequence[tf.Tensor]]
 ) -> Tuple[Dict[str, tf.Tensor], optimization.TrainStep]:
   """Builds a step over all micro-batches of a batch.
 
@@ -150,7 +189,7 @@ def create_train_step(
 
   Args:
     options: what the student depends on.
-    features: the batch, by feature name.
+    features: the batch, as `prepare_batch` returns it.
 
   Returns:
     The loss of the batches of all processes and the losses that it is made of,
@@ -163,9 +202,7 @@ def create_train_step(
   size = _BatchSize.of(features, num_processes, reduce_sum)
   loss_scale = (optimization.LossScale()
                 if options.compute_type == tf.float16 else None)
-  micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
-      tf.split(feature, options.num_micro_batches)
-      for feature in features.values()))]
+  micro_batches = _micro_batches(features)
   all_outputs, gradients = [], None
   for number, micro_batch in enumerate(micro_batches):
     # One after the other: the memory of each is free by the next.
@@ -185,6 +222,12 @@ def create_train_step(
       tf.stack([tf.add_n([outputs[name] for outputs in all_outputs])
                 for name in _SCALARS]), "losses") / num_processes
   return dict(zip(_SCALARS, tf.unstack(means))), step
+
+
+def _micro_batches(features: Mapping[str, Sequence[tf.Tensor]]
+                  ) -> List[Dict[str, tf.Tensor]]:
+  """Returns the features of each micro-batch."""
+  return [dict(zip(features, tensors)) for tensors in zip(*features.values())]
 
 
 def _sum_over_cores(values: tf.Tensor, name: str = "") -> tf.Tensor:
@@ -242,7 +285,7 @@ class _BatchSize(NamedTuple):
   num_sequences: tf.Tensor
 
   @classmethod
-  def of(cls, features: Mapping[str, tf.Tensor],
+  def of(cls, features: Mapping[str, Sequence[tf.Tensor]],
          num_processes: Union[int, tf.Tensor] = 1,
          reduce_sum: Reduce = identity
         ) -> "_BatchSize":
@@ -253,15 +296,17 @@ class _BatchSize(NamedTuple):
     differently, and the mean would not be that of one large batch.
 
     Args:
-      features: the batch, by feature name.
+      features: the batch, as `prepare_batch` returns it.
       num_processes: those whose batches count.
       reduce_sum: as for `StudentOptions`.
     """
-    weights = features[schema.MASKED_LM_WEIGHTS]
-    num_predictions = reduce_sum(
-        tf.reduce_sum(weights), "num_predictions") + _WEIGHT_EPSILON
+    num_predictions = reduce_sum(tf.add_n(
+        [tf.reduce_sum(weights) for weights in features[
+            schema.MASKED_LM_WEIGHTS]]), "num_predictions") + _WEIGHT_EPSILON
+    input_ids = features[schema.INPUT_IDS]
+    num_sequences = len(input_ids) * modeling.get_shape_list(input_ids[0])[0]
     return cls(num_predictions / num_processes,
-               tf.cast(tf.shape(weights)[0], tf.float32))
+               tf.cast(num_sequences, tf.float32))
 
 
 def _student_outputs(options: StudentOptions,
@@ -271,7 +316,7 @@ def _student_outputs(options: StudentOptions,
 
   Args:
     options: what the student depends on.
-    features: the sequences.
+    features: the micro-batch.
     is_training: whether to apply dropout.
     size: of the batch.
 
@@ -283,22 +328,15 @@ def _student_outputs(options: StudentOptions,
     and losses. In evaluation, where the records have labels, `teacher_metrics`
     too.
   """
-  hard_labels = tf.reshape(features[schema.MASKED_LM_IDS], [-1])
-  weights = tf.reshape(features[schema.MASKED_LM_WEIGHTS], [-1])
+  hard_labels = features[schema.MASKED_LM_IDS]
+  weights = features[schema.MASKED_LM_WEIGHTS]
   labels = _teacher_labels(options, features)
-  is_real = None
-  if not (options.static_shapes or options.use_tpu):
-    is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-    slots = tf.where(weights > 0)[:, 0]
-    hard_labels, weights = (
-        tf.gather(hard_labels, slots), tf.gather(weights, slots))
-    if labels:
-      labels = _select(labels, slots)
   logits, next_sentence_logits, hidden_states = modeling.pretraining_logits(
       options.config, is_training, features[schema.INPUT_IDS],
       features[schema.INPUT_MASK], features[schema.SEGMENT_IDS],
-      features[schema.MASKED_LM_POSITIONS], is_real,
-      compute_type=options.compute_type)
+      features[schema.MASKED_LM_POSITIONS],
+      features.get(_MASKED_LM_SLOTS),
+      compute_type=options.compute_type, for_cpu=options.for_cpu)
   hard_losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=hard_labels, logits=logits)
   masked_lm_losses = losses.masked_lm_losses(
@@ -338,7 +376,8 @@ def _student_outputs(options: StudentOptions,
     if isinstance(labels, losses.TeacherHiddenStates):
       # So that the figures are those of records that hold the entries.
       labels = losses.truncate(
-          labels.logits(), options.top_k, options.loss.temperature)
+          labels.logits(), options.top_k, options.loss.temperature,
+          for_cpu=options.for_cpu)
     outputs.update(teacher_metrics(
         logits, labels, options.loss.temperature, options.tail_samples))
   return outputs
@@ -357,27 +396,15 @@ def _teacher_labels(options: StudentOptions,
                    ) -> Optional[losses.Labels]:
   """Returns the labels of a batch, None where it was read without."""
   if schema.TEACHER_HIDDEN_STATES in features:
-    hidden_states = features[schema.TEACHER_HIDDEN_STATES]
     assert options.decoder
     return losses.TeacherHiddenStates(
-        tf.reshape(hidden_states, [-1, hidden_states.shape[-1]]),
-        *(_constant("teacher_decoder/" + name, value) for name, value in zip(
-            options.decoder._fields, options.decoder)))
+        features[schema.TEACHER_HIDDEN_STATES], *(
+            _constant("teacher_decoder/" + name, value) for name, value in zip(
+                options.decoder._fields, options.decoder)))
   if schema.TEACHER_INDICES not in features:
     return None
-  top_k = features[schema.TEACHER_INDICES].shape[-1]
-  return losses.TeacherLabels(
-      tf.reshape(features[schema.TEACHER_PROBABILITIES], [-1, top_k]),
-      tf.reshape(features[schema.TEACHER_INDICES], [-1, top_k]))
-
-
-def _select(labels: losses.Labels, slots: tf.Tensor) -> losses.Labels:
-  """Returns the labels of some slots."""
-  if isinstance(labels, losses.TeacherHiddenStates):
-    return labels._replace(
-        hidden_states=tf.gather(labels.hidden_states, slots))
-  return losses.TeacherLabels(
-      *(tf.gather(entries, slots) for entries in labels))
+  return losses.TeacherLabels(features[schema.TEACHER_PROBABILITIES],
+                              features[schema.TEACHER_INDICES])
 
 
 def _constant(name: str, value: np.ndarray) -> tf.Tensor:

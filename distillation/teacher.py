@@ -103,17 +103,10 @@ class Teacher:
     self._options = options
     self._has_gpu = devices.has_gpu()
     devices.warn_of_device(options.device)
-    with tf.Graph().as_default() as graph:
-      inputs, outputs = _build_graph(config, options)
-    prepared = inference.prepare(
-        graph, list(inputs.values()), outputs,
-        devices.session_config(options.device, gpu))
-    self._inputs = dict(zip(inputs, prepared.inputs))
-    self._outputs = prepared.outputs
-    # What is prepared may have lost its shapes.
-    self._specs = [tf.TensorSpec(output.shape, output.dtype)
-                   for output in outputs]
-    self._session = inference.start_session(prepared, checkpoint)
+    with tf.Graph().as_default():
+      self._inputs, self._outputs = _build_graph(config, options)
+      self._session = inference.start_session(
+          devices.session_config(options.device, gpu), checkpoint)
 
   def label(self, features: Mapping[str, np.ndarray], first_record: int
            ) -> Labels:
@@ -133,8 +126,8 @@ class Teacher:
     num_records, num_slots = features[schema.MASKED_LM_IDS].shape
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
     labels = [
-        np.zeros([num_records, num_slots, *spec.shape[1:]],
-                 spec.dtype.as_numpy_dtype) for spec in self._specs]
+        np.zeros([num_records, num_slots, *output.shape[1:]],
+                 output.dtype.as_numpy_dtype) for output in self._outputs]
     offsets = np.stack([_offsets(options, first_record + i, num_slots)
                         for i in range(num_records)])
     lengths = features[schema.INPUT_MASK].sum(axis=1)
@@ -147,7 +140,7 @@ class Teacher:
       batch = self._trim(features, rows, int(lengths[rows].max()))
       # XLA compiles for each number of slots, so it gets all of them.
       wanted = np.ones_like(slots) if options.device.use_xla else slots
-      batch["is_wanted"] = wanted
+      batch["slots"] = np.flatnonzero(wanted)
       if options.tail_samples:
         batch["offsets"] = offsets[rows][wanted]
       begin = time.perf_counter()
@@ -197,20 +190,23 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
             for name in (schema.INPUT_IDS, schema.INPUT_MASK,
                          schema.SEGMENT_IDS, schema.MASKED_LM_POSITIONS)}
-  inputs["is_wanted"] = tf1.placeholder(tf.bool, [None, None])
+  inputs["slots"] = tf1.placeholder(tf.int32, [None])
   if options.tail_samples:
     inputs["offsets"] = tf1.placeholder(tf.float64, [None])
-  outputs = modeling.pretraining_logits(
-      config, False, inputs[schema.INPUT_IDS], inputs[schema.INPUT_MASK],
-      inputs[schema.SEGMENT_IDS], inputs[schema.MASKED_LM_POSITIONS],
-      inputs["is_wanted"], has_next_sentence=False,
-      compute_type=devices.compute_type(options.device.precision))
+  compute_type = devices.compute_type(options.device.precision)
+  for_cpu = not devices.has_gpu()
+  with inference.variables_of(compute_type):
+    outputs = modeling.pretraining_logits(
+        config, False, inputs[schema.INPUT_IDS], inputs[schema.INPUT_MASK],
+        inputs[schema.SEGMENT_IDS], inputs[schema.MASKED_LM_POSITIONS],
+        inputs["slots"], has_next_sentence=False, compute_type=compute_type,
+        for_cpu=for_cpu)
   if options.label_format == "hidden":
     return inputs, [outputs.hidden_states, tf.argmax(
         outputs.masked_lm, axis=-1, output_type=tf.int32)]
   labels = losses.truncate(
       outputs.masked_lm, options.truncation_factor, options.temperature,
-      options.tail_samples, inputs.get("offsets"))
+      options.tail_samples, inputs.get("offsets"), for_cpu)
   return inputs, [*labels, labels.indices[:, 0]]
 
 

@@ -6,6 +6,7 @@ not know Horovod.
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import os
@@ -139,9 +140,8 @@ class _Trainer:
         use_tpu=options.tpu.use_tpu,
         top_k=options.records.truncation_factor,
         tail_samples=inputs.held_out.tail_samples,
-        num_micro_batches=schedule.gradient_accumulation_steps,
-        static_shapes=options.device.use_xla,
-        compute_type=devices.compute_type(options.device.precision))
+        compute_type=devices.compute_type(options.device.precision),
+        for_cpu=not (devices.has_gpu() or options.tpu.use_tpu))
 
   def train(self) -> None:
     """Trains up to the last step, from the newest checkpoint on."""
@@ -264,7 +264,8 @@ class _Trainer:
     input_fn = input_pipeline.evaluation_input_fn(
         self._corpora.held_out, held_out.shape, held_out.flag,
         drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits,
-        first_record=share.first_record, num_records=share.num_records)
+        first_record=share.first_record, num_records=share.num_records,
+        prepare=self._prepare(1))
     with held_out.errors(self._corpora.held_out, lambda: order.pieces_of(
         self._corpora.held_out, share.first_record,
         min(share.first_record + share.num_records,
@@ -288,6 +289,13 @@ class _Trainer:
         corpus.size, options.max_eval_steps * options.eval_batch_size)
     return "{} of {} records, {}".format(
         num_records, corpus.size, corpus.fingerprint())
+
+  def _prepare(self, num_micro_batches: int) -> input_pipeline.Prepare:
+    """Returns what makes the student's features of a batch."""
+    return functools.partial(
+        student.prepare_batch, num_micro_batches=num_micro_batches,
+        # Compilers ask for shapes that do not change.
+        has_padding=self._options.device.use_xla or self._options.tpu.use_tpu)
 
   @property
   def _held_out_share(self) -> evaluation.Share:
@@ -344,7 +352,8 @@ class _Trainer:
                                     if processes.is_writer else None)
     return input_pipeline.training_input_fn(
         corpus, training.shape, training.flag, seed, position, processes.size,
-        processes.rank, training.limits, in_flight)
+        processes.rank, training.limits, in_flight,
+        self._prepare(self._options.schedule.gradient_accumulation_steps))
 
   def _build_estimator(self, decoder: Optional[teacher_decoder.Decoder],
                        schedule_offset: float) -> tf1.estimator.Estimator:

@@ -465,7 +465,8 @@ def _logits(config: modeling.BertConfig, is_training: bool, inputs: Inputs,
         inputs.segment_ids, scope="bert",
         # The last layer is computed only at the first token.
         output_positions=tf.zeros_like(inputs.input_ids[:, :1]),
-        compute_type=compute_type).get_pooled_output()
+        compute_type=compute_type,
+        for_cpu=not devices.has_gpu()).get_pooled_output()
     weights = tf1.get_variable(
         HEAD_VARIABLES[0], [num_labels, config.hidden_size],
         initializer=modeling.create_initializer(config.initializer_range),

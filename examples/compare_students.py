@@ -484,6 +484,7 @@ class Comparison:
     for name, student in self._description.students.items():
       try:
         config = dataclasses.replace(teacher, **student.config)
+        checkpoints.check_config(config)
       except (TypeError, ValueError) as error:
         raise InputError("student {}: {}".format(name, error)) from None
       path, text = self._commands.config_file(name), config.to_json_string()

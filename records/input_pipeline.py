@@ -32,6 +32,8 @@ from util import workers
 from util.command_line import InputError
 
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
+# Makes what a model reads of a batch.
+Prepare = Callable[[Dict[str, tf.Tensor]], Any]
 
 # By how much a model's vocabulary may be padded, for cores that want multiples
 # of 64 or 128, also after it is split among several.
@@ -345,7 +347,8 @@ def training_input_fn(
     corpus: order.Corpus, shape: schema.RecordShape, flag: str, seed: int,
     position: int = 0, num_processes: int = 1, process: int = 0,
     limits: Optional[decoding.Limits] = None,
-    in_flight: Optional[Deque[Sequence[order.Piece]]] = None) -> InputFn:
+    in_flight: Optional[Deque[Sequence[order.Piece]]] = None,
+    prepare: Optional[Prepare] = None) -> InputFn:
   """Builds an endless input_fn for TPUEstimator, in the order of `order`.
 
   Args:
@@ -359,10 +362,12 @@ def training_input_fn(
     limits: as for `decoding.decode`.
     in_flight: gets the pieces of each window when they are about to be read;
       `in_flight_pieces` makes it.
+    prepare: takes a batch as `decoding.decode` returns it, and returns what the
+      model reads; None for the batch itself.
 
   Returns:
     A function of `params`, with `params["batch_size"]` = B, that returns a
-    dataset of batches as `decoding.decode` gives them; B is static.
+    dataset of batches; B is static.
   """
   def locate_windows():
     for window in order.windows(corpus, seed, position, num_processes, process):
@@ -389,7 +394,8 @@ def training_input_fn(
     # One window is read while the one before it is in use.
     dataset = dataset.map(_as_is(read_window)).prefetch(1).flat_map(
         _as_is(take_in_order))
-    return _batches(dataset, shape, params["batch_size"], True, limits)
+    return _batches(
+        dataset, shape, params["batch_size"], True, limits, prepare)
 
   return input_fn
 
@@ -405,7 +411,8 @@ def in_flight_pieces() -> Deque[Sequence[order.Piece]]:
 def evaluation_input_fn(
     corpus: order.Corpus, shape: schema.RecordShape, flag: str,
     drop_remainder: bool = False, limits: Optional[decoding.Limits] = None,
-    first_record: int = 0, num_records: Optional[int] = None) -> InputFn:
+    first_record: int = 0, num_records: Optional[int] = None,
+    prepare: Optional[Prepare] = None) -> InputFn:
   """Builds an input_fn that reads records once, in the order of the files.
 
   Args:
@@ -417,6 +424,7 @@ def evaluation_input_fn(
     limits: as for `decoding.decode`.
     first_record: which record to begin with.
     num_records: how many to read; None for all that follow.
+    prepare: as for `training_input_fn`.
 
   Returns:
     A function of `params`, as `training_input_fn` does.
@@ -424,7 +432,7 @@ def evaluation_input_fn(
   def input_fn(params):
     dataset = read_range(corpus, flag, first_record, num_records)
     return _batches(dataset.batch(_num_decoded(shape)), shape,
-                    params["batch_size"], drop_remainder, limits)
+                    params["batch_size"], drop_remainder, limits, prepare)
 
   return input_fn
 
@@ -526,14 +534,17 @@ def _num_decoded(shape: schema.RecordShape) -> int:
 
 def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
              batch_size: int, drop_remainder: bool,
-             limits: Optional[decoding.Limits]) -> tf.data.Dataset:
+             limits: Optional[decoding.Limits],
+             prepare: Optional[Prepare]) -> tf.data.Dataset:
   """Decodes batches of serialized records to others, ahead of the model."""
   dataset = dataset.map(
       _as_is(lambda serialized: decoding.decode(serialized, shape, limits)),
       num_parallel_calls=min(_MOST_DECODING_THREADS, workers.available_cores()),
       deterministic=True)
-  return _without_autotuning(dataset.rebatch(
-      batch_size, drop_remainder).prefetch(_BATCHES_AHEAD))
+  dataset = dataset.rebatch(batch_size, drop_remainder)
+  if prepare:
+    dataset = dataset.map(_as_is(prepare))
+  return _without_autotuning(dataset.prefetch(_BATCHES_AHEAD))
 
 
 def _without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:

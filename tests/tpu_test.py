@@ -54,7 +54,8 @@ def _graph():
   examples = tiny.random_examples(4, seed=1)
 
   def computation(*unused_batch):
-    outputs, step = student.create_train_step(_OPTIONS, tiny.batch(examples))
+    outputs, step = student.create_train_step(
+        _OPTIONS, student.prepare_batch(tiny.batch(examples), has_padding=True))
     with tf.control_dependencies([step.operation]):
       return tf.identity(outputs["loss"])
 
@@ -176,7 +177,8 @@ def _train(options, batches):
     tf1.train.get_or_create_global_step()
     feed = {name: tf1.placeholder(values.dtype, values.shape)
             for name, values in tiny.batch(batches[0]).items()}
-    outputs, step = student.create_train_step(options, feed)
+    outputs, step = student.create_train_step(
+        options, student.prepare_batch(feed, has_padding=options.use_tpu))
     session.run((tf1.global_variables_initializer(),
                  tf1.local_variables_initializer()))
     for variable in tf1.trainable_variables():

@@ -24,7 +24,8 @@ def test_a_config_is_read_from_its_file(tmp_path):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("{", "not JSON"), ("[1]", "no vocab_size"), ("{}", "no vocab_size"),
+    ("{", "not JSON"), ("\xff", "not JSON"), ("[1]", "no vocab_size"),
+    ("{}", "no vocab_size"),
     ('{"vocab_size": "many"}', "vocab_size is 'many'"),
     ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}',
      "hidden_size 10.*num_attention_heads 3"),
@@ -33,7 +34,7 @@ def test_a_config_is_read_from_its_file(tmp_path):
 ])
 def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
   path = tmp_path / "bert_config.json"
-  path.write_text(text)
+  path.write_bytes(text.encode("latin-1"))
   with pytest.raises(
       InputError, match="--bert_config_file.*" + message) as error:
     checkpoints.load_config(str(path))

@@ -9,20 +9,17 @@ from distillation import devices
 from util.command_line import InputError
 
 
-@pytest.mark.parametrize("has_gpu, precision, wanted", [
-    (False, "fp32", (0, 0)), (False, "fp16", (0, 0)), (True, "fp32", (0, 0)),
-    # Float16 is in the graph: nothing is left to rewrite.
-    (True, "fp16", (0, 0)), (True, "bf16", (0, 0)),
-])
-def test_a_session_is_set_up_for_precision_and_device(
-    monkeypatch, has_gpu, precision, wanted):
+@pytest.mark.parametrize("precision", devices.PRECISIONS)
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_a_session_rewrites_no_precision(monkeypatch, has_gpu, precision):
+  """The arithmetic of each precision is in the graph."""
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
   monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   options = devices.session_config(
       devices.DeviceOptions(precision, use_xla=True)).graph_options
   rewrites = options.rewrite_options
   assert (rewrites.auto_mixed_precision,
-          rewrites.auto_mixed_precision_onednn_bfloat16) == wanted
+          rewrites.auto_mixed_precision_onednn_bfloat16) == (0, 0)
   assert options.optimizer_options.global_jit_level == has_gpu
 
 
@@ -36,12 +33,27 @@ def test_cpus_compile_where_tensorflow_was_told_so(monkeypatch):
   assert options.rewrite_options.remapping == options.rewrite_options.OFF
 
 
-@pytest.mark.parametrize("has_it", [False, True])
-def test_bf16_is_for_cpus_that_have_it(monkeypatch, has_it):
-  monkeypatch.setattr(devices, "_has_arithmetic", lambda _: has_it)
-  rewrites = devices.session_config(
-      devices.DeviceOptions("bf16")).graph_options.rewrite_options
-  assert rewrites.auto_mixed_precision_onednn_bfloat16 == has_it
+@pytest.mark.parametrize("cpu, capabilities, wanted", [
+    ("avx512f avx512_bf16", [], tf.bfloat16), ("amx_bf16", [], tf.bfloat16),
+    ("avx512f avx512_bf16x", [], tf.float32), ("avx2", [], tf.float32),
+    # Volta, Turing, Ampere and Hopper, whatever the CPU.
+    ("avx512_bf16", [(7, 0)], tf.float32), ("avx2", [(7, 5)], tf.float32),
+    ("avx2", [(8, 0)], tf.bfloat16), ("avx2", [(9, 0)], tf.bfloat16),
+    ("avx2", [(9, 0), (7, 5)], tf.float32), ("avx2", [None], tf.float32),
+])
+def test_bf16_is_for_devices_that_have_it(
+    monkeypatch, tmp_path, cpu, capabilities, wanted):
+  cpuinfo = tmp_path / "cpuinfo"
+  cpuinfo.write_text("flags : fpu {}\n".format(cpu))
+  monkeypatch.setattr(devices, "_CPU_FEATURES", str(cpuinfo))
+  monkeypatch.setattr(
+      tf.config, "get_visible_devices", lambda kind: capabilities)
+  monkeypatch.setattr(
+      tf.config.experimental, "get_device_details",
+      lambda gpu: {"compute_capability": gpu} if gpu else {})
+  assert devices.compute_type("bf16") == wanted
+  assert devices.compute_type("fp16") == tf.float16
+  assert devices.compute_type("fp32") == tf.float32
 
 
 def test_memory_grows_on_the_chosen_gpu():
@@ -90,13 +102,18 @@ def test_one_process_leaves_the_choice_to_tensorflow(gpus):
 @pytest.mark.parametrize("has_gpu, precision, use_xla, wanted", [
     (False, "fp32", False, ""), (True, "fp16", True, ""),
     (False, "fp16", False, "--precision=fp16.*slowly than in fp32.*a trial"),
-    (True, "bf16", False, "--precision=bf16.*fp16 is for GPUs.*at fp32"),
+    (True, "bf16", False, "--precision=bf16: this GPU has no.*Ampere.*use fp16"
+                          ".*running at fp32"),
+    (False, "bf16", False, "--precision=bf16: this CPU has no.*amx_bf16"
+                           ".*running at fp32"),
     (False, "fp32", True, "--use_xla: TF_XLA_FLAGS lacks.*nothing is compiled"),
 ])
 def test_what_the_device_cannot_do_is_told(
     monkeypatch, has_gpu, precision, use_xla, wanted):
   lines = []
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
+  monkeypatch.setattr(
+      devices, "_has_arithmetic", lambda asked_for: asked_for != "bf16")
   monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   monkeypatch.setattr(devices.logging, "warning",
                       lambda text, *values: lines.append(text % values))
