@@ -233,12 +233,16 @@ class LossScale:
 
   def update(self, is_finite: tf.Tensor) -> tf.Operation:
     """Builds the change after a step whose gradients were finite, or not."""
-    finite_steps = tf.where(is_finite, self._finite_steps + 1, 0)
-    is_doubled = finite_steps >= _FINITE_STEPS
+    # The host counts in int32: what it needs crosses to it once.
+    with tf.device("/device:CPU:0"):
+      finite_steps = tf.where(
+          tf.identity(is_finite), self._finite_steps + 1, 0)
+      is_doubled = finite_steps >= _FINITE_STEPS
+      finite_steps = tf.where(is_doubled, 0, finite_steps)
     factor = tf.where(is_finite, tf.where(is_doubled, 2.0, 1.0), 0.5)
     return tf.group(
         self._scale.assign(tf.maximum(1.0, self.value * factor)),
-        self._finite_steps.assign(tf.where(is_doubled, 0, finite_steps)),
+        self._finite_steps.assign(finite_steps),
         self._skipped_steps.assign_add(
             tf.cast(tf.logical_not(is_finite), tf.int64)))
 

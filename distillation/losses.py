@@ -145,18 +145,20 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
                   tf.float64)  # 1, but for rounding.
   num_certain = _num_certain(
       tf.cast(best.probabilities, tf.float64), total, tail_samples)
-  is_certain = tf.range(truncation_factor) < num_certain  # [N, K]
+  ranks = tf.range(truncation_factor, dtype=tf.int64)
+  is_certain = ranks < num_certain  # [N, K]
   tail = _put_entries(distribution, best.indices, tf.where(
       is_certain, 0.0, best.probabilities))
   # The entries of tokens that are certain take a sample, too: left out.
-  numbers = tf.maximum(0, tf.range(truncation_factor) - num_certain)
+  numbers = tf.nn.relu(ranks - num_certain)
   threshold, tokens = _sample(
       tail, truncation_factor - num_certain,
       offsets[:, tf.newaxis] + tf.cast(numbers, tf.float64))
   return TeacherLabels(
       tf.cast(tf.where(is_certain, tf.cast(best.probabilities, tf.float64),
                        threshold) / total, tf.float32),
-      tf.where(is_certain, best.indices, tokens))
+      tf.cast(tf.where(is_certain, tf.cast(best.indices, tf.int64), tokens),
+              tf.int32))
 
 
 def _num_certain(best: tf.Tensor, total: tf.Tensor,
@@ -172,14 +174,15 @@ def _num_certain(best: tf.Tensor, total: tf.Tensor,
     tail_samples: M.
 
   Returns:
-    int32 [N, 1], from K - M to K - 1.
+    int64 [N, 1], from K - M to K - 1; GPUs leave int32 to the host.
   """
   num_top = best.shape[1] - tail_samples
   # What is outside the most probable tokens, for num_top of them and more.
   rests = (total - tf.cumsum(best, axis=-1))[:, num_top - 1:-1]
   thresholds = rests / tf.range(tail_samples, 0, -1, tf.float64)  # [N, M]
-  return num_top + tf.minimum(tail_samples - 1, tf.math.count_nonzero(
-      best[:, num_top:] >= thresholds, axis=-1, keepdims=True, dtype=tf.int32))
+  return num_top + tf.minimum(
+      tf.constant(tail_samples - 1, tf.int64), tf.math.count_nonzero(
+          best[:, num_top:] >= thresholds, axis=-1, keepdims=True))
 
 
 def _sample(tail: tf.Tensor, num_samples: tf.Tensor,
@@ -193,11 +196,11 @@ def _sample(tail: tf.Tensor, num_samples: tf.Tensor,
 
   Args:
     tail: float32 [N, V], probabilities, 0 for tokens to leave out.
-    num_samples: int32 [N, 1].
+    num_samples: int64 [N, 1].
     teeth: float64 [N, K], where the teeth are, in distances of two teeth.
 
   Returns:
-    The thresholds, float64 [N, 1], and the tokens under the teeth, int32
+    The thresholds, float64 [N, 1], and the tokens under the teeth, int64
     [N, K].
   """
   blocks = _split(tail, 0.0)
@@ -205,16 +208,18 @@ def _sample(tail: tf.Tensor, num_samples: tf.Tensor,
       tf.cast(tf.reduce_sum(blocks, axis=-1), tf.float64), axis=-1)
   threshold = cumulated[:, -1:] / tf.cast(num_samples, tf.float64)
   teeth *= threshold
-  block = tf.minimum(tf.searchsorted(cumulated, teeth, side="right"),
-                     blocks.shape[1] - 1)  # [N, K]
+  last_block, last_token = (
+      tf.constant(size - 1, tf.int64) for size in (blocks.shape[1],
+                                                   tail.shape[1]))
+  block = tf.minimum(last_block, tf.searchsorted(
+      cumulated, teeth, side="right", out_type=tf.int64))  # [N, K]
   before = tf.gather(tf.pad(cumulated, [[0, 0], [1, 0]]), block, batch_dims=1)
   in_block = tf.cumsum(tf.cast(
       tf.gather(blocks, block, batch_dims=1), tf.float64), axis=-1)
-  position = tf.minimum(tf.math.count_nonzero(
-      in_block <= (teeth - before)[:, :, tf.newaxis], axis=-1,
-      dtype=tf.int32), _BLOCK_SIZE - 1)
-  return threshold, tf.minimum(block * _BLOCK_SIZE + position,
-                               tail.shape[1] - 1)
+  position = tf.minimum(
+      tf.constant(_BLOCK_SIZE - 1, tf.int64), tf.math.count_nonzero(
+          in_block <= (teeth - before)[:, :, tf.newaxis], axis=-1))
+  return threshold, tf.minimum(last_token, block * _BLOCK_SIZE + position)
 
 
 def top_k_entries(distribution: tf.Tensor, top_k: int

@@ -449,8 +449,12 @@ def _project(options: StudentOptions, hidden_states: tf.Tensor) -> tf.Tensor:
 
 def _is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
   """Returns 1.0 where the highest of [N, V] logits is the label's, else 0.0."""
-  best = tf.argmax(logits, axis=-1, output_type=tf.int32)
-  return tf.cast(tf.equal(best, labels), tf.float32)
+  return tf.cast(_are_equal(tf.argmax(logits, axis=-1), labels), tf.float32)
+
+
+def _are_equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+  """Compares integers, bool; as int64: GPUs have the host compare int32."""
+  return tf.equal(tf.cast(first, tf.int64), tf.cast(second, tf.int64))
 
 
 # --- Metrics -----------------------------------------------------------------
@@ -561,15 +565,15 @@ def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
   predicted = tf.math.top_k(
       logits, k=min(_TOP_TOKENS, logits.shape[-1])).indices
   is_stored = tf.reduce_any(
-      tf.equal(predicted[:, :, tf.newaxis], top.indices[:, tf.newaxis, :]),
-      axis=-1)
+      _are_equal(
+          predicted[:, :, tf.newaxis], top.indices[:, tf.newaxis, :]), axis=-1)
   return {
       "teacher_cross_entropy": losses.teacher_cross_entropies(
           logits, labels, temperature),
       "kl_from_teacher": losses.divergences_from_teacher(
           logits, top, temperature),
       "teacher_top1_agreement": tf.cast(
-          tf.equal(predicted[:, 0], best), tf.float32),
+          _are_equal(predicted[:, 0], best), tf.float32),
       "teacher_topk_precision": tf.reduce_mean(
           tf.cast(is_stored, tf.float32), axis=-1),
   }
@@ -605,7 +609,7 @@ def _calibration_gaps(confidences: tf.Tensor, is_correct: tf.Tensor,
   Returns:
     float32, by bin the sum of accuracy - confidence.
   """
-  bins = tf.minimum(tf.cast(confidences * _CALIBRATION_BINS, tf.int32),
+  bins = tf.minimum(tf.cast(confidences * _CALIBRATION_BINS, tf.int64),
                     _CALIBRATION_BINS - 1)
   return tf.ensure_shape(
       tf.math.unsorted_segment_sum(

@@ -1,11 +1,13 @@
-"""Tests that GPUs can run the graphs, by TensorFlow's registry of kernels.
+"""Tests how GPUs run the graphs, by TensorFlow's registry of kernels.
 
 No GPU is needed: the wheel holds its kernels. An operation without one runs on
-the CPU, and its tensors cross to the host and back in each step.
+the CPU, and its tensors cross to the host and back in each step. So does what a
+kernel of a GPU reads from the host's memory, such as shapes and seeds.
 """
 
 import dataclasses
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -41,7 +43,6 @@ _LABELS = {
     "hidden states": {"label_format": "hidden"}}
 # What runs on the host, and why that may be.
 _ON_THE_HOST = {
-    ("Split", "int32"): "the integers of a batch, by micro-batch",
     ("VarHandleOp", "int32"): "the count of finite steps, as checkpoints have "
                               "it",
     ("PyFunc", "float32"): "the decoder's first value, once at the start",
@@ -57,14 +58,14 @@ def _gpu_kernels(kind):
           if kernel.device_type in ("GPU", "DEFAULT")]
 
 
-def _has_gpu_kernel(operation):
-  """Returns whether there is a kernel for the operation's dtypes."""
-  return any(
-      all(operation.get_attr(constraint.name).as_datatype_enum
-          in constraint.allowed_values.list.type
-          for constraint in kernel.constraint
-          if constraint.allowed_values.list.type)
-      for kernel in _gpu_kernels(operation.type))
+def _gpu_kernel(operation):
+  """Returns the kernel for the operation's dtypes, None if there is none."""
+  return next((
+      kernel for kernel in _gpu_kernels(operation.type)
+      if all(operation.get_attr(constraint.name).as_datatype_enum
+             in constraint.allowed_values.list.type
+             for constraint in kernel.constraint
+             if constraint.allowed_values.list.type)), None)
 
 
 def _without_gpu_kernel(graph):
@@ -72,7 +73,67 @@ def _without_gpu_kernel(graph):
   return {(operation.type, *_dtypes(operation))
           for operation in graph.get_operations()
           if operation.type not in _NO_KERNEL
-          and not _has_gpu_kernel(operation)}
+          and not _gpu_kernel(operation)}
+
+
+def _memories(operation, arguments, tensors):
+  """Returns which of an operation's tensors lie in the host's memory.
+
+  Args:
+    operation: the operation.
+    arguments: of its definition, inputs or outputs.
+    tensors: the same.
+  """
+  kernel = _gpu_kernel(operation)
+  # What reads or changes a variable runs where the variable is.
+  variables = [tensor.op for tensor in operation.inputs
+               if tensor.dtype == tf.resource]
+  if (not kernel or "CPU" in operation.device
+      or not all(map(_gpu_kernel, variables))):
+    return [True] * len(tensors)
+  on_host = []
+  for argument in arguments:
+    count = 1
+    if argument.number_attr:
+      count = operation.get_attr(argument.number_attr)
+    elif argument.type_list_attr:
+      count = len(operation.get_attr(argument.type_list_attr))
+    on_host += [argument.name in kernel.host_memory_arg] * count
+  assert len(on_host) == len(tensors), operation
+  return on_host
+
+
+def _crossings(fetches):
+  """Returns the tensors that cross between host and GPU in a step.
+
+  Args:
+    fetches: the operations that a step runs.
+
+  Returns:
+    The names of those from the host to the GPU, and from the GPU to the host.
+    Constants are copied once, and resources not at all.
+  """
+  needed, ahead = set(), list(fetches)
+  while ahead:
+    operation = ahead.pop()
+    if operation not in needed:
+      needed.add(operation)
+      ahead += [tensor.op for tensor in operation.inputs]
+      ahead += operation.control_inputs
+  source = {}
+  for operation in needed:
+    is_fed = operation.type == "Placeholder"
+    source.update(zip((tensor.name for tensor in operation.outputs), _memories(
+        operation, operation.op_def.output_arg, operation.outputs)))
+    source.update({tensor.name: True for tensor in operation.outputs if is_fed})
+  crossings = {True: set(), False: set()}
+  for operation in needed:
+    for tensor, on_host in zip(operation.inputs, _memories(
+        operation, operation.op_def.input_arg, operation.inputs)):
+      if (source[tensor.name] != on_host and tensor.dtype != tf.resource
+          and tensor.op.type != "Const"):
+        crossings[source[tensor.name]].add(tensor.name)
+  return crossings[True], crossings[False]
 
 
 def _dtypes(operation):
@@ -83,66 +144,111 @@ def _dtypes(operation):
                  for tensor in (*operation.inputs, *operation.outputs)})
 
 
-def _features(has_hidden_states):
-  """Returns placeholders of a batch, as `decoding.decode` gives it."""
+def _features(kind, num_micro_batches=1):
+  """Returns placeholders of a batch, as the input pipeline prepares it."""
   shape = tiny.SHAPE
-  if has_hidden_states:
+  if kind == "hidden states":
     shape = shape._replace(
         truncation_factor=0, teacher_hidden_size=_HIDDEN_SIZE)
-  return {
-      name: tf1.placeholder(
-          tf.int32 if feature.dtype == np.int64 else tf.float32,
-          [None, *feature.shape], name=name)
-      for name, feature in schema.features(shape).items()}
+  with tf.Graph().as_default():
+    prepared = student.prepare_batch({
+        name: tf1.placeholder(
+            tf.int32 if feature.dtype == np.int64 else tf.float32,
+            [4, *feature.shape])
+        for name, feature in schema.features(shape).items()},
+                                     num_micro_batches)
+  return {name: tuple(tf1.placeholder(tensor.dtype, tensor.shape)
+                      for tensor in tensors)
+          for name, tensors in prepared.items()}
 
 
-def _options(precision, **changes):
+def _options(compute_type, kind):
   return student.StudentOptions(
-      _CONFIG, compute_type=devices.compute_type(precision), top_k=3,
-      **changes)
+      _CONFIG, compute_type=compute_type, top_k=3, **_TRAININGS[kind])
 
 
-def _train(precision, kind, num_micro_batches=1):
+def _train(compute_type, kind, num_micro_batches=1):
   tf1.train.get_or_create_global_step()
-  student.create_train_step(
-      _options(precision, num_micro_batches=num_micro_batches,
-               **_TRAININGS[kind]), _features(kind == "hidden states"))
+  outputs, step = student.create_train_step(
+      _options(compute_type, kind), _features(kind, num_micro_batches))
+  return [step.operation, outputs["loss"].op, step.is_finite.op]
 
 
-def _evaluate(precision, kind):
-  spec = student.build_model_fn(_options(precision, **_TRAININGS[kind]))(
-      _features(kind == "hidden states"), None, tf.estimator.ModeKeys.EVAL, {})
+def _evaluate(compute_type, kind):
+  spec = student.build_model_fn(_options(compute_type, kind))(
+      _features(kind), None, tf.estimator.ModeKeys.EVAL, {})
   function, tensors = spec.eval_metrics
-  function(**tensors)
+  return [update for _, update in function(**tensors).values()]
 
 
 def _label(precision, kind):
-  teacher._build_graph(_CONFIG, teacher.LabelOptions(  # pylint: disable=protected-access
+  _, outputs = teacher._build_graph(_CONFIG, teacher.LabelOptions(  # pylint: disable=protected-access
       truncation_factor=4, device=devices.DeviceOptions(precision),
       **_LABELS[kind]))
+  return [tensor.op for tensor in outputs]
 
 
+# What is built, and how many tensors may cross from the host to the GPU and
+# back in a step of it: these numbers may only fall. Two come back in training,
+# the global step, which seeds dropout, and whether the gradients are finite.
 _GRAPHS = {
-    "training, fp32": (_train, "fp32", "top-k"),
-    "training, micro-batches": (_train, "fp16", "top-k", 2),
-    **{"training, " + kind: (_train, "fp16", kind) for kind in _TRAININGS},
-    **{"evaluation, " + kind: (_evaluate, "fp16", kind)
-       for kind in ("top-k", "hidden states")},
-    **{"labels, {}, {}".format(kind, precision): (_label, precision, kind)
-       for kind in _LABELS for precision in ("fp32", "fp16")}}
+    "training, fp32": ((_train, tf.float32, "top-k"), (10, 1)),
+    "training, bf16": ((_train, tf.bfloat16, "top-k"), (10, 1)),
+    "training, micro-batches": ((_train, tf.float16, "top-k", 2), (21, 2)),
+    "training, top-k": ((_train, tf.float16, "top-k"), (11, 2)),
+    "training, hard labels": ((_train, tf.float16, "hard labels"), (9, 2)),
+    "training, both": ((_train, tf.float16, "both"), (11, 2)),
+    "training, schedule": ((_train, tf.float16, "schedule"), (11, 2)),
+    "training, bucket": ((_train, tf.float16, "bucket"), (12, 3)),
+    "training, hidden states": (
+        (_train, tf.float16, "hidden states"), (11, 3)),
+    **{"evaluation, {}, {}".format(kind, dtype.name): (
+        (_evaluate, dtype, kind), limits)
+       for kind, limits in (("top-k", (15, 1)), ("hidden states", (14, 2)))
+       for dtype in (tf.float16, tf.bfloat16)},
+    **{"labels, {}, {}".format(kind, precision): (
+        (_label, precision, kind), limits)
+       for kind, limits in (("top-k", (5, 1)), ("sample", (7, 2)),
+                            ("hidden states", (5, 0)))
+       for precision in devices.PRECISIONS}}
 
 
 @pytest.mark.parametrize("name", [
-    "training, top-k", *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in _GRAPHS if name != "training, top-k")])
-def test_a_gpu_has_a_kernel_for_each_operation(name):
-  build, *arguments = _GRAPHS[name]
+    "training, top-k", "labels, sample, fp32", *(
+        pytest.param(name, marks=pytest.mark.slow) for name in _GRAPHS
+        if name not in ("training, top-k", "labels, sample, fp32"))])
+def test_a_gpu_runs_the_graph_without_the_host(monkeypatch, name):
+  monkeypatch.setattr(devices, "has_gpu", lambda: True)
+  monkeypatch.setattr(devices, "_has_arithmetic", lambda precision: True)
+  (build, *arguments), limits = _GRAPHS[name]
   with tf.Graph().as_default() as graph:
     tf1.set_random_seed(1)  # With a seed dropout draws by step, as in training.
-    build(*arguments)
+    fetches = build(*arguments)
   found = _without_gpu_kernel(graph)
   assert found <= set(_ON_THE_HOST), found - set(_ON_THE_HOST)
+  crossings = _crossings(fetches)
+  for tensors, limit in zip(crossings, limits):
+    assert len(tensors) <= limit, sorted(tensors)
+
+
+def test_the_number_of_layers_crosses_nothing(monkeypatch):
+  monkeypatch.setattr(devices, "has_gpu", lambda: True)
+  counts = set()
+  for num_layers in (1, 2):
+    monkeypatch.setattr(sys.modules[__name__], "_CONFIG", dataclasses.replace(
+        _CONFIG, num_hidden_layers=num_layers))
+    with tf.Graph().as_default():
+      tf1.set_random_seed(1)
+      counts.add(tuple(map(len, _crossings(_train(tf.float32, "top-k")))))
+  assert len(counts) == 1
+
+
+def test_what_kernels_read_from_the_host_crosses():
+  with tf.Graph().as_default():
+    values = tf1.placeholder(tf.float32, [2])
+    sizes = tf.cast(values * 2.0, tf.int32)  # On the GPU.
+    up, down = _crossings([tf.reshape(values, sizes).op])
+    assert (up, down) == ({values.name}, {sizes.name})
 
 
 def test_the_registry_tells_what_has_no_kernel():
