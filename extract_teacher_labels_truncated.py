@@ -136,8 +136,8 @@ def define_flags() -> None:
       "random_seed", 12345, "Seed of the samples.", lower_bound=0)
   flags.DEFINE_enum(
       "precision", "fp32", devices.PRECISIONS,
-      "Arithmetic of the teacher: bf16 is for CPUs that have it, fp16 for "
-      "GPUs. The probabilities are computed in float32 in any case.")
+      "Arithmetic of the teacher: bf16 is for CPUs and GPUs that have it, fp16 "
+      "for GPUs. The probabilities are computed in float32 in any case.")
   flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA.")
   flags.DEFINE_enum(
       "record_format", "example", compact.FORMATS,

@@ -67,7 +67,7 @@ class BertConfig:
     type_vocab_size: number of segments.
     initializer_range: standard deviation of newly initialised weights.
   """
-  vocab_size: Optional[int]
+  vocab_size: int
   hidden_size: int = 768
   num_hidden_layers: int = 12
   num_attention_heads: int = 12
@@ -86,7 +86,8 @@ class BertConfig:
     As BERT's does, it keeps what is no field, and checks nothing: a model with
     impossible sizes is refused when it is built.
     """
-    config = cls(vocab_size=None)
+    vocab_size: Any = json_object.get("vocab_size")
+    config = cls(vocab_size)
     config.__dict__.update(json_object)
     return config
 

@@ -71,7 +71,8 @@ def masked_lm_logits(config_file: str, checkpoint: str,
         config, False, *(tf.constant(features[name]) for name in (
             schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS,
             schema.MASKED_LM_POSITIONS)),
-        tf.constant(np.flatnonzero(features[schema.MASKED_LM_WEIGHTS]), tf.int32),
+        tf.constant(
+            np.flatnonzero(features[schema.MASKED_LM_WEIGHTS]), tf.int32),
         has_next_sentence=False).masked_lm
     checkpoints.restore(checkpoint)
     session.run(tf1.global_variables_initializer())

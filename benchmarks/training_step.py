@@ -166,7 +166,8 @@ def main() -> None:
           options, compute_type=devices.compute_type(precision),
           for_cpu=not devices.has_gpu())
       steppers[precision + ", XLA" * use_xla] = Stepper(
-          functools.partial(build_step, own, has_padding=use_xla), input_fn, batch_size,
+          functools.partial(build_step, own, has_padding=use_xla), input_fn,
+          batch_size,
           devices.session_config(devices.DeviceOptions(precision, use_xla)))
   features = next(input_pipeline.read_windows(
       corpus, "input_file", shape, 0, _PEER_BATCHES * batch_size,

@@ -102,8 +102,7 @@ def check_config(config: modeling.BertConfig) -> None:
                      "BERT's bert_config.json")
   for field in dataclasses.fields(config):
     name, value = field.name, getattr(config, field.name)
-    is_size = field.type is int or name == "vocab_size"
-    if is_size and not (_is_number(value, int) and value > 0):
+    if field.type is int and not (_is_number(value, int) and value > 0):
       raise ValueError("{} is {!r}; it must be a whole number over 0".format(
           name, value))
     if name.endswith("_prob") and not (

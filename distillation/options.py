@@ -134,8 +134,8 @@ def define_flags() -> None:
       "teacher labels.")
   flags.DEFINE_enum(
       "precision", "fp32", devices.PRECISIONS,
-      "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
-      "dynamic loss scaling on GPUs. Variables stay float32.")
+      "Arithmetic of the matrix products: bf16 on CPUs and GPUs that have "
+      "it, fp16 with dynamic loss scaling on GPUs. Variables stay float32.")
   flags.DEFINE_bool(
       "use_xla", False, "Whether to compile the graph with XLA.")
   flags.DEFINE_integer(

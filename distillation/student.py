@@ -162,8 +162,8 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
       return tpu.TPUEstimatorSpec(
           mode=mode, loss=outputs["loss"], train_op=step.operation,
           scaffold_fn=_restore(options), training_hooks=training_hooks)
-    outputs = _student_outputs(
-        options, *_micro_batches(features), False, _BatchSize.of(features))
+    batch, = _micro_batches(features)
+    outputs = _student_outputs(options, batch, False, _BatchSize.of(features))
     metric_inputs = {name: value for name, value in outputs.items()
                      if name not in _SCALARS}
     return tpu.TPUEstimatorSpec(

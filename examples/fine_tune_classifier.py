@@ -136,8 +136,8 @@ def define_flags() -> None:
       lower_bound=0.0, upper_bound=1000.0)
   flags.DEFINE_enum(
       "precision", "fp32", devices.PRECISIONS,
-      "Arithmetic of the matrix products: bf16 on CPUs that have it, fp16 with "
-      "dynamic loss scaling on GPUs. Variables stay float32.")
+      "Arithmetic of the matrix products: bf16 on CPUs and GPUs that have "
+      "it, fp16 with dynamic loss scaling on GPUs. Variables stay float32.")
   flags.DEFINE_integer(
       "random_seed", 12345,
       "Seed of new weights, of dropout, of the order of the examples and of "

@@ -763,7 +763,8 @@ def test_a_config_survives_its_text(tmp_path):
 
 def test_a_config_takes_what_berts_takes():
   """Scripts keep their own values in it, and set sizes later."""
-  config = modeling.BertConfig.from_dict({"hidden_size": 37, "pooler_type": "x"})
+  config = modeling.BertConfig.from_dict(
+      {"hidden_size": 37, "pooler_type": "x"})
   assert config.hidden_size == 37 and config.num_attention_heads == 12
   assert config.vocab_size is None and config.pooler_type == "x"
   assert config.to_dict()["pooler_type"] == "x"
