@@ -153,6 +153,8 @@ def print_rates(folder: pathlib.Path) -> None:
   memory = (tf.config.experimental.get_memory_info("GPU:0")["peak"]
             if devices.has_gpu() else teacher_memory.peak_bytes())
   name = FLAGS.precision
+  if devices.arithmetic(name) != name:
+    name += ", run at fp32"
   if name == "fp32" and devices.has_gpu() and FLAGS.tf32:
     name = "fp32, products in TF32"
   training_operations = arithmetic.TRAINING_PASSES * num_operations

@@ -48,7 +48,7 @@ measure_rates() {
   say "|---|---|---|---|---|---|---|"
   local precision tf32 use_xla
   for use_xla in False True; do
-    for precision in fp32 tf32 fp16; do
+    for precision in fp32 tf32 bf16 fp16; do
       tf32=False
       if [ $precision = tf32 ]; then
         [ "$NUM_GPUS" -gt 0 ] || continue
@@ -78,7 +78,7 @@ compare_labels() {
   say
   (export CUDA_VISIBLE_DEVICES=-1; label cpu)
   local precision
-  for precision in fp32 fp16; do
+  for precision in fp32 bf16 fp16; do
     label $precision --precision $precision
     say "Labels in $precision and those of the CPU in fp32:" \
         "$(python benchmarks/gpu.py --part labels --labels \
