@@ -220,10 +220,10 @@ def exhaustion_errors(remedy: str) -> Iterator[None]:
     yield
   except tf.errors.ResourceExhaustedError as error:
     raise InputError("memory or disk ran out ({}): {}".format(
-        _first_line(error), remedy)) from error
+        first_line(error), remedy)) from error
 
 
-def _first_line(error: tf.errors.OpError) -> str:
+def first_line(error: tf.errors.OpError) -> str:
   """Returns what a TensorFlow error says first, after its headings."""
   lines = [line.strip() for line in error.message.split("\n")]
   # Errors of a node begin with where the node was defined.

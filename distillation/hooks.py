@@ -15,6 +15,8 @@ import tqdm
 from distillation.processes import ENGINE
 from util.command_line import InputError
 
+# A graph's collection of the global step as a step of training leaves it.
+STEP_AFTER = "step_after"
 # Steps between two lines of the log, where no terminal shows the bar.
 LOG_STEPS = 100
 
@@ -220,7 +222,9 @@ class ProgressHook(tf1.train.SessionRunHook):
 
   def begin(self):
     self._step = tf1.train.get_global_step()
-    self._fetches = [tf1.get_collection(tf1.GraphKeys.LOSSES)[-1]]
+    # On a TPU a run takes many steps, and the step is asked for after them.
+    self._fetches = [tf1.get_collection(tf1.GraphKeys.LOSSES)[-1],
+                     tf1.get_collection(STEP_AFTER)]
     if self._summary_folder:
       self._writer = tf1.summary.FileWriterCache.get(self._summary_folder)
       self._fetches.append(tf1.summary.merge_all())
@@ -241,8 +245,9 @@ class ProgressHook(tf1.train.SessionRunHook):
     return tf1.train.SessionRunArgs(self._fetches)
 
   def after_run(self, run_context, run_values):
-    loss, *summaries = run_values.results
-    self.step = run_context.session.run(self._step)
+    loss, step_after, *summaries = run_values.results
+    self.step = (step_after[0] if step_after
+                 else run_context.session.run(self._step))
     self._bar.set_postfix_str("loss {:.4f}, {:.1f} sequences/s".format(
         loss, (self._bar.format_dict["rate"] or 0) * self._sequences_per_step),
                               refresh=False)

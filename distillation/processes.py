@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import re
 import select
 import socket
 import threading
@@ -24,6 +25,7 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 from distillation import agreement
+from distillation import devices
 from util import command_line
 from util.command_line import InputError
 
@@ -43,8 +45,10 @@ _EXIT_SECONDS = 3.0
 _RUNNING, _FINISHED, _FAILED, _INTERRUPTED = range(4)
 # What is known where none of this machine has died.
 _SHUT_DOWN = "the engine shut down; its warning, if any, names who is missing"
-# Part of the errors that Horovod raises in a session.
+# Part of the errors that Horovod raises in a session, and of those that it
+# raises where another process has gone.
 ENGINE = "Horovod"
+_LOSSES = re.compile("shut down|[Cc]onnection|[Bb]roken pipe")
 
 
 def identity(tensor: tf.Tensor, unused_name: str = "") -> tf.Tensor:
@@ -326,7 +330,13 @@ class Group:
     except tf.errors.OpError as error:
       if ENGINE not in error.message and not self._is_broken:
         raise
-      self._raise_lost()
+      if (self._is_broken or _LOSSES.search(error.message) or self._gone()):
+        self._raise_lost()
+      raise InputError(
+          "{}: {} failed {}: {}; NCCL_DEBUG=INFO says more of GPUs, and the "
+          "same command resumes from what is saved".format(
+              self._processes.name(), ENGINE, self.activity(),
+              devices.first_line(error))) from error
     except KeyboardInterrupt:
       # The launcher ends the others when one is lost.
       if (self._heard[:, 1] == _FAILED).any() or self._gone():

@@ -158,6 +158,9 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
       training_hooks = []
       if not options.use_tpu:  # A TPU hands out nothing but the loss.
         _summarize(options, outputs, step)
+        with tf.control_dependencies([step.operation]):
+          tf1.add_to_collection(
+              hooks.STEP_AFTER, tf1.train.get_global_step().read_value())
         training_hooks.append(hooks.StopAtNonFiniteHook(step.is_finite))
       return tpu.TPUEstimatorSpec(
           mode=mode, loss=outputs["loss"], train_op=step.operation,

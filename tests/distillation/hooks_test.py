@@ -205,3 +205,26 @@ def test_progress_is_logged_and_drawn(tmp_path, caplog):
           if tag == "twice_the_step"} == {21: 42, 120: 240, 220: 440, 250: 500}
   assert [event.step for event in events
           if event.session_log.status == tf1.SessionLog.START] == [21]
+
+
+def test_progress_asks_no_session_for_a_step_that_is_at_hand(monkeypatch):
+  """One run for each step, and one for the step at which training starts."""
+  steps, runs = [], []
+  run = tf1.Session.run
+
+  def count_runs(session, fetches, *arguments, **keywords):
+    if getattr(fetches, "name", None) == "global_step:0":
+      runs.append(fetches)
+    return run(session, fetches, *arguments, **keywords)
+
+  monkeypatch.setattr(tf1.Session, "run", count_runs)
+
+  def build_hooks(step):
+    tf1.add_to_collection(hooks.STEP_AFTER, step)
+    progress = hooks.ProgressHook(7, 4, None)
+    steps.append(progress)
+    return [progress]
+
+  _count(7, build_hooks)
+  assert steps[0].step == 7
+  assert len(runs) == 1
