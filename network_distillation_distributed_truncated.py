@@ -48,7 +48,7 @@ if __name__ == "__main__":  # TensorFlow reads these once, the first early.
 
 import dataclasses
 import sys
-from typing import Any, MutableMapping
+from typing import Any, MutableMapping, Optional
 
 from absl import flags
 
@@ -131,6 +131,15 @@ def _wrap_optimizer(optimizer: Any, compression: str) -> Any:
       optimizer, compression=_COMPRESSIONS[compression], sparse_as_dense=True)
 
 
+def _transport() -> Optional[str]:
+  """Returns what carries gradients; None for one process."""
+  if hvd.size() == 1:
+    return None
+  if devices.has_gpu() and hvd.nccl_built():
+    return "NCCL"
+  return "MPI" if hvd.mpi_enabled() else "Gloo"
+
+
 def main() -> None:
   set_engine_defaults(os.environ, devices.has_gpu())
   hvd.init()
@@ -146,6 +155,7 @@ def main() -> None:
                        tensor, op=hvd.Sum, name=name),
                    gather=lambda tensor, name: hvd.allgather(
                        tensor, name=name),
+                   transport=_transport(),
                    flags=dataclasses.asdict(distribution),
                    scale_learning_rate=distribution.scale_learning_rate,
                    stall_seconds=float(os.environ[_STALL_SHUTDOWN])))

@@ -269,11 +269,12 @@ def take_turns(forms: Mapping[str, Stored]) -> None:
   for stored in forms.values():
     options = student.StudentOptions(
         config, init_checkpoint=FLAGS.student_checkpoint,
-        decoder=stored.decoder)
+        decoder=stored.decoder, compute_type=devices.compute_type("bf16"),
+        for_cpu=not devices.has_gpu())
     stored.stepper = training_step.Stepper(
         lambda features, options=options: training_step.build_step(
             options, features), stored.input_fn(), batch_size,
-        devices.session_config(devices.DeviceOptions("bf16")))
+        devices.session_config())
     stored.stepper.take(training_step.WARM_UP_STEPS)
   for _ in range(FLAGS.turns):
     for stored in forms.values():

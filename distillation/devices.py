@@ -20,6 +20,8 @@ _COMPUTE_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16, "fp16": tf.float16}
 # The first GPUs that multiply in bfloat16, Ampere.
 _BFLOAT16_CAPABILITY = (8, 0)
 _CPU_FEATURES = "/proc/cpuinfo"
+# Is there where the driver of NVIDIA's GPUs is loaded.
+_NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 # In TF_XLA_FLAGS, which the scripts set, it lets XLA compile for CPUs.
 _XLA_FLAG = "--tf_xla_cpu_global_jit"
 # How long a TPU may take to answer.
@@ -55,7 +57,7 @@ def session_config(options: DeviceOptions = DeviceOptions(),
   config.gpu_options.allow_growth = True
   if gpu is not None:
     config.gpu_options.visible_device_list = str(gpu)
-  if local_size > 1 and not has_gpu():
+  if local_size > 1:
     # More threads than cores would take them from the other processes.
     num_threads = max(1, workers.available_cores() // local_size)
     if "TF_NUM_INTRAOP_THREADS" not in os.environ:
@@ -83,29 +85,27 @@ def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
   memory of every GPU that it sees when it first touches one.
 
   Args:
-    local_rank: the process among those of its machine; None leaves the choice
-      to TensorFlow.
+    local_rank: the process among those of its machine; None where it is alone,
+      which takes the first GPU.
 
   Returns:
-    The GPU's number, None on a machine without GPUs or without a choice.
+    The GPU's number, None on a machine without GPUs.
 
   Raises:
     InputError: there are fewer GPUs than processes.
   """
   gpus = tf.config.list_physical_devices("GPU")
-  chosen = None
-  if local_rank is not None and gpus:
-    # Where just one is visible, the launcher has made the choice.
-    chosen = local_rank if len(gpus) > 1 else 0
-    if chosen >= len(gpus):
-      raise InputError(
-          "process {} of this machine finds no GPU of its own, as there are "
-          "{}: start no more processes than GPUs (-np, -H HOST:{})".format(
-              local_rank, len(gpus), len(gpus)))
-    gpus = [gpus[chosen]]
-    tf.config.set_visible_devices(gpus, "GPU")
-  for gpu in gpus:
-    tf.config.experimental.set_memory_growth(gpu, True)
+  if not gpus:
+    return None
+  # Where just one is visible, the launcher has made the choice.
+  chosen = (local_rank or 0) if len(gpus) > 1 else 0
+  if chosen >= len(gpus):
+    raise InputError(
+        "process {} of this machine finds no GPU of its own, as there are "
+        "{}: start no more processes than GPUs (-np, -H HOST:{})".format(
+            local_rank, len(gpus), len(gpus)))
+  tf.config.set_visible_devices([gpus[chosen]], "GPU")
+  tf.config.experimental.set_memory_growth(gpus[chosen], True)
   return chosen
 
 
@@ -160,8 +160,30 @@ def _check_answers(address: str, flag: str) -> None:
                          flag, address, error)) from None
 
 
-def warn_of_device(options: DeviceOptions) -> None:
-  """Says where the device does not do what `session_config` is asked for."""
+def report_device(options: DeviceOptions, gpu: Optional[int] = None,
+                  transport: Optional[str] = None) -> None:
+  """Logs where and how a graph runs, and warns where that is not as asked for.
+
+  Args:
+    options: what is asked for.
+    gpu: the GPU that the process uses; None is the first one, if there is one.
+    transport: what carries gradients between processes, NCCL, MPI or Gloo;
+      None where a process is alone.
+  """
+  logging.info(
+      "Running on %s in %s%s.", _describe_device(gpu),
+      arithmetic(options.precision), "; gradients travel by {}".format(
+          transport) if transport else "")
+  if not has_gpu() and os.path.exists(_NVIDIA_DRIVER):
+    logging.warning(
+        "This machine has an NVIDIA driver, but TensorFlow finds no GPU: the "
+        "run uses the CPU. Check nvidia-smi and CUDA_VISIBLE_DEVICES; "
+        "docs/devices.md says which packages TensorFlow needs.")
+  if has_gpu() and transport and transport != "NCCL":
+    logging.warning(
+        "Horovod was built without NCCL: gradients travel by %s, through the "
+        "memory of the host. docs/devices.md says how to build Horovod with "
+        "NCCL.", transport)
   if not _has_arithmetic(options.precision):
     logging.warning(
         "--precision=%s: this %s has no such arithmetic (bf16 needs %s); "
@@ -175,6 +197,23 @@ def warn_of_device(options: DeviceOptions) -> None:
   if options.use_xla and not _has_compiler():
     logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which CPUs need; "
                     "nothing is compiled.", _XLA_FLAG)
+
+
+def _describe_device(gpu: Optional[int]) -> str:
+  """Returns kind and memory of the device that a process uses."""
+  if not has_gpu():
+    return "{} CPU cores with {:.1f} GiB of memory".format(
+        workers.available_cores(),
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 ** 30)
+  gpu = gpu or 0
+  details = tf.config.experimental.get_device_details(
+      tf.config.list_physical_devices("GPU")[gpu])
+  with tf.Graph().as_default(), tf1.Session(
+      config=session_config(gpu=gpu)) as session:
+    memory = max((device.memory_limit_bytes for device in session.list_devices()
+                  if device.device_type == "GPU"), default=0)
+  return "GPU {}, {}, with {:.1f} GiB of memory".format(
+      gpu, details.get("device_name", "of an unknown kind"), memory / 2 ** 30)
 
 
 def has_gpu() -> bool:

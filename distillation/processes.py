@@ -73,6 +73,8 @@ class Processes:
     reduce_sum: returns the sum of a tensor over all processes.
     gather: returns the tensors of all processes, by rank, as one along the
       first dimension.
+    transport: what carries gradients, NCCL, MPI or Gloo; None where there is
+      one process.
     flags: by name what this process was told beside the trainers' flags.
     scale_learning_rate: whether the learning rate is multiplied and the
       numbers of steps are divided by the number of processes.
@@ -88,6 +90,7 @@ class Processes:
   broadcast_hooks: Tuple[tf1.train.SessionRunHook, ...] = ()
   reduce_sum: Reduce = identity
   gather: Reduce = identity
+  transport: Optional[str] = None
   flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   scale_learning_rate: bool = True
   stall_seconds: float = 60.0

@@ -102,7 +102,7 @@ class Teacher:
     self._config = config
     self._options = options
     self._has_gpu = devices.has_gpu()
-    devices.warn_of_device(options.device)
+    devices.report_device(options.device, gpu)
     with tf.Graph().as_default():
       self._inputs, self._outputs = _build_graph(config, options)
       self._session = inference.start_session(

@@ -174,7 +174,8 @@ class _Trainer:
           self._sequences_per_step * self._processes.size,
           num_steps - first_step)
     _warn_of_warmup(self._options.schedule)
-    devices.warn_of_device(self._options.device)
+    devices.report_device(
+        self._options.device, self._gpu, self._processes.transport)
     progress = hooks.ProgressHook(
         num_steps, self._sequences_per_step * self._processes.size,
         output_dir if is_writer else None)

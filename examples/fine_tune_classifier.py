@@ -400,7 +400,7 @@ def fine_tune(options: Options) -> None:
         "memory or space".format(
             options.train_batch_size, options.max_seq_length)):
       if not notes.learning_rate:
-        devices.warn_of_device(devices.DeviceOptions(options.precision))
+        devices.report_device(devices.DeviceOptions(options.precision))
         notes = _train(options, inputs, notes)
       if inputs.held_out:
         apply_to_file(options, load(output_dir), inputs.held_out)
@@ -636,7 +636,7 @@ def apply(options: Options, given: Collection[str]) -> None:
           "--{}={}, but the classifier in {} was trained with {}; leave the "
           "flag out".format(name, getattr(options, name), options.output_dir,
                             trained_with))
-  devices.warn_of_device(devices.DeviceOptions(options.precision))
+  devices.report_device(devices.DeviceOptions(options.precision))
   with devices.exhaustion_errors("free some memory, or space in {}".format(
       options.output_dir)):
     if not options.eval_file:

@@ -54,6 +54,7 @@ _DO_NOT_RUN = {
     "python examples/compare_students.py": "trains for hours; its own test",
     "TEXT=data/wikipedia.txt": "tests/examples/pipeline_test.py runs it",
     "./setup.sh --gpu": "takes 2.3 GB from the network",
+    "docker run --gpus": "needs docker and a GPU",
     "benchmarks/gpu.sh": "measures for minutes",
     "./setup.sh\nsource": "sets up",
     "./setup.sh     ": "runs these tests",

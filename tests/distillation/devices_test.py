@@ -1,6 +1,7 @@
 """Tests of precision, XLA and the choice of GPUs."""
 
 import re
+import types
 
 import pytest
 import tensorflow as tf
@@ -92,11 +93,58 @@ def test_a_launcher_may_isolate_the_gpus(gpus):
   assert calls == [(["a"], "GPU"), ("a", True)]
 
 
-def test_one_process_leaves_the_choice_to_tensorflow(gpus):
+def test_one_process_takes_one_gpu(gpus):
   gpus, calls = gpus
   gpus += ["a", "b"]
-  assert devices.choose_gpu(None) is None
-  assert calls == [("a", True), ("b", True)]
+  assert devices.choose_gpu(None) == 0
+  assert calls == [(["a"], "GPU"), ("a", True)]
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_processes_share_the_cores_of_a_machine(monkeypatch, has_gpu):
+  monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
+  monkeypatch.setattr(devices.workers, "available_cores", lambda: 16)
+  for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    monkeypatch.delenv(name, raising=False)
+  config = devices.session_config(local_size=8)
+  assert config.intra_op_parallelism_threads == 2
+  assert config.inter_op_parallelism_threads == 2
+  assert devices.session_config().intra_op_parallelism_threads == 0
+
+
+@pytest.mark.parametrize("num_gpus, has_driver, transport, line, warning", [
+    (0, False, None, "^Running on 4 CPU cores with [0-9.]+ GiB of memory in "
+                     "fp32.$", ""),
+    (0, True, "MPI", "in fp32; gradients travel by MPI.$",
+     "NVIDIA driver, but TensorFlow finds no GPU.*CUDA_VISIBLE_DEVICES"),
+    (2, True, "NCCL", "^Running on GPU 1, NVIDIA H200, with 120.0 GiB of "
+                      "memory in fp32; gradients travel by NCCL.$", ""),
+    (2, True, "Gloo", "travel by Gloo.$",
+     "built without NCCL: gradients travel by Gloo"),
+])
+def test_a_run_says_where_and_how_it_runs(
+    monkeypatch, tmp_path, num_gpus, has_driver, transport, line, warning):
+  driver = tmp_path / "version"
+  if has_driver:
+    driver.write_text("NVRM version")
+  monkeypatch.setattr(devices, "_NVIDIA_DRIVER", str(driver))
+  monkeypatch.setattr(devices.workers, "available_cores", lambda: 4)
+  monkeypatch.setattr(
+      tf.config, "list_physical_devices", lambda kind: ["gpu"] * num_gpus)
+  monkeypatch.setattr(tf.config.experimental, "get_device_details",
+                      lambda gpu: {"device_name": "NVIDIA H200"})
+  monkeypatch.setattr(tf.compat.v1.Session, "list_devices", lambda session: [
+      types.SimpleNamespace(device_type=kind, memory_limit_bytes=limit << 30)
+      for kind, limit in (("CPU", 200), ("GPU", 120))])
+  said = {"info": [], "warning": []}
+  for kind, lines in said.items():
+    monkeypatch.setattr(
+        devices.logging, kind,
+        lambda text, *values, lines=lines: lines.append(text % values))
+  devices.report_device(devices.DeviceOptions(), num_gpus - 1, transport)
+  assert re.search(line, *said["info"])
+  assert len(said["warning"]) == bool(warning)
+  assert re.search(warning, "".join(said["warning"]))
 
 
 @pytest.mark.parametrize("has_gpu, precision, use_xla, wanted", [
@@ -117,7 +165,9 @@ def test_what_the_device_cannot_do_is_told(
   monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   monkeypatch.setattr(devices.logging, "warning",
                       lambda text, *values: lines.append(text % values))
-  devices.warn_of_device(devices.DeviceOptions(precision, use_xla))
+  monkeypatch.setattr(devices, "_describe_device", lambda gpu: "a device")
+  monkeypatch.setattr(devices, "_NVIDIA_DRIVER", "")
+  devices.report_device(devices.DeviceOptions(precision, use_xla))
   assert len(lines) == bool(wanted)
   if wanted:
     assert re.search(wanted, lines[0])
