@@ -8,18 +8,17 @@ scheme, such as gs://, are files in remote storage, which has no locks.
 import collections
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import os
 import re
 import shutil
-import struct
 from typing import Any, BinaryIO, Iterator, List, Optional, Tuple, Union
 
 from absl import logging
 
 from util import command_line
+from util import locks
 from util import remote
 from util.command_line import InputError
 from util.remote import is_remote
@@ -27,10 +26,7 @@ from util.remote import is_remote
 _BLOCK_BYTES = 1 << 20
 _MANIFEST_SUFFIX = ".json"
 _LOCK_FILE = ".lock"
-# What Linux fills in for F_GETLK: type, whence, start, length, process.
-_FLOCK = struct.Struct("hhqqi")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 # --- Finding -----------------------------------------------------------------
@@ -246,7 +242,8 @@ class PartialFile:
     self._path = path
     self._partial = partial_path(path)
     self.keep = resume
-    self.file = _open_locked(self._partial, path, wait)
+    self._locked = locks.LockedFile(self._partial, path, wait)
+    self.file = self._locked.file
     if resume:
       self.file.seek(0, os.SEEK_END)
     else:
@@ -263,10 +260,15 @@ class PartialFile:
     os.fsync(self.file.fileno())
 
   def commit(self) -> None:
-    """Makes the file durable and gives it its name."""
+    """Makes the file durable and gives it its name.
+
+    Raises:
+      InputError: another process has taken over meanwhile.
+    """
     self.sync()
+    self._locked.check()
     os.replace(self._partial, self._path)
-    self.file.close()
+    self._locked.close()
     _sync_folder(self._path)
 
   def close(self) -> None:
@@ -274,11 +276,13 @@ class PartialFile:
     if self.file.closed:
       return
     if self.keep:
-      self.file.close()
+      self._locked.close()
       return
-    remove(self._partial)  # Under the lock, so that it is ours.
+    with contextlib.suppress(InputError):  # Another process has taken over.
+      self._locked.check()
+      remove(self._partial)  # Under the lock, so that it is ours.
     with contextlib.suppress(OSError):  # What a full disk has left in memory.
-      self.file.close()
+      self._locked.close()
 
   def __enter__(self) -> "PartialFile":
     return self
@@ -518,64 +522,8 @@ def locked_folder(folder: str) -> Iterator[None]:
     return
   make_output_folder(folder, "output_dir")
   path = os.path.join(folder, _LOCK_FILE)
-  with _open_locked(path, folder):
+  with locks.LockedFile(path, folder):
     try:
       yield
     finally:
       remove(path)  # Under the lock, so that it is ours.
-
-
-def _open_locked(path: str, output: str, wait: bool = False) -> BinaryIO:
-  """Opens a file for reading and writing, with an exclusive advisory lock.
-
-  Args:
-    path: the file; made if it is missing. A symbolic link is not followed.
-    output: what the lock protects, for errors.
-    wait: whether to wait for a process that holds the lock.
-
-  Raises:
-    InputError: another process holds the lock, unless `wait`, or the file is a
-      link.
-  """
-  while True:
-    try:
-      descriptor = os.open(
-          path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-      if error.errno != errno.ELOOP:
-        raise
-      raise InputError("{} is a symbolic link, which is not followed; remove "
-                       "it".format(path)) from None
-    file = os.fdopen(descriptor, "r+b")
-    try:
-      fcntl.lockf(
-          descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (BlockingIOError, PermissionError):
-      holder = _lock_holder(descriptor)
-      file.close()
-      raise InputError(
-          "{} is being written by another process{}: wait until it has "
-          "finished, or choose another name".format(output, holder)) from None
-    except OSError as error:
-      if error.errno not in _NO_LOCKS:
-        file.close()
-        raise
-      logging.warning("The file system of %s has no locks: take care that no "
-                      "second process writes it.", output)
-    # Its last writer may have renamed or removed it since it was opened.
-    with contextlib.suppress(FileNotFoundError):
-      if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
-        return file
-    file.close()
-
-
-def _lock_holder(descriptor: int) -> str:
-  """Returns " (process N)" where the system tells who holds a lock."""
-  try:
-    found = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(
-        fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-    process_id = _FLOCK.unpack(found)[-1]
-  except (OSError, struct.error):
-    return ""
-  # Holders on other hosts have none.
-  return " (process {})".format(process_id) if process_id > 0 else ""

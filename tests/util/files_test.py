@@ -1,8 +1,6 @@
 """Tests of finding, locking and atomically writing files."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import pathlib
@@ -300,14 +298,3 @@ def test_a_symbolic_link_is_not_followed(tmp_path):
   with pytest.raises(InputError, match=".a.partial is a symbolic link"):
     files.PartialFile(str(tmp_path / "a"))
   assert (tmp_path / "precious").read_text() == "precious"
-
-
-def test_a_file_system_without_locks_is_written_with_a_warning(
-    tmp_path, monkeypatch, caplog):
-  def lockf(*unused_arguments):
-    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-  monkeypatch.setattr(fcntl, "lockf", lockf)
-  files.write_atomically(str(tmp_path / "a"), "text")
-  assert (tmp_path / "a").read_text() == "text"
-  assert "{} has no locks".format(tmp_path / "a") in caplog.text
