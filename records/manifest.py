@@ -1,8 +1,9 @@
 """What made a record file, and whether it is finished.
 
 Beside each record file NAME lies its manifest, NAME.json. While a file is
-written, its records are in a hidden file, with a manifest of the same form
-beside that for as far as they are of use to a later run.
+written, its records are in a hidden file, with a hidden journal beside that:
+a line that says what makes the file, then a line for each time that progress
+was saved, with the blocks since the line before.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import dataclasses
 import json
 import os
 import re
+import time
 from typing import (
     Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple)
 
@@ -22,6 +24,10 @@ from util.command_line import InputError
 _SUFFIX = ".json"
 # Records that are framed and written at once: few enough for a core's cache.
 _BUFFERED_RECORDS = 256
+# Seconds between two saves of progress: what a kill loses at most.
+_SAVE_SECONDS = 30.0
+# Of a manifest, what grows with the file.
+_COUNTS = ("num_records", "num_bytes", "block_offsets")
 # What a process of several adds to a file's name.
 _PART = re.compile(r"-\d{5}-of-(\d{5})")
 # Flags that manifests only name where they have another value. Others follow
@@ -136,8 +142,35 @@ def _parse(content: bytes) -> Manifest:
   Raises:
     ValueError: it is none.
   """
+  return _checked(_parse_json(content))
+
+
+def _parse_progress(lines: Sequence[bytes]) -> Manifest:
+  """Parses a journal; the manifest says how far its last whole line is.
+
+  Raises:
+    ValueError: it is none.
+  """
   try:
-    manifest = Manifest(**_parse_json(content))
+    values = dict(_parse_json(lines[0]))
+  except (IndexError, TypeError, ValueError):
+    # Earlier versions wrote a manifest, over many lines.
+    return _parse(b"\n".join(lines))
+  offsets: List[Any] = []
+  for line in lines[1:]:
+    try:
+      saved = dict(_parse_json(line))
+      offsets += saved.pop("block_offsets")
+    except (KeyError, TypeError, ValueError):
+      break  # Cut by a power cut.
+    values.update(saved, block_offsets=offsets)
+  return _checked(values)
+
+
+def _checked(values: Any) -> Manifest:
+  """Makes a manifest of its values; raises ValueError where it is none."""
+  try:
+    manifest = Manifest(**values)
   except TypeError as error:
     raise ValueError(error) from None
   for field in dataclasses.fields(Manifest):
@@ -199,7 +232,8 @@ def find_repeated(paths: Sequence[str]) -> Optional[Tuple[str, str]]:
 
   Returns:
     Two files that were made of the same source with the same flags, whatever
-    the format of their records; None where there are none.
+    the format of their records and the rounding of their probabilities; None
+    where there are none.
   """
   seen: Dict[str, Tuple[str, str]] = {}
   for path in paths:
@@ -207,7 +241,8 @@ def find_repeated(paths: Sequence[str]) -> Optional[Tuple[str, str]]:
     if found is None:
       continue
     parts = _PART.sub(r"-of-\1", path)
-    flags = dict(_with_effect(found.flags), record_format=None)
+    flags = dict(_with_effect(found.flags), record_format=None,
+                 probability_bits=None)
     for source in found.sources.items():
       made = json.dumps([found.stage, flags, found.fingerprints, source],
                         sort_keys=True)
@@ -334,8 +369,15 @@ class RecordWriter:
     self.num_records = progress.num_records if progress else 0
     self._num_bytes = progress.num_bytes if progress else 0
     self._block_offsets = list(progress.block_offsets) if progress else []
+    # What an earlier version began has no offsets of its first blocks.
+    self._has_offsets = bool(self._block_offsets) or not self.num_records
+    self._num_flushed = self._num_bytes
     self._partial.truncate(self._num_bytes)
     self._partial.keep = progress is not None
+    # What a later run may continue from, while it is not saved.
+    self._unsaved: Optional[Manifest] = None
+    self._num_saved_offsets = 0
+    self._saved_at: Optional[float] = None
     if not progress and not self._is_remote:
       files.remove(self._progress_path)
 
@@ -345,8 +387,7 @@ class RecordWriter:
     if self._is_remote:
       return None
     try:
-      with open(self._progress_path, "rb") as file:
-        found = _parse(file.read())
+      found = _parse_progress(files.read_lines(self._progress_path))
       if os.fstat(self._partial.file.fileno()).st_size < found.num_bytes:
         return None
     except (OSError, ValueError):
@@ -373,23 +414,56 @@ class RecordWriter:
 
   def _flush(self) -> None:
     if self._buffer:
-      self._partial.file.write(tfrecord.frame(self._buffer))
+      framed = tfrecord.frame(self._buffer)
+      self._partial.file.write(framed)
+      # In this order, an interrupt in between harms nothing that is saved.
+      self._num_flushed += len(framed)
       self._buffer.clear()
 
   def save_progress(self, manifest: Manifest) -> None:
     """Keeps what is written so far for a later run, however this one ends.
 
+    The first call saves at once, later ones about every 30 seconds: a kill
+    loses what was written since. An error that leaves the `with` block saves
+    what the last call has kept. The cost does not grow with the file.
+
     Args:
-      manifest: what makes the file; the counts are filled in here.
+      manifest: what makes the file, always the same; the counts are filled in
+        here.
     """
     if self._is_remote:
       return
-    self._write_manifest(manifest, self._progress_path)
+    self._unsaved = dataclasses.replace(
+        manifest, num_records=self.num_records, num_bytes=self._num_bytes)
     self._partial.keep = True
+    if (self._saved_at is None
+        or time.monotonic() - self._saved_at >= _SAVE_SECONDS):
+      self._save()
+
+  def _save(self) -> None:
+    """Makes the records durable, then adds a line to the journal."""
+    assert self._unsaved
+    self._flush()
+    self._partial.sync()
+    num_blocks = self._has_offsets * -(
+        -self._unsaved.num_records // tfrecord.BLOCK_RECORDS)
+    values = dataclasses.asdict(self._unsaved)
+    values["block_offsets"] = self._block_offsets[
+        self._num_saved_offsets:num_blocks]
+    line = json.dumps({name: values.pop(name) for name in _COUNTS})
+    if self._saved_at is None:
+      files.write_atomically(
+          self._progress_path, "{}\n{}\n".format(json.dumps(values), line))
+    else:
+      files.append_line(self._progress_path, line)
+    self._num_saved_offsets = num_blocks
+    self._saved_at = time.monotonic()
+    self._unsaved = None
 
   def discard(self) -> None:
     """Leaves nothing for a later run."""
     files.remove(self._progress_path)
+    self._unsaved = None
     self._partial.keep = False
 
   def commit(self, manifest: Manifest) -> None:
@@ -408,31 +482,32 @@ class RecordWriter:
       return
     # A manifest never stands beside records that it does not describe: the
     # old records go first, and a manifest without records counts for nothing.
-    files.remove(self._path)
-    self._write_manifest(manifest, manifest_path(self._path))
-    self._partial.commit()
-    files.remove(self._progress_path)
-
-  def _write_manifest(self, manifest: Manifest, path: str) -> None:
-    """Makes the records durable, then describes them."""
     self._flush()
     self._partial.sync()
     assert self._partial.file.tell() == self._num_bytes
-    files.write_atomically(path, _format(self._complete(manifest)))
+    files.remove(self._path)
+    files.write_atomically(
+        manifest_path(self._path), _format(self._complete(manifest)))
+    self._partial.commit()
+    self._unsaved = None
+    files.remove(self._progress_path)
 
   def _complete(self, manifest: Manifest) -> Manifest:
     """Fills in the counts."""
-    # What an earlier version began has no offsets of its first blocks.
-    is_complete = _are_block_offsets(
-        self._block_offsets, self.num_records, self._num_bytes)
     return dataclasses.replace(
         manifest, num_records=self.num_records, num_bytes=self._num_bytes,
-        block_offsets=self._block_offsets if is_complete else [])
+        block_offsets=self._block_offsets if self._has_offsets else [])
 
   def __enter__(self) -> "RecordWriter":
     return self
 
   def __exit__(self, *exception: Any) -> None:
+    if self._unsaved and not self._partial.file.closed:
+      # An interrupt may have come while the buffer was written. Where the disk
+      # is full, what was saved before counts.
+      with contextlib.suppress(InputError, OSError):
+        self._partial.truncate(self._num_flushed)
+        self._save()
     self._partial.__exit__(*exception)
 
 
@@ -497,13 +572,16 @@ class OverwriteProgress:
                  for path, manifest in wanted.items()}
     self._replaced: List[str] = []
     files.make_folder(folder)
-    with contextlib.suppress(OSError, TypeError, ValueError, KeyError):
-      with files.open_file(self._path) as file:
-        found = _parse_json(file.read())
+    with contextlib.suppress(
+        OSError, IndexError, TypeError, ValueError, KeyError):
+      head, *lines = files.read_lines(self._path)
+      found = _parse_json(head)
       if found["run"] == self._run:
         self._replaced = [
-            path for path in found["replaced"] if path in self._run]
-    self._write()
+            path for path in (*found["replaced"], *map(_parse_json, lines))
+            if path in self._run]
+    files.write_atomically(self._path, json.dumps(
+        {"run": self._run, "replaced": self._replaced}) + "\n")
 
   def is_replaced(self, path: str) -> bool:
     """Returns whether the run has replaced an output already."""
@@ -512,12 +590,8 @@ class OverwriteProgress:
   def add(self, path: str) -> None:
     """Notes that an output is replaced."""
     self._replaced.append(path)
-    self._write()
+    files.append_line(self._path, json.dumps(path))
 
   def finish(self) -> None:
     """Forgets the run: the next one replaces everything."""
     files.remove(self._path)
-
-  def _write(self) -> None:
-    files.write_atomically(self._path, json.dumps(
-        {"run": self._run, "replaced": self._replaced}) + "\n")

@@ -185,6 +185,16 @@ def read_text(path: str) -> str:
     return file.read().decode("utf-8")
 
 
+def read_lines(path: str) -> List[bytes]:
+  """Reads the lines of a small text file, except a last one without an end.
+
+  A first line counts in any case: files begin with it atomically.
+  """
+  with open_file(path) as file:
+    lines = file.read().split(b"\n")
+  return lines[:-1] or lines
+
+
 def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
   """Opens a file for reading bytes.
 
@@ -255,18 +265,18 @@ class PartialFile:
     self.file.seek(num_bytes)
 
   def sync(self) -> None:
-    """Makes what is written so far survive a power cut."""
-    self.file.flush()
-    os.fsync(self.file.fileno())
-
-  def commit(self) -> None:
-    """Makes the file durable and gives it its name.
+    """Makes what is written so far survive a power cut.
 
     Raises:
       InputError: another process has taken over meanwhile.
     """
-    self.sync()
+    self.file.flush()
+    os.fsync(self.file.fileno())
     self._locked.check()
+
+  def commit(self) -> None:
+    """Makes the file durable and gives it its name; raises what `sync` does."""
+    self.sync()
     os.replace(self._partial, self._path)
     self._locked.close()
     _sync_folder(self._path)
@@ -400,6 +410,21 @@ def write_atomically(path: str, text: str) -> None:
   with partial_file(path) as partial:
     partial.file.write(text.encode("utf-8"))
     partial.commit()
+
+
+def append_line(path: str, line: str) -> None:
+  """Adds a line to a small text file, which survives a power cut.
+
+  A power cut while it is added may leave a last line without an end, which
+  `read_lines` leaves out; begin the file anew before more is added to that.
+  """
+  if is_remote(path):
+    write_atomically(path, read_text(path) + line + "\n")
+    return
+  with open(path, "ab") as file:
+    file.write((line + "\n").encode("utf-8"))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def copy_atomically(source: str, path: str) -> None:

@@ -142,6 +142,10 @@ def test_records_that_come_twice(tmp_path):
   compact = write("compact.tfrecord", flags={
       "dupe_factor": 10, "record_format": "compact"}, sources={"b.txt": "2"})
   assert manifest.find_repeated([*others, compact]) == (others[0], compact)
+  rounded = write("rounded.tfrecord", flags={
+      "dupe_factor": 10, "record_format": "compact", "probability_bits": 16},
+                  sources={"b.txt": "2"})
+  assert manifest.find_repeated([*others, rounded]) == (others[0], rounded)
 
 
 # --- What is finished --------------------------------------------------------
@@ -239,10 +243,22 @@ def _without_offsets(manifest_path):
     json.dump(values, file)
 
 
+def _as_earlier_version(progress, **changes):
+  """Rewrites a journal as an earlier version wrote progress: a manifest."""
+  head, *saves = map(json.loads, files.read_lines(progress))
+  values = {**head, **saves[-1], "block_offsets": sum(
+      (save["block_offsets"] for save in saves), []), **changes}
+  with open(progress, "w", encoding="utf-8") as file:
+    json.dump({name: value for name, value in values.items()
+               if value is not None}, file, indent=1)
+    file.write("\n")
+
+
 @pytest.mark.parametrize("spoil, wanted", [
     (lambda progress: None, [0, 40, 72]),
-    # As an earlier version has begun it: readers then look for themselves.
-    (_without_offsets, []),
+    (_as_earlier_version, [0, 40, 72]),
+    # As a still earlier version has begun it: readers then look for themselves.
+    (lambda progress: _as_earlier_version(progress, block_offsets=None), []),
 ])
 def test_a_file_that_is_continued_tells_where_blocks_begin(
     path, monkeypatch, spoil, wanted):
@@ -254,10 +270,14 @@ def test_a_file_that_is_continued_tells_where_blocks_begin(
       writer.write(record)
     writer.save_progress(_MANIFEST)
   spoil(manifest.manifest_path(files.partial_path(path)))
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
-    for record in records[3:]:
-      writer.write(record)
-    writer.commit(_MANIFEST)
+  for start, stop in ((3, 4), (4, 5)):
+    with manifest.RecordWriter(path, _MANIFEST) as writer:
+      assert writer.num_records == start
+      for record in records[start:stop]:
+        writer.write(record)
+      writer.save_progress(_MANIFEST)
+      if stop == 5:
+        writer.commit(_MANIFEST)
   assert manifest.read_manifest(path).block_offsets == wanted
   assert manifest.read_block_index(path, "input_file").offsets == offsets
 
@@ -298,6 +318,91 @@ def test_a_file_is_continued_where_its_progress_was_saved(
   assert _records(path) == [b"one", b"two", b"three"]
   assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
   assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+
+
+@pytest.fixture(name="clock")
+def _clock(monkeypatch):
+  """Seconds that have passed for the writer, in a list."""
+  seconds = [0.0]
+  monkeypatch.setattr(
+      manifest.time, "monotonic", lambda: 1e6 + sum(seconds))
+  return seconds
+
+
+def _saves(path):
+  """Returns the lines of a journal, the head left out."""
+  return list(map(json.loads, files.read_lines(
+      manifest.manifest_path(files.partial_path(path)))[1:]))
+
+
+def test_progress_is_saved_by_time_and_costs_the_same_each_time(
+    path, monkeypatch, clock):
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
+  num_syncs = []
+  fsync = os.fsync
+  monkeypatch.setattr(
+      os, "fsync", lambda file: num_syncs.append(file) or fsync(file))
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    for i in range(100):
+      for _ in range(4):
+        writer.write(b"1234")
+      writer.save_progress(_MANIFEST)
+      # The first window, then those after 30, 60 and 90 seconds.
+      assert len(_saves(path)) == 1 + i // 30
+      clock.append(1)
+      num_syncs.clear()
+    saves = _saves(path)
+    assert [save["num_records"] for save in saves] == [4, 124, 244, 364]
+    assert [save["num_bytes"] for save in saves] == [80, 2480, 4880, 7280]
+    assert [len(save["block_offsets"]) for save in saves] == [2, 60, 60, 60]
+    clock.append(30)
+    num_syncs.clear()
+    writer.save_progress(_MANIFEST)
+    assert len(num_syncs) == 2  # The records, and the journal.
+    writer.commit(_MANIFEST)
+  assert manifest.read_manifest(path).block_offsets == list(
+      range(0, 8000, 40))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, InputError])
+def test_an_error_saves_what_was_to_be_kept(path, clock, error):
+  with pytest.raises(error):
+    with manifest.RecordWriter(path, _MANIFEST) as writer:
+      for i in range(300):
+        writer.write(b"record %d" % i)
+        if i in (1, 290):
+          writer.save_progress(_MANIFEST)
+          clock.append(1)
+      # As an interrupt leaves it that comes while the buffer is written.
+      writer._partial.file.write(b"some")
+      raise error
+  assert [save["num_records"] for save in _saves(path)] == [2, 291]
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    assert writer.num_records == 291
+    for i in range(291, 300):
+      writer.write(b"record %d" % i)
+    writer.commit(_MANIFEST)
+  assert _records(path) == [b"record %d" % i for i in range(300)]
+
+
+def test_a_line_that_a_power_cut_has_cut_does_not_count(path, clock):
+  with pytest.raises(RuntimeError):
+    with manifest.RecordWriter(path, _MANIFEST) as writer:
+      for record in (b"one", b"two"):
+        writer.write(record)
+        writer.save_progress(_MANIFEST)
+        clock.append(40)
+      raise RuntimeError
+  journal = manifest.manifest_path(files.partial_path(path))
+  os.truncate(journal, os.path.getsize(journal) - 2)
+  for record in (b"2", b"3"):
+    with manifest.RecordWriter(path, _MANIFEST) as writer:
+      assert writer.num_records == int(record) - 1
+      writer.write(record)
+      writer.save_progress(_MANIFEST)
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    writer.commit(_MANIFEST)
+  assert _records(path) == [b"one", b"2", b"3"]
 
 
 @pytest.mark.parametrize("spoil", [
