@@ -38,6 +38,7 @@ from records import compact
 from records import manifest
 from records import sampling
 from records import schema
+from records import splits
 from records import tfrecord
 import tokenization
 from util import command_line
@@ -400,6 +401,7 @@ def _input_paths(options: RunOptions) -> List[str]:
   paths = files.list_files(
       options.input_dir, "input_dir",
       "give the folder that split_text.py wrote")
+  splits.check_folder(options.input_dir, "input_dir")
   files.exists(options.output_dir)  # Storage out of reach ends the run now.
   if files.is_same(options.input_dir, options.output_dir):
     raise InputError("--output_dir={} is --input_dir too; records there would "

@@ -10,17 +10,23 @@ The script writes data/split/wiki_0.txt to wiki_99.txt. Documents, which empty
 lines separate, stay whole. The script seeks the cuts and copies bytes, so
 memory does not depend on the size of the text. Text and folder may be in remote
 storage, such as gs://.
+
+A hidden manifest, data/split/.wiki.split.json, names the text and the sizes of
+the parts: the same command keeps parts that match, and the next stage refuses
+parts that are incomplete or mixed.
 """
 
 import collections
+import hashlib
 import os
 import re
-from typing import BinaryIO, Iterator, List, Optional, Sequence
+from typing import Any, BinaryIO, Iterator, List, Optional, Sequence
 
 from absl import flags
 from absl import logging
 import tqdm
 
+from records import splits
 from util import command_line
 from util import files
 from util.command_line import InputError
@@ -188,28 +194,31 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
   if os.path.basename(name_base) != name_base:
     raise InputError("--name_base={} is a path; give a name, and the folder "
                      "with --folder".format(name_base))
-  stem = name_base if name_base.endswith("_") else name_base + "_"
-  names = ["{}{}.txt".format(stem, i) for i in range(num_parts)]
+  name = name_base[:-1] if name_base.endswith("_") else name_base
+  parts = [splits.part_name(name, i) for i in range(num_parts)]
   with files.open_file(read_file) as file:
     cuts = find_cuts(file, num_parts)
     files.make_output_folder(folder, "folder")
     files.warn_of_missing_locks(folder)
     # Every split of this name has a first part, so its lock guards all parts.
-    with files.partial_file(os.path.join(folder, names[0])) as first:
-      _check_folder(folder, stem, names, read_file)
-      _write_parts(file, cuts, first,
-                   [os.path.join(folder, name) for name in names[1:]])
-  sizes = [end - start for start, end in zip(cuts, cuts[1:])]
+    with files.partial_file(os.path.join(folder, parts[0])) as first:
+      if splits.is_kept(folder, name, read_file, num_parts):
+        logging.info("%s is split into %d files in %s already: they are kept.",
+                     read_file, num_parts, folder)
+        return
+      _check_folder(folder, name, parts, read_file)
+      sizes = [end - start for start, end in zip(cuts, cuts[1:])]
+      _write_parts(file, sizes, first, folder, name)
   logging.info("%d files of %d to %d bytes in %s.", num_parts, min(sizes),
                max(sizes), folder)
 
 
-def _check_folder(folder: str, stem: str, names: Sequence[str],
+def _check_folder(folder: str, name: str, parts: Sequence[str],
                   read_file: str) -> None:
   """Raises InputError if the folder has files that must not be there."""
-  pattern = re.compile(re.escape(stem) + r"[0-9]+\.txt")
-  older = sorted((name for name in set(files.list_names(folder)) - set(names)
-                  if pattern.fullmatch(name)), key=files.natural_key)
+  pattern = re.compile(re.escape(name) + r"_[0-9]+\.txt")
+  older = sorted((other for other in set(files.list_names(folder)) - set(parts)
+                  if pattern.fullmatch(other)), key=files.natural_key)
   if older:
     raise InputError(
         "--folder: {} has {} files of an earlier, larger split that would be "
@@ -217,50 +226,59 @@ def _check_folder(folder: str, stem: str, names: Sequence[str],
         "--folder or --name_base".format(
             folder, len(older), ", ".join(older[:_MAX_LISTED]),
             ", ..." if len(older) > _MAX_LISTED else ""))
-  for name in names:
-    if files.is_same(os.path.join(folder, name), read_file):
+  for part in parts:
+    if files.is_same(os.path.join(folder, part), read_file):
       raise InputError("--read_file={} would be overwritten by one of its "
                        "parts; choose another --folder or --name_base".format(
                            read_file))
 
 
-def _write_parts(file: BinaryIO, cuts: Sequence[int],
-                 first: files.HiddenFile, others: Sequence[str]) -> None:
+def _write_parts(file: BinaryIO, sizes: Sequence[int],
+                 first: files.HiddenFile, folder: str, name: str) -> None:
   """Copies byte ranges into files, which all get their names at the end.
 
   Args:
     file: the text.
-    cuts: where the ranges start, and where the last one ends.
+    sizes: bytes of each part.
     first: the first part, locked.
-    others: paths of the other parts. They are open one at a time, since there
-      may be more than a process can open.
+    folder: of the parts.
+    name: of the split. The parts are open one at a time, since there may be
+      more than a process can open.
   """
   file.seek(0)
+  others = [os.path.join(folder, splits.part_name(name, i))
+            for i in range(1, len(sizes))]
+  digest = hashlib.sha256()
   try:
-    with tqdm.tqdm(total=cuts[-1], unit="B", unit_scale=True,
+    with tqdm.tqdm(total=sum(sizes), unit="B", unit_scale=True,
                    disable=None) as bar:
-      _copy(file, first.file, cuts[1], bar)
-      for path, start, end in zip(others, cuts[1:], cuts[2:]):
+      _copy(file, first.file, sizes[0], digest, bar)
+      for path, size in zip(others, sizes[1:]):
         with files.partial_file(path) as part:
           part.keep = True
-          _copy(file, part.file, end - start, bar)
+          _copy(file, part.file, size, digest, bar)
+      first.sync()
+    # From here on until the end the folder may hold parts of two splits.
+    splits.write(folder, name, splits.Split(digest.hexdigest(), []))
     for path in others:
       files.commit_kept(path)
     first.commit()
+    splits.write(folder, name, splits.Split(digest.hexdigest(), list(sizes)))
   finally:
     for path in others:
       files.remove_partial(path)
 
 
 def _copy(source: BinaryIO, destination: BinaryIO, num_bytes: int,
-          bar: tqdm.tqdm) -> None:
-  """Copies bytes from one file to another."""
+          digest: Any, bar: tqdm.tqdm) -> None:
+  """Copies bytes from one file to another, and hashes them."""
   while num_bytes:
     block = source.read(min(_COPY_BYTES, num_bytes))
     if not block:
       raise InputError("--read_file: {} became shorter while it was read; run "
                        "the command again".format(source.name))
     destination.write(block)
+    digest.update(block)
     num_bytes -= len(block)
     bar.update(len(block))
 

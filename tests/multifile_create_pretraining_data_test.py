@@ -17,6 +17,7 @@ import processes
 from records import compact
 from records import manifest
 from records import sampling
+from records import splits
 from records import tfrecord
 import reference_pretraining_data as reference
 from util import files
@@ -114,6 +115,19 @@ def test_golden_records(shared, tmp_path, case):
   expected = _read(golden / (case + "_expected.tfrecord"))
   assert len(expected) > 60
   assert _read(tmp_path / "out/a_0.tfrecord") == expected
+
+
+def test_a_split_that_is_incomplete_is_refused(tmp_path, vocab_file):
+  del vocab_file
+  _input(tmp_path, "one .\n", "two .\n")
+  splits.write(str(tmp_path / "in"), "t", splits.Split("hash", [6, 6, 6]))
+  result = _run(tmp_path)
+  assert result.returncode == 1 and result.stderr.count("\n") == 1
+  assert "--input_dir: in: 1 of the 3 parts t_N.txt are missing" in (
+      result.stderr)
+  assert not (tmp_path / "out").exists()
+  splits.write(str(tmp_path / "in"), "t", splits.Split("hash", [6, 6]))
+  assert _run(tmp_path, dupe_factor=1).returncode == 0
 
 
 def test_compact_records_hold_the_same(tmp_path, vocab_file):

@@ -1,5 +1,8 @@
 """Tests of splitting a text."""
 
+import contextlib
+import hashlib
+import json
 import os
 import pathlib
 import random
@@ -11,6 +14,7 @@ import sys
 import pytest
 
 import split_text
+from records import splits
 from util import files
 from util.command_line import InputError
 
@@ -41,7 +45,7 @@ def _random_text(rng, num_documents):
 
 def _parts(folder, name="a"):
   return [folder.joinpath("{}_{}.txt".format(name, i)).read_bytes()
-          for i in range(len(list(folder.iterdir())))]
+          for i in range(len(list(folder.glob(name + "_*.txt"))))]
 
 
 @pytest.mark.parametrize("search_bytes", [1, 7, 1 << 16])
@@ -86,7 +90,8 @@ def test_one_large_document_leaves_no_part_empty(tmp_path, sizes):
 def test_an_underscore_is_not_doubled(tmp_path):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
   split_text.split(str(tmp_path / "text.txt"), 2, str(tmp_path / "out"), "a_")
-  assert sorted(os.listdir(tmp_path / "out")) == ["a_0.txt", "a_1.txt"]
+  assert sorted(os.listdir(tmp_path / "out")) == [
+      ".a.split.json", "a_0.txt", "a_1.txt"]
 
 
 @pytest.mark.parametrize("text, flags, told", [
@@ -119,6 +124,72 @@ def test_files_of_a_larger_split_are_an_error(tmp_path):
   assert result.returncode == 1
   assert "a_2.txt" in result.stderr and "a_1.txt" not in result.stderr
   assert (tmp_path / "out/a_1.txt").read_text() == "two\n\n"
+
+
+def test_a_split_that_matches_is_kept(tmp_path):
+  """And another one is replaced, as in 2019."""
+  (tmp_path / "text.txt").write_text("one\n\ntwo\n")
+  assert _run(tmp_path).returncode == 0
+  folder = tmp_path / "out"
+  assert json.loads((folder / ".a.split.json").read_text()) == {
+      "source": hashlib.sha256(b"one\n\ntwo\n").hexdigest(), "sizes": [5, 4]}
+  part = folder / "a_1.txt"
+
+  def is_kept(**flags):
+    before = part.stat().st_ino
+    result = _run(tmp_path, **flags)
+    assert result.returncode == 0, result.stderr
+    assert ("they are kept" in result.stderr) == (
+        part.stat().st_ino == before)
+    return part.stat().st_ino == before
+
+  assert is_kept()
+  assert is_kept(name_base="a_")
+  (tmp_path / "text.txt").write_text("one\n\n2wo\n")
+  assert not is_kept()
+  assert part.read_text() == "2wo\n" and is_kept()
+  part.write_text("2w\n")
+  assert not is_kept() and is_kept()
+  (folder / ".a.split.json").write_text("{")
+  assert not is_kept() and is_kept()
+  # Of an earlier version.
+  (folder / ".a.split.json").unlink()
+  assert not is_kept() and is_kept()
+  (tmp_path / "text.txt").write_text("one\n\n2\n\n3\n")
+  assert not is_kept(split_number="3")
+
+
+@pytest.mark.parametrize("stop", range(8))
+def test_a_replaced_split_is_whole_or_is_known_to_be_mixed(
+    tmp_path, monkeypatch, stop):
+  """Wherever it is stopped among the steps that give the parts their names."""
+  text, folder = tmp_path / "text.txt", tmp_path / "out"
+  text.write_text("one\n\ntwo\n\nsix\n")
+  split_text.split(str(text), 3, str(folder), "a")
+  old = _parts(folder)
+  text.write_text("1ne\n\n2wo\n\n3ix\n")
+  replace, steps = os.replace, []
+
+  def replace_or_stop(*paths):
+    if len(steps) == stop:
+      raise KeyboardInterrupt
+    steps.append(paths)
+    replace(*paths)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(split_text.os, "replace", replace_or_stop)
+    with contextlib.suppress(KeyboardInterrupt):
+      split_text.split(str(text), 3, str(folder), "a")
+  # Two manifests and three parts have been renamed at the end.
+  assert len(steps) == min(stop, 5)
+  if 0 < stop < 5:
+    with pytest.raises(InputError, match="--input_dir: .*was stopped while it "
+                                         "replaced a_N.txt.*split_text.py"):
+      splits.check_folder(str(folder), "input_dir")
+    split_text.split(str(text), 3, str(folder), "a")
+  splits.check_folder(str(folder), "input_dir")
+  assert _parts(folder) == (
+      old if stop == 0 else [b"1ne\n\n", b"2wo\n\n", b"3ix\n"])
 
 
 def test_the_text_is_not_overwritten_by_its_part(tmp_path):
