@@ -189,9 +189,8 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
     teacher_decoder.store(decoder, output_file)
   if is_finished:
     return
-  for path in paths:
-    manifest.check_intact(path, "input_file")
-  corpus = order.read_corpus(paths, "input_file")
+  corpus = order.read_corpus(
+      paths, "input_file", os.path.dirname(output_file))
   total = corpus.size
   if total < process.size:
     raise InputError(
@@ -307,15 +306,19 @@ def _manifest(file_options: FileOptions, options: teacher.LabelOptions,
           "max_predictions_per_seq": file_options.max_predictions_per_seq,
           "precision": options.device.precision, **label_flags},
       fingerprints=fingerprints,
-      sources=_sources(paths),
+      sources=_sources(paths, os.path.dirname(file_options.output_file)),
       vocab_size=vocab_size)
 
 
-def _sources(paths: Sequence[str]) -> Dict[str, str]:
+def _sources(paths: Sequence[str], index_folder: str) -> Dict[str, str]:
   """Returns what the manifest says of the input files.
 
+  Args:
+    paths: the files; those without a manifest are read to their end.
+    index_folder: as for `manifest.read_block_index`.
+
   Raises:
-    InputError: two of them have one name.
+    InputError: two of them have one name, or one is damaged.
   """
   sources: Dict[str, str] = {}
   for path in paths:
@@ -325,7 +328,8 @@ def _sources(paths: Sequence[str]) -> Dict[str, str]:
           "--input_file names two files {}, {} is one of them; the manifest "
           "tells files by name: rename one, or label them one by one".format(
               name, path))
-    sources[name] = manifest.records_fingerprint(path)
+    sources[name] = manifest.records_fingerprint(
+        path, "input_file", index_folder)
   return sources
 
 

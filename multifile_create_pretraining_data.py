@@ -3,15 +3,22 @@ r"""Turns text files into BERT's pre-training records.
   python multifile_create_pretraining_data.py \
     --input_dir data/split --output_dir data/masked \
     --output_base_name wiki_masked \
-    --vocab_file teacher/vocab.txt --dupe_factor 10
+    --vocab_file teacher/vocab.txt --dupe_factor 1
 
 Input is UTF-8 text: one sentence per line, an empty line between documents.
 The i-th file of --input_dir, in natural order (_2 before _10), becomes
 wiki_masked_i.tfrecord. The same command resumes a stopped run. Folders and
 vocabulary may be in remote storage, such as gs://.
 
+With several hosts, a launcher shares the files among processes:
+
+  mpirun -np 2 -H host1,host2 python multifile_create_pretraining_data.py ...
+
+Instances wait in a nameless file in $TMPDIR if that is set, else in
+--output_dir, until all of a text are drawn.
+
 Cased vocabularies need --do_lower_case False. The default --dupe_factor masks
-the text 10 times; 1 takes a tenth of the disk.
+the text 10 times; 1 is enough unless training reads more records than that.
 
 The procedure is BERT's (Devlin et al. 2019, section A.1), draw by draw: a
 file's records depend on its text, the flags and --random_seed + i alone.
@@ -43,6 +50,7 @@ from records import tfrecord
 import tokenization
 from util import command_line
 from util import files
+from util import launchers
 from util import workers
 from util.command_line import InputError
 
@@ -54,6 +62,8 @@ _BLOCK_INSTANCES = 1000
 # and 1.2 bytes for each byte of its file.
 _WORKER_BYTES = 150 << 20
 _BYTES_PER_INPUT_BYTE = 2
+# Bytes of a text, at least, for each token of a sequence.
+_BYTES_PER_TOKEN = 3
 # What TensorFlow takes in a worker, whose file systems remote storage needs.
 _TENSORFLOW_BYTES = 400 << 20
 # A share of [UNK] from which the vocabulary seems not to fit.
@@ -301,8 +311,9 @@ def create_file(task: Task, report: workers.Report) -> Counts:
     return _write_records(task, corpus, tokenizer.vocab, reporter)
   except OSError as error:  # A full disk names no file.
     where = task.output_path
-    if files.is_remote(where):
-      where = error.filename or tempfile.gettempdir()
+    if files.is_remote(where) or os.environ.get("TMPDIR"):
+      where = error.filename or "{} or {}".format(
+          tempfile.gettempdir(), task.output_path)
     raise OSError(error.errno, error.strerror, where) from error
 
 
@@ -318,8 +329,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
     # The instances wait on disk, for memory must not grow with dupe_factor.
     # The file has no name, so nothing of it is left if the process is killed.
     spill = stack.enter_context(tempfile.TemporaryFile(
-        dir=None if files.is_remote(task.output_path)
-        else os.path.dirname(task.output_path)))
+        dir=_spill_folder(os.path.dirname(task.output_path))))
     num_passes = sampler.num_documents * options.dupe_factor
     for rows in sampler.rows():
       spill.write(rows.data)
@@ -347,6 +357,13 @@ def _write_records(task: Task, corpus: sampling.Corpus,
       sequence_tokens=sequence_tokens)
 
 
+def _spill_folder(output_dir: str) -> str:
+  """Returns where instances wait: $TMPDIR, else the folder of the records."""
+  if os.environ.get("TMPDIR") or files.is_remote(output_dir):
+    return tempfile.gettempdir()
+  return output_dir
+
+
 def _read_rows(file: int, indices: Sequence[int], dtype: np.dtype
               ) -> np.ndarray:
   """Reads the rows of some indices from a file descriptor; dtype [N]."""
@@ -358,8 +375,15 @@ def _read_rows(file: int, indices: Sequence[int], dtype: np.dtype
 # --- The run -----------------------------------------------------------------
 
 
-def create(options: RunOptions) -> None:
-  """Makes the records of a folder of text files.
+def create(options: RunOptions, launch: launchers.Launch = launchers.Launch(),
+           local_size: int = 1) -> None:
+  """Makes the records of a folder of text files, or this process's share.
+
+  Args:
+    options: what to do.
+    launch: this process among those that share the files: each takes every
+      `launch.size`-th one.
+    local_size: how many of them share the cores and memory of this machine.
 
   Raises:
     InputError: the input cannot be used, or an output exists that was made in
@@ -367,26 +391,45 @@ def create(options: RunOptions) -> None:
   """
   vocab = sampling.read_vocabulary(options.vocab_file)
   _warn_of_other_case(options)
-  paths = _input_paths(options)
+  all_paths = _input_paths(options)
+  paths = all_paths[launch.rank::launch.size]
+  if not paths:
+    logging.info("Process %d of %d has no file to do: there are %d.",
+                 launch.rank, launch.size, len(all_paths))
+    return
+  spill_bytes = 0.0
+  if workers.is_in_memory(_spill_folder(options.output_dir)):
+    sampling_options = options.sampling_options
+    spill_bytes = (sampling_options.row_dtype.itemsize
+                   * sampling_options.dupe_factor
+                   / (_BYTES_PER_TOKEN * sampling_options.max_seq_length))
+  memory = workers.available_memory()
   num_workers = workers_that_fit(
-      paths, options.num_workers, workers.available_memory(),
+      paths, options.num_workers, memory and memory // local_size,
       any(map(files.is_remote, (options.input_dir, options.output_dir,
-                                options.vocab_file))))
+                                options.vocab_file))),
+      local_size, spill_bytes)
   sources = _check_files(paths, num_workers)
-  tasks = _tasks(options, sources, max(vocab.values()) + 1)
+  tasks = _tasks(options, dict(zip(
+      range(launch.rank, len(all_paths), launch.size), sources)),
+                 max(vocab.values()) + 1)
   overwriting = None
   if options.overwrite:
+    name = options.output_base_name
+    if launch.size > 1:
+      name += "-{:05d}-of-{:05d}".format(launch.rank, launch.size)
     overwriting = manifest.OverwriteProgress(
-        options.output_dir, options.output_base_name,
+        options.output_dir, name,
         {task.output_path: task.output_manifest for task in tasks})
   tasks = [task for task in tasks if not manifest.is_finished(
       task.output_path, task.output_manifest, overwriting is not None
       and not overwriting.is_replaced(task.output_path))]
   files.make_output_folder(options.output_dir, "output_dir")
   files.warn_of_missing_locks(options.output_dir)
-  _warn_of_older_outputs(
-      options.output_dir, options.output_base_name, len(paths))
-  if tasks:
+  if launch.rank == 0:
+    _warn_of_older_outputs(
+        options.output_dir, options.output_base_name, len(all_paths))
+  if tasks and launch.rank == 0:
     _warn_of_wrong_vocabulary(tasks[0])
   counts = _create_files(tasks, num_workers, overwriting)
   _log_counts(counts, options.sampling_options)
@@ -410,9 +453,9 @@ def _input_paths(options: RunOptions) -> List[str]:
   return paths
 
 
-def _tasks(options: RunOptions, sources: Sequence[Source],
+def _tasks(options: RunOptions, sources: Mapping[int, Source],
            vocab_size: int) -> List[Task]:
-  """Returns what to make of each input file, in their order."""
+  """Returns what to make of input files, given by their numbers."""
   vocab_fingerprint = files.fingerprint(options.vocab_file)
   record_flags = dataclasses.asdict(options.sampling_options)
   layout = None
@@ -422,7 +465,7 @@ def _tasks(options: RunOptions, sources: Sequence[Source],
         options.sampling_options.max_seq_length,
         options.sampling_options.max_predictions_per_seq), vocab_size)
   tasks = []
-  for i, source in enumerate(sources):
+  for i, source in sources.items():
     seed = options.random_seed + i
     tasks.append(Task(
         source=source,
@@ -442,8 +485,8 @@ def _tasks(options: RunOptions, sources: Sequence[Source],
 
 
 def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
-                     memory: Optional[int],
-                     has_remote_files: bool = False) -> int:
+                     memory: Optional[int], has_remote_files: bool = False,
+                     local_size: int = 1, spill_bytes: float = 0.0) -> int:
   """Decides how many workers to start.
 
   Args:
@@ -451,6 +494,8 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
     num_workers: what the user asks for, or None.
     memory: bytes that are available, or None where that is not known.
     has_remote_files: whether input, output or vocabulary is in remote storage.
+    local_size: processes that share the cores.
+    spill_bytes: memory that instances take on disk, by bytes of a file.
 
   Returns:
     num_workers; by default as many as there are cores and as fit into memory;
@@ -464,10 +509,13 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
       _TENSORFLOW_BYTES if has_remote_files else 0)
 
   def need(count: int) -> int:
-    return sum(bytes_of_worker + _BYTES_PER_INPUT_BYTE * size
+    return sum(bytes_of_worker + int(bytes_per_byte * size)
                for size in sizes[:count])
 
-  count = min(num_workers or workers.available_cores(), len(paths))
+  bytes_per_byte = _BYTES_PER_INPUT_BYTE + spill_bytes
+  count = min(
+      num_workers or max(1, workers.available_cores() // local_size),
+      len(paths))
   if memory is None:
     return count
   while num_workers is None and count > 1 and need(count) > memory:
@@ -479,7 +527,7 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
         "about {:,} MB of memory for such files where {:,} MB are available: "
         "split the text again with --split_number={} or more{}".format(
             sizes[0] >> 20, count, need(count) >> 20, memory >> 20,
-            -(-sum(sizes) * _BYTES_PER_INPUT_BYTE // bytes_of_file),
+            -int(-sum(sizes) * bytes_per_byte // bytes_of_file),
             ", or lower --num_workers" if count > 1 else ""))
   return count
 
@@ -592,7 +640,8 @@ def _log_counts(counts: Sequence[Counts],
 
 def main() -> None:
   try:
-    create(command_line.options(RunOptions))
+    create(command_line.options(RunOptions), launchers.find(os.environ),
+           launchers.local_size(os.environ))
   except KeyboardInterrupt:
     raise KeyboardInterrupt(_RESUME) from None
 

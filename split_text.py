@@ -259,11 +259,12 @@ def _write_parts(file: BinaryIO, sizes: Sequence[int],
           _copy(file, part.file, size, digest, bar)
       first.sync()
     # From here on until the end the folder may hold parts of two splits.
-    splits.write(folder, name, splits.Split(digest.hexdigest(), []))
+    split_text = splits.Split(digest.hexdigest(), [], file.name)
+    splits.write(folder, name, split_text)
     for path in others:
       files.commit_kept(path)
     first.commit()
-    splits.write(folder, name, splits.Split(digest.hexdigest(), list(sizes)))
+    splits.write(folder, name, split_text._replace(sizes=list(sizes)))
   finally:
     for path in others:
       files.remove_partial(path)

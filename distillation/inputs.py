@@ -149,19 +149,25 @@ def check(options: TrainerOptions, is_writer: bool = True,
   return Inputs(config, training, held_out, init_layers, is_resumed)
 
 
-def read_corpora(inputs: Inputs) -> Corpora:
+def read_corpora(inputs: Inputs, output_dir: str) -> Corpora:
   """Finds where the blocks of the records begin.
 
-  That takes long where no manifest tells; all processes find the same.
+  That takes long the first time where no manifest tells; all processes find
+  the same.
+
+  Args:
+    inputs: what was checked.
+    output_dir: folder for what is found, where that of the records is
+      read-only.
 
   Raises:
     InputError: a file is damaged.
   """
   training, held_out = inputs.training, inputs.held_out
-  corpus = order.read_corpus(training.paths, training.flag)
+  corpus = order.read_corpus(training.paths, training.flag, output_dir)
   return Corpora(
       corpus, corpus if held_out.paths == training.paths
-      else order.read_corpus(held_out.paths, held_out.flag))
+      else order.read_corpus(held_out.paths, held_out.flag, output_dir))
 
 
 def read_decoders(inputs: Inputs) -> Decoders:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import tempfile
-from typing import Any, Deque, Dict, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -59,9 +59,16 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
     # The other processes may not see the folder of rank 0.
     is_resumed = group.broadcast(
         processes.is_writer and bool(tf.train.latest_checkpoint(output_dir)))
+    # What rank 0 has read, the others only compare by time and size.
+    check_inputs: Callable[[], Inputs] = functools.partial(
+        check, options, processes.is_writer, is_resumed)
+    if processes.size > 1:
+      if processes.is_writer:
+        check_inputs = _attempt(check_inputs)
+      files.learn(group.broadcast(
+          files.known() if processes.is_writer else None))
     gpu, inputs = group.check(
-        lambda: (devices.choose_gpu(processes.local_rank),
-                 check(options, processes.is_writer, is_resumed)),
+        lambda: (devices.choose_gpu(processes.local_rank), check_inputs()),
         lambda checked: agreement.describe(
             options, checked[1], processes.flags))
     group.check(
@@ -71,7 +78,7 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
         lambda unused_lock: {})
     # What takes long is read once, not by every process.
     corpora, decoders = group.broadcast(
-        (read_corpora(inputs), read_decoders(inputs))
+        (read_corpora(inputs, output_dir), read_decoders(inputs))
         if processes.is_writer else None)
     stack.enter_context(devices.exhaustion_errors(
         "free some memory, or space in --output_dir={}, or lower "
@@ -92,6 +99,20 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
       group.barrier()
     if options.do_eval:
       trainer.report()
+
+
+def _attempt(function: Callable[[], Inputs]) -> Callable[[], Inputs]:
+  """Calls a function; returns one that ends as the call did."""
+  try:
+    result = function()
+  except (InputError, OSError) as caught:
+    error = caught
+
+    def fail() -> Inputs:
+      raise error
+
+    return fail
+  return lambda: result
 
 
 class _Position(NamedTuple):
@@ -173,6 +194,9 @@ class _Trainer:
           "each step now: %d steps are left.",
           self._sequences_per_step * self._processes.size,
           num_steps - first_step)
+    logging.info(describe_reading(
+        (num_steps - first_step) * self._sequences_per_step
+        * self._processes.size, self._corpora.training.size))
     _warn_of_warmup(self._options.schedule)
     devices.report_device(
         self._options.device, self._gpu, self._processes.transport)
@@ -390,6 +414,22 @@ class _Trainer:
         use_tpu=tpu.use_tpu, config=config,
         train_batch_size=self._sequences_per_step,
         eval_batch_size=options.evaluation.eval_batch_size)
+
+
+def describe_reading(num_sequences: int, num_records: int) -> str:
+  """Says what share of the records, or how many epochs, training reads.
+
+  Args:
+    num_sequences: sequences of all steps that are left, of all processes.
+    num_records: records of --input_file.
+  """
+  if num_sequences < num_records:
+    what = "{:.3g}% of the {:,} records of --input_file".format(
+        100 * num_sequences / num_records, num_records)
+  else:
+    what = "{:.3g} epochs of the {:,} records of --input_file".format(
+        num_sequences / num_records, num_records)
+  return "Training reads {:,} sequences: {}.".format(num_sequences, what)
 
 
 def _warn_of_warmup(schedule: ScheduleOptions) -> None:

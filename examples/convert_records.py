@@ -136,8 +136,12 @@ class Losses:
     logging.info(message)
 
 
-def read_source(path: str) -> Source:
+def read_source(path: str, output_dir: str) -> Source:
   """Checks an input file.
+
+  Args:
+    path: of the file.
+    output_dir: folder for what is found of a file that has no manifest.
 
   Raises:
     InputError: it holds something other than records.
@@ -148,8 +152,8 @@ def read_source(path: str) -> Source:
       input_pipeline.stored_lengths(path, "input_file"), path, "input_file")
   shape = input_pipeline.check_records(
       [path], "input_file", shape, vocab_size or _MOST_TOKENS)
-  manifest.check_intact(path, "input_file")
-  corpus = order.read_corpus([path], "input_file")
+  manifest.check_intact(path, "input_file", output_dir)
+  corpus = order.read_corpus([path], "input_file", output_dir)
   source = Source(path, corpus, shape, made_by, vocab_size or _MOST_TOKENS)
   if vocab_size:
     return source
@@ -255,7 +259,7 @@ def convert_all(options: ConversionOptions) -> None:
     if outputs.count(output) > 1:
       raise InputError("--input_file names two files {}: convert them to two "
                        "folders".format(os.path.basename(path)))
-  sources = list(map(read_source, paths))
+  sources = [read_source(path, options.output_dir) for path in paths]
   with tqdm.tqdm(total=sum(source.corpus.size for source in sources),
                  unit=" records", disable=None) as bar:
     for source, output in zip(sources, outputs):

@@ -5,7 +5,8 @@
 #   TEXT=data/sentences.txt WORK=work PROCESSES=8 examples/pipeline.sh
 #
 # Everything is written to WORK. After any failure the same command goes on: it
-# keeps what is finished and resumes what is not. At the end it says how long
+# keeps what is finished and resumes what is not. A setting that does not fit
+# what is finished ends the run before any work. At the end it says how long
 # each stage took, all runs together, and how large its output is.
 set -euo pipefail
 
@@ -23,7 +24,9 @@ readonly TEXT=${TEXT:-$WORK/wikipedia.txt}
 readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
 # Files that the text is split into; the last one is held out.
 readonly FILES=${FILES:-100}
-readonly DUPE_FACTOR=${DUPE_FACTOR:-10}
+# The teacher labels the first files that hold STEPS x BATCH_SIZE records, what
+# training reads. Mask a text more often where it has fewer.
+readonly DUPE_FACTOR=${DUPE_FACTOR:-1}
 # 0.3 teaches more, with twice the MAX_PREDICTIONS_PER_SEQ.
 readonly MASKED_LM_PROB=${MASKED_LM_PROB:-0.15}
 readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
@@ -65,6 +68,19 @@ die() { echo "pipeline.sh: error: $*" >&2; exit 1; }
 write_line() { # FILE LINE
   printf '%s\n' "$2" >"$1.partial"
   mv "$1.partial" "$1"
+}
+
+# Compares the settings with what made the files in WORK; prints what to label
+# with --print_inputs True.
+settings() { # FLAG...
+  local name flags=()
+  for name in TEXT TEACHER FILES DO_LOWER_CASE DUPE_FACTOR MASKED_LM_PROB \
+      MAX_SEQ_LENGTH MAX_PREDICTIONS_PER_SEQ RECORD_FORMAT PRECISION LAYERS \
+      STEPS BATCH_SIZE; do
+    flags+=(--setting "$name=${!name}")
+  done
+  [ -z "$DUMP" ] || flags+=(--setting "DUMP=$DUMP")
+  python "$CODE/examples/pipeline_settings.py" --work "$WORK" "${flags[@]}" "$@"
 }
 
 running='' start=0
@@ -119,14 +135,15 @@ extract_text() {
   [ ! -e "$TEXT" ] || return 0
   [ -n "$DUMP" ] || die "there is no text $TEXT, and no DUMP to make it of:" \
       "name one of the two"
+  write_line "$WORK/settings.txt" "DUMP=$DUMP"
   python "$CODE/extract_wikipedia_for_bert/extract_wikipedia.py" \
       --dump_file "$DUMP" --output_file "$TEXT"
 }
 
 split() {
-  # Of all files the first one gets its name last.
-  [ ! -e "$WORK/split/text_0.txt" ] ||
-      [ ! -e "$WORK/split/text_$((FILES - 1)).txt" ] || return 0
+  # Of an earlier version: of all files the first one gets its name last.
+  [ -e "$WORK/split/.text.split.json" ] ||
+      [ ! -e "$WORK/split/text_0.txt" ] || return 0
   python "$CODE/split_text.py" --read_file "$TEXT" --split_number "$FILES" \
       --folder "$WORK/split" --name_base text || {
     local code=$?
@@ -157,45 +174,54 @@ label() { # INPUT_FILES OUTPUT_FILE FLAG...
 }
 
 label_all() {
-  local folder=$WORK/labelled i inputs=() begun_by=$PROCESSES
-  local settings="$TEACHER $TEXT $FILES $DO_LOWER_CASE $DUPE_FACTOR"
-  settings+=" $MASKED_LM_PROB $PRECISION $RECORD_FORMAT ${LENGTHS[*]}"
+  local folder=$WORK/labelled begun_by=$PROCESSES num_files='' found
   # Other processes would label all of it again, into files of other names,
   # which training would read too.
   [ ! -e "$folder/processes.txt" ] || begun_by=$(<"$folder/processes.txt")
   if [ "$begun_by" != "$PROCESSES" ]; then
-    [ "$(cat "$folder/finished.txt" 2>/dev/null)" = "$settings" ] ||
+    [ -e "$folder/finished.txt" ] ||
         die "PROCESSES=$PROCESSES: the labels in $folder were begun by" \
             "$begun_by; set PROCESSES=$begun_by until they are finished, or" \
             "remove $folder"
     echo "The labels of PROCESSES=$begun_by are kept." >&2
     return 0
   fi
+  # Other STEPS train on what is labelled once it is begun. Earlier versions
+  # labelled all files.
+  if [ -e "$folder/files.txt" ]; then
+    num_files=$(<"$folder/files.txt")
+  elif [ -e "$folder/processes.txt" ]; then
+    num_files=$((FILES - 1))
+  fi
+  found=$(settings --print_inputs True ${num_files:+--num_files "$num_files"})
+  local num_records inputs
+  read -r num_files num_records inputs <<<"$found"
+  echo "$num_files of $((FILES - 1)) files are labelled, $num_records" \
+      "records; training reads $((STEPS * BATCH_SIZE))." >&2
   mkdir -p "$folder"
+  write_line "$folder/files.txt" "$num_files"
   write_line "$folder/processes.txt" "$PROCESSES"
   # Until this run has seen that they are.
   rm -f "$folder/finished.txt"
-  for ((i = 0; i < FILES - 1; i++)); do
-    inputs+=("$WORK/masked/masked_$i.tfrecord")
-  done
   # A token and a sample that stands for all others: the best to learn from.
-  label "$(IFS=,; echo "${inputs[*]}")" "$folder/training.tfrecord" \
-      --tail_samples 9
+  label "$inputs" "$folder/training.tfrecord" --tail_samples 9
   # The most probable tokens: the best to compare with.
   label "$WORK/masked/masked_$((FILES - 1)).tfrecord" \
       "$folder/heldout.tfrecord"
-  write_line "$folder/finished.txt" "$settings"
+  write_line "$folder/finished.txt" "$num_files"
 }
 
 train() {
   local layers=(${LAYERS//,/ }) trainer=single_machine
   [ "$PROCESSES" -eq 1 ] || trainer=distributed
   # LAYERS may change as long as nothing is trained.
-  [ -e "$WORK/student/run" ] ||
-      python "$CODE/examples/make_student_config.py" \
-          --bert_config_file "$TEACHER/bert_config.json" \
-          --layers "${#layers[@]}" "${LENGTHS[@]}" \
-          --output_file "$WORK/student/bert_config.json" --overwrite True
+  if [ ! -e "$WORK/student/run" ]; then
+    python "$CODE/examples/make_student_config.py" \
+        --bert_config_file "$TEACHER/bert_config.json" \
+        --layers "${#layers[@]}" "${LENGTHS[@]}" \
+        --output_file "$WORK/student/bert_config.json" --overwrite True
+    write_line "$WORK/student/settings.txt" "LAYERS=$LAYERS"
+  fi
   "${launcher[@]}" python "$CODE/network_distillation_${trainer}_truncated.py" \
       --bert_config_file "$WORK/student/bert_config.json" \
       --init_checkpoint "$TEACHER/bert_model.ckpt" --init_layers "$LAYERS" \
@@ -230,6 +256,7 @@ STAGES
       "$WORK/student/run/eval_results.txt"
 }
 
+settings
 mkdir -p "$WORK"
 stage 'I, teacher' download_teacher
 check_layers

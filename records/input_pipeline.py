@@ -28,6 +28,7 @@ from records import manifest
 from records import order
 from records import schema
 from records import tfrecord
+from util import files
 from util import workers
 from util.command_line import InputError
 
@@ -237,6 +238,12 @@ def _first_features(path: str, flag: str) -> Dict[str, Any]:
   Raises:
     InputError: the file is empty, damaged, or holds something else.
   """
+  return files.once(
+      "first record", [path], lambda: _read_first_features(path, flag))
+
+
+def _read_first_features(path: str, flag: str) -> Dict[str, Any]:
+  """Reads a file's first record; as for `_first_features`."""
   serialized = next(tfrecord.read(path, flag), None)
   if serialized is None:
     raise InputError("--{}: {} holds no record; make it again".format(

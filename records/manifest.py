@@ -8,6 +8,7 @@ was saved, with the blocks since the line before.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -116,6 +117,12 @@ def read_manifest(path: str) -> Optional[Manifest]:
   Raises:
     InputError: the manifest does not parse, or is of another file.
   """
+  return files.once("manifest", [manifest_path(path), path],
+                    lambda: _read_manifest(path))
+
+
+def _read_manifest(path: str) -> Optional[Manifest]:
+  """Reads a manifest; as for `read_manifest`."""
   try:
     with files.open_file(manifest_path(path)) as file:
       manifest = _parse(file.read())
@@ -217,10 +224,15 @@ def _parse_json(content: bytes) -> Any:
     raise ValueError("it is nested too deeply") from None
 
 
-def records_fingerprint(path: str) -> str:
-  """Returns the SHA-256 of what made a record file, or of the file itself."""
-  has_manifest = read_manifest(path) is not None
-  return files.fingerprint(manifest_path(path) if has_manifest else path)
+def records_fingerprint(path: str, flag: str = "input_file",
+                        index_folder: Optional[str] = None) -> str:
+  """Returns the SHA-256 of what made a record file, or of the file itself.
+
+  Arguments and errors as for `read_block_index`.
+  """
+  if read_manifest(path) is not None:
+    return files.fingerprint(manifest_path(path))
+  return _read_index(path, flag, index_folder, is_whole=True).fingerprint
 
 
 def find_repeated(paths: Sequence[str]) -> Optional[Tuple[str, str]]:
@@ -252,6 +264,9 @@ def find_repeated(paths: Sequence[str]) -> Optional[Tuple[str, str]]:
   return None
 
 
+# --- Where blocks begin ------------------------------------------------------
+
+
 class BlockIndex(NamedTuple):
   """Where the blocks of a record file begin.
 
@@ -259,21 +274,28 @@ class BlockIndex(NamedTuple):
     num_records: records in the file.
     num_bytes: size of the file.
     offsets: of each block of `tfrecord.BLOCK_RECORDS` records.
+    fingerprint: SHA-256 of a file without a manifest whose records are known
+      to be intact; "" where that was not asked for.
   """
   num_records: int
   num_bytes: int
   offsets: List[int]
+  fingerprint: str = ""
 
 
-def read_block_index(path: str, flag: str) -> BlockIndex:
+def read_block_index(path: str, flag: str, index_folder: Optional[str] = None
+                    ) -> BlockIndex:
   """Reads where the blocks of a file begin.
 
   The manifest tells; for a file without one, of 2019, or with an earlier one,
-  the head of each record is read.
+  the head of each record is read. What is found is kept in a hidden file, so
+  that the next run reads no record.
 
   Args:
     path: the record file.
     flag: name of the flag that named it, for errors.
+    index_folder: for the hidden file where that of the records is read-only;
+      None keeps nothing there.
 
   Raises:
     InputError: the file is damaged or no TFRecord file, or its manifest is of
@@ -283,11 +305,84 @@ def read_block_index(path: str, flag: str) -> BlockIndex:
   if manifest and (manifest.block_offsets or not manifest.num_records):
     return BlockIndex(
         manifest.num_records, manifest.num_bytes, manifest.block_offsets)
-  return index_blocks(path, flag)
+  return _read_index(path, flag, index_folder)
 
 
-def index_blocks(path: str, flag: str) -> BlockIndex:
-  """Finds where the blocks of a file begin; as for `read_block_index`."""
+def check_intact(path: str, flag: str, index_folder: Optional[str] = None
+                ) -> None:
+  """Checks all bytes of a file that has no manifest, of 2019.
+
+  What is made of it is of no use if it is damaged, as its fingerprint is that
+  of all its bytes. Arguments and errors as for `read_block_index`.
+  """
+  if read_manifest(path) is None:
+    _read_index(path, flag, index_folder, is_whole=True)
+
+
+def count_records(path: str, flag: str) -> int:
+  """Counts the records of a file; as for `read_block_index`."""
+  return read_block_index(path, flag).num_records
+
+
+def _read_index(path: str, flag: str, folder: Optional[str],
+                is_whole: bool = False) -> BlockIndex:
+  """Finds blocks without a manifest; as for `read_block_index`.
+
+  Args:
+    path: the record file.
+    flag: as for `read_block_index`.
+    folder: likewise.
+    is_whole: whether to read all bytes and not only heads.
+  """
+  def read() -> BlockIndex:
+    stamp = files.stamp(path)
+    if stamp is None:
+      return _scan(path, flag) if is_whole else _walk(path, flag)
+    index_paths = _index_paths(path, folder)
+    for index_path in index_paths:
+      kept = _read_kept(index_path, stamp)
+      if kept and (kept.fingerprint or not is_whole):
+        return kept
+    found = _scan(path, flag) if is_whole else _walk(path, flag)
+    for index_path in index_paths:
+      # Another process may be writing it, or the folder be read-only.
+      with contextlib.suppress(InputError, OSError):
+        files.write_atomically(index_path, json.dumps(
+            [stamp.size, stamp.modified, found]) + "\n")
+        break
+    return found
+
+  return files.once("whole index" if is_whole else "index", [path], read)
+
+
+def _index_paths(path: str, folder: Optional[str]) -> List[str]:
+  """Returns where the index of a file may be kept."""
+  beside, name = os.path.split(path)
+  paths = [os.path.join(beside, ".{}.index.json".format(name))]
+  if folder and not files.is_remote(folder):
+    paths.append(os.path.join(folder, ".{}.{}.index.json".format(
+        name, hashlib.sha256(os.path.realpath(path).encode(
+            "utf-8", "surrogateescape")).hexdigest()[:12])))
+  return paths
+
+
+def _read_kept(index_path: str, stamp: files.Stamp) -> Optional[BlockIndex]:
+  """Reads an index; None where it is missing, damaged or of another file."""
+  with contextlib.suppress(OSError, TypeError, ValueError):
+    size, modified, values = _parse_json(files.read_text(index_path).encode())
+    index = BlockIndex(*values)
+    if ([size, modified] == [stamp.size, stamp.modified]
+        and type(index.num_records) is int and index.num_bytes == size
+        and isinstance(index.fingerprint, str)
+        and len(index.offsets) == -(
+            -index.num_records // tfrecord.BLOCK_RECORDS)
+        and _are_block_offsets(index.offsets, index.num_records, size)):
+      return index
+  return None
+
+
+def _walk(path: str, flag: str) -> BlockIndex:
+  """Finds blocks by the heads of the records."""
   count, block_offsets, offset = 0, [], 0
   for count, offset in enumerate(tfrecord.offsets(path, flag)):
     if count % tfrecord.BLOCK_RECORDS == 0:
@@ -297,27 +392,18 @@ def index_blocks(path: str, flag: str) -> BlockIndex:
       count, offset, block_offsets[:-(-count // tfrecord.BLOCK_RECORDS)])
 
 
-def check_intact(path: str, flag: str) -> None:
-  """Reads a file that has no manifest, of 2019, to its end.
-
-  What is made of it is of no use if it is damaged, as its fingerprint is that
-  of all its bytes.
-
-  Args:
-    path: the record file.
-    flag: name of the flag that named it, for errors.
-
-  Raises:
-    InputError: the file is damaged or no TFRecord file.
-  """
-  if read_manifest(path) is None:
-    for _ in tfrecord.read(path, flag):
-      pass
-
-
-def count_records(path: str, flag: str) -> int:
-  """Counts the records of a file; as for `read_block_index`."""
-  return read_block_index(path, flag).num_records
+def _scan(path: str, flag: str) -> BlockIndex:
+  """Finds blocks by reading, checking and hashing all bytes."""
+  count, block_offsets, offset = 0, [], 0
+  digest = hashlib.sha256()
+  for record in tfrecord.read(path, flag):
+    if count % tfrecord.BLOCK_RECORDS == 0:
+      block_offsets.append(offset)
+    # Frames of intact records have just one form.
+    digest.update(tfrecord.frame([record]))
+    count += 1
+    offset += len(record) + tfrecord.FRAME_BYTES
+  return BlockIndex(count, offset, block_offsets, digest.hexdigest())
 
 
 # --- Writing -----------------------------------------------------------------

@@ -25,7 +25,7 @@ import itertools
 import json
 import math
 import os
-from typing import Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from absl import logging
 import numpy as np
@@ -89,19 +89,21 @@ class Corpus:
     return digest.hexdigest()
 
 
-def read_corpus(paths: Sequence[str], flag: str) -> Corpus:
+def read_corpus(paths: Sequence[str], flag: str,
+                index_folder: Optional[str] = None) -> Corpus:
   """Reads where the blocks of record files begin.
 
   Args:
     paths: record files.
     flag: name of the flag that named them, for errors.
+    index_folder: as for `manifest.read_block_index`.
 
   Raises:
     InputError: a file is damaged or no TFRecord file.
   """
   columns: List[np.ndarray] = []
   for number, path in enumerate(paths):
-    index = manifest.read_block_index(path, flag)
+    index = manifest.read_block_index(path, flag, index_folder)
     offsets = np.array(index.offsets, np.int64)
     counts = np.full(len(offsets), tfrecord.BLOCK_RECORDS)
     counts[-1:] = index.num_records - tfrecord.BLOCK_RECORDS * (

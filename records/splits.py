@@ -22,9 +22,11 @@ class Split(NamedTuple):
   Attributes:
     source: SHA-256 of the text.
     sizes: bytes of each part; empty while the parts get their names.
+    read_file: path of the text, as it was given.
   """
   source: str
   sizes: List[int]
+  read_file: str = ""
 
 
 def part_name(name: str, number: int) -> str:
@@ -46,7 +48,7 @@ def write(folder: str, name: str, split: Split) -> None:
 def is_kept(folder: str, name: str, read_file: str, num_parts: int) -> bool:
   """Returns whether a text has been split so already, and nothing changed."""
   try:
-    split = _read(manifest_path(folder, name))
+    split = read(folder, name)
   except InputError:
     return False
   return (split is not None and len(split.sizes) == num_parts
@@ -70,7 +72,7 @@ def check_folder(folder: str, flag: str) -> None:
   names = files.list_names(folder)
   for match in filter(None, map(_MANIFEST.fullmatch, sorted(names))):
     path = os.path.join(folder, match.group())
-    split = _read(path)
+    split = read(folder, match.group(1))
     problem = split and _problem(folder, match.group(1), split, names)
     if problem:
       raise InputError(
@@ -78,16 +80,18 @@ def check_folder(folder: str, flag: str) -> None:
           "files as they are".format(flag, folder, problem, path))
 
 
-def _read(path: str) -> Optional[Split]:
-  """Reads a manifest; None where there is none.
+def read(folder: str, name: str) -> Optional[Split]:
+  """Reads the manifest of the split `name`; None where there is none.
 
   Raises:
     InputError: it is damaged.
   """
+  path = manifest_path(folder, name)
   try:
     values: Any = json.loads(files.read_text(path))
     split = Split(**values)
-    if not (isinstance(split.source, str) and isinstance(split.sizes, list)
+    if not (isinstance(split.source, str) and isinstance(split.read_file, str)
+            and isinstance(split.sizes, list)
             and all(type(size) is int for size in split.sizes)):
       raise ValueError("a value is of another type")
     return split

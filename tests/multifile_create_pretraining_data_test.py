@@ -130,6 +130,41 @@ def test_a_split_that_is_incomplete_is_refused(tmp_path, vocab_file):
   assert _run(tmp_path, dupe_factor=1).returncode == 0
 
 
+@pytest.mark.parametrize("temporary", [None, "spill"])
+def test_ranks_share_the_files(tmp_path, vocab_file, temporary):
+  """With the names and bytes of one process, wherever instances wait."""
+  del vocab_file
+  rng = random.Random(1)
+  _input(tmp_path, *(reference.random_text(rng, 5) for _ in range(5)))
+  assert _run(tmp_path, dupe_factor=2).returncode == 0
+  environment = dict(os.environ, OMPI_COMM_WORLD_SIZE="3")
+  if temporary:
+    (tmp_path / temporary).mkdir()
+    environment["TMPDIR"] = str(tmp_path / temporary)
+  ranks = [subprocess.Popen(
+      _command(dupe_factor=2, output_dir="ranks"), cwd=tmp_path,
+      env=dict(environment, OMPI_COMM_WORLD_RANK=str(rank)),
+      stderr=subprocess.PIPE, text=True) for rank in range(3)]
+  for rank, process in enumerate(ranks):
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    assert "{} files: ".format(2 if rank < 2 else 1) in told
+  assert sorted(os.listdir(tmp_path / "ranks")) == sorted(
+      os.listdir(tmp_path / "out"))
+  for name in os.listdir(tmp_path / "out"):
+    assert (tmp_path / "ranks" / name).read_bytes() == (
+        tmp_path / "out" / name).read_bytes()
+
+
+def test_instances_wait_in_the_output_folder_unless_there_is_another(
+    monkeypatch, tmp_path):
+  monkeypatch.setattr(stage.tempfile, "tempdir", None)
+  monkeypatch.delenv("TMPDIR", raising=False)
+  assert stage._spill_folder("out") == "out"
+  monkeypatch.setenv("TMPDIR", str(tmp_path))
+  assert stage._spill_folder("out") == str(tmp_path)
+
+
 def test_compact_records_hold_the_same(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, reference.random_text(random.Random(0), 25))
@@ -476,6 +511,10 @@ def test_workers_fit_into_memory(tmp_path):
   assert stage.workers_that_fit(paths, 2, 1300 << 20) == 2
   with pytest.raises(InputError, match="--num_workers=2 needs about 1,300 MB"):
     stage.workers_that_fit(paths, 2, 1299 << 20)
+  # Instances on tmpfs take memory, and processes of a machine share its cores.
+  assert stage.workers_that_fit(paths, 1, 800 << 20, spill_bytes=0.1) == 1
+  with pytest.raises(InputError):
+    stage.workers_that_fit(paths, 1, 750 << 20, spill_bytes=0.1)
   assert stage.workers_that_fit(paths, 1, 750 << 20) == 1
   assert stage.workers_that_fit(paths, None, 750 << 20) == 1
   with pytest.raises(InputError, match="--split_number=3 or more$"):

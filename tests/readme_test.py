@@ -29,7 +29,7 @@ _PYTHON = re.compile(r"python (\S+\.py)([^;\n]*)")
 # smaller or elsewhere in them.
 _RUN = {
     "python split_text.py \\\n  --read_file data/": {},
-    "for i in $(seq 0 98)": {"seq 0 98": "seq 0 1"},
+    "for i in $(seq 0 10)": {"seq 0 10": "seq 0 1"},
     "mpirun -np 8 -H localhost:8 -bind-to none -map-by slot -x PATH": {
         "-np 8 -H localhost:8": "-np 2 -H localhost:2",
         "wiki_distill.tfrecord": "wiki_of_two.tfrecord"},

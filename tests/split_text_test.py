@@ -132,7 +132,8 @@ def test_a_split_that_matches_is_kept(tmp_path):
   assert _run(tmp_path).returncode == 0
   folder = tmp_path / "out"
   assert json.loads((folder / ".a.split.json").read_text()) == {
-      "source": hashlib.sha256(b"one\n\ntwo\n").hexdigest(), "sizes": [5, 4]}
+      "source": hashlib.sha256(b"one\n\ntwo\n").hexdigest(), "sizes": [5, 4],
+      "read_file": "text.txt"}
   part = folder / "a_1.txt"
 
   def is_kept(**flags):

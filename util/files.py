@@ -13,7 +13,10 @@ import hashlib
 import os
 import re
 import shutil
-from typing import Any, BinaryIO, Iterator, List, Optional, Tuple, Union
+import time
+from typing import (
+    Any, BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional,
+    Sequence, Tuple, TypeVar, Union)
 
 from absl import logging
 
@@ -23,7 +26,10 @@ from util import remote
 from util.command_line import InputError
 from util.remote import is_remote
 
+T = TypeVar("T")
+
 _BLOCK_BYTES = 1 << 20
+_YOUNG_NANOSECONDS = 2 * 10**9
 _MANIFEST_SUFFIX = ".json"
 _LOCK_FILE = ".lock"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -213,11 +219,87 @@ def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
 
 def fingerprint(path: str) -> str:
   """Returns the SHA-256 of a file's bytes, in hexadecimal."""
-  digest = hashlib.sha256()
-  with open_file(path) as file:
-    for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
-      digest.update(block)
-  return digest.hexdigest()
+  def compute():
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+      for block in iter(lambda: file.read(_BLOCK_BYTES), b""):
+        digest.update(block)
+    return digest.hexdigest()
+
+  return once("fingerprint", [path], compute)
+
+
+# --- What is known of files --------------------------------------------------
+
+
+class Stamp(NamedTuple):
+  """What changes with a file; all zero where there is no file.
+
+  Attributes:
+    size: bytes of the file.
+    modified: time of the last change of its bytes, in nanoseconds.
+    changed: likewise, of its name or its rights too.
+    inode: its number in the file system.
+  """
+  size: int = 0
+  modified: int = 0
+  changed: int = 0
+  inode: int = 0
+
+
+Known = Dict[Tuple[str, ...], Tuple[List[Stamp], Any]]
+_known: Known = {}
+
+
+def stamp(path: str) -> Optional[Stamp]:
+  """Returns a file's stamp.
+
+  Returns:
+    None where it may stay the same when the file changes: in remote storage,
+    and for two seconds after a change, as clocks of file systems are coarse.
+  """
+  if is_remote(path):
+    return None
+  try:
+    found = os.stat(path)
+  except (FileNotFoundError, NotADirectoryError):
+    return Stamp()
+  if time.time_ns() - found.st_mtime_ns < _YOUNG_NANOSECONDS:
+    return None
+  return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns,
+               found.st_ino)
+
+
+def once(kind: str, paths: Sequence[str], read: Callable[[], T]) -> T:
+  """Returns what is read from files, and reads it again only if they change.
+
+  Args:
+    kind: what is read.
+    paths: the files.
+    read: reads it; not kept where it raises an error.
+  """
+  stamps = [stamp(path) for path in paths]
+  key = (kind, *paths)
+  if key in _known and _known[key][0] == stamps:
+    return _known[key][1]
+  value = read()
+  if None not in stamps:
+    _known[key] = [each for each in stamps if each is not None], value
+  return value
+
+
+def known() -> Known:
+  """Returns what `once` has read, for another process to `learn`."""
+  return dict(_known)
+
+
+def learn(other: Known) -> None:
+  """Takes over what another process has read.
+
+  It counts for files with the same stamps only: where hosts have copies of
+  their own, those are read.
+  """
+  _known.update(other)
 
 
 # --- Writing -----------------------------------------------------------------

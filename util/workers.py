@@ -318,6 +318,24 @@ def available_memory(root: str = "/") -> Optional[int]:
   return min(amounts, default=None)
 
 
+def is_in_memory(folder: str, root: str = "/") -> bool:
+  """Returns whether files in a folder take memory, as on tmpfs.
+
+  Args:
+    folder: the folder, or one that is to be made.
+    root: the folder that holds proc.
+  """
+  while folder and not os.path.isdir(folder):
+    folder = os.path.dirname(folder)
+  device = os.stat(folder or ".").st_dev
+  number = "{}:{}".format(os.major(device), os.minor(device))
+  for line in _read(root, "proc/self/mountinfo").splitlines():
+    mount, _, file_system = line.partition(" - ")
+    if mount.split()[2:3] == [number]:
+      return file_system.split()[:1] in (["tmpfs"], ["ramfs"])
+  return False
+
+
 def _control_groups(controller: str, root: str) -> List[str]:
   """Lists the folders of this process's control groups and their ancestors.
 

@@ -1,6 +1,7 @@
 """Tests of manifests, of writing record files, and of what is finished."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -280,6 +281,117 @@ def test_a_file_that_is_continued_tells_where_blocks_begin(
         writer.commit(_MANIFEST)
   assert manifest.read_manifest(path).block_offsets == wanted
   assert manifest.read_block_index(path, "input_file").offsets == offsets
+
+
+# --- What is known of files --------------------------------------------------
+
+
+def _make_old(path):
+  """Lets a file's last change be ten seconds ago."""
+  modified = os.stat(path).st_mtime_ns - 10**10
+  os.utime(path, ns=(modified, modified))
+
+
+@pytest.fixture(name="opened")
+def _opened(monkeypatch):
+  """What is opened for reading from now on, as by a process that starts."""
+  monkeypatch.setattr(files, "_known", {})
+  paths = []
+  open_file = files.open_file
+
+  def open_and_note(path, *arguments, **keywords):
+    paths.append(os.path.basename(path))
+    return open_file(path, *arguments, **keywords)
+
+  monkeypatch.setattr(files, "open_file", open_and_note)
+  return paths
+
+
+def _start_again(monkeypatch, opened):
+  monkeypatch.setattr(files, "_known", {})
+  opened.clear()
+
+
+def _read_all(path, folder=None):
+  """Reads what stage IV reads of an input file before it labels."""
+  for _ in range(2):
+    fingerprint = manifest.records_fingerprint(path, "input_file", folder)
+    manifest.check_intact(path, "input_file", folder)
+    index = manifest.read_block_index(path, "input_file", folder)
+    assert manifest.find_repeated([path]) is None
+  return fingerprint, index[:3]
+
+
+def test_a_process_reads_each_manifest_once(path, opened):
+  _write(path, b"one")
+  for name in (path, manifest.manifest_path(path)):
+    _make_old(name)
+  opened.clear()
+  _read_all(path)
+  # Parsed, its file measured, and hashed.
+  assert sorted(opened) == ["a.tfrecord", *["a.tfrecord.json"] * 2]
+  _write(path, b"two", vocab_size=30)
+  assert manifest.read_manifest(path).vocab_size == 30
+
+
+def test_a_file_without_a_manifest_is_read_once_by_all_runs(
+    tmp_path, path, monkeypatch, opened):
+  monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
+  records, offsets = _blocks_of(3, 5, 0, 7, 1)
+  content = tfrecord.frame(records)
+  (tmp_path / "a.tfrecord").write_bytes(content)
+  wanted = (hashlib.sha256(content).hexdigest(), (5, len(content), offsets))
+  # A file that may still change is read, but nothing of it is kept.
+  assert _read_all(path) == wanted
+  assert os.listdir(tmp_path) == ["a.tfrecord"]
+  _make_old(path)
+  _start_again(monkeypatch, opened)
+  # A trainer reads the heads, stage IV all bytes.
+  assert manifest.read_block_index(path, "input_file")[:3] == wanted[1]
+  assert _read_all(path) == wanted
+  assert opened.count("a.tfrecord") == 2
+  _start_again(monkeypatch, opened)
+  assert _read_all(path) == wanted
+  assert set(opened) == {"a.tfrecord.json", ".a.tfrecord.index.json"}
+  # Whatever has become of the index or the file.
+  index = tmp_path / ".a.tfrecord.index.json"
+  for text in ("", "{", "[1, 2, 3]",
+               index.read_text().replace("[0, 40", "[1, 40")):
+    index.write_text(text)
+    _start_again(monkeypatch, opened)
+    assert _read_all(path) == wanted
+  (tmp_path / "a.tfrecord").write_bytes(tfrecord.frame([b"two"]))
+  _make_old(path)
+  _start_again(monkeypatch, opened)
+  assert _read_all(path)[1] == (1, 19, [0])
+  (tmp_path / "a.tfrecord").write_bytes(content[:-1])
+  with pytest.raises(InputError, match="--input_file.*cut record"):
+    manifest.check_intact(path, "input_file")
+
+
+def test_the_index_of_a_read_only_file_lies_in_the_output_folder(
+    tmp_path, monkeypatch, opened):
+  folders = [tmp_path / name for name in ("in", "in2", "out")]
+  for folder in folders:
+    folder.mkdir()
+  write = files.write_atomically
+
+  def write_or_fail(path, text):
+    if not path.startswith(str(folders[2])):
+      raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    write(path, text)
+
+  monkeypatch.setattr(files, "write_atomically", write_or_fail)
+  for folder, record in zip(folders, (b"one", b"three")):
+    (folder / "a.tfrecord").write_bytes(tfrecord.frame([record]))
+    _make_old(folder / "a.tfrecord")
+    _read_all(str(folder / "a.tfrecord"), str(folders[2]))
+  assert len(os.listdir(folders[2])) == 2
+  for folder, num_bytes in zip(folders, (19, 21)):
+    _start_again(monkeypatch, opened)
+    _, index = _read_all(str(folder / "a.tfrecord"), str(folders[2]))
+    assert index == (1, num_bytes, [0])
+    assert "a.tfrecord" not in opened
 
 
 @pytest.mark.parametrize("offsets", [

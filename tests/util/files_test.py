@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -125,6 +127,42 @@ def test_a_fingerprint_is_the_hash_of_all_bytes(tmp_path):
   path.write_bytes(bytes(range(256)) * 10000)
   assert files.fingerprint(str(path)) == hashlib.sha256(
       path.read_bytes()).hexdigest()
+
+
+def test_what_was_read_is_read_again_only_if_the_file_changes(
+    tmp_path, monkeypatch):
+  monkeypatch.setattr(files, "_known", {})
+  path, gone = tmp_path / "a", tmp_path / "gone"
+  reads = []
+
+  def read():
+    def compute():
+      reads.append(path.read_text())
+      return reads[-1]
+    return files.once("text", [str(path), str(gone)], compute)
+
+  def age(seconds):
+    modified = time.time() - seconds
+    os.utime(path, (modified, modified))
+
+  path.write_text("one")
+  assert [read(), read()] == ["one", "one"] and len(reads) == 2  # It is young.
+  age(10)
+  assert [read(), read()] == ["one", "one"] and len(reads) == 3
+  # Another process may use it for the same file only.
+  known = files.known()
+  monkeypatch.setattr(files, "_known", {})
+  files.learn(pickle.loads(pickle.dumps(known)))
+  assert read() == "one" and len(reads) == 3
+  path.write_text("two")
+  age(10)
+  assert read() == "two" and len(reads) == 4
+  gone.write_text("back")
+  os.utime(gone, (1, 1))
+  assert read() == "two" and len(reads) == 5
+  path.unlink()
+  with pytest.raises(FileNotFoundError):
+    read()
 
 
 # --- Writing -----------------------------------------------------------------

@@ -22,3 +22,15 @@ from util import launchers
 def test_a_process_finds_its_place(environment, launch, is_alone):
   assert launchers.find(environment) == launch
   assert launchers.is_alone(environment) == is_alone
+
+
+@pytest.mark.parametrize("environment, wanted", [
+    ({}, 1), ({"HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"}, 1),
+    ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}, 2),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "9"}, 1),
+    ({"SLURM_STEP_NUM_TASKS": "21", "SLURM_STEP_TASKS_PER_NODE": "4(x3),8,1"},
+     8),
+    ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, 2),
+])
+def test_processes_of_a_machine_are_counted(environment, wanted):
+  assert launchers.local_size(environment) == wanted

@@ -456,3 +456,16 @@ def test_available_memory(system, files, expected):
 def test_available_memory_is_a_plausible_amount():
   available = workers.available_memory()
   assert available is None or 1 << 20 < available < 1 << 50
+
+
+def test_only_files_of_some_file_systems_take_memory(tmp_path):
+  device = os.stat(tmp_path).st_dev
+  (tmp_path / "proc/self").mkdir(parents=True)
+  for kind, wanted in (("tmpfs", True), ("ext4", False)):
+    (tmp_path / "proc/self/mountinfo").write_text(
+        "30 1 99:99 / /a rw - tmpfs none rw\n"
+        "31 1 {}:{} / /b rw shared:1 - {} /dev/sda rw\n".format(
+            os.major(device), os.minor(device), kind))
+    assert workers.is_in_memory(
+        str(tmp_path / "new/folder"), str(tmp_path)) is wanted
+  assert not workers.is_in_memory(str(tmp_path), str(tmp_path / "new"))
