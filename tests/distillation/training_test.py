@@ -33,6 +33,16 @@ def _run(folder, output_dir, **changes):
 # --- Training ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("num_sequences, num_records, told", [
+    (3200000, 297000000, "3,200,000 sequences: 1.08% of the 297,000,000 rec"),
+    (25600000, 29700000, "25,600,000 sequences: 86.2% of the 29,700,000 rec"),
+    (100, 100, "100 sequences: 1 epochs of the 100 rec"),
+    (1250, 100, "1,250 sequences: 12.5 epochs of the 100 rec"),
+])
+def test_the_share_of_the_records_is_told(num_sequences, num_records, told):
+  assert told in training.describe_reading(num_sequences, num_records)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps, warmup, told", [
     (4, 8, "only reaches 0.000375 of 0.001; --num_warmup_steps=0 would do"),

@@ -109,7 +109,8 @@ def test_processes_are_started_by_a_launcher(tmp_path, settings):
   # But not where they were to be labelled in another way.
   result = _run(fewer, PRECISION="bf16")
   assert result.returncode == 1
-  assert "set PROCESSES=2" in result.stderr.splitlines()[-1]
+  assert "PRECISION=bf16 does not fit" in result.stderr.splitlines()[-1]
+  assert "set PRECISION=fp32" in result.stderr.splitlines()[-1]
   # A stage that fails ends all of it, with its own line.
   (labelled / "training.tfrecord").write_bytes(b"no")
   failed = _run(settings, STEPS="10")
@@ -165,6 +166,25 @@ def test_what_is_missing_is_told(settings, name, told):
   assert told in result.stderr.splitlines()[-1]
 
 
+def test_settings_are_checked_before_any_work(tmp_path, settings):
+  for changes, told in (
+      ({"WORK": str(tmp_path / "a,b")}, "a comma"),
+      ({"FILES": "1"}, "FILES=1 must be a number from 2 on")):
+    result = _run(settings, **changes)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert told in result.stderr
+  assert not (tmp_path / "a,b").exists()
+  # The run ends in stage III, after the text is split.
+  assert _run(settings, MASKED_LM_PROB="2").returncode == 1
+  part = tmp_path / "work/split/text_2.txt"
+  before = part.read_text()
+  result = _run(settings, FILES="2")
+  assert result.returncode == 1 and result.stderr.count("\n") == 1
+  assert "FILES=2 does not fit" in result.stderr
+  assert "set FILES=3" in result.stderr
+  assert part.read_text() == before
+
+
 def test_a_split_that_was_cut_off_is_made_again(tmp_path, settings):
   """The first file gets its name last."""
   split = tmp_path / "work" / "split"
@@ -172,6 +192,6 @@ def test_a_split_that_was_cut_off_is_made_again(tmp_path, settings):
   for number in (1, 2):
     (split / "text_{}.txt".format(number)).write_text("old .\n")
   # The next stage ends the run.
-  result = _run(settings, DUPE_FACTOR="0")
+  result = _run(settings, MASKED_LM_PROB="2")
   assert (split / "text_0.txt").exists(), result.stderr
   assert (split / "text_2.txt").read_text() != "old .\n"
