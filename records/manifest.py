@@ -125,10 +125,12 @@ def _read_manifest(path: str) -> Optional[Manifest]:
   """Reads a manifest; as for `read_manifest`."""
   try:
     with files.open_file(manifest_path(path)) as file:
-      manifest = _parse(file.read())
-    with files.open_file(path) as file:
-      file.seek(0, os.SEEK_END)
-      num_bytes = file.tell()
+      content = file.read()
+    manifest = _parse(content)
+    num_bytes = files.size(path)
+    # Most readers ask for it next.
+    files.once("fingerprint", [manifest_path(path)],
+               lambda: hashlib.sha256(content).hexdigest())
   except FileNotFoundError:
     return None
   except ValueError as error:
@@ -347,12 +349,16 @@ def _read_index(path: str, flag: str, folder: Optional[str],
     for index_path in index_paths:
       # Another process may be writing it, or the folder be read-only.
       with contextlib.suppress(InputError, OSError):
+        files.make_folder(os.path.dirname(index_path))
         files.write_atomically(index_path, json.dumps(
             [stamp.size, stamp.modified, found]) + "\n")
         break
     return found
 
-  return files.once("whole index" if is_whole else "index", [path], read)
+  found = files.once("whole index" if is_whole else "index", [path], read)
+  # Where all bytes were read, the heads were too.
+  files.once("index", [path], lambda: found)
+  return found
 
 
 def _index_paths(path: str, folder: Optional[str]) -> List[str]:

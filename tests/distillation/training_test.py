@@ -1,6 +1,8 @@
 """Tests of the loop of training and evaluation, and of its checks."""
 
 import dataclasses
+import os
+import pickle
 import re
 import shutil
 
@@ -11,6 +13,7 @@ import tensorflow as tf
 from distillation import checkpoints
 from distillation import devices
 from distillation import hooks
+from distillation import inputs
 from distillation import losses
 from distillation import training
 import optimization
@@ -18,6 +21,7 @@ from records import manifest
 from records import schema
 from records import tfrecord
 import tiny
+from util import files
 from util.command_line import InputError
 
 
@@ -31,6 +35,40 @@ def _run(folder, output_dir, **changes):
 
 
 # --- Training ----------------------------------------------------------------
+
+
+def test_other_processes_open_no_records_that_rank_0_has_read(
+    tmp_path, folder, monkeypatch):
+  """But find those that differ."""
+  paths = [_write_labelled(tmp_path / "{}.tfrecord".format(i), folder)
+           for i in range(2)]
+  names = [name for path in map(str, paths) for name in (path, path + ".json")]
+  for name in names:
+    os.utime(name, (1e9, 1e9))
+  monkeypatch.setattr(files, "_known", {})
+  options = tiny.trainer_options(
+      folder, tmp_path / "out", input_file=",".join(map(str, paths)))
+  inputs.check(options)
+  known = pickle.dumps(files.known())
+  opened = []
+  open_file = files.open_file
+
+  def open_and_note(path, *arguments, **keywords):
+    opened.append(path)
+    return open_file(path, *arguments, **keywords)
+
+  def start():
+    monkeypatch.setattr(files, "_known", {})
+    files.learn(pickle.loads(known))
+    opened.clear()
+    inputs.check(options, is_writer=False)
+    return set(opened) & set(names)
+
+  monkeypatch.setattr(files, "open_file", open_and_note)
+  assert start() == set()
+  # As a host has a copy of its own.
+  os.utime(names[3], (1.1e9, 1.1e9))
+  assert start() == {names[3]}
 
 
 @pytest.mark.parametrize("num_sequences, num_records, told", [
