@@ -311,9 +311,10 @@ def create_file(task: Task, report: workers.Report) -> Counts:
     return _write_records(task, corpus, tokenizer.vocab, reporter)
   except OSError as error:  # A full disk names no file.
     where = task.output_path
-    if files.is_remote(where) or os.environ.get("TMPDIR"):
-      where = error.filename or "{} or {}".format(
-          tempfile.gettempdir(), task.output_path)
+    if files.is_remote(where):
+      where = error.filename or tempfile.gettempdir()
+    elif os.environ.get("TMPDIR") and error.filename == tempfile.gettempdir():
+      where = error.filename
     raise OSError(error.errno, error.strerror, where) from error
 
 
@@ -331,11 +332,17 @@ def _write_records(task: Task, corpus: sampling.Corpus,
     spill = stack.enter_context(tempfile.TemporaryFile(
         dir=_spill_folder(os.path.dirname(task.output_path))))
     num_passes = sampler.num_documents * options.dupe_factor
-    for rows in sampler.rows():
-      spill.write(rows.data)
-      num_sequences += len(rows)
-      reporter.drawn(1 / num_passes)
-    spill.flush()
+    try:
+      for rows in sampler.rows():
+        spill.write(rows.data)
+        num_sequences += len(rows)
+        reporter.drawn(1 / num_passes)
+      spill.flush()
+    except OSError as error:  # A full disk names no file.
+      with contextlib.suppress(OSError):  # What it has left in memory.
+        spill.close()
+      raise OSError(error.errno, error.strerror, _spill_folder(
+          os.path.dirname(task.output_path))) from error
     order = array.array("I", range(num_sequences))
     sampling.shuffle(order, rng.getrandbits)
     for start in range(0, num_sequences, _BLOCK_INSTANCES):

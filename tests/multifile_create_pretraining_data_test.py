@@ -165,6 +165,24 @@ def test_instances_wait_in_the_output_folder_unless_there_is_another(
   assert stage._spill_folder("out") == str(tmp_path)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_folder_for_instances_is_named(
+    tmp_path, vocab_file, monkeypatch):
+  _input(tmp_path, reference.random_text(random.Random(0), 5))
+  monkeypatch.setattr(stage.tempfile, "tempdir", str(tmp_path))
+  monkeypatch.setattr(stage.tempfile, "TemporaryFile",
+                      lambda **unused: open("/dev/full", "wb"))
+  for temporary, wanted in (
+      (None, str(tmp_path / "direct.tfrecord")), ("set", str(tmp_path))):
+    if temporary:
+      monkeypatch.setenv("TMPDIR", temporary)
+    else:
+      monkeypatch.delenv("TMPDIR", raising=False)
+    with pytest.raises(OSError) as raised:
+      _in_process(tmp_path, vocab_file, reference.Settings())
+    assert raised.value.filename == wanted
+
+
 def test_compact_records_hold_the_same(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, reference.random_text(random.Random(0), 25))

@@ -28,7 +28,9 @@ _PYTHON = re.compile(r"python (\S+\.py)([^;\n]*)")
 # The blocks that run, by how they begin, in their order; and what is written
 # smaller or elsewhere in them.
 _RUN = {
-    "python split_text.py \\\n  --read_file data/": {},
+    # The text is so short that a file has three records.
+    "python split_text.py \\\n  --read_file data/": {
+        "--dupe_factor 1": "--dupe_factor 10"},
     "for i in $(seq 0 10)": {"seq 0 10": "seq 0 1"},
     "mpirun -np 8 -H localhost:8 -bind-to none -map-by slot -x PATH": {
         "-np 8 -H localhost:8": "-np 2 -H localhost:2",

@@ -141,7 +141,7 @@ def test_a_text_is_split_in_a_bucket(tmp_path, bucket, caplog):
   split_text.split(_upload(local, bucket), 4, bucket + "/split", "a")
   assert "has no locks" in caplog.text
   names = ["a_{}.txt".format(i) for i in range(4)]
-  assert _names(bucket + "/split") == names
+  assert _names(bucket + "/split") == [".a.split.json", *names]
   for name in names:
     assert _read("{}/split/{}".format(bucket, name)) == (
         tmp_path / "split" / name).read_bytes()
