@@ -34,6 +34,8 @@ MASK_TOKEN = "[MASK]"
 # The tokens that pre-training data needs.
 SPECIAL_TOKENS = (UNKNOWN_TOKEN, CLASS_TOKEN, SEPARATOR_TOKEN, MASK_TOKEN)
 CONTINUATION_PREFIX = "##"
+# A word with more characters becomes UNKNOWN_TOKEN.
+MAX_WORD_LENGTH = 200
 
 # The limits of a WordCache keep it below about 50 MB.
 _MAX_CACHED_WORDS = 1 << 18
@@ -48,8 +50,8 @@ _BLOCK_LINES = 128
 _ASCII_TOKENS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
 # Code points that BERT sets apart one by one, as Chinese and Japanese have no
 # spaces. Hangul and kana are not among them.
-_CJK_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
-               (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
+CJK_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+              (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
                (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F))
 # What the folder names of BERT's published models tell of their case.
 _CASE_IN_NAME = re.compile("(?<![a-z])(un)?cased(?![a-z])", re.IGNORECASE)
@@ -208,7 +210,7 @@ class _CleaningTable(_CharacterTable):
     if char in "\0\ufffd" or category in ("Cc", "Cf"):
       return ""
     code_point = ord(char)
-    if any(first <= code_point <= last for first, last in _CJK_BLOCKS):
+    if any(first <= code_point <= last for first, last in CJK_BLOCKS):
       return " {} ".format(char)
     return char
 
@@ -326,7 +328,7 @@ class WordpieceTokenizer:
   """Splits words into the longest pieces that the vocabulary has."""
 
   def __init__(self, vocab: Collection[str], unk_token: str = UNKNOWN_TOKEN,
-               max_input_chars_per_word: int = 200):
+               max_input_chars_per_word: int = MAX_WORD_LENGTH):
     """Keeps the arguments, as attributes of the same names.
 
     Args:

@@ -350,12 +350,14 @@ class Classifier:
       if schedule:
         tf1.set_random_seed(schedule.seed)
         tf1.train.get_or_create_global_step()  # Dropout depends on it.
-        logits = _logits(config, True, self._inputs, num_labels, compute_type)
+        logits = label_logits(
+            config, True, self._inputs, num_labels, compute_type)
         self._loss = tf.reduce_mean(
             tf.nn.sparse_softmax_cross_entropy_with_logits(
                 self._inputs.label_ids, logits))
       self._log_probabilities = tf.nn.log_softmax(
-          _logits(config, False, self._inputs, num_labels, compute_type))
+          label_logits(
+              config, False, self._inputs, num_labels, compute_type))
       variables = tf1.trainable_variables()
       if checkpoint:
         _restore([variable for variable in variables
@@ -456,8 +458,9 @@ class Classifier:
     os.rmdir(partial)
 
 
-def _logits(config: modeling.BertConfig, is_training: bool, inputs: Inputs,
-            num_labels: int, compute_type: tf.DType) -> tf.Tensor:
+def label_logits(config: modeling.BertConfig, is_training: bool,
+                 inputs: Inputs, num_labels: int,
+                 compute_type: tf.DType = tf.float32) -> tf.Tensor:
   """Builds the model; float32 [B, L]. A second one shares the variables."""
   with tf1.variable_scope(tf1.get_variable_scope(), reuse=tf1.AUTO_REUSE):
     pooled = modeling.BertModel(

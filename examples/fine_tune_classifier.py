@@ -66,8 +66,8 @@ from util import files
 from util.command_line import InputError
 
 # Files of output_dir, beside the config, the checkpoint and the results.
-_VOCAB_FILE = "vocab.txt"
-_LABELS_FILE = "labels.txt"
+VOCAB_FILE = "vocab.txt"
+LABELS_FILE = "labels.txt"
 _CONFUSION_FILE = "confusion.txt"
 _NOTES_FILE = "fine_tuning.json"
 # BERT's recipe (Devlin et al. 2018, arXiv 1810.04805, appendix A.3).
@@ -171,8 +171,13 @@ class Notes:
         json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")
 
   @classmethod
-  def read(cls, output_dir: str) -> Optional["Notes"]:
+  def read(cls, output_dir: str,
+           flag: str = "output_dir") -> Optional["Notes"]:
     """Reads the notes of a folder; None where there are none.
+
+    Args:
+      output_dir: the folder.
+      flag: name of the flag that named it, for errors.
 
     Raises:
       InputError: they are damaged.
@@ -189,8 +194,8 @@ class Notes:
         raise ValueError("unexpected values")
       return notes
     except (ValueError, TypeError, AttributeError) as error:
-      raise InputError("--output_dir: {} is damaged ({}); remove the folder, "
-                       "or give another one".format(path, error)) from None
+      raise InputError("--{}: {} is damaged ({}); remove the folder, or give "
+                       "another one".format(flag, path, error)) from None
 
   def results(self) -> Dict[str, float]:
     """Returns the learning rates' figures of eval_results.txt, by key."""
@@ -296,7 +301,7 @@ def check(options: Options) -> TrainingInputs:
         options.num_train_epochs))
   config = checkpoints.load_config(
       options.bert_config_file, options.max_seq_length)
-  vocab = _read_vocabulary(options.vocab_file, config)
+  vocab = read_vocabulary(options.vocab_file, config)
   training = read_texts(options.train_file, "train_file")
   counts = collections.Counter(text.label for text in training)
   labels = sorted(counts)
@@ -312,7 +317,7 @@ def check(options: Options) -> TrainingInputs:
         "rate".format(options.train_file, max(counts.values()),
                       options.learning_rate))
   if options.init_checkpoint:
-    _check_encoder(config, options.init_checkpoint, "init_checkpoint")
+    check_encoder(config, options.init_checkpoint, "init_checkpoint")
   try:
     tokenization.validate_case_matches_checkpoint(
         options.do_lower_case, options.init_checkpoint or options.vocab_file)
@@ -325,8 +330,12 @@ def check(options: Options) -> TrainingInputs:
       training, held_out)
 
 
-def _read_vocabulary(path: str, config: modeling.BertConfig) -> Dict[str, int]:
-  """Reads a vocabulary that fits a config."""
+def read_vocabulary(path: str, config: modeling.BertConfig) -> Dict[str, int]:
+  """Reads a vocabulary that fits a config; returns ids by token.
+
+  Raises:
+    InputError: it is no vocabulary, or larger than the model's.
+  """
   vocab = sampling.read_vocabulary(path)
   size = max(vocab.values()) + 1
   if size > config.vocab_size:
@@ -350,9 +359,18 @@ def _check_pairs(config: modeling.BertConfig, texts: Sequence[Text],
         "model reads single texts only".format(place, config.type_vocab_size))
 
 
-def _check_encoder(config: modeling.BertConfig, checkpoint: str,
-                   flag: str) -> None:
-  """Checks that a checkpoint holds the whole encoder and pooler."""
+def check_encoder(config: modeling.BertConfig, checkpoint: str,
+                  flag: str) -> None:
+  """Checks that a checkpoint holds the whole encoder and pooler.
+
+  Args:
+    config: size of the model.
+    checkpoint: path, without `.index`.
+    flag: name of the flag that named it, for errors.
+
+  Raises:
+    InputError: it does not.
+  """
   match = checkpoints.match_checkpoint(config, checkpoint, flag)
   missing, unused = (
       [name for name in names if name.startswith(ENCODER_SCOPE)]
@@ -409,7 +427,7 @@ def fine_tune(options: Options) -> None:
 def _check_vacant(output_dir: str) -> None:
   """Raises InputError where a folder holds a model of another kind."""
   for name in (checkpoints.CONFIG_FILE, checkpoints.CHECKPOINT_FILE + ".index",
-               _VOCAB_FILE):
+               VOCAB_FILE):
     if os.path.exists(os.path.join(output_dir, name)):
       raise InputError(
           "--output_dir={} holds {}, which this script did not write; choose "
@@ -460,9 +478,9 @@ def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
         options.bert_config_file,
         os.path.join(output_dir, checkpoints.CONFIG_FILE))
     files.copy_atomically(
-        options.vocab_file, os.path.join(output_dir, _VOCAB_FILE))
+        options.vocab_file, os.path.join(output_dir, VOCAB_FILE))
     files.write_atomically(
-        os.path.join(output_dir, _LABELS_FILE),
+        os.path.join(output_dir, LABELS_FILE),
         "".join(label + "\n" for label in encoding.labels))
     final.save(os.path.join(output_dir, checkpoints.CHECKPOINT_FILE))
   notes = dataclasses.replace(
@@ -487,34 +505,39 @@ class Model(NamedTuple):
   notes: Notes
 
 
-def load(output_dir: str) -> Model:
+def load(output_dir: str, flag: str = "output_dir") -> Model:
   """Reads and checks what `fine_tune` has written.
+
+  Args:
+    output_dir: the folder of the classifier.
+    flag: name of the flag that named it, for errors.
 
   Raises:
     InputError: there is no classifier, or it is not finished or damaged.
   """
-  notes = Notes.read(output_dir)
+  notes = Notes.read(output_dir, flag)
   if notes is None or not notes.learning_rate:
     raise InputError(
-        "--output_dir={} holds no {}classifier; give --train_file, "
-        "--bert_config_file and --vocab_file to train one".format(
-            output_dir, "finished " if notes else ""))
+        "--{}={} holds no {}classifier; examples/fine_tune_classifier.py "
+        "trains one with --train_file, --bert_config_file and "
+        "--vocab_file".format(
+            flag, output_dir, "finished " if notes else ""))
   config = checkpoints.load_config(
       os.path.join(output_dir, checkpoints.CONFIG_FILE),
       notes.settings["max_seq_length"])
-  vocab = _read_vocabulary(os.path.join(output_dir, _VOCAB_FILE), config)
-  path = os.path.join(output_dir, _LABELS_FILE)
-  files.check_file(path, "output_dir")
+  vocab = read_vocabulary(os.path.join(output_dir, VOCAB_FILE), config)
+  path = os.path.join(output_dir, LABELS_FILE)
+  files.check_file(path, flag)
   with open(path, encoding="utf-8", newline="\n") as file:
     labels = file.read().split("\n")[:-1]
   checkpoint = os.path.join(output_dir, checkpoints.CHECKPOINT_FILE)
-  _check_encoder(config, checkpoint, "output_dir")
+  check_encoder(config, checkpoint, flag)
   shapes = dict(tf.train.list_variables(checkpoint))
   if [shapes.get(name) for name in HEAD_VARIABLES] != [
       [len(labels), config.hidden_size], [len(labels)]]:
     raise InputError(
-        "--output_dir: {} does not fit the {} labels of {}; train again in "
-        "another folder".format(checkpoint, len(labels), path))
+        "--{}: {} does not fit the {} labels of {}; train again in another "
+        "folder".format(flag, checkpoint, len(labels), path))
   return Model(config, Encoding(
       tokenization.FullTokenizer.from_vocab(
           vocab, notes.settings["do_lower_case"]),

@@ -542,8 +542,9 @@ def replaced_folder(folder: str, last: str) -> Iterator[str]:
     shutil.rmtree(leftover, ignore_errors=True)
   os.makedirs(partial)
   yield partial
-  for name in os.listdir(partial):
-    sync(os.path.join(partial, name))
+  for parent, _, names in os.walk(partial):
+    for name in names:
+      sync(os.path.join(parent, name))
   # No system call replaces a folder that is not empty.
   if os.path.exists(folder):
     os.replace(folder, replaced)

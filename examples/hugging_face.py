@@ -1,0 +1,199 @@
+"""A BERT in the files that Hugging Face's transformers read.
+
+The functions return names, arrays and JSON values. They need neither
+transformers nor PyTorch.
+"""
+
+import re
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+import modeling
+import tokenization
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+# transformers refuse weights that do not name their framework.
+WEIGHTS_METADATA = {"format": "pt"}
+PADDING_TOKEN = "[PAD]"
+# BERT's activations by their names there. Its GELU is the tanh form.
+_ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "linear": "linear", "": "linear",
+                "relu": "relu", "tanh": "tanh"}
+_LAYER_NORM_EPSILON = 1e-12
+_TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+# The last part of a variable's name, and what stands for it there.
+_LAST_PARTS = {"kernel": "weight", "gamma": "weight", "beta": "bias",
+               "output_weights": "weight", "output_bias": "bias",
+               **{table: table + ".weight" for table in _TABLES}}
+# A capital sigma that ends a word: one after a letter with case and not before
+# one, where Unicode passes over marks in between; over two of them here. The
+# patterns are understood by Oniguruma and by JavaScript.
+_CASED = r"[\p{Lu}\p{Ll}\p{Lt}]"
+_PASSED_OVER = r"[\p{Mn}\p{Me}\p{Lm}\p{Sk}'.:·’]"
+_FINAL_SIGMA = "(?<={0}|{0}{1}|{0}{1}{1})Σ(?!{1}*{0})".format(
+    _CASED, _PASSED_OVER)
+_ROLES = {"unk_token": tokenization.UNKNOWN_TOKEN,
+          "sep_token": tokenization.SEPARATOR_TOKEN,
+          "pad_token": PADDING_TOKEN,
+          "cls_token": tokenization.CLASS_TOKEN,
+          "mask_token": tokenization.MASK_TOKEN}
+
+
+# --- Weights and config ------------------------------------------------------
+
+
+def weight_name(variable: str) -> str:
+  """Returns the name that a variable of Google's BERT has there.
+
+  Args:
+    variable: its name in the checkpoint. Variables outside of any scope are
+      those of a classifier's head.
+  """
+  *scopes, last = variable.split("/")
+  scopes = [re.sub("^layer_", "layer.", scope) for scope in scopes]
+  return ".".join([*(scopes or ["classifier"]), _LAST_PARTS.get(last, last)])
+
+
+def weights(variables: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+  """Returns the weights by their names there.
+
+  Args:
+    variables: arrays by name, as a checkpoint has them.
+
+  Returns:
+    float32 arrays. Kernels are transposed; the decoder of the masked-LM head is
+    left out, as it is the word embeddings.
+  """
+  return {
+      weight_name(name): np.ascontiguousarray(
+          value.T if name.endswith("/kernel") else value, np.float32)
+      for name, value in sorted(variables.items())}
+
+
+def config(model: modeling.BertConfig, architecture: str,
+           padding_id: Optional[int],
+           labels: Sequence[str] = ()) -> Dict[str, Any]:
+  """Returns the values of config.json.
+
+  Args:
+    model: size of the model.
+    architecture: class that has all its weights, such as BertForPreTraining.
+    padding_id: id of the token that pads; None without such a token.
+    labels: of a classifier, in the order of their ids.
+  """
+  values = model.to_dict()
+  values.update({
+      "architectures": [architecture], "model_type": "bert",
+      "hidden_act": _ACTIVATIONS[str(model.hidden_act or "").lower()],
+      "layer_norm_eps": _LAYER_NORM_EPSILON, "pad_token_id": padding_id,
+      "position_embedding_type": "absolute"})
+  if labels:
+    values["id2label"] = {str(i): label for i, label in enumerate(labels)}
+    values["label2id"] = {label: i for i, label in enumerate(labels)}
+  return values
+
+
+# --- The tokenizer -----------------------------------------------------------
+
+
+def _replace(pattern: str, content: str) -> Dict[str, Any]:
+  return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
+
+
+def _normalizers(do_lower_case: bool) -> List[Dict[str, Any]]:
+  """Returns what cleans text, as `tokenization.BasicTokenizer` does.
+
+  The BertNormalizer of `tokenizers` drops characters for private use, which
+  BERT keeps; its tables of accents are older than Python's.
+  """
+  steps = [_replace(r"[\t\n\r\p{Zs}]", " "),
+           _replace("[\0\ufffd" r"\p{Cc}\p{Cf}]", "")]
+  if do_lower_case:
+    steps += [_replace(_FINAL_SIGMA, "ς"), {"type": "Lowercase"},
+              {"type": "NFD"}, _replace(r"\p{Mn}", "")]
+  return steps
+
+
+def _pre_tokenizers() -> List[Dict[str, Any]]:
+  """Returns what splits words off, and sets punctuation and CJK apart."""
+  cjk = "".join("{}-{}".format(chr(first), chr(last))
+                for first, last in tokenization.CJK_BLOCKS)
+  return [{"type": "WhitespaceSplit"},
+          {"type": "Split", "behavior": "Isolated", "invert": False,
+           "pattern": {"Regex": r"[!-/:-@\[-`{-~\p{P}" + cjk + "]"}}]
+
+
+def _template(vocab: Mapping[str, int], second_segment: int) -> Dict[str, Any]:
+  """Returns what makes [CLS] A [SEP] or [CLS] A [SEP] B [SEP]."""
+  start, end = tokenization.CLASS_TOKEN, tokenization.SEPARATOR_TOKEN
+
+  def special(token: str, segment: int) -> Dict[str, Any]:
+    return {"SpecialToken": {"id": token, "type_id": segment}}
+
+  def text(name: str, segment: int) -> Dict[str, Any]:
+    return {"Sequence": {"id": name, "type_id": segment}}
+
+  single = [special(start, 0), text("A", 0), special(end, 0)]
+  return {
+      "type": "TemplateProcessing", "single": single,
+      "pair": [*single, text("B", second_segment),
+               special(end, second_segment)],
+      "special_tokens": {
+          token: {"id": token, "ids": [vocab[token]], "tokens": [token]}
+          for token in (start, end)}}
+
+
+def tokenizer(vocab: Mapping[str, int], do_lower_case: bool,
+              num_segments: int) -> Dict[str, Any]:
+  """Returns the values of tokenizer.json.
+
+  Its token ids are those of `tokenization.FullTokenizer`, but that a special
+  token's name in a text, such as [MASK], is that token.
+
+  Args:
+    vocab: ids by token, with the special tokens.
+    do_lower_case: as for `FullTokenizer`.
+    num_segments: that the model knows; with one, both texts of a pair have it.
+  """
+  return {
+      "version": "1.0", "truncation": None, "padding": None,
+      "added_tokens": [
+          {"id": vocab[token], "content": token, "single_word": False,
+           "lstrip": False, "rstrip": False, "normalized": False,
+           "special": True}
+          for token in sorted(special_tokens(vocab).values(),
+                              key=vocab.__getitem__)],
+      "normalizer": {"type": "Sequence",
+                     "normalizers": _normalizers(do_lower_case)},
+      "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers()},
+      "post_processor": _template(vocab, min(1, num_segments - 1)),
+      "decoder": {"type": "WordPiece", "cleanup": True,
+                  "prefix": tokenization.CONTINUATION_PREFIX},
+      "model": {"type": "WordPiece", "unk_token": tokenization.UNKNOWN_TOKEN,
+                "continuing_subword_prefix": tokenization.CONTINUATION_PREFIX,
+                "max_input_chars_per_word": tokenization.MAX_WORD_LENGTH,
+                "vocab": dict(vocab)}}
+
+
+def special_tokens(vocab: Mapping[str, int]) -> Dict[str, str]:
+  """Returns the special tokens by role, as special_tokens_map.json has them."""
+  return {role: token for role, token in _ROLES.items() if token in vocab}
+
+
+def tokenizer_config(vocab: Mapping[str, int],
+                     max_seq_length: int) -> Dict[str, Any]:
+  """Returns the values of tokenizer_config.json.
+
+  The class is the one that takes tokenizer.json as it is. Version 5 of
+  transformers makes a BertTokenizer of the vocabulary alone, and that has
+  another limit for the length of a word.
+  """
+  return {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "model_max_length": max_seq_length, "clean_up_tokenization_spaces": True,
+      "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+      **special_tokens(vocab)}
