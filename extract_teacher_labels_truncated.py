@@ -106,7 +106,8 @@ def define_flags() -> None:
   flags.DEFINE_string("output_file", None, "Labelled records to write.")
   flags.DEFINE_string(
       "init_checkpoint", None,
-      "Checkpoint of the teacher, without `.index`; must hold every variable.")
+      "Checkpoint of the teacher, without `.index`; must hold every variable "
+      "but those of the pooler and the next-sentence head.")
   flags.DEFINE_enum(
       "label_format", "topk", teacher.LABEL_FORMATS,
       "topk stores K tokens with their probabilities. hidden stores what the "

@@ -256,6 +256,49 @@ def run_training(options):
       "scaled_dot_product_attention, batches from memory")
 
 
+def run_exported(options):
+  """Loads what examples/export_student.py has written for transformers.
+
+  Writes the token ids of texts, and the logits of the first of them; a turn
+  applies the model to one sequence.
+  """
+  import numpy as np
+  import torch
+  import transformers
+  torch.set_num_threads(options.threads)
+  config = transformers.AutoConfig.from_pretrained(options.model_dir)
+  auto_class = (transformers.AutoModelForSequenceClassification
+                if "Classification" in config.architectures[0]
+                else transformers.AutoModelForPreTraining)
+  model = auto_class.from_pretrained(options.model_dir).eval()
+  tokenizer = transformers.AutoTokenizer.from_pretrained(options.model_dir)
+  with open(options.texts, encoding="utf-8") as file:
+    texts = json.load(file)
+  ids = [tokenizer(text)["input_ids"] for text in texts]
+  batch = tokenizer(texts[:options.batch_size], padding=True, truncation=True,
+                    max_length=options.max_seq_length, return_tensors="pt")
+  with torch.inference_mode():
+    outputs = model(**batch)
+  np.savez(
+      options.output, ids=np.concatenate(ids), lengths=list(map(len, ids)),
+      **{name: batch[name].numpy() for name in (
+          "input_ids", "attention_mask", "token_type_ids")},
+      **{name: outputs[name].numpy() for name in outputs
+         if name.endswith("logits")})
+  generator = torch.Generator().manual_seed(0)
+  sequence = torch.randint(config.vocab_size, [1, options.num_tokens],
+                           generator=generator)
+
+  def run():
+    with torch.inference_mode():
+      for _ in range(options.steps):
+        model(sequence)
+
+  run()
+  _serve("transformers", lambda: _seconds(run), settings="PyTorch {}".format(
+      importlib.metadata.version("torch")))
+
+
 def _serve_best(candidates, settings):
   """Serves what is fastest in one turn after some batches that warm it up."""
   seconds = {}
@@ -286,12 +329,14 @@ def main():
       (run_wikipedia, ("dump_file", "output_dir")),
       (run_extraction, ("dump_file", "output_dir")),
       (run_labels, ("features", "config", "precision")),
-      (run_training, ("features", "config", "precision"))):
+      (run_training, ("features", "config", "precision")),
+      (run_exported, ("model_dir", "texts", "output"))):
     kind = kinds.add_parser(run.__name__.partition("_")[2])
     kind.set_defaults(run=run)
     for name in names:
       kind.add_argument("--" + name, required=True)
-    for name, default in (("threads", 1), ("batch_size", 32), ("steps", 1)):
+    for name, default in (("threads", 1), ("batch_size", 32), ("steps", 1),
+                          ("max_seq_length", 64), ("num_tokens", 128)):
       kind.add_argument("--" + name, type=int, default=default)
   options = parser.parse_args()
   try:

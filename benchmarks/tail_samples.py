@@ -11,15 +11,17 @@ For masked tokens of some records it compares the gradient of the student's loss
 with regard to its logits, for ten stored tokens of several kinds and for the
 masked token itself, with the gradient for the teacher's whole distribution: the
 cosine over all slots, and the squared error of a slot's gradient, split into
-bias and variance over draws. Then it says how the error of the mean stored
-target falls with the number of draws.
+bias and variance over draws. A token that is drawn twice is stored once: the
+first column has the mean number of stored tokens. Then it says how the error of
+the mean stored target falls with the number of draws.
 """
 
 import math
 import os
 import pathlib
 import sys
-from typing import Callable, Dict, List, Mapping, NamedTuple, Sequence
+from typing import (Callable, Dict, List, Mapping, NamedTuple, Optional,
+                    Sequence)
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -95,7 +97,7 @@ class Slot(NamedTuple):
   sequence: np.ndarray
 
 
-# Returns a target, float64 [V], with at most `_TOP_K` entries.
+# Returns a target, float64 [V], with some entries.
 Estimator = Callable[[Slot, np.random.Generator], np.ndarray]
 
 
@@ -121,7 +123,8 @@ def renormalized(slot: Slot, generator: np.random.Generator) -> np.ndarray:
 
 
 def drawn(num_top: int, exponent: float = 1.0, is_stratified: bool = False,
-          of_sequence: bool = False) -> Estimator:
+          of_sequence: bool = False,
+          num_drawn: Optional[int] = None) -> Estimator:
   """Returns what stores a head, and draws from the tail.
 
   Args:
@@ -130,11 +133,13 @@ def drawn(num_top: int, exponent: float = 1.0, is_stratified: bool = False,
     is_stratified: whether each draw is from its own part of the cumulated mass.
     of_sequence: whether tokens are drawn in proportion to their mean
       probability in the sequence, as draws that all its slots share would be.
+    num_drawn: independent draws, among which a token may come again; None for
+      as many as make `_TOP_K` tokens with the head.
   """
 
   def estimate(slot, generator):
     target = top(slot, generator, num_top)
-    count = _TOP_K - num_top
+    count = num_drawn or _TOP_K - num_top
     tail = np.where(target > 0, 0, slot.teacher)
     chances = np.where(target > 0, 0, slot.sequence if of_sequence else
                        slot.teacher) ** exponent
@@ -173,6 +178,8 @@ _ESTIMATORS: Dict[str, Estimator] = {
     "top 5 + 5 drawn": drawn(5),
     "top 3 + 7 drawn": drawn(3),
     "10 drawn": drawn(0),
+    # Sparse Logit Sampling (Anshumann et al. 2025, arXiv 2503.16870).
+    "16 drawn": drawn(0, num_drawn=16),
     "top 5 + 5 drawn in strata": drawn(5, is_stratified=True),
     "top 5 + 5 drawn by p^0.8": drawn(5, exponent=0.8),
     "top 5 + 5 drawn by p^0.5": drawn(5, exponent=0.5),
@@ -194,14 +201,15 @@ def compare_gradients(slots: Sequence[Slot], students: np.ndarray,
     generator: of the draws.
   """
   width = max(map(len, _ESTIMATORS))
-  sys.stdout.write("{}  cosine   bias^2  variance\n".format(
+  sys.stdout.write("{}  tokens  cosine   bias^2  variance\n".format(
       "stored".ljust(width)))
   for name, estimate in _ESTIMATORS.items():
-    dot = found_norm = full_norm = bias = variance = 0.0
+    dot = found_norm = full_norm = bias = variance = num_stored = 0.0
     for slot, student in zip(slots, tqdm.tqdm(
         students, desc=name, unit=" slots", disable=None, leave=False)):
       full = student - slot.teacher
       targets = [estimate(slot, generator) for _ in range(_NUM_REPEATS)]
+      num_stored += np.mean(list(map(np.count_nonzero, targets)))
       found = np.stack([student * target.sum() - target for target in targets])
       variance += found.var(axis=0, ddof=1).sum() / len(slots)
       # The mean of the draws has a share of the variance, too.
@@ -210,9 +218,9 @@ def compare_gradients(slots: Sequence[Slot], students: np.ndarray,
       dot += (found[0] * full).sum()
       found_norm += (found[0] ** 2).sum()
       full_norm += (full ** 2).sum()
-    sys.stdout.write("{}  {:6.3f} {:8.4f} {:9.4f}\n".format(
-        name.ljust(width), dot / math.sqrt(found_norm * full_norm), bias,
-        variance))
+    sys.stdout.write("{}  {:6.2f}  {:6.3f} {:8.4f} {:9.4f}\n".format(
+        name.ljust(width), num_stored / len(slots),
+        dot / math.sqrt(found_norm * full_norm), bias, variance))
 
 
 def make_slots(teacher_logits: tf.Tensor, features: Mapping[str, np.ndarray]

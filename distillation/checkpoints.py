@@ -36,6 +36,8 @@ _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
 _DECODER_VARIABLES = ("bert/embeddings/word_embeddings",
                       "cls/predictions/output_bias")
 _MODEL_SCOPES = ("bert/", "cls/")
+# What predicts next sentences; a masked-LM model can do without.
+NEXT_SENTENCE_SCOPES = ("bert/pooler/", "cls/seq_relationship/")
 # Variable of training only, which no exported model has.
 HIDDEN_PROJECTION = "hidden_projection/kernel"
 
@@ -229,12 +231,13 @@ def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
 
 
 def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
-  """Checks that a teacher's checkpoint holds every variable of its model.
+  """Checks that a teacher's checkpoint holds all that predicts masked tokens.
 
   Raises:
     InputError: it does not, or as for `match_checkpoint`.
   """
-  missing = match_checkpoint(config, checkpoint).missing
+  missing = [name for name in match_checkpoint(config, checkpoint).missing
+             if not name.startswith(NEXT_SENTENCE_SCOPES)]
   if missing:
     raise InputError(
         "--init_checkpoint: {} lacks {} of the teacher's variables, such as "

@@ -7,6 +7,7 @@ from absl import logging
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
+from records.manifest import read_manifest, TeacherFigures
 from util import files
 
 RESULTS_FILE = "eval_results.txt"
@@ -54,6 +55,51 @@ def read_results(path: str) -> Dict[str, float]:
                  for line in files.read_text(path).splitlines())
   results.pop("checkpoint", None)
   return {key: float(value) for key, value in results.items()}
+
+
+def teacher_results(paths: Sequence[str], num_records: int) -> Dict[str, Any]:
+  """Returns the teacher's own figures on held-out records, by key.
+
+  Args:
+    paths: the record files, whose manifests have the figures.
+    num_records: records that the student's figures cover.
+
+  Returns:
+    The teacher's accuracy and cross entropy on the masked tokens, and the
+    numbers of records that the student's and the teacher's figures cover;
+    nothing where no manifest has the figures.
+  """
+  figures = TeacherFigures()
+  for path in paths:
+    figures += TeacherFigures.of_manifest(read_manifest(path))
+  if not figures.num_tokens:
+    return {}
+  return {
+      "num_records": num_records, "teacher_num_records": figures.num_records,
+      "teacher_masked_lm_accuracy": figures.num_correct / figures.num_tokens,
+      "teacher_masked_lm_cross_entropy":
+          figures.cross_entropy / figures.num_tokens}
+
+
+def warn_of_teacher(results: Mapping[str, Any]) -> None:
+  """Warns of a student that predicts masked tokens better than its teacher.
+
+  Args:
+    results: by key, those of `teacher_results` among them.
+  """
+  if (results.get("teacher_num_records")
+      and results["masked_lm_accuracy"] > results["teacher_masked_lm_accuracy"]
+      and results["masked_lm_cross_entropy"]
+      < results["teacher_masked_lm_cross_entropy"]):
+    logging.warning(
+        "The student has passed its teacher: accuracy %.4f and cross entropy "
+        "%.4f on %d held-out records; the teacher has %.4f and %.4f on %d. Its "
+        "labels now hold the student back: train with --hard_label_schedule="
+        "linear, which ends on the masked tokens alone.",
+        results["masked_lm_accuracy"], results["masked_lm_cross_entropy"],
+        results["num_records"], results["teacher_masked_lm_accuracy"],
+        results["teacher_masked_lm_cross_entropy"],
+        results["teacher_num_records"])
 
 
 def _read_line(path: str) -> str:

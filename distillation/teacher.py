@@ -29,7 +29,8 @@ from records import input_pipeline
 from records import order
 from records import schema
 from records import tfrecord
-from records.manifest import count_records, Manifest, RecordWriter
+from records.manifest import (
+    count_records, Manifest, RecordWriter, TeacherFigures)
 from util import files
 from util.command_line import InputError
 
@@ -76,9 +77,12 @@ class Labels(NamedTuple):
     features: what is stored, by feature name: for topk float32 and int32
       [N, P, K], for hidden float16 [N, P, H].
     predictions: int32 [N, P], its most probable tokens.
+    cross_entropies: float32 [N, P], minus the logarithms of the masked tokens'
+      probabilities, at temperature 1.
   """
   features: Dict[str, np.ndarray]
   predictions: np.ndarray
+  cross_entropies: np.ndarray
 
 
 class Teacher:
@@ -141,6 +145,7 @@ class Teacher:
       # XLA compiles for each number of slots, so it gets all of them.
       wanted = np.ones_like(slots) if options.device.use_xla else slots
       batch["slots"] = np.flatnonzero(wanted)
+      batch[schema.MASKED_LM_IDS] = features[schema.MASKED_LM_IDS][rows][wanted]
       if options.tail_samples:
         batch["offsets"] = offsets[rows][wanted]
       begin = time.perf_counter()
@@ -150,17 +155,18 @@ class Teacher:
       positions = rows[np.nonzero(slots)[0]], np.nonzero(slots)[1]
       for values, batch_values in zip(labels, found):
         values[positions] = batch_values[slots[wanted]]
-    *stored, predictions = labels
+    *stored, predictions, cross_entropies = labels
     if options.label_format == "topk":
       return Labels(dict(zip(
           (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES), stored)),
-                    predictions)
+                    predictions, cross_entropies)
     hidden_states = stored[0].astype(np.float16)
     if not np.isfinite(hidden_states).all():
       raise InputError(
           "--label_format=hidden stores float16, and the teacher has hidden "
           "states beyond it: use --label_format=topk")
-    return Labels({schema.TEACHER_HIDDEN_STATES: hidden_states}, predictions)
+    return Labels({schema.TEACHER_HIDDEN_STATES: hidden_states}, predictions,
+                  cross_entropies)
 
   def limits(self, shape: schema.RecordShape) -> Dict[str, int]:
     """Returns what the integers of records must stay below."""
@@ -184,13 +190,15 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   """Builds the teacher's graph.
 
   Returns:
-    Placeholders by name, and of the wanted slots what is stored and the most
-    probable tokens.
+    Placeholders by name, and of the wanted slots what is stored, the most
+    probable tokens, and the cross entropies of the masked tokens.
   """
   inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
             for name in (schema.INPUT_IDS, schema.INPUT_MASK,
                          schema.SEGMENT_IDS, schema.MASKED_LM_POSITIONS)}
   inputs["slots"] = tf1.placeholder(tf.int32, [None])
+  masked_tokens = inputs[schema.MASKED_LM_IDS] = tf1.placeholder(
+      tf.int32, [None])  # Of the wanted slots.
   if options.tail_samples:
     inputs["offsets"] = tf1.placeholder(tf.float64, [None])
   compute_type = devices.compute_type(options.device.precision)
@@ -202,12 +210,26 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
         inputs["slots"], has_next_sentence=False, compute_type=compute_type,
         for_cpu=for_cpu)
   if options.label_format == "hidden":
-    return inputs, [outputs.hidden_states, tf.argmax(
-        outputs.masked_lm, axis=-1, output_type=tf.int32)]
+    return inputs, [
+        outputs.hidden_states,
+        tf.argmax(outputs.masked_lm, axis=-1, output_type=tf.int32),
+        tf.nn.sparse_softmax_cross_entropy_with_logits(
+            masked_tokens, outputs.masked_lm)]
   labels = losses.truncate(
       outputs.masked_lm, options.truncation_factor, options.temperature,
       options.tail_samples, inputs.get("offsets"), for_cpu)
-  return inputs, [*labels, labels.indices[:, 0]]
+  best = labels.indices[:, 0]
+  if options.temperature == 1.0:
+    # What is known of the best token spares a pass over the vocabulary.
+    best_scores, masked_scores = (
+        tf.gather(outputs.masked_lm, tokens, batch_dims=1)
+        for tokens in (best, masked_tokens))
+    cross_entropies = (
+        best_scores - masked_scores - tf.math.log(labels.probabilities[:, 0]))
+  else:
+    cross_entropies = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        masked_tokens, outputs.masked_lm)
+  return inputs, [*labels, best, cross_entropies]
 
 
 def _offsets(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
@@ -229,15 +251,22 @@ class Share(NamedTuple):
 
 
 class LabelStatistics:
-  """Counts what is reported of the labels at the end, in a fixed memory."""
+  """Counts what is reported of the labels at the end, in a fixed memory.
 
-  def __init__(self, num_top: int = 0):
+  Attributes:
+    figures: the teacher's own, those of earlier runs included.
+  """
+
+  def __init__(self, num_top: int = 0,
+               figures: TeacherFigures = TeacherFigures()):
     """Counts nothing yet.
 
     Args:
       num_top: how many of the stored entries are the most probable tokens; 0
         where none are stored.
+      figures: of the records that earlier runs have labelled.
     """
+    self.figures = figures
     self._num_top = num_top
     self._num_tokens = 0
     self._histogram = np.zeros(_MASS_BINS, np.int64)
@@ -248,9 +277,14 @@ class LabelStatistics:
   def add(self, features: Mapping[str, np.ndarray], labels: Labels) -> None:
     """Counts the labels of a window."""
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-    self._num_tokens += int(is_real.sum())
-    self._num_correct += int((labels.predictions[is_real] == features[
+    num_tokens = int(is_real.sum())
+    num_correct = int((labels.predictions[is_real] == features[
         schema.MASKED_LM_IDS][is_real]).sum())
+    self._num_tokens += num_tokens
+    self._num_correct += num_correct
+    self.figures += TeacherFigures(
+        len(is_real), num_tokens, num_correct, float(
+            labels.cross_entropies[is_real].sum(dtype=np.float64)))
     if not self._num_top:
       return
     masses = labels.features[schema.TEACHER_PROBABILITIES][
@@ -345,17 +379,18 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       another process, an input file is damaged, or the layout cannot hold one
       of its records.
   """
-  statistics = LabelStatistics(
-      options.truncation_factor - options.tail_samples
-      if options.label_format == "topk" else 0)
   size = options.batch_size * _WINDOW_BATCHES
   with RecordWriter(output_file, manifest, overwrite) as writer, \
       futures.ThreadPoolExecutor(1) as background:
     done = writer.num_records
     if done:
       logging.info("Resuming %s after record %d.", output_file, done)
+    statistics = LabelStatistics(
+        options.truncation_factor - options.tail_samples
+        if options.label_format == "topk" else 0,
+        TeacherFigures.of_manifest(writer.resumed))
 
-    def write(window, labels):
+    def write(window, labels, figures):
       try:
         records = _labelled(window, labels, shape, layout)
       except InputError as error:
@@ -365,7 +400,8 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
             order.path_of(corpus, window.first + i), error)) from None
       for record in records:
         writer.write(record)
-      writer.save_progress(manifest)
+      writer.save_progress(
+          dataclasses.replace(manifest, teacher=figures._asdict()))
 
     written = None
     windows = input_pipeline.read_windows(
@@ -380,7 +416,8 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
           # One window is written while the next one is labelled.
           if written:
             written.result()
-          written = background.submit(write, window, labels)
+          written = background.submit(
+              write, window, labels, statistics.figures)
           bar.update(len(window.serialized))
       except input_pipeline.OutOfRangeError:
         # Its records are made again, so the labels of this file are of no use.
@@ -393,5 +430,6 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       raise InputError(
           "--input_file holds other records than before; do not change it "
           "during a run, and start again")
-    writer.commit(manifest)
+    writer.commit(dataclasses.replace(
+        manifest, teacher=statistics.figures._asdict()))
   statistics.log(teacher, writer.num_records - done, output_file)

@@ -263,7 +263,11 @@ class _Trainer:
     name = (os.path.relpath(checkpoint, output_dir) if checkpoint
             else self._options.model.init_checkpoint)
     assert name  # Without any of these the check of the options has failed.
-    evaluation.write_results(folders, self.evaluate(checkpoint), name)
+    results = self.evaluate(checkpoint)
+    results.update(evaluation.teacher_results(
+        self._corpora.held_out.paths, self._num_evaluated))
+    evaluation.write_results(folders, results, name)
+    evaluation.warn_of_teacher(results)
     is_best = name.startswith(evaluation.BEST_FOLDER + os.sep)
     if newest and not is_best and name != os.path.basename(newest):
       logging.warning(
@@ -309,11 +313,16 @@ class _Trainer:
 
   def _measured_on(self) -> str:
     """Returns what the figures of a checkpoint depend on beside it."""
-    corpus, options = self._corpora.held_out, self._options.evaluation
-    num_records = min(
-        corpus.size, options.max_eval_steps * options.eval_batch_size)
+    corpus = self._corpora.held_out
     return "{} of {} records, {}".format(
-        num_records, corpus.size, corpus.fingerprint())
+        self._num_evaluated, corpus.size, corpus.fingerprint())
+
+  @property
+  def _num_evaluated(self) -> int:
+    """Held-out records that an evaluation reads, in all processes together."""
+    options = self._options.evaluation
+    return min(self._corpora.held_out.size,
+               options.max_eval_steps * options.eval_batch_size)
 
   def _prepare(self, num_micro_batches: int) -> input_pipeline.Prepare:
     """Returns what makes the student's features of a batch."""

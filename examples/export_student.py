@@ -67,8 +67,6 @@ _INPUTS = (schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS)
 _MODEL_FLAGS = ("bert_config_file", "init_checkpoint", "vocab_file")
 _TFLITE_FLAGS = ("max_seq_length", "max_predictions_per_seq", "weight_bits")
 _MAX_SEQ_LENGTH = 128
-# What a masked-LM model can do without.
-_OPTIONAL_SCOPES = ("bert/pooler/", "cls/seq_relationship/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +203,7 @@ def read_model(options: Options) -> Model:
   vocab = fine_tune_classifier.read_vocabulary(options.vocab_file, config)
   match = checkpoints.match_checkpoint(config, options.init_checkpoint)
   missing = [name for name in match.missing
-             if not name.startswith(_OPTIONAL_SCOPES)]
+             if not name.startswith(checkpoints.NEXT_SENTENCE_SCOPES)]
   if missing:
     raise InputError(
         "--init_checkpoint: {} lacks {} of the model's variables, such as {}; "
@@ -259,12 +257,12 @@ def write_huggingface(model: Model, folder: str) -> None:
   """
   if model.labels:
     architecture = "BertForSequenceClassification"
-  elif any(name.startswith(_OPTIONAL_SCOPES[1]) for name in model.variables):
+  elif set(modeling.variable_shapes(model.config)) == set(model.variables):
     architecture = "BertForPreTraining"
   else:
     architecture = "BertForMaskedLM"
   vocab = model.vocab
-  # save_file would write a file that only its owner may read.
+  # In some versions save_file writes a file that only its owner may read.
   pathlib.Path(folder, hugging_face.WEIGHTS_FILE).write_bytes(
       safetensors.numpy.save(hugging_face.weights(model.values()),
                              hugging_face.WEIGHTS_METADATA))
@@ -496,7 +494,7 @@ def main() -> None:
   options = command_line.options(Options)
   # Without a slash at its end, as the folder gets a hidden name meanwhile.
   options = dataclasses.replace(
-      options, output_dir=os.path.normpath(options.output_dir))
+      options, output_dir=options.output_dir.rstrip("/") or "/")
   check_flags(options, {field.name for field in dataclasses.fields(Options)
                         if flags.FLAGS[field.name].present})
   export(options, read_model(options))

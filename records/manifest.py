@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -36,6 +37,32 @@ _PART = re.compile(r"-\d{5}-of-(\d{5})")
 _DEFAULTS = {"label_format": "topk", "record_format": "example"}
 
 
+class TeacherFigures(NamedTuple):
+  """How well a teacher predicts the masked tokens that it has labelled.
+
+  Attributes:
+    num_records: records that the figures cover.
+    num_tokens: masked tokens in these records.
+    num_correct: masked tokens that the teacher finds the most probable.
+    cross_entropy: sum over the masked tokens, in nats.
+  """
+  num_records: int = 0
+  num_tokens: int = 0
+  num_correct: int = 0
+  cross_entropy: float = 0.0
+
+  @classmethod
+  def of_manifest(cls, manifest: "Optional[Manifest]") -> "TeacherFigures":
+    """Reads the figures of a manifest; zeros where there are none."""
+    teacher = manifest.teacher if manifest else {}
+    return cls(*(type(default)(teacher.get(name, default))
+                 for name, default in cls._field_defaults.items()))
+
+  def __add__(self, other: Any) -> "TeacherFigures":
+    """Returns the figures of the records of both."""
+    return TeacherFigures(*map(sum, zip(self, other)))
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
   """What made a record file; kept beside it as NAME.json.
@@ -53,6 +80,9 @@ class Manifest:
     block_offsets: where in the file each block of `tfrecord.BLOCK_RECORDS`
       begins; empty where the file is not finished, or was made before
       manifests held it.
+    teacher: the `TeacherFigures` of labelled records by name; they tell nothing
+      of what made the file. Empty for other records, and for those that were
+      labelled before manifests held it.
   """
   stage: str
   flags: Mapping[str, Any]
@@ -62,6 +92,17 @@ class Manifest:
   num_records: int = 0
   num_bytes: int = 0
   block_offsets: List[int] = dataclasses.field(default_factory=list)
+  teacher: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+  def to_dict(self) -> Dict[str, Any]:
+    """Returns the values by attribute, as JSON files hold them.
+
+    Those of no teacher are left out, as earlier versions wrote and read them.
+    """
+    values = dataclasses.asdict(self)
+    if not self.teacher:
+      values.pop("teacher")
+    return values
 
   def difference(self, other: "Manifest") -> Optional[str]:
     """Names the first way in which what made `other` is not what made this.
@@ -191,6 +232,10 @@ def _checked(values: Any) -> Manifest:
     elif field.name == "block_offsets":
       is_valid = isinstance(value, list) and _are_block_offsets(
           value, manifest.num_records, manifest.num_bytes)
+    elif field.name == "teacher":
+      is_valid = isinstance(value, dict) and all(
+          type(item) in (int, float) and 0 <= item < math.inf
+          for item in value.values())
     else:
       is_valid = isinstance(value, dict) and not any(
           isinstance(item, (dict, list)) for item in value.values())
@@ -212,7 +257,7 @@ def _are_block_offsets(values: List[Any], num_records: int,
 
 def _format(manifest: Manifest) -> str:
   """Formats a manifest as JSON, its many offsets on one line."""
-  values = dataclasses.asdict(manifest)
+  values = manifest.to_dict()
   offsets = values.pop("block_offsets")
   return '{},\n "block_offsets": {}\n}}\n'.format(
       json.dumps(values, indent=1)[:-len("\n}")], json.dumps(offsets))
@@ -425,6 +470,8 @@ class RecordWriter:
 
   Attributes:
     num_records: records in the file so far, those of an earlier run included.
+    resumed: the manifest that an earlier run has left; None where nothing of it
+      is of use.
   """
 
   def __init__(self, path: str, resume: Optional[Manifest] = None,
@@ -454,10 +501,11 @@ class RecordWriter:
     self._buffer: List[bytes] = []
     self._partial = files.partial_file(path, resume is not None)
     try:
-      progress = resume and self._read_progress(resume, overwrite)
+      progress = self._read_progress(resume, overwrite) if resume else None
     except InputError:
       self._partial.close()
       raise
+    self.resumed = progress
     self.num_records = progress.num_records if progress else 0
     self._num_bytes = progress.num_bytes if progress else 0
     self._block_offsets = list(progress.block_offsets) if progress else []
@@ -660,7 +708,7 @@ class OverwriteProgress:
       wanted: what makes each output, by its path.
     """
     self._path = os.path.join(folder, ".{}.overwrite.json".format(name))
-    self._run = {path: dataclasses.asdict(manifest)
+    self._run = {path: manifest.to_dict()
                  for path, manifest in wanted.items()}
     self._replaced: List[str] = []
     files.make_folder(folder)

@@ -112,6 +112,15 @@ def test_labels_are_the_teachers_best_tokens_beside_the_inputs(
       name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
       for name in ("masked_2.tfrecord", "masked_10.tfrecord")}
   assert manifest["flags"]["truncation_factor"] == 4
+  masked = unlabelled[schema.MASKED_LM_IDS][is_slot]
+  log_probabilities = tf.nn.log_softmax(scores).numpy()[is_slot]
+  figures = manifest["teacher"]
+  assert figures["num_records"] == 11
+  assert figures["num_tokens"] == len(masked)
+  assert figures["num_correct"] == np.sum(
+      log_probabilities.argmax(axis=-1) == masked)
+  assert figures["cross_entropy"] == pytest.approx(
+      -log_probabilities[np.arange(len(masked)), masked].sum(), rel=1e-5)
 
   # The same command again keeps the file; another one is refused.
   content, written = output.read_bytes(), output.stat().st_mtime_ns
@@ -305,6 +314,21 @@ def test_an_input_file_is_not_overwritten(tmp_path, folder):
   tiny.assert_one_line_error(result, "--output_file", "input files")
 
 
+def test_a_teacher_without_next_sentences_gives_the_same_labels(
+    tmp_path, folder):
+  variables = tiny.random_variables()
+  tiny.write_checkpoint(tmp_path / "masked_lm.ckpt", {
+      name: value for name, value in variables.items()
+      if not name.startswith(("bert/pooler/", "cls/seq_relationship/"))})
+  for name, checkpoint in (
+      ("a.tfrecord", folder / "bert_model.ckpt"),
+      ("b.tfrecord", tmp_path / "masked_lm.ckpt")):
+    result = _run(folder, tmp_path / name, init_checkpoint=checkpoint)
+    assert result.returncode == 0, result.stderr
+  assert (tmp_path / "a.tfrecord").read_bytes() == (
+      tmp_path / "b.tfrecord").read_bytes()
+
+
 def test_a_teacher_without_its_head_is_refused(tmp_path, folder):
   variables = tiny.random_variables()
   del variables["cls/predictions/output_bias"]
@@ -368,6 +392,18 @@ def _long_run(tmp_path_factory, folder):
   return changes, (long_folder / "whole.tfrecord").read_bytes()
 
 
+@pytest.fixture(name="long_figures", scope="module")
+def _long_figures(long_run):
+  """The teacher's figures in the manifest of the whole run."""
+  changes, _ = long_run
+  return _figures(changes["input_file"].with_name("whole.tfrecord"))
+
+
+def _figures(path):
+  return json.loads(
+      path.with_name(path.name + ".json").read_text())["teacher"]
+
+
 def _stop_midway(arguments, partial, signal_number, windows):
   """Starts a run and stops it some windows later; returns log and exit code."""
   start = partial.stat().st_size if partial.exists() else 0
@@ -381,7 +417,8 @@ def _stop_midway(arguments, partial, signal_number, windows):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, folder, long_run):
+def test_a_killed_run_resumes_to_the_same_bytes(
+    tmp_path, folder, long_run, long_figures):
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
   partial = tmp_path / ".labelled.tfrecord.partial"
@@ -401,6 +438,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, folder, long_run):
   result = _run(folder, output, **changes)
   assert "Resuming {} after record".format(output) in result.stderr
   assert output.read_bytes() == whole
+  assert _figures(output) == long_figures
+  assert long_figures["num_records"] == 2400
   assert sorted(os.listdir(tmp_path)) == [
       "labelled.tfrecord", "labelled.tfrecord.json"]
 

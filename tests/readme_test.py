@@ -38,14 +38,18 @@ _RUN = {
     "python examples/convert_records.py": {},
     "python examples/show_records.py": {},
     "python examples/make_student_config.py": {},
-    "python network_distillation_single": {
+    "python network_distillation_single_machine_truncated.py \\\n": {
         "100000": "4", "10000": "1", "data/labelled/wiki_distill*":
         "data/labelled/wiki_distill_?"},
     "mpirun -np 8 -H localhost:8 -bind-to none -map-by slot \\": {
         "-np 8 -H localhost:8": "-np 2 -H localhost:2", "800000": "8",
         "80000": "2", "student/run": "student/run_of_two",
         "data/labelled/wiki_distill*": "data/labelled/wiki_of_two*"},
+    "python network_distillation_single_machine_truncated.py --do_eval": {},
     "python examples/fine_tune_classifier.py": {},
+    "python examples/export_student.py --format huggingface": {},
+    "python examples/export_student.py --format saved_model": {},
+    "python examples/export_student.py --format tflite": {},
 }
 # The others, and why.
 _DO_NOT_RUN = {
@@ -197,5 +201,10 @@ def test_commands_run_as_they_are_printed(world):
                "data/compact/wiki_distill_1.tfrecord",
                "student/run/student/bert_model.ckpt.index",
                "student/run_of_two/eval_results.txt",
-               "classifier/eval_results.txt"):
+               "teacher_evaluation/eval_results.txt",
+               "classifier/eval_results.txt",
+               "student/huggingface/model.safetensors",
+               "classifier/huggingface/model.safetensors",
+               "serving/classifier/1/saved_model.pb",
+               "classifier/tflite/model.tflite"):
     assert (world / path).exists(), path

@@ -14,7 +14,7 @@ import re
 from typing import Any, List, Mapping
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/labels.md", "docs/results.md")
+DOCUMENTS = ("README.md", "docs/labels.md", "docs/results.md", "docs/using.md")
 _FIGURES = pathlib.Path(__file__).with_name("tables.json")
 # The README's table: these rows and columns of a table, and their new names.
 _HEADLINE_OF = "forms"

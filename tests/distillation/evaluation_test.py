@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from distillation import checkpoints
 from distillation import evaluation
+from records import manifest
 import tiny
 from util import files
 
@@ -25,6 +26,43 @@ def test_results_are_written_by_key_and_read_again(tmp_path):
     assert evaluation.read_results(str(path)) == {
         "a_rate": 0.5, "global_step": 7, "loss": 1.25}
   assert evaluation.read_results(str(tmp_path / "none.txt")) == {}
+
+
+def _write_with_figures(path, figures):
+  """Writes a file of one record; returns its path."""
+  made_by = manifest.Manifest(
+      stage="x", flags={}, fingerprints={}, sources={}, vocab_size=9,
+      teacher=figures and manifest.TeacherFigures(*figures)._asdict())
+  with manifest.RecordWriter(str(path)) as writer:
+    writer.write(b"record")
+    writer.commit(made_by)
+  return str(path)
+
+
+def test_a_teachers_figures_on_some_files(tmp_path):
+  """Means over the masked tokens of those files that have figures."""
+  paths = [_write_with_figures(tmp_path / name, figures) for name, figures in (
+      ("a", (3, 10, 4, 25.0)), ("b", {}), ("c", (2, 6, 4, 7.0)))]
+  assert evaluation.teacher_results(paths[1:2], 4) == {}
+  assert evaluation.teacher_results(paths, 4) == {
+      "num_records": 4, "teacher_num_records": 5,
+      "teacher_masked_lm_accuracy": 0.5, "teacher_masked_lm_cross_entropy": 2.0}
+
+
+@pytest.mark.parametrize("accuracy, cross_entropy, is_past", [
+    (0.6, 1.9, True), (0.4, 1.9, False), (0.6, 2.1, False)])
+def test_a_student_past_its_teacher_is_warned_of(
+    caplog, accuracy, cross_entropy, is_past):
+  results = {"masked_lm_accuracy": accuracy,
+             "masked_lm_cross_entropy": cross_entropy}
+  evaluation.warn_of_teacher(results)
+  assert not caplog.text
+  evaluation.warn_of_teacher({
+      **results, "num_records": 4, "teacher_num_records": 5,
+      "teacher_masked_lm_accuracy": 0.5, "teacher_masked_lm_cross_entropy": 2.0
+  })
+  assert ("--hard_label_schedule=linear" in caplog.text) == is_past
+  assert ("on 4 held-out records" in caplog.text) == is_past
 
 
 class _Run:

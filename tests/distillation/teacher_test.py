@@ -5,10 +5,12 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from distillation import devices
 from distillation import teacher
 from records import input_pipeline
+from records import manifest
 from records import order
 from records import schema
 import tiny
@@ -78,6 +80,43 @@ def test_without_masked_tokens_there_is_nothing_to_label(checkpoint, features):
     assert labels.shape == (11, 3, 4) and not labels.any()
 
 
+@pytest.mark.parametrize("changes", [
+    {}, {"batch_size": 3}, {"temperature": 3.0}, {"label_format": "hidden"},
+    {"tail_samples": 3}, {"device": devices.DeviceOptions(use_xla=True)}])
+def test_cross_entropies_are_those_of_the_whole_distribution(
+    checkpoint, features, changes):
+  """At temperature 1, whatever is stored."""
+  logits, _ = tiny.scores(tiny.CONFIG, tiny.random_variables(), features)
+  wanted = -np.take_along_axis(
+      tf.nn.log_softmax(logits).numpy().reshape(11, 3, -1),
+      np.int64(features[schema.MASKED_LM_IDS])[:, :, np.newaxis],
+      axis=2)[:, :, 0]
+  is_real = features[schema.MASKED_LM_WEIGHTS] > 0
+  labels = teacher.Teacher(
+      tiny.CONFIG, checkpoint,
+      teacher.LabelOptions(**{"truncation_factor": 4, **changes})).label(
+          features, 0)
+  np.testing.assert_allclose(
+      labels.cross_entropies[is_real], wanted[is_real], atol=1e-5)
+
+
+def test_figures_of_a_teacher_by_hand():
+  """Two windows after an earlier run; padding does not count."""
+  statistics = teacher.LabelStatistics(
+      figures=manifest.TeacherFigures(5, 10, 4, 2.5))
+  for weights, predictions, cross_entropies in (
+      ([[1, 1, 0], [1, 0, 0]], [[7, 8, 9], [9, 9, 9]],
+       [[0.5, 1.0, 99], [2.0, 99, 99]]),
+      ([[0, 0, 0]], [[9, 9, 9]], [[99, 99, 99]])):
+    weights, predictions, cross_entropies = map(
+        np.array, (weights, predictions, cross_entropies))
+    statistics.add(
+        {schema.MASKED_LM_WEIGHTS: weights,
+         schema.MASKED_LM_IDS: np.full(weights.shape, 9)},
+        teacher.Labels({}, predictions, cross_entropies))
+  assert statistics.figures == (8, 13, 5, 6.0)
+
+
 @pytest.mark.parametrize("share, wanted", [
     ((0, 11), [(0, 4), (4, 4), (8, 3)]),
     ((3, 9), [(3, 4), (7, 2)]),
@@ -117,7 +156,7 @@ def test_the_mass_is_told_to_three_digits_from_a_fixed_memory():
     statistics.add({schema.MASKED_LM_WEIGHTS: np.ones((100, 3)),
                     schema.MASKED_LM_IDS: np.zeros((100, 3))},
                    teacher.Labels({schema.TEACHER_PROBABILITIES: masses},
-                                  np.zeros((100, 3))))
+                                  np.zeros((100, 3)), np.zeros((100, 3))))
   masses = np.concatenate(all_masses)
   assert statistics.mean_mass == pytest.approx(masses.mean(), rel=1e-5)
   for share in (0.05, 0.5):
@@ -137,7 +176,7 @@ def test_an_unlikely_teacher_is_warned_of(
   statistics = teacher.LabelStatistics(num_top=2)
   statistics.add(features, teacher.Labels(
       {schema.TEACHER_PROBABILITIES: np.full((1, 3, 4), 0.25, "f")},
-      predictions))
+      predictions, np.ones((1, 3), "f")))
   with caplog.at_level(logging.INFO, "absl"):
     statistics.log(types.SimpleNamespace(seconds=0.0), 1, str(path))
   assert "The 2 most probable tokens hold 50.0% of the mass" in caplog.text

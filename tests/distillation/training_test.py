@@ -114,6 +114,26 @@ def test_a_folder_of_other_files_is_told(tmp_path, folder, caplog):
 
 
 @pytest.mark.slow
+def test_a_teacher_on_its_own_labels_has_the_figures_of_the_manifest(
+    tmp_path, folder):
+  """What stage IV has counted is what an evaluation measures."""
+  labelled = tmp_path / "labelled.tfrecord"
+  result = tiny.run_script(
+      "extract_teacher_labels_truncated.py", *tiny.SHAPE_FLAGS,
+      "--bert_config_file", folder / "bert_config.json", "--init_checkpoint",
+      folder / "bert_model.ckpt", "--input_file", tiny.write_records(
+          tmp_path / "masked.tfrecord",
+          map(tiny.without_labels, tiny.random_examples(21, seed=5))),
+      "--output_file", labelled, "--truncation_factor=4")
+  assert result.returncode == 0, result.stderr
+  _run(folder, tmp_path / "out", do_train=False, input_file=labelled)
+  found = tiny.read_results(tmp_path / "out")
+  assert found["num_records"] == found["teacher_num_records"] == 21
+  for metric in ("masked_lm_accuracy", "masked_lm_cross_entropy"):
+    assert found["teacher_" + metric] == pytest.approx(found[metric], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_a_seed_fixes_the_run(tmp_path, folder):
   """New weights, dropout and the order of records; and checkpoints kept."""
   trained = {}

@@ -23,7 +23,7 @@ from util.command_line import InputError
 _PATH = "examples/export_student.py"
 # Matrices of fewer than 1,024 weights stay as they are with 8 bits.
 _CONFIG = dataclasses.replace(tiny.CONFIG, vocab_size=48, hidden_size=32,
-                              intermediate_size=40)
+                              intermediate_size=400)
 _VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
                *"abcdefghijklmnopqrstuvwxyz0123456789.,!?':;"]
 _LABELS = ("bad", "good", "so so…")

@@ -84,6 +84,35 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path, path):
   assert manifest.is_finished(path, _MANIFEST, overwrite=False)
 
 
+def test_figures_of_a_teacher_are_kept_and_not_compared(path):
+  figures = manifest.TeacherFigures(1, 7, 3, 12.25)
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    assert writer.resumed is None
+    writer.write(b"one")
+    writer.save_progress(
+        dataclasses.replace(_MANIFEST, teacher=figures._asdict()))
+  with manifest.RecordWriter(path, _MANIFEST) as writer:
+    assert manifest.TeacherFigures.of_manifest(writer.resumed) == figures
+    writer.commit(writer.resumed)
+  found = manifest.read_manifest(path)
+  assert manifest.TeacherFigures.of_manifest(found) == figures
+  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+  for without in (None, _MANIFEST):
+    assert manifest.TeacherFigures.of_manifest(without) == (0, 0, 0, 0.0)
+  assert figures + figures == (2, 14, 6, 24.5)
+
+
+@pytest.mark.parametrize("figures", [
+    "[]", '{"num_tokens": "7"}', '{"num_tokens": -1}', '{"num_tokens": NaN}',
+    '{"num_tokens": true}', '{"num_tokens": 1e999}'])
+def test_figures_that_are_none_are_refused(tmp_path, path, figures):
+  _write(path, b"one")
+  (tmp_path / "a.tfrecord.json").write_text(
+      _OLD_MANIFEST.replace("\n}", ',\n "teacher": {}\n}}'.format(figures)))
+  with pytest.raises(InputError, match="a.tfrecord.json is not a manifest"):
+    manifest.read_manifest(path)
+
+
 def test_a_manifest_that_is_not_of_its_file_is_an_error(path):
   _write(path, b"one")
   with open(path, "ab") as file:
