@@ -50,7 +50,8 @@ def _folder(tmp_path_factory):
   tiny.write_checkpoint(classifier / "bert_model.ckpt", {
       **{name: value for name, value in variables.items()
          if name.startswith("bert/")},
-      "output_weights": generator.normal(size=[3, 32]).astype(np.float32),
+      "output_weights": generator.normal(
+          scale=0.2, size=[3, 32]).astype(np.float32),
       "output_bias": generator.normal(size=[3]).astype(np.float32)})
   (classifier / "labels.txt").write_text("".join(
       label + "\n" for label in _LABELS), encoding="utf-8")
@@ -207,7 +208,7 @@ def test_a_classifier_for_serving(tmp_path, folder):
   features.pop(schema.MASKED_LM_POSITIONS)
   np.testing.assert_allclose(
       _apply_saved_model(output_dir, features), expected, atol=1e-5)
-  assert expected.std(axis=0).min() > 1e-3  # The sequences differ.
+  assert expected.std(axis=0).min() > 0.01  # The sequences differ.
   assert (output_dir / "labels.txt").exists()
 
 
