@@ -208,7 +208,7 @@ def test_a_classifier_for_serving(tmp_path, folder):
   features.pop(schema.MASKED_LM_POSITIONS)
   np.testing.assert_allclose(
       _apply_saved_model(output_dir, features), expected, atol=1e-5)
-  assert expected.std(axis=0).min() > 0.01  # The sequences differ.
+  assert expected.std(axis=0).min() > 1e-3  # The sequences differ.
   assert (output_dir / "labels.txt").exists()
 
 
