@@ -5,7 +5,7 @@ Each rule is a row of a table, under a comment with an example.
 
 import dataclasses
 import re
-from typing import Iterable, List, NamedTuple
+from typing import Iterable, List, NamedTuple, Optional, Tuple
 
 from absl import flags
 
@@ -15,6 +15,9 @@ from extract_wikipedia_for_bert.wikitext import Paragraph
 
 _MIN_PARAGRAPH_WORDS = 4
 _MIN_LIST_ITEM_WORDS = 6
+# Characters of prose in scripts without marks for the end of a sentence.
+_MIN_UNMARKED_PARAGRAPH = 40
+_MIN_UNMARKED_LIST_ITEM = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +46,25 @@ def define_flags() -> None:
 
 
 class TidyRule(NamedTuple):
-  """A replacement that corrects what the removal of markup has left."""
+  """A replacement that corrects what the removal of markup has left.
+
+  Attributes:
+    name: of the rule.
+    pattern: what is replaced.
+    replacement: what replaces it.
+    signs: texts of which one is in all that the pattern matches after the rules
+      before; a search for these is faster. Empty: not known.
+  """
   name: str
   pattern: "re.Pattern[str]"
   replacement: str
+  signs: Tuple[str, ...] = ()
+
+
+def _pairs(left: str, right: str) -> Tuple[str, ...]:
+  """Returns each left and right character with and without a space between."""
+  return tuple(first + space + second for first in left for second in right
+               for space in ("", " "))
 
 
 # Not the joiners U+200C and U+200D, which Persian and Hindi need.
@@ -57,32 +75,39 @@ TIDY_RULES = (
     # "five\u00a0 miles" -> "five miles"
     TidyRule("spaces", re.compile(r"\s+"), " "),
     # "and . . . so" -> "and ... so"
-    TidyRule("spaced ellipsis", re.compile(r"\.(?:\s\.){2,}"), "..."),
+    TidyRule("spaced ellipsis", re.compile(r"\.(?:\s\.){2,}"), "...",
+             (". .",)),
     # "''Albedo''" -> "Albedo"
-    TidyRule("leftover quotes", re.compile(r"'{2,}"), ""),
+    TidyRule("leftover quotes", re.compile(r"'{2,}"), "", ("''",)),
     # "Achilles (; , a hero)" -> "Achilles (a hero)"
     TidyRule("separator after parenthesis",
              re.compile(
                  r"(?<=[(\[])(?:\s*(?:[,;:]|(?:/|or\b|and\b)"
-                 r"\s*(?=[,;)/]|or\b|and\b)))+\s*"), ""),
+                 r"\s*(?=[,;)/]|or\b|and\b)))+\s*"), "",
+             _pairs("([", ",;:/oa")),
     # "Achilles (a hero, ; )" -> "Achilles (a hero)"
     TidyRule("separator before parenthesis",
-             re.compile(r"(?<![\s,;:])[\s,;:]*[,;:]\s*(?=[)\]])"), ""),
+             re.compile(r"(?<![\s,;:])[\s,;:]*[,;:]\s*(?=[)\]])"), "",
+             _pairs(",;:", ")]")),
     # "Albedo () or" -> "Albedo or"
-    TidyRule("empty parentheses", re.compile(r"\s*(?:\(\s*\)|\[\s*\])"), ""),
+    TidyRule("empty parentheses", re.compile(r"\s*(?:\(\s*\)|\[\s*\])"), "",
+             ("()", "( )", "[]", "[ ]")),
     # "( a hero )" -> "(a hero)"
     TidyRule("space inside parentheses",
-             re.compile(r"(?<=[(\[])\s+|\s+(?=[)\]])"), ""),
+             re.compile(r"(?<=[(\[])\s+|\s+(?=[)\]])"), "",
+             ("( ", "[ ", " )", " ]")),
     # "one , two ." -> "one, two."
     TidyRule("space before punctuation",
-             re.compile(r"\s+(?=[,.;:!?](?:\s|$|[)\]\"”]))"), ""),
+             re.compile(r"\s+(?=[,.;:!?](?:\s|$|[)\]\"”]))"), "",
+             (" ,", " .", " ;", " :", " !", " ?")),
     # "one, , two" -> "one, two"
-    TidyRule("repeated separator", re.compile(r"([,;])(?:\s*[,;])+"), r"\1"),
+    TidyRule("repeated separator", re.compile(r"([,;])(?:\s*[,;])+"), r"\1",
+             _pairs(",;", ",;")),
     # "one, . Two" -> "one. Two"
     TidyRule("separator before stop",
-             re.compile(r"[,;:]\s*(?=\.(?:\s|$))"), ""),
+             re.compile(r"[,;:]\s*(?=\.(?:\s|$))"), "", _pairs(",;:", ".")),
     # "  one  two " -> "one two"
-    TidyRule("spaces left", re.compile(r"\s{2,}"), " "),
+    TidyRule("spaces left", re.compile(r"\s{2,}"), " ", ("  ",)),
 )
 
 # A sentence in which any of these remains is dropped.
@@ -94,15 +119,19 @@ LEFTOVER_MARKUP = {
     "entity": r"&(?:[a-zA-Z]{2,8}|#\d+|#x[0-9a-fA-F]+);",
     "heading": r"==",
     "list mark": r"^[*#:;]",
-    "magic word": r"__[A-Z]+__",
+    "magic word": r"__[A-Z_]+__",
     "latex": r"\\[a-zA-Z]{2,}|\\displaystyle",
     "address": r"(?:https?|ftp)://|\bwww\.",
-    "unknown words": templates.UNKNOWN_WORDS,
+    "unknown words": "[" + templates.MISSING_WORDS + "]",
     # A bibliographic note, not a sentence.
     "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
                   r"|\bRetrieved (?:on )?\d",
 }
 _LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
+# Texts of which one is in all leftover markup of ASCII characters.
+_SIGNS_OF_MARKUP = ("[[", "]]", "{", "}", "|", "px", "<", "&", "==", "__", "\\",
+                    "://", "www.", "ISBN", "doi:", "ISSN", "Retrieved")
+_LIST_MARKS = "*#:;"
 # Scripts without spaces between words: each character counts as a word, as in
 # BERT's tokenizer.
 _UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
@@ -111,8 +140,13 @@ _UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
 
 def tidy(text: str) -> str:
   """Applies `TIDY_RULES` to a paragraph."""
-  for rule in TIDY_RULES:
-    text = rule.pattern.sub(rule.replacement, text)
+  invisible, _, *rules = TIDY_RULES
+  if not text.isascii():
+    text = invisible.pattern.sub(invisible.replacement, text)
+  text = " ".join(text.split())  # What the rule "spaces" does.
+  for rule in rules:
+    if any(sign in text for sign in rule.signs):
+      text = rule.pattern.sub(rule.replacement, text)
   return text.strip()
 
 
@@ -124,18 +158,22 @@ def count_words(text: str) -> int:
   return max(words, len(_UNSPACED.findall(text)))
 
 
-def lines(paragraphs: Iterable[Paragraph], options: Options) -> List[str]:
+def lines(paragraphs: Iterable[Paragraph], options: Options,
+          incomplete: Optional[List[str]] = None) -> List[str]:
   """Returns the sentences of an article, or none if there are too few.
 
   Args:
     paragraphs: the article's paragraphs as plain text.
     options: which sentences are kept.
+    incomplete: gets the sentences that are dropped because words are missing.
   """
   kept: List[str] = []
   for paragraph in paragraphs:
-    kept.extend(
-        sentence for sentence in prose_sentences(paragraph, options.language)
-        if is_kept(sentence, options.min_words))
+    for sentence in prose_sentences(paragraph, options.language):
+      if is_kept(sentence, options.min_words):
+        kept.append(sentence)
+      elif incomplete is not None and templates.HOLE.search(sentence):
+        incomplete.append(sentence)
   return kept if len(kept) >= options.min_sentences else []
 
 
@@ -143,7 +181,8 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
   """Returns the sentences of a paragraph, or none if it is not prose.
 
   Prose is long enough and ends in a terminal mark; a paragraph may also end in
-  a colon. A last sentence that does not end so is dropped.
+  a colon. A last sentence that does not end so is dropped. In scripts without
+  such marks, prose is what is long enough.
 
   Args:
     paragraph: plain text.
@@ -154,8 +193,13 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
                else _MIN_PARAGRAPH_WORDS)
   if count_words(text) < min_words:
     return []
+  if sentences.is_unmarked(text):
+    min_characters = (_MIN_UNMARKED_LIST_ITEM if paragraph.is_list_item
+                      else _MIN_UNMARKED_PARAGRAPH)
+    return (sentences.split_at_spaces(text) if len(text) >= min_characters
+            else [])
   split = sentences.split(text, language)
-  if split and not sentences.is_ended(split[-1]) and (
+  if split and not sentences.is_ended(split[-1], language) and (
       paragraph.is_list_item or not split[-1].endswith((":", "："))):
     split.pop()
   if sum(map(count_words, split)) < min_words:
@@ -165,5 +209,12 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
 
 def is_kept(sentence: str, min_words: int) -> bool:
   """Returns whether a sentence is long enough and shows no markup."""
-  return (count_words(sentence) >= min_words
-          and _LEFTOVER_MARKUP.search(sentence) is None)
+  return count_words(sentence) >= min_words and not _shows_markup(sentence)
+
+
+def _shows_markup(sentence: str) -> bool:
+  """Returns whether `LEFTOVER_MARKUP` finds anything, faster for most."""
+  if sentence.isascii() and sentence[:1] not in _LIST_MARKS and not any(
+      sign in sentence for sign in _SIGNS_OF_MARKUP):
+    return False
+  return _LEFTOVER_MARKUP.search(sentence) is not None

@@ -1,26 +1,56 @@
 """Splits a paragraph into sentences.
 
 The library sentencex finds the boundaries. The rules here correct where it does
-not split (inside quotation marks, after a complete sentence in parentheses) and
-where it should not (abbreviations, numbers of lists).
+not split (inside quotation marks, after a complete sentence in parentheses, at
+marks of scripts that it does not know) and where it should not (abbreviations,
+numbers of lists). Scripts without marks are split at spaces.
 """
 
+import functools
 import re
 from typing import Iterator, List, Optional, Tuple
 
+import regex
 import sentencex
+
+from extract_wikipedia_for_bert import languages
 
 # sentencex never splits inside quotation marks, so it gets the text without
 # them. ’ is also the apostrophe; the boundaries are the same without it.
 _QUOTATION_MARKS = "\"“”„‟«»‹›‘’‚‛「」『』《》"
-_ENGLISH = ("en", "simple")
+# Some only open a quotation; “ closes one in German, » and « in others.
+_MAY_CLOSE = "".join(sorted(set(_QUOTATION_MARKS) - set("„‚「『《")))
 _QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
 _CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
-# The marks that end a sentence in the scripts of Wikipedia's languages.
-TERMINAL_MARKS = ".!?…‼⁇⁈⁉‽。！？．｡؟۔।॥།።။។៕"
-_ENDS_SENTENCE = re.compile(
-    "[" + TERMINAL_MARKS + "][" + re.escape(_CLOSING_MARKS)
-    + r"\s]*(?:\[\d+\])*$")
+# Unicode has no mark beyond the second plane that ends a sentence.
+_CHARACTERS = "".join(map(chr, [*range(0xd800), *range(0xe000, 0x20000)]))
+# The marks that end a sentence: those that Unicode names, the ellipsis, and the
+# Tibetan shads, which end clauses and sentences alike. The small Burmese mark
+# is a comma most of the time.
+TERMINAL_MARKS = "".join(
+    regex.findall(r"[\p{Sentence_Terminal}--၊]", _CHARACTERS, regex.VERSION1)
+    ) + "…།༎༏༐༑༔"
+del _CHARACTERS
+# Those that end a sentence wherever they stand. The others are for sentencex.
+_CLEAR_MARKS = "".join(sorted(set(TERMINAL_MARKS) - set(".!?…․")))
+_CLEAR_MARK = re.compile("[" + _CLEAR_MARKS + "]")
+# Ranges and hyphens have no place in the sets of characters that use these.
+assert not set(TERMINAL_MARKS) & set("-]^\\")
+_BEFORE_NEXT = "(?=[^\\s" + re.escape(_CLOSING_MARKS) + "])"
+# Spaces may stand between marks, as in the Tibetan double shad.
+_CLEAR_END = re.compile(
+    "[" + _CLEAR_MARKS + "](?:\\s*[" + TERMINAL_MARKS + "])*["
+    + re.escape(_CLOSING_MARKS) + "]*(?P<space>\\s*)" + _BEFORE_NEXT)
+_UNMARKED = re.compile("[" + languages.SCRIPTS_WITHOUT_MARKS + "]")
+_UNMARKED_SHARE = .5
+# A line of a script without marks has at least so many characters.
+_MIN_UNMARKED_LINE = 40
+# A space between letters of such a script. Numbers and words of other scripts
+# have spaces around them within a clause; ๆ repeats the word before it.
+_UNMARKED_SPACE = re.compile(
+    "(?<=[" + languages.SCRIPTS_WITHOUT_MARKS + re.escape(_CLOSING_MARKS)
+    + "])\\s+(?=[" + _QUOTATION_MARKS + "(]?(?!ๆ)["
+    + languages.SCRIPTS_WITHOUT_MARKS + "])")
 # Older versions of sentencex take quadratic time, so they get a window of so
 # many characters at a time.
 _WINDOW = 5000
@@ -70,7 +100,7 @@ def split(paragraph: str, language: str = "en") -> List[str]:
   """
   pieces: List[str] = []
   for piece in _pieces(paragraph, language):
-    if pieces and _belongs_together(pieces[-1][-_TAIL:], piece):
+    if pieces and _belongs_together(pieces[-1][-_TAIL:], piece, language):
       pieces[-1] += piece
     else:
       pieces.append(piece)
@@ -78,13 +108,79 @@ def split(paragraph: str, language: str = "en") -> List[str]:
   for piece in pieces:
     for part in _split_after_parenthesis(piece.strip()):
       sentences.extend(_split_after_last_word(part)
-                       if language in _ENGLISH else [part])
+                       if language in languages.ENGLISH
+                       else _split_after_clear_marks(part, language))
   return [sentence for sentence in sentences if sentence]
 
 
-def is_ended(sentence: str) -> bool:
-  """Returns whether a sentence ends in a terminal mark (and closing marks)."""
-  return _ENDS_SENTENCE.search(sentence[-_TAIL:]) is not None
+def is_ended(sentence: str, language: str = "en") -> bool:
+  """Returns whether a sentence ends in a terminal mark (and closing marks).
+
+  Args:
+    sentence: text.
+    language: a language code, for marks of its own.
+  """
+  return _ending(language).search(sentence[-_TAIL:]) is not None
+
+
+@functools.lru_cache(maxsize=None)
+def _ending(language: str) -> "re.Pattern[str]":
+  """Returns the pattern of a sentence's end."""
+  marks = "[" + TERMINAL_MARKS + "]"
+  if language in languages.OWN_TERMINAL_MARKS:
+    marks = "(?:" + marks + "|" + languages.OWN_TERMINAL_MARKS[language] + ")"
+  return re.compile(marks + "[" + re.escape(_CLOSING_MARKS)
+                    + r"\s]*(?:\[\d+\])*$")
+
+
+def is_unmarked(text: str) -> bool:
+  """Returns whether most of a text is of scripts without terminal marks."""
+  return not text.isascii() and (
+      len(_UNMARKED.findall(text)) > _UNMARKED_SHARE * len(text))
+
+
+def split_at_spaces(paragraph: str) -> List[str]:
+  """Splits text of a script without terminal marks into lines.
+
+  Clauses and sentences alike have spaces between them, so a line is as many
+  clauses as make a length, which is about that of a sentence.
+
+  Args:
+    paragraph: text without line breaks.
+  """
+  lines: List[str] = []
+  start = 0
+  for space in _UNMARKED_SPACE.finditer(paragraph):
+    if (space.start() - start >= _MIN_UNMARKED_LINE
+        and len(paragraph) - space.end() >= _MIN_UNMARKED_LINE):
+      lines.append(paragraph[start:space.start()])
+      start = space.end()
+  return lines + [paragraph[start:]]
+
+
+def _split_after_clear_marks(sentence: str, language: str) -> List[str]:
+  """Splits at the marks of scripts that sentencex does not know."""
+  own = languages.OWN_TERMINAL_MARKS.get(language)
+  pattern = _clear_end(own) if own else _CLEAR_END
+  if sentence.isascii() or (not own and not _CLEAR_MARK.search(sentence)):
+    return [sentence]
+  parts = []
+  start = 0
+  for end in pattern.finditer(sentence):
+    # "12։30" and "2፡5" are numbers.
+    if (not end["space"] and sentence[end.end()].isdigit()
+        and sentence[end.start() - 1].isdigit()):
+      continue
+    parts.append(sentence[start:end.start("space")])
+    start = end.end()
+  return parts + [sentence[start:]]
+
+
+@functools.lru_cache(maxsize=None)
+def _clear_end(own: str) -> "re.Pattern[str]":
+  """Adds a language's own marks, which end a sentence before a space."""
+  return re.compile("(?:" + _CLEAR_END.pattern.partition("(?P<space>")[0]
+                    + "|(?:" + own + ")(?=\\s))(?P<space>\\s*)" + _BEFORE_NEXT)
 
 
 def _pieces(paragraph: str, language: str) -> Iterator[str]:
@@ -112,7 +208,7 @@ def _pieces_of_window(paragraph: str, language: str) -> List[str]:
     position = bare.index(segment, position) + len(segment)
     end = (kept[position - 1] if kept is not None else position - 1) + 1
     # Closing marks, which `bare` lacks, stay with the sentence before them.
-    while end < len(paragraph) and paragraph[end] in _QUOTATION_MARKS:
+    while end < len(paragraph) and paragraph[end] in _MAY_CLOSE:
       end += 1
     while end < len(paragraph) and paragraph[end].isspace():
       end += 1
@@ -139,7 +235,7 @@ def _without_quotation_marks(
   return _QUOTATION_MARK.sub("", paragraph), kept
 
 
-def _belongs_together(left: str, right: str) -> bool:
+def _belongs_together(left: str, right: str, language: str) -> bool:
   """Returns whether two pieces that sentencex splits are one sentence."""
   if right[0] == "-" and not left[-1].isspace():  # "reflection-vs.-angle curve"
     return True
@@ -147,7 +243,7 @@ def _belongs_together(left: str, right: str) -> bool:
   head = right.lstrip(_QUOTATION_MARKS + "([ ")[:1]
   return (head.islower()
           or _CONTINUES.match(right) is not None
-          or not is_ended(left)
+          or not is_ended(left, language)
           or _ABBREVIATION.search(left) is not None
           or (head.isdigit()
               and _ABBREVIATION_BEFORE_NUMBER.search(left) is not None)

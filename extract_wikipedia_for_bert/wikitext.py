@@ -17,6 +17,7 @@ from mwparserfromhell import nodes
 from mwparserfromhell import parser as wikicode_parser
 from mwparserfromhell.wikicode import Wikicode
 
+from extract_wikipedia_for_bert import languages
 from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert.dump import Site
 
@@ -29,10 +30,17 @@ _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)\b([^<>]*)>")
 # Tags that are dropped with all they enclose.
 _DROPPED_TAGS = frozenset("""
-    ref references gallery source syntaxhighlight timeline score hiero table
+    ref references gallery timeline score hiero table
     imagemap inputbox categorytree graph mapframe maplink includeonly pre
-    templatestyles indicator section ruby rt rp chess style script
+    templatestyles indicator section chess style script
     """.split())
+# Code: dropped, or words where it stands within a line.
+_CODE_TAGS = frozenset(["syntaxhighlight", "source"])
+_INLINE_ATTRIBUTE = re.compile(r"\binline\b")
+# How words are read, above them, inside <ruby>.
+_READING_TAGS = frozenset(["rt", "rp", "rtc"])
+_RUBY_TAGS = _READING_TAGS | {"rb", "ruby"}
+_MAX_TAGS_IN_READING = 8
 _FORMULA_TAGS = frozenset(["math", "chem", "ce"])
 _BLOCK_TAGS = frozenset("""
     p div center blockquote ul ol li dl dt dd hr h1 h2 h3 h4 h5 h6 poem td th tr
@@ -41,40 +49,15 @@ _BLOCK_TAGS = frozenset("""
 # Tags that are dropped without what they enclose.
 _INLINE_TAGS = frozenset("""
     abbr b bdi bdo big cite code data del dfn em font i ins kbd mark noinclude
-    nowiki onlyinclude q rb s samp small span strike strong sub sup time tt u
-    var wbr langconvert noindex nobr
+    nowiki onlyinclude q rb ruby s samp small span strike strong sub sup time tt
+    u var wbr langconvert noindex nobr
     """.split())
-# A formula that can be read as text: "x", "n = 3", "2.5 < x".
-_PLAIN_FORMULA = re.compile(r"[A-Za-z0-9 .,=+\-−<>/()!%]{1,20}")
 _INTEGER = re.compile(r"[-−+]?\d+")
 # A character of so many digits that Python refuses to read the number.
 _HUGE_CHARACTER = re.compile(r"&#[0-9]{4000,};?")
 _REPLACEMENT_CHARACTER = "\ufffd"
 
 _HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*={1,6}[ \t]*$", re.MULTILINE)
-# Sections without prose, by their heading in lower case. Not "Literature":
-# articles on countries have prose there.
-_DROPPED_SECTIONS = frozenset([
-    "references", "external links", "external link", "see also",
-    "further reading", "notes", "bibliography", "footnotes", "citations",
-    "notes and references", "references and notes", "sources",
-    "notes and citations", "references and sources", "sources and references",
-    "footnotes and references", "works cited", "references and footnotes",
-    "select bibliography", "selected bibliography", "endnotes",
-    "external references", "links", "cited references", "general references",
-    "references and further reading", "further reading and external links",
-    # The same in some of the other large wikis.
-    "einzelnachweise", "weblinks", "siehe auch", "literatur", "anmerkungen",
-    "références", "notes et références", "liens externes", "voir aussi",
-    "bibliographie", "annexes", "referencias", "enlaces externos",
-    "véase también", "bibliografía", "note", "collegamenti esterni",
-    "voci correlate", "bibliografia", "referências", "ligações externas",
-    "ver também", "referenties", "externe links", "zie ook", "bronnen",
-    "примечания", "ссылки", "см. также", "литература", "източници",
-    "външни препратки", "вижте също", "бележки", "przypisy",
-    "linki zewnętrzne", "zobacz też", "källor", "externa länkar", "se även",
-])
-
 _MARKED_LINE = re.compile(r"^[*#:;]+\s*")
 # How a row of a table begins; the table's start may come from a template.
 _TABLE_LINE = ("|", "!", "{|")
@@ -83,25 +66,43 @@ _LINK_BRACKETS = re.compile(r"\[\[|\]\]")
 _LINK_PREFIX = re.compile(r"\[\[\s*([^\[\]|:{}\n]*?)\s*:")
 # [[de:Titel]] and [[zh-min-nan:Titel]] link to the page in another language.
 _LANGUAGE_PREFIX = re.compile(
-    r"(?:[a-z]{2,3}|[a-z]{2,3}-[a-z]{2,7}(?:-[a-z]+)?|simple|tokipona)$")
+    r"(?:[a-z]{2,3}(?:-[a-z]{1,12}){0,2}|simple|tokipona)$")
+_DIRECTION_MARKS = re.compile("[\u200e\u200f]")
+# [[a]] and [[a|b]] without other markup inside, as most links are.
+_SIMPLE_LINK = re.compile(
+    r"(?<!\[)\[\[([^\[\]{}|<>\n=]+)(?:\|([^\[\]{}|<>\n=]*))?\]\](?!\])")
 _QUOTES = re.compile(r"'{2,}")
 _POSSESSIVE = re.compile(r"(?<=[^'\s])'''(?=s\b)")
 # What [[Ada (name)|]] and [[Ada, Ohio|]] leave out of their label.
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
-_MAGIC_WORD = re.compile(r"__[^\W\d_a-z]{3,}__")
+# __NOTOC__ and __KEIN_INHALTSVERZEICHNIS__, but not __init__.
+_MAGIC_WORD = re.compile(
+    r"__(?=[^_]{2})(?:[A-Z]|[^\x00-\x7f\s])+(?:_(?:[A-Z]|[^\x00-\x7f\s])+)*__")
+# What a wiki with variants writes: -{...}-, perhaps with templates inside.
+_VARIANTS = re.compile(r"-\{(?!\{)((?:[^{}]|\{\{[^{}]*\}\})*)\}-")
+_VARIANT_FLAGS = re.compile(r"(?:\s*(?:[A-Z+-]|[a-z-]+)\s*(?:;|$))+$")
+_VARIANT_RULE = re.compile(
+    r"\s*(?:[^;:]*=>)?\s*([a-z]{2,3}(?:-[a-z]{2,7})*)\s*:(.*)$", re.DOTALL)
+_VARIANT_SEPARATOR = re.compile(
+    r";(?=\s*(?:[^;:]*=>)?\s*[a-z]{2,3}(?:-[a-z]{2,7})*\s*:|\s*$)")
+_SINGLE_BRACKET = re.compile(r"(?<!\[)\[(?!\[)")
 _URL = re.compile(r"(?:https?|ftp)://[^\s<>\[\]{}|\"]*[^\s<>\[\]{}|\".,;:!?)']")
 _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 
+
+def _any_of(names: FrozenSet[str]) -> str:
+  """Returns a pattern of names, in which underscores stand for spaces too."""
+  return "|".join(re.escape(name).replace("\\ ", "[ _]+")
+                  for name in sorted(names))
+
+
 _DISAMBIGUATION = re.compile(
     r"__DISAMBIG__|\{\{\s*(?:disambig(?:uation)?(?:[ _-](?!needed)[^|{}]*)?"
-    r"|disamb|dab|hndis[^|{}]*"
-    r"|human name disambiguation|geodis|place name disambiguation|numberdis"
-    r"|begriffsklärung|homonymie|desambiguación|desambiguação|disambigua"
-    r"|неоднозначность|пояснение|многозначност|dp|ujednoznacznienie)"
-    r"\s*(?:\||\}\})", re.IGNORECASE)
+    r"|hndis[^|{}]*|" + _any_of(languages.DISAMBIGUATION_TEMPLATES)
+    + r")\s*(?:\||\}\})", re.IGNORECASE)
 _DISAMBIGUATION_TITLE = re.compile(
-    r"\((?:disambiguation|begriffsklärung|homonymie|desambiguación"
-    r"|desambiguação|disambigua|значения|пояснение)\)$", re.IGNORECASE)
+    r"[(（](?:" + _any_of(languages.DISAMBIGUATION_TITLES) + r")[)）]$",
+    re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +120,8 @@ class Wiki:
   @classmethod
   def of(cls, site: Site) -> "Wiki":
     """Returns what the header of a dump says about its wiki."""
-    return cls(site.language, site.media_prefixes | site.category_prefixes)
+    return cls(site.language, site.media_prefixes | site.category_prefixes
+               | languages.FILE_NAMES | languages.CATEGORY_NAMES)
 
 
 class Paragraph(NamedTuple):
@@ -139,26 +141,31 @@ def is_disambiguation(title: str, text: str) -> bool:
           or _DISAMBIGUATION.search(text) is not None)
 
 
-def paragraphs(text: str, wiki: Wiki) -> Iterator[Paragraph]:
+def paragraphs(text: str, wiki: Wiki, holes: Optional[templates.Holes] = None
+              ) -> Iterator[Paragraph]:
   """Yields the paragraphs of a page in order.
 
   Args:
     text: the page's wikitext.
     wiki: the wiki it is from.
+    holes: gets the names of the templates whose words are missing; without it
+      `templates.UNKNOWN_WORDS` stands for these.
 
   Yields:
-    Paragraphs as plain text. Markup that is not closed may remain;
-    `templates.UNKNOWN_WORDS` stands for words that are not in the dump.
+    Paragraphs as plain text. Markup that is not closed may remain; marks of
+    `templates.MISSING_WORDS` stand for words that are not in the dump.
   """
-  text = text.replace(templates.UNKNOWN_WORDS, "").replace("\r", "")
+  text = templates.PRIVATE_CHARACTERS.sub("", text).replace("\r", "")
   text = _COMMENT.sub("", text)
   text = resolve_tags(text)
+  if wiki.language in languages.WITH_VARIANTS:
+    text = resolve_variants(text)
   text = drop_sections(text)
   text = drop_tables(text)
   text = drop_links(text, wiki.dropped_links)
-  text = resolve_block_templates(text, wiki.language)
+  text = resolve_block_templates(text, wiki.language, holes)
   for block in blocks(_MAGIC_WORD.sub("", text)):
-    plain = plain_text(block.text, wiki.language)
+    plain = plain_text(block.text, wiki.language, holes)
     for part in _PARAGRAPH_BREAK.split(plain):
       part = " ".join(part.split())
       if part:
@@ -185,7 +192,7 @@ def resolve_tags(text: str) -> str:
   ends = {tag.start(): tag.end() for tag in tags}
   pieces = []
   position = 0
-  for tag in tags:
+  for number, tag in enumerate(tags):
     if tag.start() < position:  # Inside what is dropped already.
       continue
     pieces.append(text[position:tag.start()])
@@ -201,6 +208,16 @@ def resolve_tags(text: str) -> str:
     elif name in _DROPPED_TAGS:
       if closing is not None:
         position = ends[closing]
+      if name == "ref" and text.endswith("}}", 0, tag.start()):
+        pieces.append(templates.NOTE_MARK)
+    elif name in _CODE_TAGS:
+      if closing is not None:
+        if _is_inline(text, tag, closing):
+          pieces.append(_escaped(text[position:closing].strip()))
+        position = ends[closing]
+    elif name in _READING_TAGS:
+      if not tag[1]:
+        position = _end_of_reading(tags, number)
     elif name in _FORMULA_TAGS:
       if closing is not None:
         pieces.append(_formula(text[position:closing]))
@@ -220,6 +237,23 @@ def resolve_tags(text: str) -> str:
   return "".join(pieces)
 
 
+def _is_inline(text: str, tag: "re.Match[str]", closing: int) -> bool:
+  """Returns whether code is part of a line of text."""
+  if "\n" in text[tag.end():closing]:
+    return False
+  line = text[text.rfind("\n", 0, tag.start()) + 1:tag.start()]
+  return bool(line.strip()) or _INLINE_ATTRIBUTE.search(tag[3]) is not None
+
+
+def _end_of_reading(tags: List["re.Match[str]"], number: int) -> int:
+  """Returns where <rt>, <rp> or <rtc> ends, which may lack their end tags."""
+  for tag in tags[number + 1:number + 1 + _MAX_TAGS_IN_READING]:
+    name = tag[2].lower()
+    if name in _RUBY_TAGS:
+      return tag.end() if tag[1] and name in _READING_TAGS else tag.start()
+  return tags[number].end()
+
+
 def _first_after(positions: List[int], start: int) -> Optional[int]:
   """Returns the first of rising positions that is not before a start."""
   index = bisect.bisect_left(positions, start)
@@ -228,8 +262,7 @@ def _first_after(positions: List[int], start: int) -> Optional[int]:
 
 def _formula(text: str) -> str:
   """Returns a formula as text, if it is simple enough."""
-  text = _unescaped(text).strip()
-  return text if _PLAIN_FORMULA.fullmatch(text) else templates.UNKNOWN_WORDS
+  return templates.plain_formula(_unescaped(text).strip())
 
 
 def _unescaped(text: str) -> str:
@@ -245,6 +278,40 @@ def _escaped(text: str) -> str:
       for character in text)
 
 
+def resolve_variants(text: str) -> str:
+  """Keeps one variant of what a wiki writes in several scripts.
+
+  `-{zh-hans:软件; zh-hant:軟體}-` becomes `软件`, `-{text}-` becomes `text`.
+
+  Args:
+    text: wikitext without tags.
+  """
+  return _VARIANTS.sub(_one_variant, text) if "-{" in text else text
+
+
+def _one_variant(marks: "re.Match[str]") -> str:
+  text = marks[1]
+  if _SINGLE_BRACKET.search(text):  # The name of a chemical: 4-{2-[…]…}-.
+    return marks[0]
+  head, bar, rest = text.partition("|")
+  if bar and _VARIANT_FLAGS.match(head):
+    flags = {flag.strip() for flag in head.split(";")}
+    if flags & {"H", "T", "-", "N"}:  # For the title, or for later words.
+      return ""
+    text = rest
+  rules: Dict[str, str] = {}
+  for part in _VARIANT_SEPARATOR.split(text):
+    rule = _VARIANT_RULE.match(part)
+    if rule is not None:
+      rules.setdefault(rule[1], rule[2].strip())
+    elif part.strip():
+      return text
+  for name in languages.KEPT_VARIANTS:
+    if name in rules:
+      return rules[name]
+  return next(iter(rules.values()), text)
+
+
 def drop_sections(text: str) -> str:
   """Drops the sections without prose, with their subsections.
 
@@ -252,7 +319,7 @@ def drop_sections(text: str) -> str:
     text: wikitext.
 
   Returns:
-    Wikitext without the sections that `_DROPPED_SECTIONS` names.
+    Wikitext without the sections that `languages.DROPPED_SECTIONS` names.
   """
   kept = []
   position = 0
@@ -265,7 +332,7 @@ def drop_sections(text: str) -> str:
       kept.append(text[position:heading.start()])
     position = heading.start()
     title = heading[2].strip(" \t'=:").lower()
-    dropped_level = level if title in _DROPPED_SECTIONS else 0
+    dropped_level = level if title in languages.DROPPED_SECTIONS else 0
   if not dropped_level:
     kept.append(text[position:])
   return "".join(kept)
@@ -337,8 +404,8 @@ def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
     prefix = _LINK_PREFIX.match(text, start, end)
     if prefix is None:
       continue
-    name = prefix[1].lower().replace("_", " ")
-    if name in prefixes or _LANGUAGE_PREFIX.match(prefix[1]):
+    name = _DIRECTION_MARKS.sub("", prefix[1]).replace("_", " ").strip()
+    if name.lower() in prefixes or _LANGUAGE_PREFIX.match(name):
       dropped.append((start, end))
   return _without(text, dropped)
 
@@ -357,7 +424,8 @@ def _without(text: str, spans: List[Tuple[int, int]]) -> str:
   return "".join(pieces)
 
 
-def resolve_block_templates(text: str, language: str) -> str:
+def resolve_block_templates(text: str, language: str,
+                            holes: Optional[templates.Holes] = None) -> str:
   """Resolves the templates that span lines or start a line.
 
   Those within a line are left to the parser of their block.
@@ -365,6 +433,7 @@ def resolve_block_templates(text: str, language: str) -> str:
   Args:
     text: wikitext.
     language: the wiki's language code.
+    holes: as for `paragraphs`.
 
   Returns:
     Wikitext in which each remaining template is within a line.
@@ -373,14 +442,17 @@ def resolve_block_templates(text: str, language: str) -> str:
   position = 0
   for start, end in _outermost(_balanced(text, _BRACES)):
     call = text[start:end]
-    before = text[text.rfind("\n", 0, start) + 1:start]
-    if "\n" not in call and before.strip(" *:#;"):
-      continue  # Within a line.
+    before = text[text.rfind("\n", 0, start) + 1:start].strip(" *:#;")
+    after = text[end:end + 2].lstrip(" ")[:1]
+    if "\n" not in call and (before or after.islower()):
+      continue  # Within a line, or the beginning of a sentence.
     pieces.append(text[position:start])
     position = end
     name, _ = _split_function(call[2:-2].partition("|")[0], language)
     if templates.find(name, language) is not None:
-      pieces.append(plain_text(call, language))
+      pieces.append(plain_text(call, language, holes))
+    elif before and holes is not None and not templates.is_note(name):
+      pieces.append(holes.candidate(name))
   pieces.append(text[position:])
   return "".join(pieces)
 
@@ -416,23 +488,43 @@ def blocks(text: str) -> Iterator[Paragraph]:
     yield Paragraph("\n".join(lines), False)
 
 
-def plain_text(block: str, language: str) -> str:
+def plain_text(block: str, language: str,
+               holes: Optional[templates.Holes] = None) -> str:
   """Renders a block: links as their labels, templates and entities as text.
 
   Args:
     block: wikitext without markup that spans blocks.
     language: the wiki's language code.
+    holes: as for `paragraphs`.
   """
   block = _without_quotes(block)
+  if "[[" in block:
+    block = _SIMPLE_LINK.sub(_simple_label, block)
   if "[" in block or "{{" in block:
+    rendering = _Rendering(language, templates.Holes() if holes is None
+                           else holes)
     if len(block) > _MAX_BLOCK:
-      block = "\n".join(_parsed(line, language) for line in block.split("\n")
+      block = "\n".join(rendering.parsed(line) for line in block.split("\n")
                         if len(line) <= _MAX_BLOCK)
     else:
-      block = _parsed(block, language)
+      block = rendering.parsed(block)
+  if not block.isascii():
+    block = templates.resolve_candidates(block)
+    if holes is None:
+      block = templates.HOLE.sub(templates.UNKNOWN_WORDS, block)
   if "://" in block:
     block = _URL.sub(templates.UNKNOWN_WORDS, block)
   return _unescaped(block) if "&" in block else block
+
+
+def _simple_label(link: "re.Match[str]") -> str:
+  """[[a|b]] -> b, [[a]] -> a, [[:de:a]] -> de:a, [[a (b)|]] -> a."""
+  title, label = link.groups()
+  if "://" in title:
+    return link[0]
+  if label is None:
+    return title.lstrip(":")
+  return label if label.strip() else _PIPE_TRICK.sub("", title)
 
 
 def _without_quotes(block: str) -> str:
@@ -446,62 +538,69 @@ def _without_quotes(block: str) -> str:
       lambda run: "'" * {4: 1}.get(len(run[0]), max(0, len(run[0]) - 5)), block)
 
 
-def _parsed(block: str, language: str) -> str:
-  """Renders the links and templates of a block."""
-  try:
-    code = wikicode_parser.Parser().parse(block, skip_style_tags=True)
-  except wikicode_parser.ParserError:
-    # The parser fails on some broken markup: drop the block, not the run.
-    return ""
-  return _rendered(code, language)
+class _Rendering:
+  """Renders parsed wikitext of one wiki."""
 
+  def __init__(self, language: str, holes: templates.Holes):
+    self._language = language
+    self._holes = holes
 
-def _rendered(code: Wikicode, language: str) -> str:
-  pieces = []
-  for node in code.nodes:
-    if isinstance(node, nodes.Text):
-      pieces.append(node.value)
-    elif isinstance(node, nodes.Wikilink):
-      pieces.append(_label(node, language))
-    elif isinstance(node, nodes.Template):
-      pieces.append(_rendered_template(node, language))
-    elif isinstance(node, nodes.ExternalLink):
-      if node.title is not None:
-        pieces.append(_rendered(node.title, language))
-      elif not node.brackets:
-        pieces.append(templates.UNKNOWN_WORDS)
-    elif isinstance(node, nodes.Tag):
-      if node.contents is not None:
-        pieces.append(_rendered(node.contents, language))
-    elif isinstance(node, nodes.HTMLEntity):
-      pieces.append(str(node))
-    elif isinstance(node, nodes.Heading):
-      pieces.append(_rendered(node.title, language))
-  return "".join(pieces)
+  def parsed(self, block: str) -> str:
+    """Renders the links and templates of a block."""
+    try:
+      code = wikicode_parser.Parser().parse(block, skip_style_tags=True)
+    except wikicode_parser.ParserError:
+      # The parser fails on some broken markup: drop the block, not the run.
+      return ""
+    return self._text(code)
 
+  def _text(self, code: Wikicode) -> str:
+    pieces = []
+    for node in code.nodes:
+      if isinstance(node, nodes.Text):
+        pieces.append(node.value)
+      elif isinstance(node, nodes.Wikilink):
+        pieces.append(self._label(node))
+      elif isinstance(node, nodes.Template):
+        pieces.append(self._template(node))
+      elif isinstance(node, nodes.ExternalLink):
+        if node.title is not None:
+          pieces.append(self._text(node.title))
+        elif not node.brackets:
+          pieces.append(templates.UNKNOWN_WORDS)
+      elif isinstance(node, nodes.Tag):
+        if node.contents is not None:
+          pieces.append(self._text(node.contents))
+      elif isinstance(node, nodes.HTMLEntity):
+        pieces.append(str(node))
+      elif isinstance(node, nodes.Heading):
+        pieces.append(self._text(node.title))
+    return "".join(pieces)
 
-def _label(link: nodes.Wikilink, language: str) -> str:
-  """[[a|b]] -> b, [[a]] -> a, [[:de:a]] -> de:a, [[a (b)|]] -> a."""
-  if link.text is not None:
-    label = _rendered(link.text, language)
-    if label.strip():
-      return label
-    return _PIPE_TRICK.sub("", _rendered(link.title, language))
-  return _rendered(link.title, language).lstrip(":")
+  def _label(self, link: nodes.Wikilink) -> str:
+    """Renders a link as `_simple_label` does."""
+    if link.text is not None:
+      label = self._text(link.text)
+      if label.strip():
+        return label
+      return _PIPE_TRICK.sub("", self._text(link.title))
+    return self._text(link.title).lstrip(":")
 
-
-def _rendered_template(template: nodes.Template, language: str) -> str:
-  name, first = _split_function(str(template.name), language)
-  render = templates.find(name, language)
-  if render is None:
-    return ""
-  arguments = {}
-  if first is not None:
-    arguments["1"] = first
-  for parameter in template.params:
-    arguments[str(parameter.name).strip()] = _rendered(
-        parameter.value, language).strip()
-  return render(arguments)
+  def _template(self, template: nodes.Template) -> str:
+    name, first = _split_function(str(template.name), self._language)
+    render = templates.find(name, self._language)
+    if render is None:
+      return "" if templates.is_note(name) else self._holes.candidate(name)
+    arguments = {}
+    if first is not None:
+      arguments["1"] = first
+    for parameter in template.params:
+      arguments[str(parameter.name).strip()] = self._text(
+          parameter.value).strip()
+    text = render(arguments)
+    if templates.UNKNOWN_WORDS in text:
+      text = text.replace(templates.UNKNOWN_WORDS, self._holes.hole(name))
+    return text
 
 
 def _split_function(name: str, language: str) -> Tuple[str, Optional[str]]:

@@ -85,6 +85,16 @@ OTHER_LANGUAGES = [
     ("hi", "यह एक वाक्य है।|यह दूसरा है।"),
     ("my", "က၊ ခ။|ဂ။"),  # The first mark is a comma.
     ("xx", "No language has this code.|It works."),
+    ("hy", "Սա առաջինն է։|Սա երկրորդն է:|Քանի՞սն են։|Ժամը 12։30 է։"),
+    ("bo", "བོད་ནི་ཡུལ་ཞིག་ཡིན།|འདི་ནི་ཚིག་གྲུབ་རེད། །|བཀྲ་ཤིས།"),
+    ("am", "ይህ አንድ ነው።|ያ ሁለት ነው፡፡|ሦስት ነው::|አራት ነው።"),
+    ("km", "នេះជាមួយ។|នោះជាពីរ។"),
+    ("el", "Τι είναι;|Είναι αυτό.|Ναι."),
+    ("ur", "یہ ایک ہے۔|وہ دو ہے؟|ہاں۔"),
+    # Marks that no language of sentencex has: Javanese, Santali.
+    ("xx", "ꦲꦤꦕꦫꦏ꧉|ꦢꦠꦱꦮꦭ꧉"), ("xx", "ᱱᱚᱣᱟ ᱢᱤᱫ᱾|ᱚᱱᱟ ᱵᱟᱨ᱾"),
+    ("ja", "江戸とも。|「そうだ。」|と言った。"),
+    ("zh", "他说：“你好。”|4人走了！"),
 ]
 
 
@@ -97,8 +107,31 @@ def test_splits_english(line):
 @pytest.mark.parametrize("language, line", OTHER_LANGUAGES)
 def test_splits_other_languages(language, line):
   expected = line.split("|")
-  space = "" if language == "zh" else " "
+  space = "" if language in ("zh", "ja") else " "
   assert sentences.split(space.join(expected), language) == expected
+
+
+def test_knows_the_marks_of_unicode():
+  marks = set(sentences.TERMINAL_MARKS)
+  assert set(".!?…‼‽⁇⁈⁉。！？．｡؟۔।॥።៕։᙮᠃꓿꘎꛷꫰꯫᭚།༎") <= marks
+  assert not marks & set(",;:၊،、՝·")
+
+
+THAI = ["กรุงเทพมหานครเป็นเมืองหลวงและนครที่มีประชากรมากที่สุดของประเทศ",
+        "เป็นศูนย์กลางการปกครองการศึกษา การคมนาคมขนส่ง",
+        "เมื่อ พ.ศ. 2325 เป็นต้น ๆ พระองค์ทรงย้ายเมืองหลวงมาที่นี่ แล้ว"]
+
+
+def test_splits_scripts_without_marks_at_spaces():
+  assert sentences.is_unmarked(" ".join(THAI))
+  assert sentences.split_at_spaces(" ".join(THAI)) == THAI
+  assert sentences.split_at_spaces("ก" * 90) == ["ก" * 90]
+  # Neither a number nor a word of another script begins a line.
+  line = "ก" * 50 + " 2325 " + "ก" * 50 + " BERT " + "ก" * 50
+  assert sentences.split_at_spaces(line) == [line]
+  assert sentences.is_unmarked("ວຽງຈັນເປັນນະຄອນຫຼວງຂອງປະເທດລາວ")
+  assert not sentences.is_unmarked("Thai: " + THAI[1][:6])
+  assert not sentences.is_unmarked("这是一个句子")
 
 
 def test_loses_no_character():
@@ -129,6 +162,15 @@ def test_splits_nothing_from_nothing():
 @pytest.mark.parametrize("sentence, is_ended", [
     ("It is.", True), ('He said "It is."', True), ("(It is!)", True),
     ("It is ...", True), ("Is it?»", True), ("是。", True), ("है।", True),
+    ("Է։", True), ("ཡིན།", True), ("ነው።", True),
     ("It is", False), ("It is:", False), ("It is,", False), ("", False)])
 def test_knows_terminal_marks(sentence, is_ended):
   assert sentences.is_ended(sentence) == is_ended
+
+
+def test_knows_the_marks_of_a_language():
+  assert sentences.is_ended("Τι είναι;", "el")
+  assert not sentences.is_ended("It is;", "en")
+  assert sentences.is_ended("Սա է:", "hy")
+  assert sentences.is_ended("ነው፡፡", "am")
+  assert not sentences.is_ended("ነው፡", "am")

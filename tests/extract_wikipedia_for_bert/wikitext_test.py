@@ -7,6 +7,7 @@ import time
 import pytest
 
 from extract_wikipedia_for_bert import dump
+from extract_wikipedia_for_bert import languages
 from extract_wikipedia_for_bert import prose
 from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert import wikitext
@@ -96,6 +97,33 @@ MARKUP = {
     "list": ("A:\n* b\n** c\n# d\n: e\n; f", ["A:", "b", "c", "d", "e", "f"]),
     "rule": ("A.\n----\nB.", ["A.", "B."]),
     "private-use character in the source": ("A\ue000b.", ["Ab."]),
+    "ruby": ("A <ruby>漢字<rp>(</rp><rt>kanji</rt><rp>)</rp></ruby> b.",
+             ["A 漢字 b."]),
+    "ruby in pieces": ("<ruby><rb>漢<rt>かん<rb>字</rb><rt>じ</ruby>が.",
+                       ["漢字が."]),
+    "reading that is not closed": ("A <rt>b c.", ["A b c."]),
+    "code in a line": ("Type <code>print</code> or <syntaxhighlight lang=c "
+                       "inline>int a;</syntaxhighlight> here.",
+                       ["Type print or int a; here."]),
+    "highlighted code in a line": (
+        "Type <syntaxhighlight lang=c>int [[a]];</syntaxhighlight> here.",
+        ["Type int [[a]]; here."]),
+    "highlighted code of its own": (
+        "A:\n<syntaxhighlight lang=c>int a;</syntaxhighlight>\nB.\n"
+        "<syntaxhighlight lang=c>\nint a;\n</syntaxhighlight>",
+        ["A:", "B."]),
+    "localised magic word": (
+        "__KEIN_INHALTSVERZEICHNIS__\nA. __БЕЗ_ОГЛ__ __目次非表示__ "
+        "__विषय_सूची__ __İÇİNDEKİLERYOK__", ["A."]),
+    "language links with hyphens": (
+        "A.[[be-x-old:B]] [[zh-classical:C]] [[roa-tara:D]] [[nds-nl:E]]",
+        ["A."]),
+    "name of a file in another language": (
+        "A. [[Bild:a.jpg|B.]] [[Imagem:a.jpg|B.]] [[Resim:a.jpg|B.]] "
+        "[[文件:a.jpg|B.]] [[Kép:a.jpg|B.]] [[\u200eתמונה:a.jpg|B.]] "
+        "[[Kategorie:D]] [[CSI: Miami]]", ["A. CSI: Miami"]),
+    "chemical name": ("The 4-(2-{4-[a]-b}-c)-d is.",
+                      ["The 4-(2-{4-[a]-b}-c)-d is."]),
 }
 
 
@@ -103,6 +131,98 @@ MARKUP = {
 def test_markup(name):
   text, expected = MARKUP[name]
   assert clean(text) == expected
+
+
+# Wikitext of a wiki with variants and its text.
+VARIANTS = {
+    "-{text}- stays.": "text stays.",
+    "-{zh-hans:计算机; zh-hant:電腦;}-好。": "计算机好。",
+    "-{zh-tw:軟體;zh-cn:软件}-好。": "软件好。",
+    "-{zh-hk:的士;zh-tw:計程車}-好。": "的士好。",
+    "-{A|zh-cn:巴士; zh-tw:公車}-好。": "巴士好。",
+    "-{H|zh-cn:巴士;zh-tw:公車}-好。": "好。",
+    "-{T|zh-cn:巴士;zh-tw:公車}-好。": "好。",
+    "-{zh;zh-hans;zh-hant|北京}-好。": "北京好。",
+    "-{R|北京}-好。": "北京好。",
+    "-{[[北京|京]]}-好。": "京好。",
+    "-{zh-hans:{{lang|en|a}}; zh-hant:b}-好。": "a好。",
+    "-{巨集=>zh-cn:宏;}-好。": "宏好。",
+    "4-(2-{4-[2-(a)]b}-c)好。": "4-(2-{4-[2-(a)]b}-c)好。",
+    "4-(2-{4-[…]}…)好。": "4-(2-{4-[…]}…)好。",
+    "a -{ b } c": "a -{ b } c",
+}
+
+
+@pytest.mark.parametrize("text", VARIANTS)
+def test_variants(text):
+  assert clean(text, "zh") == [VARIANTS[text]]
+
+
+def test_other_wikis_have_no_variants():
+  assert clean("A-{b}- c", "en") == ["A-{b}- c"]
+
+
+# Where a template that is not rendered stands for words: "?".
+HOLES = {
+    "an average of {{foo|3}} rainfall.": "an average of ? rainfall.",
+    "born in {{foo}}.": "born in ?.",
+    "born in {{foo}}, a town.": "born in ?, a town.",
+    "an (old {{foo}}) town.": "an (old ?) town.",
+    "l'{{foo}} est grand.": "l'? est grand.",
+    "it has {{foo}}{{foo}} rooms.": "it has ? rooms.",
+    "it has {{foo}} {{bar}} rooms.": "it has ? rooms.",
+    "it has\n{{foo}} rooms.": "it has ? rooms.",
+    "{{foo}} is a town.": "? is a town.",
+    "it has {{foo\n|a}} rooms.": "it has ? rooms.",
+    "它位于{{foo}}的北部。": "它位于?的北部。",
+    "'''a {{foo}}''' b.": "a ? b.",
+    # None of these is a hole.
+    "It is so. {{foo}} Then it was.": "It is so. Then it was.",
+    "It is so.{{foo}} Then.": "It is so. Then.",
+    "a town{{foo}} of old.": "a town of old.",
+    "a town {{foo}}<ref>b</ref> of old.": "a town of old.",
+    "a town {{foo}}<ref name=b /> of old.": "a town of old.",
+    "a town {{sfn|A|2000}} of old.": "a town of old.",
+    "a town {{citation needed}}.": "a town .",
+    "a town {{нет АИ|1}} of old.": "a town of old.",
+    "a town {{Ref-en}} of old.": "a town of old.",
+    "Ada ({{foo}}; 1900) is.": "Ada (; 1900) is.",
+    "Ada (a, {{foo}}) is.": "Ada (a, ) is.",
+    "Ada {{foo}}": "Ada",
+    "{{foo}} Ada is.": "Ada is.",
+    "{{foo}}\nada is.": "ada is.",
+    "他生于北京{{foo}}，后来。": "他生于北京，后来。",
+}
+
+
+@pytest.mark.parametrize("text", HOLES)
+def test_holes(text):
+  holes = templates.Holes()
+  plain = [paragraph.text for paragraph in wikitext.paragraphs(
+      text, WIKI, holes)]
+  assert [templates.HOLE.sub("?", part) for part in plain] == [HOLES[text]]
+  assert holes.names(plain[0]) == (["foo"] if "?" in HOLES[text] else [])
+
+
+def test_sentences_with_holes_are_dropped_and_reported():
+  holes, incomplete = templates.Holes(), []
+  text = ("It is a long one. It has {{foo}} rooms now. It is {{age|1900}} old.\n"
+          "\nIt has {{bar}} rooms and {{foo}} doors. It is a town here.")
+  assert prose.lines(
+      wikitext.paragraphs(text, WIKI, holes), prose.Options(), incomplete) == [
+          "It is a long one.", "It is a town here."]
+  assert [sorted(holes.names(sentence)) for sentence in incomplete] == [
+      ["foo"], ["age"], ["bar", "foo"]]
+  # Without `holes` they are dropped, too.
+  assert len(prose.lines(wikitext.paragraphs(text, WIKI),
+                         prose.Options())) == 2
+
+
+def test_many_templates_have_marks():
+  holes = templates.Holes()
+  marks = {holes.hole(str(number)) for number in range(70000)}
+  assert len(marks) == 65534
+  assert holes.names(holes.hole("5")) == ["5"]
 
 
 def test_marks_list_items():
@@ -116,7 +236,7 @@ def test_local_names_of_files():
   wiki = wikitext.Wiki.of(site)
   text = "[[Файл:a.jpg|А.]] Б. [[Категория:В]] [[File:c.jpg]] [[Category:d]]"
   paragraphs = [p.text for p in wikitext.paragraphs(text, wiki)]
-  assert paragraphs == ["Б. Category:d"]
+  assert paragraphs == ["Б."]
 
 
 # Templates and what they render as; every renderer has an example here.
@@ -225,6 +345,14 @@ a{{bullet}}b => a•b
 2{{times}}3 => 2×3
 5{{deg}} => 5°
 {{hydrogen}} => H
+{{langx|de|Wort}} => German: Wort
+{{langx|de|Wort|label=none}} => Wort
+{{tmath|x}} => x
+{{tmath|\\alpha_2}} => ?
+{{currency|12000|USD}} => US$12,000
+{{w|Ada (name)|Ada}} => Ada
+{{zh|t=臺灣|s=台湾|p=Táiwān}} => Chinese: 臺灣; pinyin: Táiwān
+{{b.|1900}} => b. 1900
 {{inflation|US|5|1950}} => ?
 {{angbr|}} => ?
 {{template:nowrap|a}} => a
@@ -242,30 +370,86 @@ def test_templates(line):
   assert text.strip().replace(UNKNOWN, "?") == expected.strip()
 
 
-def test_every_renderer_has_an_example():
-  called = {
-      templates.normalize_name(re.match(r"[^|}:]*", part)[0])
-      for line in TEMPLATES for part in line.split("{{")[1:]}
-  covered = {id(templates.RENDERERS[name]) for name in called
-             if name in templates.RENDERERS}
-  ships = {name for name in templates.RENDERERS
-           if templates.RENDERERS[name].__qualname__.startswith("_ship.")}
-  missing = {name for name, renderer in templates.RENDERERS.items()
-             if id(renderer) not in covered}
-  assert missing - ships == set()
+# The same in other wikis.
+OTHER_WIKIS = """
+fr XIX{{e}} siècle => XIXe siècle
+fr {{Ier}} => Ier
+fr {{date|14|juillet|1789}} => 14 juillet 1789
+fr {{date|01|7|1789}} => 1er juillet 1789
+fr {{formatnum:120000}} => 120\u00a0000
+fr {{unité|1200|km|2}} => 1\u00a0200 km2
+fr {{s-|XIX|e}} => XIXe siècle
+fr {{s2|XIX|e|XX|e}} => XIXe et XXe siècles
+fr {{XVIe siècle}} => XVIe siècle
+fr {{heure|12|30}} => 12 h 30
+fr {{citation|Oui}} => « Oui »
+fr {{n°|5}} => no 5
+fr {{langue|en|word}} => word
+fr {{convert|5|km}} => 5 km
+fr {{convert|1500|to|2000|ft}} => 1\u00a0500–2\u00a0000 ft
+fr {{lang-de|Wort}} => Wort
+fr {{circa|1900}} a => ? a
+de {{formatnum:120000.5}} => 120.000,5
+de {{enS|word}} => word
+de {{"|Wort}} => „Wort“
+de {{§|5}} => § 5
+de {{Höhe|1200|DE}} => 1.200 m
+de {{Datum|14|7|1789}} => 14. Juli 1789
+es {{formatnum:1200}} {{formatnum:12000}} => 1200 12\u00a0000
+es {{siglo|V|a|s}} => siglo V a. C.
+es {{fecha|14|7|1789}} => 14 de julio de 1789
+pt {{séc|XIX}} => século XIX
+pt {{lknb|Luís|XIV}} => Luís XIV
+hi {{formatnum:1200000}} => 12,00,000
+bn {{formatnum:1200}} => ১,২০০
+fa {{formatnum:1200.5}} => ۱٬۲۰۰٫۵
+xx {{formatnum:1200}} => 1200
+xx {{date|1|2|3}} =>
+ru {{нп5|Титул|текст|en}} => текст
+ru {{num|5000|человек}} => 5\u00a0000 человек
+uk {{нп|Титул||en}} => Титул
+zh {{link-en|標題|title|文字}} => 文字
+zh {{tsl|en|title|標題}} => 標題
+ja {{読み仮名|漢字|かんじ}} => 漢字（かんじ）
+ja {{仮リンク|表示|en|text}} => 表示
+vi {{val|1200|u=m}} => 1.200 m
+simple {{convert|5|km}} => 5 kilometres
+""".strip("\n").split("\n")
 
 
-def test_names_in_english_are_for_english_wikis():
-  assert wikitext.plain_text("{{lang-de|Wort}}", "fr") == "Wort"
-  assert wikitext.plain_text("{{convert|5|km}}", "fr") == "5 km"
+@pytest.mark.parametrize("line", OTHER_WIKIS)
+def test_templates_of_other_wikis(line):
+  language, _, line = line.partition(" ")
+  call, _, expected = line.partition(" =>")
+  text = wikitext.plain_text(call, language)
+  assert text.strip().replace(UNKNOWN, "?") == expected.strip()
 
 
-@pytest.mark.parametrize("name", sorted(templates.RENDERERS))
-def test_no_renderer_fails_on_odd_arguments(name):
-  for arguments in ("", "|", "||", "|a", "|a|b|c|d|e", "|1=|2=", "|x=y",
-                    "|0|0|0", "|-|-|-", "|²|²|²", "|9|" + "9" * 5000,
-                    "|" + "9" * 5000, "|{{PAGENAME}}|[[a]]"):
-    wikitext.plain_text("{{" + name + arguments + "}}", "en")
+def test_every_kind_has_an_example():
+  called = {("en", line) for line in TEMPLATES} | {
+      tuple(line.split(" ", 1)) for line in OTHER_WIKIS}
+  covered = set()
+  for language, line in called:
+    for part in line.split("{{")[1:]:
+      name = templates.normalize_name(re.match(r"[^|}:]*", part)[0])
+      for table in (languages.ANY, language):
+        covered.update(kind for kind, _, names in languages.TEMPLATES[table]
+                       if name in names.split(", ")) if (
+                           table in languages.TEMPLATES) else None
+  assert set(templates.KINDS) - covered == set()
+  assert {kind for rows in languages.TEMPLATES.values()
+          for kind, _, _ in rows} == set(templates.KINDS)
+
+
+def test_no_renderer_fails_on_odd_arguments():
+  for language in [*languages.TEMPLATES, "xx"]:
+    for name in sorted(templates.renderers(language)):
+      for arguments in ("", "|", "||", "|a", "|a|b|c|d|e", "|1=|2=", "|x=y",
+                        "|0|0|0", "|-|-|-", "|²|²|²", "|9|" + "9" * 5000,
+                        "|" + "9" * 5000, "|13|13|13"):
+        templates.find(name, language)(dict(
+            (value.split("=", 1) if "=" in value else (str(index), value))
+            for index, value in enumerate(arguments.split("|")[1:], 1)))
 
 
 # An example of each rule.
