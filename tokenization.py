@@ -23,6 +23,7 @@ import array
 import functools
 import re
 import struct
+import sys
 import unicodedata
 from typing import (Any, Collection, Dict, Generic, Iterable, List, Mapping,
                     Optional, Tuple, TypeVar, Union)
@@ -37,7 +38,10 @@ CONTINUATION_PREFIX = "##"
 # A word with more characters becomes UNKNOWN_TOKEN.
 MAX_WORD_LENGTH = 200
 
-# The limits of a WordCache keep it below about 50 MB.
+# The limits of a WordCache keep it below 50 MB: the sizes of its words and ids,
+# and what a dictionary needs for each.
+_MAX_CACHED_BYTES = 40 << 20
+_ENTRY_BYTES = 90
 _MAX_CACHED_WORDS = 1 << 18
 _MAX_CACHED_LENGTH = 64
 _INT32 = struct.Struct("=i")
@@ -53,6 +57,14 @@ _ASCII_TOKENS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
 CJK_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
               (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
                (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F))
+_CJK = "".join("{}-{}".format(chr(first), chr(last))
+               for first, last in _CJK_BLOCKS)
+_CJK_CHARACTER = re.compile("[" + _CJK + "]")
+# These and the marks of Chinese text are tokens of one character, whatever is
+# beside them. Not the full-width colon and stop: they change how Σ is lowered.
+_ALONE = _CJK + "、。，！？；（）《》「」『』【】“”"
+_ALL_ALONE = re.compile("[" + _ALONE + "]+")
+_RUNS = re.compile("([" + _ALONE + "]+)")
 # What the folder names of BERT's published models tell of their case.
 _CASE_IN_NAME = re.compile("(?<![a-z])(un)?cased(?![a-z])", re.IGNORECASE)
 # Two of the first models lower the case and do not say so.
@@ -362,7 +374,9 @@ class WordpieceTokenizer:
 class WordCache(dict):
   """Packed ids by word, as spaces cut words out; computed once for each.
 
-  When it is full it is cleared: the common words are back at once.
+  A clause of Chinese has no spaces and never comes again: its characters are
+  looked up one by one, and the clause is not kept. When the cache is full it is
+  cleared: the common words are back at once.
   """
 
   def __init__(self, basic: BasicTokenizer, wordpiece: WordpieceTokenizer,
@@ -387,6 +401,7 @@ class WordCache(dict):
     self._do_lower_case = basic.do_lower_case
     self._max_words = max_words
     self._max_length = max_length
+    self._num_bytes = 0
 
   def __missing__(self, word: str) -> bytes:
     encode = self._encode
@@ -400,13 +415,30 @@ class WordCache(dict):
           self.__getitem__ if len(tokens) > 1 else encode, tokens))
     elif word == "\n":
       ids = _LINE_END_MARK
+    elif len(word) > 1 and _CJK_CHARACTER.search(word) is not None:
+      return self._encode_characters(word)
     else:
       ids = b"".join(map(encode, self._basic.tokenize(word)))
-    if len(self) >= self._max_words:
-      self.clear()
     if len(word) <= self._max_length:
+      num_bytes = sys.getsizeof(word) + sys.getsizeof(ids) + _ENTRY_BYTES
+      if (len(self) >= self._max_words
+          or self._num_bytes + num_bytes > _MAX_CACHED_BYTES):
+        self.clear()
+        self._num_bytes = 0
+      self._num_bytes += num_bytes
       self[word] = ids
     return ids
+
+
+  def _encode_characters(self, clause: str) -> bytes:
+    """Returns the packed ids of text with characters that stand alone."""
+    look_up = self.__getitem__
+    if _ALL_ALONE.fullmatch(clause) is not None:
+      return b"".join(map(look_up, clause))
+    runs = _RUNS.split(clause)  # Every other one stands alone.
+    return b"".join(
+        b"".join(map(look_up, run)) if index % 2 else look_up(run)
+        for index, run in enumerate(runs) if run)
 
 
 class FullTokenizer:

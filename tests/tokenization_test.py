@@ -338,6 +338,46 @@ def test_a_full_cache_changes_nothing(vocab):
   assert max(map(len, tokenizer.word_cache)) <= 2
 
 
+# What stands beside Chinese characters: kana, Hangul, Latin and Greek letters,
+# marks that are and that are not alone, accents, marks that change how Σ is
+# lowered, control characters and spaces of all kinds.
+_BESIDE_CHINESE = ("中文字國㐀豈𠀀𪜀、。，！？；（）《》「」『』【】“”：．·’'かなカナー한글"
+                   "abΑΣβé\u0301\u3000\u00a0\u200b\ufeff\t\0 .,-½ǅß丽")
+
+
+@pytest.mark.parametrize("do_lower_case", [True, False])
+def test_ids_of_chinese_equal_the_reference(do_lower_case):
+  vocab = {token: index for index, token in enumerate(
+      ["[UNK]", *_BESIDE_CHINESE, *("##" + char for char in _BESIDE_CHINESE),
+       "##ς", "ς", "α", "σ", "e", "##e"])}
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab, do_lower_case)
+  rng = random.Random(1)
+  for _ in range(3000):
+    line = "".join(rng.choices(_BESIDE_CHINESE, k=rng.randrange(30)))
+    assert tokenizer.tokenize(line) == reference.tokenize(
+        line, vocab, do_lower_case), repr(line)
+
+
+def test_clauses_of_chinese_are_not_cached(vocab):
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
+  tokenizer.encode_lines(["这是一个句子，很长。", "abcかな中文한글，x"])
+  assert set(tokenizer.word_cache) - {"\n"} == set("这是一个句子，很长。中文") | {
+      "abcかな", "한글", "x"}
+
+
+def test_the_bytes_of_a_cache_are_bounded(vocab, monkeypatch):
+  monkeypatch.setattr(tokenization, "_MAX_CACHED_BYTES", 5000)
+  tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
+  most = 0
+  for number in range(300):
+    tokenizer.encode_lines(["{}かなの言わない長い言葉".format(number)
+                            + "あ" * (number % 40)])
+    most = max(most, sum(
+        sys.getsizeof(word) + sys.getsizeof(ids) + tokenization._ENTRY_BYTES
+        for word, ids in tokenizer.word_cache.items()))
+  assert 4000 < most <= 5000
+
+
 def test_large_vocabularies_keep_their_ids():
   vocab = {"[UNK]": 0}
   vocab.update(("w{}".format(i), i) for i in range(1, 0x12000))
