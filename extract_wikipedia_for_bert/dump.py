@@ -1,24 +1,49 @@
-"""Reads the pages of a MediaWiki XML dump, one at a time.
+"""Reads the pages of a MediaWiki XML dump, in slices that need not each other.
+
+A slice is a range of the bytes of the file. Its pages are those that begin in
+it, so that each process of several can decompress, parse and clean its own
+slices, and a run can resume at any slice. A file that gzip has compressed can
+only be read from its start: its slices carry their text.
 
 This module handles the XML, its compression and what can be wrong with either.
-It keeps one page in memory, whatever the size of the dump. Of wikitext it reads
-only `#REDIRECT`, for older dumps that do not mark redirects in the XML.
+It keeps one slice in memory, whatever the size of the dump. Of wikitext it
+reads only `#REDIRECT`, for older dumps that do not mark redirects in the XML.
 """
 
-import bz2
+import codecs
 import dataclasses
+import enum
 import gzip
+import hashlib
 import re
-from typing import (Any, BinaryIO, FrozenSet, Iterator, Mapping, Optional,
-                    Union)
+from typing import (Any, BinaryIO, FrozenSet, Iterator, List, Mapping,
+                    NamedTuple, Optional, Tuple)
+from xml.sax import saxutils
 import zlib
 
 from lxml import etree
 
+from extract_wikipedia_for_bert import bzip2
 from util import files
 from util.command_line import InputError
 
 _CHUNK_BYTES = 1 << 18
+# Text that slices of a file that gzip has compressed carry.
+_CARRIED_BYTES = 1 << 20
+# The header of a dump is far shorter than this.
+_MAX_HEADER_BYTES = 1 << 24
+# What tells one dump from another one, without reading all of it.
+_FINGERPRINT_BYTES = 1 << 16
+_PAGE = "<page>"
+_END_OF_PAGE = "</page>"
+_END_OF_DUMP = "</mediawiki>"
+_PADDING = b" \t\r\n\0"
+_DECLARATION = re.compile(rb"\s*<\?xml[^>]*\bencoding\s*=\s*[\"']([\w.-]+)")
+# Beginnings of a file in an encoding that its declaration need not name.
+_ENCODING_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"), (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"))
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _ARTICLE_NAMESPACE = 0
 # MediaWiki's English names work on every wiki, in addition to the local ones.
@@ -75,38 +100,267 @@ class Page:
   text: str
 
 
+class Compression(enum.Enum):
+  """How a dump is compressed."""
+  NONE = "none"
+  BZIP2 = "bzip2"
+  GZIP = "gzip"
+
+
+class DamagedError(Exception):
+  """What is wrong with a dump, as `DumpReader.error` takes it.
+
+  Attributes:
+    problem: in words.
+    remedy: what to do.
+    position: the byte of the file.
+  """
+
+  def __init__(self, problem: str, remedy: str, position: int):
+    super().__init__(problem, remedy, position)
+    self.problem = problem
+    self.remedy = remedy
+    self.position = position
+
+
+class Slice(NamedTuple):
+  """A part of a dump.
+
+  Attributes:
+    start: the first byte; of the text, where gzip has compressed the file.
+    end: the byte after the last one.
+    position: how much of the file has been read then, in bytes.
+    text: the text of whole pages, where gzip has compressed the file.
+    is_last: whether no slice follows.
+    damage: what ends a file early that gzip has compressed.
+  """
+  start: int
+  end: int
+  position: int
+  text: bytes = b""
+  is_last: bool = False
+  damage: Optional[DamagedError] = None
+
+
+class _Piece(NamedTuple):
+  """Text of a dump, and the byte of the file in which it begins."""
+  position: int
+  text: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """What a process must know of a dump to read a slice of it.
+
+  Attributes:
+    path: the file.
+    size: of the file, in bytes.
+    compression: of the file.
+    encoding: of the text, as Python names it.
+    root: the start tag of the XML, in UTF-8.
+  """
+  path: str
+  size: int
+  compression: Compression
+  encoding: str
+  root: bytes
+
+  def pages(self, part: Slice, site: Site) -> Iterator[Page]:
+    """Yields the pages that begin in a slice, in order.
+
+    Args:
+      part: the slice.
+      site: the wiki.
+
+    Raises:
+      DamagedError: the slice is truncated or corrupt; all complete pages before
+        have been yielded.
+    """
+    if self.compression is Compression.GZIP:
+      yield from self._parsed(part.text, part.is_last, site, part.position)
+      if part.damage is not None:
+        raise part.damage
+      return
+    with files.open_file(self.path, unbuffered=True) as file:
+      text, is_whole, damage = self._text(file, part)
+    yield from self._parsed(text, is_whole, site, part.start)
+    if damage is not None:
+      raise damage
+
+  def _text(self, file: BinaryIO, part: Slice
+           ) -> Tuple[bytes, bool, Optional[DamagedError]]:
+    """Reads a slice, and on to the end of its last page.
+
+    Returns:
+      The text from its first page on; whether the end of the dump must be in
+      it; what ended the reading early.
+    """
+    tag, end_of_page = self._encoded(_PAGE), self._encoded(_END_OF_PAGE)
+    own: List[bytes] = []
+    is_at_end, damage = True, None
+    pieces = self._pieces(file, part)
+    text, num_own, last = b"", -1, -1
+    try:
+      for piece in pieces:
+        if piece.position < part.end:
+          own.append(piece.text)
+          continue
+        if num_own < 0:
+          text = b"".join(own)
+          num_own = len(text)
+        text += piece.text
+        # The tag may go on in the next slice.
+        last = text.rfind(tag, 0, num_own + len(tag) - 1)
+        if last < 0 or text.find(end_of_page, last) >= 0:
+          is_at_end = False
+          break
+    except DamagedError as error:
+      damage = error
+    if num_own < 0:
+      text = b"".join(own)
+      num_own = len(text)
+    first = text.find(tag, 0, num_own + len(tag) - 1)
+    if is_at_end and damage is None:
+      return text[max(0, first):], bool(own), None
+    if first < 0:
+      return b"", False, damage
+    end = text.rfind(end_of_page, first) if damage is not None else text.find(
+        end_of_page, last)
+    return text[first:end + len(end_of_page) if end >= 0 else first], False, (
+        damage)
+
+  def _pieces(self, file: BinaryIO, part: Slice) -> Iterator[_Piece]:
+    """Yields the text of a slice and of what follows it."""
+    if self.compression is Compression.BZIP2:
+      try:
+        yield from map(_Piece._make, bzip2.blocks(file, part.start))
+      except bzip2.DamagedError as error:
+        raise _compression_error(error.is_truncated, error.position) from None
+      return
+    file.seek(part.start)
+    position = part.start
+    while True:
+      ahead = part.end - position
+      text = file.read(min(_CHUNK_BYTES, ahead) if ahead > 0 else _CHUNK_BYTES)
+      if not text:
+        return
+      yield _Piece(position, text)
+      position += len(text)
+
+  def _parsed(self, text: bytes, is_whole: bool, site: Site,
+              position: int) -> Iterator[Page]:
+    """Parses pages.
+
+    Args:
+      text: from the first page on.
+      is_whole: whether the end of the dump follows the last page.
+      site: the wiki.
+      position: of the text in the file, for errors.
+
+    Raises:
+      DamagedError: the XML is truncated or broken.
+    """
+    if not text and not is_whole:
+      return
+    at_end = self.size if is_whole else position
+    if is_whole and not text.startswith(self._encoded(_PAGE)):
+      # The end of a page that the slice before has, or none at all; of the end
+      # tag that slice may have the beginning, too.
+      end_of_dump = self._encoded(_END_OF_DUMP).rstrip(_PADDING)
+      text = text.rstrip(_PADDING)
+      if not (text.endswith(end_of_dump) or end_of_dump.endswith(text)):
+        raise _xml_error("the end of the dump is missing", at_end)
+      return
+    if self.encoding != "utf-8":
+      try:
+        text = text.decode(self.encoding).encode("utf-8")
+      except UnicodeError as error:
+        raise _xml_error(str(error), position) from None
+    parser = etree.XMLPullParser(
+        events=("end",), tag=("{*}revision", "{*}page"), huge_tree=True,
+        resolve_entities=False)
+    _feed(parser, self.root)
+    wikitext = None
+    chunks = [text[start:start + _CHUNK_BYTES]
+              for start in range(0, len(text), _CHUNK_BYTES)]
+    if not is_whole:
+      chunks.append(_END_OF_DUMP.encode())
+    for chunk in chunks:
+      # On an error, lxml still returns the elements that ended before it.
+      failure = _feed(parser, chunk)
+      for _, element in parser.read_events():
+        if _local_name(element) == "revision":
+          # The last revision of a page is the newest. Clearing each one keeps
+          # a dump with full histories from filling the memory.
+          wikitext = _wikitext(element)
+          element.clear()
+          continue
+        page = _page(element, wikitext or "", site)
+        wikitext = None
+        element.clear()
+        while element.getprevious() is not None:
+          del element.getparent()[0]
+        yield page
+      if failure is not None:
+        raise _xml_error(failure.msg, position)
+    try:
+      parser.close()
+    except etree.XMLSyntaxError as failure:
+      raise _xml_error(failure.msg, at_end) from None
+
+  def _encoded(self, text: str) -> bytes:
+    return text.encode(self.encoding)
+
+  def fingerprint(self, position: int) -> str:
+    """Returns what tells this dump from others, as far as a byte.
+
+    A dump that has been downloaded further is still the same one.
+
+    Args:
+      position: as far as the dump counts.
+    """
+    digest = hashlib.sha256()
+    with files.open_file(self.path) as file:
+      digest.update(file.read(min(position, _FINGERPRINT_BYTES)))
+      file.seek(max(0, position - _FINGERPRINT_BYTES))
+      digest.update(file.read(min(position, _FINGERPRINT_BYTES)))
+    return digest.hexdigest()
+
+
 class DumpReader:
-  """An iterator over the pages of a dump.
+  """A dump: an iterator over its pages, or over its slices.
 
   A dump is `.xml`, `.xml.bz2` (one stream or many) or `.xml.gz`, which is
   recognised by its content, not by its name.
 
   Attributes:
-    site: the wiki's language and namespaces, known from the first page on.
+    source: what a process must know to read a slice.
+    site: the wiki's language and namespaces.
     pages_read: number of complete pages read.
+    last_title: title of the last one, or None.
     size: of the file, in bytes.
   """
 
   def __init__(self, path: str):
-    """Opens a dump.
+    """Reads the header of a dump.
 
     Args:
       path: the file.
 
     Raises:
-      InputError: there is no such file, or it is empty or compressed in a
-        format that is not supported.
+      InputError: there is no such file, or it is empty, damaged, not a dump or
+        compressed in a format that is not supported.
       OSError: the file cannot be read.
     """
     self.site = Site()
     self.pages_read = 0
+    self.last_title: Optional[str] = None
     self._path = path
-    self._last_title: Optional[str] = None
     files.check_file(path, "dump_file")
+    self.size = files.size(path)
     self._raw = files.open_file(path, unbuffered=True)
     try:
-      self.size = files.size(path)
-      self._stream = self._decompressed()
+      self.source = self._read_header()
     except Exception:
       self._raw.close()
       raise
@@ -117,122 +371,218 @@ class DumpReader:
   def __exit__(self, *unused_exception: Any) -> None:
     self._raw.close()
 
-  def position(self) -> int:
-    """Returns how many bytes of the (compressed) file have been read."""
-    return self._raw.tell()
-
-  def error(self, problem: str, remedy: str) -> InputError:
+  def error(self, problem: str, remedy: str,
+            position: Optional[int] = None) -> InputError:
     """Returns an error that says where reading ended.
 
     Args:
       problem: what is wrong with the dump.
       remedy: what to do.
+      position: the byte; None is the end.
     """
-    last = ("no complete page was read" if self._last_title is None else
-            "the last complete page is {!r}".format(self._last_title))
+    last = ("no complete page was read" if self.last_title is None else
+            "the last complete page is {!r}".format(self.last_title))
     return InputError("--dump_file {}: {}, at byte {} of {}; {}; {}".format(
-        self._path, problem, self.position(), self.size, last, remedy))
+        self._path, problem, self.size if position is None else position,
+        self.size, last, remedy))
 
   def __iter__(self) -> Iterator[Page]:
     """Yields the dump's pages in order.
 
     Raises:
-      InputError: the file is truncated, corrupt or not a dump.
+      InputError: the file is truncated or corrupt.
     """
-    chunk = self._read()
-    self._check_root(chunk)
-    parser = etree.XMLPullParser(
-        events=("end",), tag=("{*}siteinfo", "{*}revision", "{*}page"),
-        huge_tree=True, resolve_entities=False)
-    text = None
-    while chunk:
-      # On an error, lxml still returns the elements that ended before it.
-      failure = _feed(parser, chunk)
-      for _, element in parser.read_events():
-        name = _local_name(element)
-        if name == "revision":
-          # The last revision of a page is the newest. Clearing each one keeps
-          # a dump with full histories from filling the memory.
-          text = _wikitext(element)
-          element.clear()
-        elif name == "page":
-          page = self._page(element, text or "")
-          text = None
-          element.clear()
-          while element.getprevious() is not None:
-            del element.getparent()[0]
-          self.pages_read += 1
-          self._last_title = page.title
-          yield page
-        else:
-          self.site = _site(element)
-      if failure is not None:
-        raise self._xml_error(failure)
-      chunk = self._read()
     try:
-      parser.close()
-    except etree.XMLSyntaxError as failure:
-      raise self._xml_error(failure) from None
+      for part in self.slices(0, _CARRIED_BYTES):
+        for page in self.source.pages(part, self.site):
+          self.pages_read += 1
+          self.last_title = page.title
+          yield page
+    except DamagedError as error:
+      raise self.error(error.problem, error.remedy, error.position) from None
 
-  def _decompressed(self) -> Union[BinaryIO, bz2.BZ2File, gzip.GzipFile]:
-    """Returns the stream of the XML."""
-    head = self._raw.read(6)
+  def slices(self, start: int, num_bytes: int,
+             end: int = 0) -> Iterator[Slice]:
+    """Yields the slices of the dump in order.
+
+    Args:
+      start: where the first one begins: 0, or the end of another slice.
+      num_bytes: about the length of a slice.
+      end: where the first one ends, if it must have a certain end.
+    """
+    if self.source.compression is Compression.GZIP:
+      yield from self._slices_of_stream(start)
+      return
+    while True:
+      stop = min(end or start + num_bytes, self.size)
+      yield Slice(start, stop, stop, is_last=stop == self.size)
+      if stop == self.size:
+        return
+      start, end = stop, 0
+
+  def _slices_of_stream(self, start: int) -> Iterator[Slice]:
+    """Yields the slices of a file that must be read from its start."""
+    # pylint: disable=protected-access
+    end_of_page = self.source._encoded(_END_OF_PAGE)
+    page = self.source._encoded(_PAGE)
     self._raw.seek(0)
+    stream = gzip.GzipFile(fileobj=self._raw)
+    text = b""
+    try:
+      stream.seek(start)
+      while True:
+        more = stream.read1(_CARRIED_BYTES)
+        text += more
+        if not more:
+          break
+        if len(text) < _CARRIED_BYTES:
+          continue
+        cut = text.rfind(end_of_page) + len(end_of_page)
+        if cut >= len(end_of_page):
+          first = text.find(page, 0, cut)
+          yield Slice(start, start + cut, self._raw.tell(),
+                      text[first:cut] if first >= 0 else b"")
+          start += cut
+          text = text[cut:]
+    except (EOFError, OSError, zlib.error) as failure:
+      damage = self._gzip_error(failure)
+    else:
+      first = max(0, text.find(page))
+      yield Slice(start, start + len(text), self.size, text[first:], True)
+      return
+    # The pages before the damage are whole.
+    cut = text.rfind(end_of_page) + len(end_of_page)
+    if cut >= len(end_of_page):
+      first = text.find(page, 0, cut)
+      yield Slice(start, start + cut, damage.position,
+                  text[first:cut] if first >= 0 else b"")
+      start += cut
+    yield Slice(start, start, self.size, damage=damage)
+
+  def _gzip_error(self, failure: Exception) -> DamagedError:
+    return _compression_error(isinstance(failure, EOFError), self._raw.tell(),
+                              failure)
+
+  def _read_header(self) -> Source:
+    """Reads the start of the dump."""
+    head = self._raw.read(6)
     if not head:
       raise self.error("the file is empty", "download it again")
-    if head.startswith(b"BZh"):
-      return bz2.BZ2File(self._raw)
-    if head.startswith(b"\x1f\x8b"):
-      return gzip.GzipFile(fileobj=self._raw)
     if head.startswith((b"7z\xbc\xaf\x27\x1c", b"\xfd7zXZ\x00", b"PK\x03\x04",
                         b"\x28\xb5\x2f\xfd")):
       raise self.error("compressed as 7z, xz, zip or zstd", "decompress it "
-                       "first: .xml, .xml.bz2 and .xml.gz are read")
-    return self._raw
+                       "first: .xml, .xml.bz2 and .xml.gz are read", 0)
+    compression = (
+        Compression.BZIP2 if head.startswith(b"BZh") else
+        Compression.GZIP if head.startswith(b"\x1f\x8b") else Compression.NONE)
+    header = b""
+    encoding = "utf-8"
+    parser = etree.XMLPullParser(events=("start", "end"), huge_tree=True,
+                                 resolve_entities=False)
+    source = None
+    for text in self._start_of_text(compression):
+      if not header:
+        encoding = self._encoding(text)
+      header += text
+      failure = _feed(parser, text)
+      for event, element in parser.read_events():
+        name = _local_name(element)
+        if source is None:
+          if name != "mediawiki":
+            raise self.error(
+                "not a MediaWiki dump: the XML begins with <{}>, "
+                "expected <mediawiki>".format(name), _WHICH_DUMP, 0)
+          source = Source(self._path, self.size, compression, encoding,
+                          _start_tag(element))
+          self.site = dataclasses.replace(
+              self.site,
+              language=element.get(_XML_LANG) or self.site.language)
+        elif event == "end" and name == "siteinfo":
+          self.site = _site(element)
+          return source
+      if source is None and failure is not None:
+        raise self.error("not a MediaWiki dump: " + failure.msg, _WHICH_DUMP, 0)
+      if failure is not None or len(header) > _MAX_HEADER_BYTES or (
+          _PAGE.encode(encoding) in header):
+        break
+    if source is None:
+      raise self.error("not a MediaWiki dump", _WHICH_DUMP, 0)
+    return source
 
-  def _read(self) -> bytes:
+  def _start_of_text(self, compression: Compression) -> Iterator[bytes]:
+    """Yields the text of the dump from its start."""
     try:
-      return self._stream.read(_CHUNK_BYTES)
-    except EOFError:
-      raise self.error("the compressed file is truncated",
-                       "download it again completely") from None
-    except (OSError, zlib.error) as failure:
-      raise self.error("the compressed file is corrupt ({})".format(failure),
-                       "download it again and compare its checksum") from None
-
-  def _xml_error(self, failure: etree.XMLSyntaxError) -> InputError:
-    return self.error("the XML is truncated or broken ({})".format(failure.msg),
-                      "download the dump again completely")
-
-  def _check_root(self, chunk: bytes) -> None:
-    """Raises InputError if the XML is not that of a dump.
-
-    Without this check, other XML would be read into memory completely.
-    """
-    parser = etree.XMLPullParser(events=("start",), huge_tree=True)
-    failure = _feed(parser, chunk)
-    for _, element in parser.read_events():
-      name = _local_name(element)
-      if name != "mediawiki":
-        raise self.error("not a MediaWiki dump: the XML begins with <{}>, "
-                         "expected <mediawiki>".format(name), _WHICH_DUMP)
-      self.site = dataclasses.replace(
-          self.site, language=element.get(_XML_LANG) or self.site.language)
-      return
-    raise self.error("not a MediaWiki dump{}".format(
-        ": " + failure.msg if failure is not None else ""), _WHICH_DUMP)
-
-  def _page(self, element: etree._Element, text: str) -> Page:
-    title = element.findtext("{*}title") or ""
-    namespace = element.findtext("{*}ns")
-    if namespace is None or not _INTEGER.match(namespace):
-      prefix = title.partition(":")[0].strip().lower().replace("_", " ")
-      number = self.site.namespaces.get(prefix, _ARTICLE_NAMESPACE)
+      if compression is Compression.BZIP2:
+        yield from (block.text for block in bzip2.blocks(self._raw, 0))
+        return
+      self._raw.seek(0)
+      read = gzip.GzipFile(fileobj=self._raw).read1 if (
+          compression is Compression.GZIP) else self._raw.read
+      yield from iter(lambda: read(_CHUNK_BYTES), b"")
+    except bzip2.DamagedError as error:
+      damage = _compression_error(error.is_truncated, error.position)
+    except (EOFError, OSError, zlib.error) as failure:
+      if compression is not Compression.GZIP:
+        raise
+      damage = self._gzip_error(failure)
     else:
-      number = int(namespace)
-    is_redirect = (element.find("{*}redirect") is not None
-                   or _REDIRECT.match(text) is not None)
-    return Page(title, number, is_redirect, text)
+      return
+    raise self.error(damage.problem, damage.remedy, damage.position)
+
+  def _encoding(self, text: bytes) -> str:
+    """Returns the encoding of XML by its beginning."""
+    for mark, encoding in _ENCODING_MARKS:
+      if text.startswith(mark):
+        return encoding
+    declaration = _DECLARATION.match(text)
+    name = declaration[1].decode("ascii") if declaration else "utf-8"
+    try:
+      encoding = codecs.lookup(name).name
+      _PAGE.encode(encoding)
+    except (LookupError, UnicodeError, ValueError):
+      raise self.error("the encoding {!r} is unknown".format(name),
+                       "convert the file to UTF-8", 0) from None
+    # It could not be read if it were true.
+    return "utf-8" if encoding.startswith(("utf-16", "utf-32", "ascii")) else (
+        encoding)
+
+
+def _compression_error(is_truncated: bool, position: int,
+                       failure: object = None) -> DamagedError:
+  if is_truncated:
+    return DamagedError("the compressed file is truncated",
+                        "download it again completely", position)
+  return DamagedError(
+      "the compressed file is corrupt" + (
+          "" if failure is None else " ({})".format(failure)),
+      "download it again and compare its checksum", position)
+
+
+def _xml_error(message: str, position: int) -> DamagedError:
+  return DamagedError("the XML is truncated or broken ({})".format(message),
+                      "download the dump again completely", position)
+
+
+def _start_tag(root: etree._Element) -> bytes:
+  """Writes the start tag of the XML's root, with its namespaces."""
+  return "<mediawiki{}>".format("".join(
+      " xmlns{}={}".format(":" + prefix if prefix else "",
+                           saxutils.quoteattr(name))
+      for prefix, name in root.nsmap.items() if prefix != "xml")).encode()
+
+
+def _page(element: etree._Element, text: str, site: Site) -> Page:
+  """Returns a page of the XML."""
+  title = element.findtext("{*}title") or ""
+  namespace = element.findtext("{*}ns")
+  if namespace is None or not _INTEGER.match(namespace):
+    prefix = title.partition(":")[0].strip().lower().replace("_", " ")
+    number = site.namespaces.get(prefix, _ARTICLE_NAMESPACE)
+  else:
+    number = int(namespace)
+  is_redirect = (element.find("{*}redirect") is not None
+                 or _REDIRECT.match(text) is not None)
+  return Page(title, number, is_redirect, text)
 
 
 _WHICH_DUMP = "give a file such as enwiki-20240101-pages-articles.xml.bz2"

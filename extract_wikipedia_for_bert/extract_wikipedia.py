@@ -6,15 +6,22 @@ r"""Extracts sentences from a Wikipedia dump.
 
 The output has one sentence per line and an empty line between articles, in the
 order of the dump. The output depends on the dump and the flags alone, not on
---num_workers. The file gets its name when it is complete.
+--num_workers. The file gets its name when it is complete; after an interruption
+the same command resumes.
 """
 
+import collections
 import contextlib
 import dataclasses
+import hashlib
+import itertools
 import os
+from pathlib import Path
 import sys
+import time
 import traceback
-from typing import FrozenSet, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import (Any, Counter, Dict, FrozenSet, Iterable, Iterator, List,
+                    Mapping, NamedTuple, Optional, Sequence)
 
 from absl import flags
 from absl import logging
@@ -25,6 +32,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from extract_wikipedia_for_bert import dump
 from extract_wikipedia_for_bert import output
 from extract_wikipedia_for_bert import prose
+from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert import wikitext
 from util import command_line
 from util import workers
@@ -32,9 +40,17 @@ from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
-# Characters of wikitext in a batch: enough to make the cost of sending it to a
-# worker negligible, few enough to keep memory small.
-_BATCH_CHARACTERS = 400000
+# Bytes of the dump in a task: few enough for all workers to have some and for
+# memory, enough for the block that two tasks read to be a small part.
+_MIN_SLICE_BYTES = 1 << 18
+_MAX_SLICE_BYTES = 1 << 21
+_SLICES_PER_WORKER = 8
+# XML is four times as long as what bzip2 makes of it.
+_XML_FACTOR = 4
+# An interruption loses the work of so many seconds and of the tasks at hand.
+_NOTE_SECONDS = 5
+_LOG_SECONDS = 60
+_MOST_FREQUENT = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +67,43 @@ class Selection:
   max_articles: int = 0
 
 
-class Batch(NamedTuple):
-  """A task for a worker: titles and wikitexts, and how to clean them."""
-  pages: Sequence[Tuple[str, str]]
-  wiki: wikitext.Wiki
-  keep_disambiguation: bool
+class Task(NamedTuple):
+  """What a worker does: a slice of a dump, and how to clean it.
+
+  Attributes:
+    source: the dump.
+    part: the slice.
+    num_done: pages of the slice that an earlier run has done.
+    site: the wiki.
+    selection: which pages are articles.
+    options: which sentences are kept.
+  """
+  source: dump.Source
+  part: dump.Slice
+  num_done: int
+  site: dump.Site
+  selection: Selection
   options: prose.Options
+
+
+class Cleaned(NamedTuple):
+  """What a worker has made of a slice.
+
+  Attributes:
+    part: the slice.
+    articles: in order.
+    num_pages: complete pages in the slice.
+    last_title: of the last one, or None.
+    lost: sentences that were dropped because a template stands for words, by
+      the template's name.
+    damage: what ends the dump early, or None.
+  """
+  part: dump.Slice
+  articles: List[output.Article]
+  num_pages: int
+  last_title: Optional[str]
+  lost: Mapping[str, int]
+  damage: Optional[dump.DamagedError]
 
 
 class SkippedPage(NamedTuple):
@@ -74,12 +121,12 @@ def define_flags() -> None:
       ".xml.gz.")
   flags.DEFINE_string(
       "output_file", None,
-      "The text file to write. It must not exist.")
+      "The text file to write. It must not exist. What an interrupted run has "
+      "left is continued.")
   flags.DEFINE_integer(
       "num_workers", 0,
-      "Number of processes that clean text, in addition to the one that reads "
-      "the dump. 1 does everything in one process; 0 is the number of "
-      "available cores.", lower_bound=0)
+      "Number of processes that read and clean the dump. 1 does everything in "
+      "one process; 0 is the number of available cores.", lower_bound=0)
   flags.DEFINE_list(
       "namespaces", ["0"],
       "Numbers of the namespaces to read, separated by commas. Articles are in "
@@ -95,17 +142,40 @@ def define_flags() -> None:
       "overwrite", False, "Whether to replace an existing output file.")
 
 
+def made_by(dump_file: str, selection: Selection,
+            options: prose.Options) -> Dict[str, Any]:
+  """Returns what the text depends on, apart from the bytes of the dump.
+
+  Args:
+    dump_file: the dump.
+    selection: which pages are articles. Their greatest number does not count:
+      a run that resumes may have another.
+    options: which sentences are kept.
+  """
+  digest = hashlib.sha256()
+  for path in sorted(Path(__file__).resolve().parent.glob("*.[pt][yx]*")):
+    digest.update(path.read_bytes())
+  return {
+      "--dump_file": os.path.basename(dump_file),
+      "--namespaces": sorted(selection.namespaces),
+      "--keep_disambiguation": selection.keep_disambiguation,
+      "--min_words": options.min_words,
+      "--min_sentences": options.min_sentences,
+      "the extractor": digest.hexdigest(),
+  }
+
+
 def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
             options: prose.Options, num_workers: int) -> dump.DumpReader:
-  """Writes the articles of a dump.
+  """Writes the articles of a dump, or those that an earlier run has not.
 
   Args:
     dump_file: the dump.
     writer: what the articles are written to.
     selection: which pages are articles.
     options: which sentences are kept; the language is that of the dump.
-    num_workers: number of processes that clean text; 1 does everything in this
-      process.
+    num_workers: number of processes that read and clean; 1 does everything in
+      this process.
 
   Returns:
     The reader, at the end of the dump.
@@ -115,21 +185,19 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
       worker died.
   """
   with dump.DumpReader(dump_file) as reader:
-    batches = _batches(reader, selection, options)
+    run = _Run(reader, writer, selection)
+    if selection.max_articles and writer.articles == selection.max_articles:
+      return reader
     cleaned = workers.run(
-        clean, batches, num_workers if num_workers > 1 else 0,
+        clean, run.tasks(dataclasses.replace(
+            options, language=reader.site.language), num_workers),
+        num_workers if num_workers > 1 else 0,
         on_report=_log_skipped_page, in_order=True,
         remedy="free some memory, or lower --num_workers (now {})".format(
             num_workers))
-    with contextlib.closing(cleaned), tqdm.tqdm(
-        total=reader.size, unit="B", unit_scale=True,
-        disable=None) as progress:
-      for _, articles in cleaned:
-        for lines in articles:
-          writer.write(lines)
-          if writer.articles == selection.max_articles:
-            return reader
-        progress.update(reader.position() - progress.n)
+    with contextlib.closing(cleaned):
+      run.write(result for _, result in cleaned)
+    run.log_lost()
     if not writer.articles:
       raise reader.error(
           "no article with {} sentences among its {} pages".format(
@@ -139,54 +207,163 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
     return reader
 
 
-def _batches(reader: dump.DumpReader, selection: Selection,
-             options: prose.Options) -> Iterator[Batch]:
-  """Yields batches of the pages that may be articles."""
-  pages: List[Tuple[str, str]] = []
-  size = 0
+class _Run:
+  """The state of a run: where in the dump it is, and what it has lost."""
 
-  def batch() -> Batch:
-    return Batch(tuple(pages), wikitext.Wiki.of(reader.site),
-                 selection.keep_disambiguation,
-                 dataclasses.replace(options, language=reader.site.language))
+  def __init__(self, reader: dump.DumpReader, writer: output.ArticleWriter,
+               selection: Selection):
+    """Goes on where the writer's earlier run was, if the dump is the same."""
+    self._reader = reader
+    self._writer = writer
+    self._selection = selection
+    # The next slice, and how many of its pages are done.
+    self._start = self._end = self._num_done = 0
+    self._lost: Counter[str] = collections.Counter()
+    state = writer.state
+    if state is None:
+      return
+    most = selection.max_articles
+    if most and writer.articles > most:
+      logging.warning("starting from scratch, as the unfinished text has more "
+                      "articles than --max_articles %d", most)
+      writer.restart()
+    elif reader.source.fingerprint(state["position"]) != state["fingerprint"]:
+      logging.warning("starting from scratch, as --dump_file %s is not the one "
+                      "of the unfinished text", reader.source.path)
+      writer.restart()
+    else:
+      self._start, self._end = state["start"], state["end"]
+      self._num_done = state["num_done"]
+      self._lost.update(state["lost"])
+      reader.pages_read = state["num_pages"]
+      reader.last_title = state["last_title"]
+      logging.info("resuming after %s articles, at byte %s of %s",
+                   "{:,}".format(writer.articles), state["position"],
+                   reader.size)
 
-  for page in reader:
-    if page.namespace not in selection.namespaces or page.is_redirect:
-      continue
-    pages.append((page.title, page.text))
-    size += len(page.text)
-    if size >= _BATCH_CHARACTERS:
-      yield batch()
-      pages.clear()
-      size = 0
-  if pages:
-    yield batch()
+  def tasks(self, options: prose.Options, num_workers: int) -> Iterator[Task]:
+    """Yields what is left to do."""
+    source = self._reader.source
+    num_bytes = max(_MIN_SLICE_BYTES, min(
+        _MAX_SLICE_BYTES, source.size // (num_workers * _SLICES_PER_WORKER)))
+    if source.compression is dump.Compression.NONE:
+      num_bytes *= _XML_FACTOR
+    num_done = self._num_done
+    for part in self._reader.slices(self._start, num_bytes, self._end):
+      yield Task(source, part, num_done, self._reader.site, self._selection,
+                 options)
+      num_done = 0
+
+  def write(self, results: Iterable[Cleaned]) -> None:
+    """Writes the results, and notes from time to time how far they are."""
+    reader, writer = self._reader, self._writer
+    noted = logged = time.monotonic()
+    with tqdm.tqdm(total=reader.size, initial=self._position_of_start(),
+                   unit="B", unit_scale=True, disable=None) as progress:
+      for result in results:
+        for article in result.articles:
+          writer.write_article(article)
+          if writer.articles == self._selection.max_articles:
+            return
+        self._lost.update(result.lost)
+        reader.pages_read += result.num_pages
+        reader.last_title = result.last_title or reader.last_title
+        if result.damage is not None:
+          self._start, self._end = result.part.start, result.part.end
+          self._num_done += result.num_pages
+          raise self._damage(result.damage)
+        self._start, self._end = result.part.end, 0
+        self._num_done = 0
+        progress.update(result.part.position - progress.n)
+        now = time.monotonic()
+        if now - noted >= _NOTE_SECONDS:
+          self._note(result.part.position)
+          noted = now
+        if progress.disable and now - logged >= _LOG_SECONDS:
+          logging.info(
+              "%.1f%% of the dump, %s articles",
+              100 * result.part.position / reader.size,
+              "{:,}".format(writer.articles))
+          logged = now
+
+  def _position_of_start(self) -> int:
+    return self._writer.state["position"] if self._writer.state else 0
+
+  def _note(self, position: int) -> bool:
+    """Keeps what is done for a later run; returns whether it is kept."""
+    reader = self._reader
+    return self._writer.note({
+        "start": self._start, "end": self._end, "num_done": self._num_done,
+        "position": position,
+        "fingerprint": reader.source.fingerprint(position),
+        "num_pages": reader.pages_read, "last_title": reader.last_title,
+        "lost": self._lost})
+
+  def _damage(self, damage: dump.DamagedError) -> InputError:
+    """Keeps the articles before the damage; returns the error that says so."""
+    remedy = damage.remedy
+    num_articles = self._writer.articles
+    if num_articles and self._note(min(self._start, damage.position)):
+      remedy += (" and give the same command again: {:,} articles are kept and "
+                 "it goes on after these, or with --max_articles {} it ends "
+                 "with these").format(num_articles, num_articles)
+    return self._reader.error(damage.problem, remedy, damage.position)
+
+  def log_lost(self) -> None:
+    """Logs which templates cost the most sentences."""
+    if self._lost:
+      logging.info(
+          "sentences dropped because a template stands for words of theirs: %s",
+          ", ".join("{{{{{}}}}} {:,}".format(*item)
+                    for item in self._lost.most_common(_MOST_FREQUENT)))
 
 
-def clean(batch: Batch, report: workers.Report) -> List[List[str]]:
-  """Returns the sentences of each article of a batch.
+def clean(task: Task, report: workers.Report) -> Cleaned:
+  """Reads and cleans a slice.
 
   Args:
-    batch: pages as wikitext.
+    task: the slice.
     report: called with a SkippedPage for each page that fails.
   """
-  articles = []
-  for title, text in batch.pages:
-    if not batch.keep_disambiguation and wikitext.is_disambiguation(
-        title, text):
-      continue
-    try:
-      lines = prose.lines(
-          wikitext.paragraphs(text, batch.wiki), batch.options)
-    except MemoryError:
-      raise
-    except Exception as error:  # pylint: disable=broad-except
-      # A bug, but no reason to lose the work of a day.
-      report(SkippedPage(title, repr(error), traceback.format_exc()))
-      continue
-    if lines:
-      articles.append(lines)
-  return articles
+  articles: List[output.Article] = []
+  lost: Counter[str] = collections.Counter()
+  wiki = wikitext.Wiki.of(task.site)
+  num_pages, last_title, damage = 0, None, None
+  try:
+    for page in itertools.islice(
+        task.source.pages(task.part, task.site), task.num_done, None):
+      num_pages += 1
+      last_title = page.title
+      if page.namespace in task.selection.namespaces and not page.is_redirect:
+        lines = _clean_page(page, wiki, task, lost, report)
+        if lines:
+          articles.append(output.Article.of(lines))
+  except dump.DamagedError as error:
+    damage = error
+  return Cleaned(task.part._replace(text=b"", damage=None), articles, num_pages,
+                 last_title, lost, damage)
+
+
+def _clean_page(page: dump.Page, wiki: wikitext.Wiki, task: Task,
+                lost: Counter[str], report: workers.Report) -> List[str]:
+  """Returns the sentences of an article, or none."""
+  if not task.selection.keep_disambiguation and wikitext.is_disambiguation(
+      page.title, page.text):
+    return []
+  holes = templates.Holes()
+  incomplete: List[str] = []
+  try:
+    lines = prose.lines(wikitext.paragraphs(page.text, wiki, holes),
+                        task.options, incomplete)
+  except MemoryError:
+    raise
+  except Exception as error:  # pylint: disable=broad-except
+    # A bug, but no reason to lose the work of a day.
+    report(SkippedPage(page.title, repr(error), traceback.format_exc()))
+    return []
+  for sentence in incomplete:
+    lost.update(holes.names(sentence))
+  return lines
 
 
 def _log_skipped_page(page: SkippedPage) -> None:
@@ -211,8 +388,9 @@ def main() -> None:
                         FLAGS.keep_disambiguation, FLAGS.max_articles)
   options = prose.Options(min_words=FLAGS.min_words,
                           min_sentences=FLAGS.min_sentences)
-  with output.ArticleWriter(FLAGS.output_file, "output_file",
-                            FLAGS.overwrite) as writer:
+  with output.ArticleWriter(
+      FLAGS.output_file, "output_file", FLAGS.overwrite,
+      made_by(FLAGS.dump_file, selection, options)) as writer:
     reader = extract(FLAGS.dump_file, writer, selection, options,
                      FLAGS.num_workers or workers.available_cores())
     writer.finish()

@@ -2,9 +2,12 @@
 
 import bz2
 import gzip
+import io
 import json
 import os
 from pathlib import Path
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
+from extract_wikipedia_for_bert import bzip2
 from extract_wikipedia_for_bert import dump
 from extract_wikipedia_for_bert import extract_wikipedia
 from extract_wikipedia_for_bert import output
@@ -78,15 +82,24 @@ def run(*flags, **settings):
       **settings)
 
 
-def extract(folder, content, *flags, name="dump.xml"):
-  """Runs the script on a dump; returns the run and the output's text."""
+def extract(folder, content, *flags, name="dump.xml", kept=False):
+  """Runs the script on a dump; returns the run and the output's text.
+
+  Args:
+    folder: a folder that has no other files in the end.
+    content: of the dump.
+    *flags: of the script.
+    name: of the dump.
+    kept: whether the run leaves a part of the text for a later one.
+  """
   path = folder / name
   path.write_bytes(content if isinstance(content, bytes)
                    else content.encode("utf-8"))
   written = folder / "out.txt"
   result = run("--dump_file", path, "--output_file", written, *flags)
   assert sorted(os.listdir(folder)) == sorted(
-      [name] + (["out.txt"] if written.exists() else []))
+      [name] + (["out.txt"] if written.exists() else [])
+      + ([".out.txt.partial", ".out.txt.partial.json"] if kept else []))
   return result, (written.read_text("utf-8") if written.exists() else None)
 
 
@@ -261,9 +274,18 @@ BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
     (dump_of(page("Stub", "One.")).encode(), ["no article", "'Stub'"]),
 ])
 def test_damaged_dumps(tmp_path, content, words):
-  result, text = extract(tmp_path, content, "--num_workers", "1")
+  # The articles are Ada and Zoë; Stub comes between them.
+  num_kept = {"'Zoë'": 2, "'Stub'": 1}.get(words[1], 0) if (
+      words[0] in ("truncated", "broken")) else 0
+  result, text = extract(tmp_path, content, "--num_workers", "1",
+                         kept=bool(num_kept))
   assert_one_line(result, "--dump_file " + str(tmp_path), *words)
   assert text is None
+  if num_kept:
+    assert "same command again: {} articles are kept".format(
+        num_kept) in result.stderr
+  else:
+    assert "kept" not in result.stderr
 
 
 def test_every_truncation_is_an_error(tmp_path):
@@ -311,7 +333,7 @@ def test_existing_output_is_kept_without_overwrite(tmp_path):
   assert_one_line(result, "--output_file", "exists already", "--overwrite")
   assert text == "mine"
   # What fails leaves it as it was.
-  result, text = extract(tmp_path, BROKEN_IN_ZOE, "--overwrite")
+  result, text = extract(tmp_path, BROKEN_IN_ZOE, "--overwrite", kept=True)
   assert_one_line(result, "broken")
   assert text == "mine"
   result, text = extract(tmp_path, SMALL_DUMP, "--overwrite")
@@ -396,22 +418,24 @@ def _bug_in_ada(monkeypatch):
   """Makes the cleaning of pages that mention Ada fail."""
   paragraphs = wikitext.paragraphs
 
-  def fail_on_ada(text, wiki):
+  def fail_on_ada(text, wiki, holes):
     if "Ada" in text:
       raise KeyError("a bug")
-    return paragraphs(text, wiki)
+    return paragraphs(text, wiki, holes)
   monkeypatch.setattr(wikitext, "paragraphs", fail_on_ada)
 
 
 @pytest.mark.usefixtures("bug_in_ada")
-def test_page_that_fails_is_skipped():
-  batch = extract_wikipedia.Batch(
-      (("Ada", "Ada is a name. It is old."),
-       ("Zoë", "Zoë is a name. It is new.")), wikitext.Wiki(), False,
-      prose.Options())
+def test_page_that_fails_is_skipped(tmp_path):
+  (tmp_path / "dump.xml").write_text(SMALL_DUMP, "utf-8")
   skipped = []
-  assert extract_wikipedia.clean(batch, skipped.append) == [
-      ["Zoë is a name.", "It is new."]]
+  with dump.DumpReader(str(tmp_path / "dump.xml")) as reader:
+    part, = reader.slices(0, 1 << 20)
+    cleaned = extract_wikipedia.clean(extract_wikipedia.Task(
+        reader.source, part, 0, reader.site, extract_wikipedia.Selection(),
+        prose.Options()), skipped.append)
+  assert cleaned.articles == [output.Article.of(ZOE)]
+  assert cleaned.num_pages == 8
   (title, error, traceback), = skipped
   assert (title, error) == ("Ada", "KeyError('a bug')")
   assert "in fail_on_ada" in traceback
@@ -429,6 +453,238 @@ def test_page_that_fails_is_logged(tmp_path, monkeypatch):
         prose.Options(), num_workers=1)
     assert writer.articles == 1
   assert logged == ["skipped the page 'Ada', which failed: KeyError('a bug')"]
+
+
+def test_help_and_names_of_lost_templates(tmp_path):
+  text = "It is so. It has {{foo}} rooms. It has {{foo}} doors, {{bar}} here."
+  result, written = extract(
+      tmp_path, dump_of(page("Ada", text + " It is a town.")))
+  assert written == text_of(["It is so.", "It is a town."])
+  assert "{{foo}} 2, {{bar}} 1" in result.stderr
+
+
+# --- Slices ------------------------------------------------------------------
+
+LONG_DUMP = dump_of(*(
+    page("Page {}".format(number), "Article {} is here. It is ä, ж and 中. "
+         .format(number) * (number % 7 + 1), number % 3 % 2)
+    for number in range(40)))
+
+
+@pytest.mark.parametrize("packed", [
+    LONG_DUMP.encode(), bz2.compress(LONG_DUMP.encode()),
+    gzip.compress(LONG_DUMP.encode()),
+    # Blocks that end anywhere: in tags, in characters and in the last tag.
+    b"".join(bz2.compress(LONG_DUMP.encode()[start:start + 177])
+             for start in range(0, len(LONG_DUMP.encode()), 177)) + bytes(9),
+    bz2.compress(("\ufeff" + LONG_DUMP).encode("utf-16-be")),
+    ("\ufeff" + LONG_DUMP).encode("utf-16-le"),
+    ('<?xml version="1.0" encoding="utf-8"?>' + LONG_DUMP).encode("utf-8-sig"),
+    b"<?xml version='1.0' encoding='koi8-r'?>" + LONG_DUMP.replace(
+        "中", "b").replace("ä", "c").encode("koi8-r"),
+])
+def test_slices_of_any_length_have_the_same_pages(tmp_path, packed):
+  path = tmp_path / "dump"
+  path.write_bytes(packed)
+  with dump.DumpReader(str(path)) as reader:
+    expected = list(reader)
+    assert [found.title for found in expected] == [
+        "Page {}".format(number) for number in range(40)]
+    for num_bytes in (1, 7, 100, 999, 5000, 10**6):
+      found = []
+      for part in reader.slices(0, num_bytes):
+        found.extend(reader.source.pages(part, reader.site))
+      assert found == expected, num_bytes
+    # From each slice on, the slices are the same.
+    for part in list(reader.slices(0, 300))[::5]:
+      rest = [found for later in reader.slices(part.start, 300)
+              for found in reader.source.pages(later, reader.site)]
+      assert rest == expected[len(expected) - len(rest):]
+
+
+def test_blocks_are_those_of_the_library():
+  text = bytes(random.Random(0).choices(b"abcd ", k=300000))
+  packed = b"".join(bz2.compress(text[start:start + 100000], 1)
+                    for start in range(0, 300000, 100000))
+  blocks = list(bzip2.blocks(io.BytesIO(packed), 0))
+  assert len(blocks) >= 3 and b"".join(
+      block.text for block in blocks) == text
+  for number, block in enumerate(blocks):
+    for start in (block.position, block.position + 1):
+      rest = list(bzip2.blocks(io.BytesIO(packed), start))
+      # A block that begins within a byte begins after it.
+      assert rest in (blocks[number:], blocks[number + 1:])
+  for size in range(0, len(packed), 997):
+    with pytest.raises(bzip2.DamagedError) as error:
+      list(bzip2.blocks(io.BytesIO(packed[:size]), 0))
+    assert error.value.is_truncated and error.value.position == size
+  wrong = packed[:9999] + bytes([packed[9999] ^ 1]) + packed[10000:]
+  with pytest.raises(bzip2.DamagedError) as error:
+    list(bzip2.blocks(io.BytesIO(wrong), 0))
+  assert not error.value.is_truncated and error.value.position == 4
+
+
+def test_a_mark_within_a_block_is_not_its_end(monkeypatch):
+  packed = bz2.compress(bytes(random.Random(0).choices(b"abcd ", k=3000)))
+  marks = bzip2._marks
+  false_marks = [bzip2._Mark(1234, False)]
+
+  def with_false_mark(buffer, start):
+    found = sorted(marks(buffer, start) + false_marks)
+    false_marks.clear()
+    return found
+  monkeypatch.setattr(bzip2, "_marks", with_false_mark)
+  block, = bzip2.blocks(io.BytesIO(packed), 0)
+  assert block.text == bz2.decompress(packed)
+
+
+# --- Resuming ----------------------------------------------------------------
+
+
+def resume(dump_file, written, max_articles=0, overwrite=False, **options):
+  """Extracts in this process."""
+  selection = extract_wikipedia.Selection(max_articles=max_articles)
+  options = prose.Options(**options)
+  with output.ArticleWriter(
+      str(written), "output_file", overwrite,
+      extract_wikipedia.made_by(str(dump_file), selection, options)) as writer:
+    already = writer.articles
+    extract_wikipedia.extract(str(dump_file), writer, selection, options, 1)
+    writer.finish()
+  return already
+
+
+@pytest.fixture(name="many_notes")
+def _many_notes(monkeypatch):
+  """Makes slices small, and notes after each one."""
+  monkeypatch.setattr(extract_wikipedia, "_NOTE_SECONDS", 0)
+  monkeypatch.setattr(extract_wikipedia, "_MIN_SLICE_BYTES", 300)
+  monkeypatch.setattr(extract_wikipedia, "_MAX_SLICE_BYTES", 300)
+
+
+COMPRESSIONS = [bytes, gzip.compress, lambda content: b"".join(
+    bz2.compress(content[start:start + 500])
+    for start in range(0, len(content), 500))]
+
+
+@pytest.mark.usefixtures("many_notes")
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+def test_interrupted_runs_resume_to_the_same_bytes(
+    tmp_path, monkeypatch, compress):
+  path, written = tmp_path / "dump", tmp_path / "out.txt"
+  monkeypatch.setattr(dump, "_CARRIED_BYTES", 900)
+  path.write_bytes(compress(LONG_DUMP.encode()))
+  assert resume(path, tmp_path / "whole.txt") == 0
+  clean = extract_wikipedia.clean
+  resumed = []
+
+  def clean_three(task, report):
+    if len(resumed) and cleaned.append(task) is None and len(cleaned) > 3:
+      raise KeyboardInterrupt
+    return clean(task, report)
+  monkeypatch.setattr(extract_wikipedia, "clean", clean_three)
+  for _ in range(100):
+    cleaned = []
+    resumed.append(0)
+    try:
+      resumed[-1] = resume(path, written)
+      break
+    except KeyboardInterrupt:
+      assert not written.exists()
+      assert Path(files.partial_path(str(written))).exists()
+  assert len(resumed) >= 3
+  assert resumed[-1] > 5
+  assert written.read_bytes() == (tmp_path / "whole.txt").read_bytes()
+  assert sorted(os.listdir(tmp_path)) == ["dump", "out.txt", "whole.txt"]
+
+
+@pytest.mark.usefixtures("many_notes")
+@pytest.mark.parametrize("compress", COMPRESSIONS)
+def test_a_cut_dump_resumes_when_it_is_complete(tmp_path, compress):
+  path, written = tmp_path / "dump", tmp_path / "out.txt"
+  whole = compress(LONG_DUMP.encode())
+  path.write_bytes(whole)
+  resume(path, tmp_path / "whole.txt")
+  expected = (tmp_path / "whole.txt").read_text("utf-8").split("\n\n")
+  for share in (.6, .8, .8, .9):
+    path.write_bytes(whole[:int(share * len(whole))])
+    with pytest.raises(InputError, match="articles are kept") as error:
+      resume(path, written)
+  kept = int(re.search(r"--max_articles (\d+)", str(error.value))[1])
+  assert 5 < kept < len(expected)
+  path.write_bytes(whole)
+  assert resume(path, written) == kept
+  assert written.read_text("utf-8").split("\n\n") == expected
+  # Without the rest, the articles that are there are a text, too.
+  path.write_bytes(whole[:int(.9 * len(whole))])
+  with pytest.raises(InputError):
+    resume(path, written, overwrite=True)
+  assert resume(path, written, max_articles=kept, overwrite=True) == kept
+  assert written.read_text("utf-8").rstrip("\n").split("\n\n") == expected[
+      :kept]
+
+
+@pytest.mark.usefixtures("many_notes")
+def test_what_does_not_fit_starts_from_scratch(tmp_path, caplog):
+  path, written = tmp_path / "dump", tmp_path / "out.txt"
+  content = LONG_DUMP.encode()
+
+  def leave():
+    path.write_bytes(content[:-2000])
+    with pytest.raises(InputError):
+      resume(path, written, overwrite=True)
+    caplog.clear()
+
+  leave()
+  path.write_bytes(content)
+  assert resume(path, written, min_sentences=1) == 0
+  assert "--min_sentences was 2 and is 1" in caplog.text
+  leave()
+  path.write_bytes(content.replace(b"Page 9", b"Page X"))
+  resume(path, written, overwrite=True)
+  assert "is not the one of the unfinished text" in caplog.text
+  assert written.read_text("utf-8").count("\n\n") > 20
+  leave()
+  path.write_bytes(content)
+  resume(path, written, max_articles=2, overwrite=True)
+  assert "more articles than --max_articles 2" in caplog.text
+  assert written.read_text("utf-8").count("\n\n") == 1
+  # A note that is damaged, or has more text than the file.
+  leave()
+  note = Path(files.partial_path(str(written)) + ".json")
+  note.write_text("{")
+  path.write_bytes(content)
+  assert resume(path, written, overwrite=True) == 0
+  leave()
+  Path(files.partial_path(str(written))).write_bytes(b"short")
+  path.write_bytes(content)
+  assert resume(path, written, overwrite=True) == 0
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes(tmp_path, large_dump):
+  # Long enough for a note: every page ten times.
+  text = large_dump.read_text("utf-8")
+  start, end = text.index("<page>"), text.index("</mediawiki>")
+  dump_file, written = tmp_path / "dump.xml", tmp_path / "out.txt"
+  dump_file.write_text(text[:start] + text[start:end] * 12 + text[end:],
+                       "utf-8")
+  flags = ("--dump_file", dump_file, "--output_file", written)
+  process = processes.Script(SCRIPT, *map(str, flags), "--num_workers", "2",
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             encoding="utf-8")
+  note = Path(files.partial_path(str(written)) + ".json")
+  processes.wait_until(note.exists, process)
+  process.kill()
+  process.wait()
+  process.stdout.close()
+  process.stderr.close()
+  result = run(*flags, "--num_workers", "2")
+  assert result.returncode == 0, result.stderr
+  assert "resuming after" in result.stderr
+  articles = written.read_text("utf-8").split("\n\n")
+  assert [article.split(" ", 2)[1] for article in articles] == [
+      str(number) for number in range(1500)] * 12
 
 
 def test_importing_defines_no_flag():
@@ -469,9 +725,9 @@ def test_quality_of_english_excerpt(tmp_path, shared, english_excerpt):
 def test_truncated_english_excerpt(tmp_path, english_excerpt):
   start_of_dump = english_excerpt.read_bytes()[:900000]
   result, text = extract(tmp_path, start_of_dump, "--num_workers", 2,
-                         name="start.xml.bz2")
+                         name="start.xml.bz2", kept=True)
   assert_one_line(result, "start.xml.bz2", "byte 900000 of 900000",
-                  "the last complete page is")
+                  "the last complete page is", "articles are kept")
   assert text is None
 
 

@@ -206,8 +206,8 @@ def test_holes(text):
 
 def test_sentences_with_holes_are_dropped_and_reported():
   holes, incomplete = templates.Holes(), []
-  text = ("It is a long one. It has {{foo}} rooms now. It is {{age|1900}} old.\n"
-          "\nIt has {{bar}} rooms and {{foo}} doors. It is a town here.")
+  text = ("It is a long one. It has {{foo}} rooms now. It is {{age|1}} old."
+          "\n\nIt has {{bar}} rooms and {{foo}} doors. It is a town here.")
   assert prose.lines(
       wikitext.paragraphs(text, WIKI, holes), prose.Options(), incomplete) == [
           "It is a long one.", "It is a town here."]
