@@ -6,7 +6,8 @@ r"""Times the extraction from a Wikipedia dump beside wikiextractor.
 Speed and memory are measured on a dump of many copies of its pages, so that the
 start-up does not count. With --metrics, a script that prints figures of a text
 as JSON, and --reference, the sentences that it wants, it says how good the
-text of the dump is, too.
+text of the dump is, too. With --excerpts, dumps of wikis in several languages,
+it says for each how much text it gives and how clean that is.
 """
 
 import bz2
@@ -14,10 +15,11 @@ import cProfile
 import json
 from pathlib import Path
 import pstats
+import re
 import subprocess
 import sys
 import tempfile
-from typing import Callable, Dict, List
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set
 
 from absl import flags
 
@@ -25,8 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import dump
+from extract_wikipedia_for_bert import prose
+from extract_wikipedia_for_bert import templates
+from extract_wikipedia_for_bert import wikitext
 import measure
 from util import command_line
+from util import files
 from util import workers
 from util.command_line import InputError
 
@@ -34,6 +40,12 @@ FLAGS = flags.FLAGS
 
 _SCRIPT = ROOT / "extract_wikipedia_for_bert" / "extract_wikipedia.py"
 _MEGABYTE = 1e6
+# What no sentence of any wiki has: markup that the extractor may not look for.
+_MARKUP = re.compile(
+    r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|-\{|\}-|\||''|==|\b\d+px\b|</?[a-z]+[^<>]*>"
+    r"|&(?:[a-z]{2,8}|#\d+);|__\S+__|\\[a-z]{2,}|formula_\d|https?://|www\.")
+_SHORT_WORDS = 4
+_PER = 10000
 
 
 def define_flags() -> None:
@@ -45,6 +57,8 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "reference", None,
       "The sentences whose recall the quality script measures.")
+  flags.DEFINE_string(
+      "excerpts", None, "Dumps whose text is judged, separated by commas.")
   flags.DEFINE_integer(
       "copies", 4, "How often to repeat the pages.", lower_bound=1)
 
@@ -93,6 +107,94 @@ def quality(written: Path, metrics: str, reference: str) -> Dict[str, float]:
   return json.loads(result.stdout)
 
 
+class Judgement(NamedTuple):
+  """How much text an extractor makes of a dump, and how clean it is.
+
+  Attributes:
+    sentences_per_page: lines by the pages that are articles.
+    markup: lines with markup, of 10,000.
+    holes: lines that lack the words of a template, of 10,000.
+    short: lines of less than four words or as many characters where there are
+      no spaces, of 10,000.
+  """
+  sentences_per_page: float
+  markup: float
+  holes: float
+  short: float
+
+  def __str__(self) -> str:
+    return ("{:.1f} sentences a page; of 10,000 lines {:.1f} with markup, "
+            "{:.1f} with holes, {:.1f} short").format(*self)
+
+
+class Excerpt:
+  """A dump, its number of articles, and what holes in its text look like."""
+
+  def __init__(self, dump_file: str):
+    self.num_pages = 0
+    self._holes: Set[str] = set()
+    with dump.DumpReader(dump_file) as reader:
+      wiki = wikitext.Wiki.of(reader.site)
+      options = prose.Options(reader.site.language)
+      for page in reader:
+        if page.namespace or page.is_redirect:
+          continue
+        self.num_pages += 1
+        incomplete: List[str] = []
+        prose.lines(
+            wikitext.paragraphs(page.text, wiki, templates.Holes()), options,
+            incomplete)
+        self._holes.update(map(_letters, incomplete))
+
+  def judge(self, lines: Iterable[str]) -> Judgement:
+    """Judges the lines of a text that an extractor has made."""
+    lines = [line for line in map(str.strip, lines) if line]
+    share = _PER / max(1, len(lines))
+    return Judgement(
+        len(lines) / max(1, self.num_pages),
+        share * sum(_MARKUP.search(line) is not None for line in lines),
+        share * sum(_letters(line) in self._holes for line in lines),
+        share * sum(prose.count_words(line) < _SHORT_WORDS for line in lines))
+
+
+def _letters(line: str) -> str:
+  """Returns what is left of a sentence without its marks and holes."""
+  return re.sub(r"[\W\ue000-\uf8ff\U000f0000-\U0010ffff]", "", line)
+
+
+def judge_excerpts(paths: List[str], peers_python: Optional[str],
+                   folder: Path) -> List[str]:
+  """Returns a line for each excerpt and extractor."""
+  lines = []
+  for path in paths:
+    excerpt = Excerpt(path)
+    written = folder / "excerpt.txt"
+    subprocess.run([sys.executable, *command(Path(path), written, 1)],
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   check=True)
+    name = Path(path).name
+    lines.append("{}: {}.".format(name, excerpt.judge(
+        written.read_text(encoding="utf-8").split("\n"))))
+    extracted = folder / ("extracted-" + name)
+    peer = measure.Peer(peers_python, "wikiextractor", "wikipedia",
+                        "--dump_file", path, "--output_dir", extracted,
+                        "--threads", 1)
+    try:
+      if peer.is_absent:
+        continue
+      peer.run()
+    except (InputError, OSError, RuntimeError) as error:
+      lines.append("{}, wikiextractor: does not run ({}).".format(name, error))
+      continue
+    finally:
+      peer.close()
+    lines.append("{}, wikiextractor: {}.".format(name, excerpt.judge(
+        line for part in sorted(extracted.rglob("wiki_*"))
+        for line in part.read_text(encoding="utf-8").split("\n")
+        if not line.startswith(("<doc ", "</doc>")))))
+  return lines
+
+
 def run(folder: Path) -> None:
   """Times both, with as many processes as there are cores."""
   small, large = Path(FLAGS.dump_file), folder / "large.xml.bz2"
@@ -132,6 +234,10 @@ def run(folder: Path) -> None:
   if FLAGS.metrics:
     settings += ["{}: {}.".format(*figure) for figure in quality(
         written, FLAGS.metrics, FLAGS.reference).items()]
+  if FLAGS.excerpts:
+    settings += judge_excerpts(
+        files.find_files(FLAGS.excerpts, "excerpts"), FLAGS.peers_python,
+        folder)
   measure.finish([
       measure.row("Wikipedia text", "MB/s of XML", rates["ours"],
                   peer.description, rates.get("peer", ()), limit, rest),

@@ -161,7 +161,7 @@ def made_by(dump_file: str, selection: Selection,
       "--keep_disambiguation": selection.keep_disambiguation,
       "--min_words": options.min_words,
       "--min_sentences": options.min_sentences,
-      "the extractor": digest.hexdigest(),
+      "the extractor": digest.hexdigest()[:12],
   }
 
 

@@ -288,6 +288,7 @@ DATES: Dict[str, Dates] = {
 # Templates of notes, sources, marks of quality and pronunciation: they stand
 # beside words, not for words, so that a sentence is whole without them.
 NOTES = _names("""
+    nowrap begin, nowrap end,
     sfn, sfnp, sfnm, sfn0, harv, harvnb, harvtxt, harvcol, harvcolnb, harvs,
     harvp, harvsp, harvnp, efn, efn-ua, efn-lr, efn-la, efn2, refn, refnest,
     ref, reference, r, rp, rf, note, notetag, note label, ref label, ref+,

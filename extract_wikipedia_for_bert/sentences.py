@@ -63,6 +63,8 @@ _ABBREVIATION = re.compile(
     r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr"
     r"|Brig|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g"
     r"|i\.e)\.$")
+# "J. S. Bach", "М. Грушевський"; sentencex knows those of English.
+_INITIAL = re.compile(_WORD_START + r"(?:[^\W\d_]\.-?)+$")
 # Not the end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
     _WORD_START +
@@ -245,6 +247,8 @@ def _belongs_together(left: str, right: str, language: str) -> bool:
           or _CONTINUES.match(right) is not None
           or not is_ended(left, language)
           or _ABBREVIATION.search(left) is not None
+          or (language not in languages.ENGLISH and left[-2:-1].isupper()
+              and _INITIAL.search(left) is not None)
           or (head.isdigit()
               and _ABBREVIATION_BEFORE_NUMBER.search(left) is not None)
           or _LIST_NUMBER.search(left) is not None)

@@ -342,7 +342,8 @@ def test_a_full_cache_changes_nothing(vocab):
 # marks that are and that are not alone, accents, marks that change how Σ is
 # lowered, control characters and spaces of all kinds.
 _BESIDE_CHINESE = ("中文字國㐀豈𠀀𪜀、。，！？；（）《》「」『』【】“”：．·’'"
-                   "かなカナー한글abΑΣβé\u0301\u3000\u00a0\u200b\ufeff\t\0 .,-½ǅß丽")
+                   "かなカナー한글abΑΣβé"
+                   "\u0301\u3000\u00a0\u200b\ufeff\t\0 .,-½ǅß丽")
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])

@@ -93,6 +93,8 @@ OTHER_LANGUAGES = [
     ("ur", "یہ ایک ہے۔|وہ دو ہے؟|ہاں۔"),
     # Marks that no language of sentencex has: Javanese, Santali.
     ("xx", "ꦲꦤꦕꦫꦏ꧉|ꦢꦠꦱꦮꦭ꧉"), ("xx", "ᱱᱚᱣᱟ ᱢᱤᱫ᱾|ᱚᱱᱟ ᱵᱟᱨ᱾"),
+    ("uk", "Це писали Франко та І. Нечуй, і М. С. Грушевський.|Так було."),
+    ("fr", "C'est M. Dupont.|Il aime J.-S. Bach."),
     ("ja", "江戸とも。|「そうだ。」|と言った。"),
     ("zh", "他说：“你好。”|4人走了！"),
 ]
