@@ -65,6 +65,8 @@ _ABBREVIATION = re.compile(
     r"|i\.e)\.$")
 # "J. S. Bach", "М. Грушевський"; sentencex knows those of English.
 _INITIAL = re.compile(_WORD_START + r"(?:[^\W\d_]\.-?)+$")
+# "im 19. Jahrhundert", "II. Abdülhamid", in languages that write them so.
+_ORDINAL = re.compile(_WORD_START + r"(?:\d{1,2}|[IVXLC]+)\.$")
 # Not the end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
     _WORD_START +
@@ -249,6 +251,8 @@ def _belongs_together(left: str, right: str, language: str) -> bool:
           or _ABBREVIATION.search(left) is not None
           or (language not in languages.ENGLISH and left[-2:-1].isupper()
               and _INITIAL.search(left) is not None)
+          or (language in languages.ORDINALS_WITH_POINT
+              and _ORDINAL.search(left) is not None)
           or (head.isdigit()
               and _ABBREVIATION_BEFORE_NUMBER.search(left) is not None)
           or _LIST_NUMBER.search(left) is not None)

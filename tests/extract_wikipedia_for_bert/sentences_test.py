@@ -93,6 +93,10 @@ OTHER_LANGUAGES = [
     ("ur", "یہ ایک ہے۔|وہ دو ہے؟|ہاں۔"),
     # Marks that no language of sentencex has: Javanese, Santali.
     ("xx", "ꦲꦤꦕꦫꦏ꧉|ꦢꦠꦱꦮꦭ꧉"), ("xx", "ᱱᱚᱣᱟ ᱢᱤᱫ᱾|ᱚᱱᱟ ᱵᱟᱨ᱾"),
+    ("de", "Im 19. Jahrhundert war der 2. Weltkrieg fern.|Er kam 1900.|So."),
+    ("tr", "19. Yüzyılda II. Abdülhamid tahta çıktı.|Prof. Dr. Ali geldi."),
+    ("hu", "A II. Világháború után IV. Béla király volt.|Ez volt."),
+    ("fr", "Il est né en 12.|Elle est née en 1900.|Le roi."),
     ("uk", "Це писали Франко та І. Нечуй, і М. С. Грушевський.|Так було."),
     ("fr", "C'est M. Dupont.|Il aime J.-S. Bach."),
     ("ja", "江戸とも。|「そうだ。」|と言った。"),
