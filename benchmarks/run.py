@@ -110,7 +110,8 @@ PARTS = {
         "text_file": inputs.short_text, "vocab_file": inputs.vocab,
         "dupe_factor": _DUPE_FACTOR}),
     "wikipedia": Part("wikipedia_extraction.py", lambda inputs, scaled: {
-        "dump_file": inputs.dump, "copies": scaled(_DUMP_COPIES)}),
+        "dump_file": inputs.dump, "excerpts": inputs.dump,
+        "copies": scaled(_DUMP_COPIES)}),
     "labels": Part("teacher_labels.py", lambda inputs, scaled: {
         "bert_config_file": inputs.teacher_config,
         "init_checkpoint": inputs.teacher_checkpoint,

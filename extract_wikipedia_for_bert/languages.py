@@ -192,8 +192,8 @@ OWN_TERMINAL_MARKS: Mapping[str, str] = {
 }
 # Languages with a point after ordinal numbers: "im 19. Jahrhundert".
 ORDINALS_WITH_POINT = frozenset(
-    "als az bar bs cs da de et eu fi fo frr hr hsb dsb hu is ksh lb lv nb nds nn "
-    "no sh sk sl sr tr".split())
+    "als az bar bs cs da de et eu fi fo frr hr hsb dsb hu is ksh lb lv nb nds "
+    "nn no sh sk sl sr tr".split())
 # Ranges of the scripts that have no mark for the end of a sentence: Thai, Lao,
 # Tai Le, New Tai Lue, Tai Viet.
 SCRIPTS_WITHOUT_MARKS = ("\u0e01-\u0e5b\u0e81-\u0edf\u1950-\u197f\u1980-\u19df"

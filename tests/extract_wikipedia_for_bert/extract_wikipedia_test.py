@@ -664,30 +664,53 @@ def test_what_does_not_fit_starts_from_scratch(tmp_path, caplog):
   assert resume(path, written, overwrite=True) == 0
 
 
+@pytest.mark.usefixtures("many_notes")
+def test_progress_is_logged_where_there_is_no_terminal(
+    tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(extract_wikipedia, "_LOG_SECONDS", 0)
+  (tmp_path / "dump.xml").write_text(LONG_DUMP, "utf-8")
+  caplog.set_level("INFO")
+  resume(tmp_path / "dump.xml", tmp_path / "out.txt")
+  lines = [record.getMessage() for record in caplog.records]
+  assert len(lines) > 3
+  assert re.fullmatch(r"\d+\.\d% of the dump, \d+ articles", lines[0])
+  assert lines[-1] == "100.0% of the dump, 27 articles"
+
+
+# The script, which notes after each result how far it is.
+NOTING_SCRIPT = """import sys
+sys.path.insert(0, {!r})
+from extract_wikipedia_for_bert import extract_wikipedia
+from util import command_line
+if __name__ == "__main__":
+  extract_wikipedia._NOTE_SECONDS = 0
+  extract_wikipedia.define_flags()
+  command_line.run(extract_wikipedia.main)
+""".format(str(SCRIPT.parents[1]))
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes(tmp_path, large_dump):
-  # Long enough for a note: every page ten times.
-  text = large_dump.read_text("utf-8")
-  start, end = text.index("<page>"), text.index("</mediawiki>")
-  dump_file, written = tmp_path / "dump.xml", tmp_path / "out.txt"
-  dump_file.write_text(text[:start] + text[start:end] * 12 + text[end:],
-                       "utf-8")
-  flags = ("--dump_file", dump_file, "--output_file", written)
-  process = processes.Script(SCRIPT, *map(str, flags), "--num_workers", "2",
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             encoding="utf-8")
+  script, written = tmp_path / "noting.py", tmp_path / "out.txt"
+  script.write_text(NOTING_SCRIPT)
+  flags = ("--dump_file", large_dump, "--output_file", written,
+           "--num_workers", 2)
+  process = processes.Script(script, *map(str, flags), stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, encoding="utf-8")
   note = Path(files.partial_path(str(written)) + ".json")
   processes.wait_until(note.exists, process)
   process.kill()
   process.wait()
   process.stdout.close()
   process.stderr.close()
-  result = run(*flags, "--num_workers", "2")
+  assert not written.exists()
+  result = run(*flags)
   assert result.returncode == 0, result.stderr
   assert "resuming after" in result.stderr
   articles = written.read_text("utf-8").split("\n\n")
   assert [article.split(" ", 2)[1] for article in articles] == [
-      str(number) for number in range(1500)] * 12
+      str(number) for number in range(1500)]
+  assert sorted(os.listdir(tmp_path)) == ["noting.py", "out.txt"]
 
 
 def test_importing_defines_no_flag():
