@@ -25,7 +25,7 @@ import re
 import struct
 import sys
 import unicodedata
-from typing import (Any, Collection, Dict, Generic, Iterable, List, Mapping,
+from typing import (Any, Callable, Collection, Dict, Generic, Iterable, List, Mapping,
                     Optional, Tuple, TypeVar, Union)
 
 UNKNOWN_TOKEN = "[UNK]"
@@ -38,13 +38,16 @@ CONTINUATION_PREFIX = "##"
 # A word with more characters becomes UNKNOWN_TOKEN.
 MAX_WORD_LENGTH = 200
 
-# The limits of a WordCache keep it below 50 MB: the sizes of its words and ids,
-# and what a dictionary needs for each.
-_MAX_CACHED_BYTES = 40 << 20
-_ENTRY_BYTES = 90
+# The limits of a WordCache keep it below 50 MB: so many short words of ASCII
+# have about 45 MB, and each other one counts for as many of these as it has
+# bytes, of which this is a generous estimate for a character.
 _MAX_CACHED_WORDS = 1 << 18
+_SHORT_WORD = 16
+_SHORT_WORD_BYTES = 180
+_CHARACTER_BYTES = 4
 _MAX_CACHED_LENGTH = 64
 _INT32 = struct.Struct("=i")
+_UTF_32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
 # Stands for a line end among packed ids. No vocabulary has 2^24 tokens, so one
 # byte of each id is 0, and four bytes of 255 can only be this mark.
 _LINE_END_MARK = b"\xff" * _INT32.size
@@ -401,7 +404,8 @@ class WordCache(dict):
     self._do_lower_case = basic.do_lower_case
     self._max_words = max_words
     self._max_length = max_length
-    self._num_bytes = 0
+    self._num_more = 0  # What longer words count for beyond one.
+    self._characters = _CharacterIds(self._encode_alone)
 
   def __missing__(self, word: str) -> bytes:
     encode = self._encode
@@ -419,26 +423,52 @@ class WordCache(dict):
       return self._encode_characters(word)
     else:
       ids = b"".join(map(encode, self._basic.tokenize(word)))
+    if len(self) + self._num_more >= self._max_words:
+      self.clear()
+      self._num_more = 0
     if len(word) <= self._max_length:
-      num_bytes = sys.getsizeof(word) + sys.getsizeof(ids) + _ENTRY_BYTES
-      if (len(self) >= self._max_words
-          or self._num_bytes + num_bytes > _MAX_CACHED_BYTES):
-        self.clear()
-        self._num_bytes = 0
-      self._num_bytes += num_bytes
+      if len(word) > _SHORT_WORD or not word.isascii():
+        self._num_more += (
+            len(word) * _CHARACTER_BYTES + len(ids)) // _SHORT_WORD_BYTES
       self[word] = ids
     return ids
 
-
   def _encode_characters(self, clause: str) -> bytes:
     """Returns the packed ids of text with characters that stand alone."""
-    look_up = self.__getitem__
+    characters = self._characters
     if _ALL_ALONE.fullmatch(clause) is not None:
-      return b"".join(map(look_up, clause))
+      return clause.translate(characters).encode(_UTF_32, "surrogatepass")
     runs = _RUNS.split(clause)  # Every other one stands alone.
     return b"".join(
-        b"".join(map(look_up, run)) if index % 2 else look_up(run)
-        for index, run in enumerate(runs) if run)
+        run.translate(characters).encode(_UTF_32, "surrogatepass")
+        if index % 2 else self[run] for index, run in enumerate(runs) if run)
+
+  def _encode_alone(self, char: str) -> int:
+    """Returns the id of a character that stands alone."""
+    word, = self._basic.tokenize(char)
+    index, = _INT32.unpack(self._encode(word))
+    return index
+
+
+class _CharacterIds(dict):
+  """A `str.translate` table from characters to those whose numbers are ids.
+
+  UTF-32 then makes packed ids of them, without a step for each in Python. It
+  has room for vocabularies of a million tokens.
+  """
+
+  def __init__(self, id_of: Callable[[str], int]):
+    """Starts empty.
+
+    Args:
+      id_of: returns the id of a character.
+    """
+    super().__init__()
+    self._id_of = id_of
+
+  def __missing__(self, code_point: int) -> int:
+    self[code_point] = index = self._id_of(chr(code_point))
+    return index
 
 
 class FullTokenizer:

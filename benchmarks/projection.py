@@ -87,12 +87,10 @@ def _reader(count: float, rate: float, cores: int) -> Bound:
 
 def stages(results: Mapping[str, Any]) -> List[Stage]:
   """Reckons the stages; none where a figure that they need is missing."""
-  one, reading, creating, reader = (
+  one, creating, reader = (
       report.find_row(results, what).get("ours", {}).get("median")
-      for what in ("Wikipedia text, one process",
-                   "Wikipedia text, only reading the dump", "stage III",
-                   "reader"))
-  if None in (one, reading, creating, reader):
+      for what in ("Wikipedia text, one process", "stage III", "reader"))
+  if None in (one, creating, reader):
     return []
   parts, cores = results["parts"], results["machine"]["cores"]
   masked_bytes, labelled_bytes = (
@@ -103,13 +101,10 @@ def stages(results: Mapping[str, Any]) -> List[Stage]:
   exchanged = NUM_STEPS * GRADIENT_BYTES * EXCHANGED_SHARE
   return [
       Stage("II, text", [
-          Bound("cleaning on {} cores".format(NUM_CORES),
+          Bound("reading and cleaning on {} cores".format(NUM_CORES),
                 XML_BYTES / (one * 1e6 * NUM_CORES),
                 "{:.0f} GB of XML / ({} MB/s x {})".format(
-                    XML_BYTES / 1e9, report.number(one), NUM_CORES)),
-          Bound("the process that reads the dump", XML_BYTES / (reading * 1e6),
-                "{:.0f} GB of XML / {} MB/s".format(
-                    XML_BYTES / 1e9, report.number(reading)))]),
+                    XML_BYTES / 1e9, report.number(one), NUM_CORES))]),
       Stage("III, records", [
           Bound("processes on {} cores".format(NUM_CORES),
                 NUM_SEQUENCES / (creating * NUM_CORES),

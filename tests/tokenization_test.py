@@ -362,21 +362,35 @@ def test_ids_of_chinese_equal_the_reference(do_lower_case):
 def test_clauses_of_chinese_are_not_cached(vocab):
   tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
   tokenizer.encode_lines(["这是一个句子，很长。", "abcかな中文한글，x"])
-  assert set(tokenizer.word_cache) - {"\n"} == {
-      *"这是一个句子，很长。中文", "abcかな", "한글", "x"}
+  assert set(tokenizer.word_cache) - {"\n"} == {"abcかな", "한글", "x"}
 
 
-def test_the_bytes_of_a_cache_are_bounded(vocab, monkeypatch):
-  monkeypatch.setattr(tokenization, "_MAX_CACHED_BYTES", 5000)
+def test_chinese_characters_may_have_any_id():
+  # Also those that UTF-32 has no characters for.
+  vocab = {"[UNK]": 0, "中": 0xD800, "文": 0xDFFF, "。": 0x10FFFF, "a": 7}
   tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
+  assert tokenizer.encode("中文。國a") == [0xD800, 0xDFFF, 0x10FFFF, 0, 7]
+
+
+@pytest.mark.parametrize("word", [
+    "{}かなの言わない長い言葉".replace("言", "") + "あ" * 50, "a" * 8 + "{}",
+    "a" * 50 + "{}", "ж" * 20 + "{}", "\U00010400" * 50 + "{}"])
+def test_the_bytes_of_a_cache_are_bounded(vocab, word):
+  most_words = 2000
+  tokenizer = tokenization.FullTokenizer.from_vocab(
+      {**vocab, **{"##" + char: 1 for char in "aあж0123456789"}, "a": 2, "あ": 3})
+  tokenizer.word_cache = tokenization.WordCache(
+      tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer,
+      max_words=most_words)
   most = 0
-  for number in range(300):
-    tokenizer.encode_lines(["{}かなの言わない長い言葉".format(number)
-                            + "あ" * (number % 40)])
-    most = max(most, sum(
-        sys.getsizeof(word) + sys.getsizeof(ids) + tokenization._ENTRY_BYTES
-        for word, ids in tokenizer.word_cache.items()))
-  assert 4000 < most <= 5000
+  for start in range(0, 2400, 200):
+    tokenizer.encode(" ".join(map(word.format, range(start, start + 200))))
+    cache = tokenizer.word_cache
+    most = max(most, sys.getsizeof(cache) + sum(
+        sys.getsizeof(word) + sys.getsizeof(ids)
+        for word, ids in cache.items()))
+  # The share of 50 MB.
+  assert most < 50e6 * most_words / tokenization._MAX_CACHED_WORDS * 1.2
 
 
 def test_large_vocabularies_keep_their_ids():
