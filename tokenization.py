@@ -25,8 +25,8 @@ import re
 import struct
 import sys
 import unicodedata
-from typing import (Any, Callable, Collection, Dict, Generic, Iterable, List, Mapping,
-                    Optional, Tuple, TypeVar, Union)
+from typing import (Any, Callable, Collection, Dict, Generic, Iterable, List,
+                    Mapping, Optional, Tuple, TypeVar, Union)
 
 UNKNOWN_TOKEN = "[UNK]"
 CLASS_TOKEN = "[CLS]"

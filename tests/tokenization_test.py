@@ -373,12 +373,13 @@ def test_chinese_characters_may_have_any_id():
 
 
 @pytest.mark.parametrize("word", [
-    "{}かなの言わない長い言葉".replace("言", "") + "あ" * 50, "a" * 8 + "{}",
+    "{}かなの" + "あ" * 50, "a" * 8 + "{}",
     "a" * 50 + "{}", "ж" * 20 + "{}", "\U00010400" * 50 + "{}"])
 def test_the_bytes_of_a_cache_are_bounded(vocab, word):
   most_words = 2000
   tokenizer = tokenization.FullTokenizer.from_vocab(
-      {**vocab, **{"##" + char: 1 for char in "aあж0123456789"}, "a": 2, "あ": 3})
+      {**vocab, **{"##" + char: 1 for char in "aあж0123456789"},
+       "a": 2, "あ": 3})
   tokenizer.word_cache = tokenization.WordCache(
       tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer,
       max_words=most_words)
