@@ -212,7 +212,11 @@ class _Run:
 
   def __init__(self, reader: dump.DumpReader, writer: output.ArticleWriter,
                selection: Selection):
-    """Goes on where the writer's earlier run was, if the dump is the same."""
+    """Goes on where the writer's earlier run was.
+
+    Raises:
+      InputError: that run was of another dump, or has too many articles.
+    """
     self._reader = reader
     self._writer = writer
     self._selection = selection
@@ -224,13 +228,11 @@ class _Run:
       return
     most = selection.max_articles
     if most and writer.articles > most:
-      logging.warning("starting from scratch, as the unfinished text has more "
-                      "articles than --max_articles %d", most)
-      writer.restart()
+      writer.refuse("it has {:,} articles already, more than --max_articles {}"
+                    .format(writer.articles, most))
     elif reader.source.fingerprint(state["position"]) != state["fingerprint"]:
-      logging.warning("starting from scratch, as --dump_file %s is not the one "
-                      "of the unfinished text", reader.source.path)
-      writer.restart()
+      writer.refuse("--dump_file {} was another dump".format(
+          reader.source.path))
     else:
       self._start, self._end = state["start"], state["end"]
       self._num_done = state["num_done"]

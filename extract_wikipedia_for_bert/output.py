@@ -8,8 +8,6 @@ import json
 import os
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
-from absl import logging
-
 from util import files
 from util.command_line import InputError
 
@@ -62,14 +60,15 @@ class ArticleWriter:
         output that is not resumed.
 
     Raises:
-      InputError: the file exists, its folder does not, or another process is
-        writing it.
+      InputError: the file exists, its folder does not, another process is
+        writing it, or an earlier run that wrote a part of it was another one.
     """
     self.articles = 0
     self.sentences = 0
     self.words = 0
     self.state: Optional[Dict[str, Any]] = None
     self._path = path
+    self._overwrite = overwrite
     self._made_by = None if files.is_remote(path) or made_by is None else dict(
         made_by)
     folder, name = os.path.split(path)
@@ -87,7 +86,12 @@ class ArticleWriter:
     self._partial = files.partial_file(path, resume=self._made_by is not None)
     self._partial.keep = False
     if self._made_by is not None:
-      self._resume()
+      try:
+        self._resume()
+      except InputError:
+        self._partial.keep = True
+        self._partial.close()
+        raise
 
   def _resume(self) -> None:
     """Goes on from what an earlier run has noted, if that fits this one."""
@@ -116,17 +120,26 @@ class ArticleWriter:
     assert self._made_by is not None
     for name, value in self._made_by.items():
       if found.get(name) != value:
-        logging.warning(
-            "%s: starting from scratch, as the unfinished text is of another "
-            "command: %s was %s and is %s.", self._path, name, found.get(name),
-            value)
+        self.refuse("{} was {} and is {}".format(name, found.get(name), value))
         return None
     if progress["num_bytes"] > self._partial.file.seek(0, os.SEEK_END):
       return None
     return progress
 
-  def restart(self) -> None:
-    """Discards what an earlier run has left."""
+  def refuse(self, difference: str) -> None:
+    """Discards what an earlier run has left, if it may be replaced.
+
+    Args:
+      difference: between that run and this one.
+
+    Raises:
+      InputError: it may not.
+    """
+    if not self._overwrite:
+      raise InputError(
+          "{} was begun differently: {}: finish it with the command it was "
+          "begun with, or start from scratch with --overwrite".format(
+              self._path, difference))
     self._partial.truncate(0)
     self._partial.keep = False
     self.articles = self.sentences = self.words = 0

@@ -634,40 +634,42 @@ def test_a_cut_dump_resumes_when_it_is_complete(tmp_path, compress):
 
 
 @pytest.mark.usefixtures("many_notes")
-def test_what_does_not_fit_starts_from_scratch(tmp_path, caplog):
+@pytest.mark.parametrize("content, options, difference, num_articles", [
+    (LONG_DUMP, {"min_sentences": 1}, "--min_sentences was 2 and is 1", 27),
+    (LONG_DUMP.replace("Page 9", "Page X"), {}, "was another dump", 27),
+    (LONG_DUMP, {"max_articles": 2}, "more than --max_articles 2", 2),
+])
+def test_what_was_begun_differently_is_refused(
+    tmp_path, content, options, difference, num_articles):
   path, written = tmp_path / "dump", tmp_path / "out.txt"
-  content = LONG_DUMP.encode()
+  path.write_bytes(LONG_DUMP.encode()[:-2000])
+  with pytest.raises(InputError, match="are kept"):
+    resume(path, written)
+  left = {name: (tmp_path / name).read_bytes()
+          for name in (".out.txt.partial", ".out.txt.partial.json")}
+  path.write_text(content, "utf-8")
+  with pytest.raises(InputError, match="was begun differently") as error:
+    resume(path, written, **options)
+  assert difference in str(error.value) and "--overwrite" in str(error.value)
+  for name, content in left.items():
+    assert (tmp_path / name).read_bytes() == content
+  resume(path, written, overwrite=True, **options)
+  assert written.read_text("utf-8").count("\n\n") == num_articles - 1
 
-  def leave():
-    path.write_bytes(content[:-2000])
-    with pytest.raises(InputError):
-      resume(path, written, overwrite=True)
-    caplog.clear()
 
-  leave()
-  path.write_bytes(content)
-  assert resume(path, written, min_sentences=1) == 0
-  assert "--min_sentences was 2 and is 1" in caplog.text
-  leave()
-  path.write_bytes(content.replace(b"Page 9", b"Page X"))
-  resume(path, written, overwrite=True)
-  assert "is not the one of the unfinished text" in caplog.text
-  assert written.read_text("utf-8").count("\n\n") > 20
-  leave()
-  path.write_bytes(content)
-  resume(path, written, max_articles=2, overwrite=True)
-  assert "more articles than --max_articles 2" in caplog.text
-  assert written.read_text("utf-8").count("\n\n") == 1
-  # A note that is damaged, or has more text than the file.
-  leave()
-  note = Path(files.partial_path(str(written)) + ".json")
-  note.write_text("{")
-  path.write_bytes(content)
-  assert resume(path, written, overwrite=True) == 0
-  leave()
-  Path(files.partial_path(str(written))).write_bytes(b"short")
-  path.write_bytes(content)
-  assert resume(path, written, overwrite=True) == 0
+@pytest.mark.usefixtures("many_notes")
+@pytest.mark.parametrize("name, content", [
+    (".out.txt.partial.json", "{"), (".out.txt.partial.json", "[]"),
+    (".out.txt.partial", "short")])
+def test_a_note_of_no_use_is_passed_over(tmp_path, name, content):
+  path, written = tmp_path / "dump", tmp_path / "out.txt"
+  path.write_bytes(LONG_DUMP.encode()[:-2000])
+  with pytest.raises(InputError, match="are kept"):
+    resume(path, written)
+  (tmp_path / name).write_text(content)
+  path.write_text(LONG_DUMP, "utf-8")
+  assert resume(path, written) == 0
+  assert written.read_text("utf-8").count("\n\n") == 26
 
 
 @pytest.mark.usefixtures("many_notes")
