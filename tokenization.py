@@ -61,7 +61,7 @@ CJK_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
               (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
                (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F))
 _CJK = "".join("{}-{}".format(chr(first), chr(last))
-               for first, last in _CJK_BLOCKS)
+               for first, last in CJK_BLOCKS)
 _CJK_CHARACTER = re.compile("[" + _CJK + "]")
 # These and the marks of Chinese text are tokens of one character, whatever is
 # beside them. Not the full-width colon and stop: they change how Σ is lowered.

@@ -72,8 +72,12 @@ def launch_environment(**variables):
 
 
 def assert_one_line_error(result, *words):
-  """Checks that a script ended with one line that holds some words."""
-  lines = result.stderr.strip().splitlines()
+  """Checks that a script ended with one line that holds some words.
+
+  The line that names the device may precede it.
+  """
+  lines = [line for line in result.stderr.strip().splitlines()
+           if "] Running on " not in line]
   assert result.returncode == 1, result.stderr
   assert len(lines) == 1, result.stderr
   for word in words:
