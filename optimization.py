@@ -92,7 +92,8 @@ def create_train_step(
     num_warmup_steps: int,
     wrap_optimizer: Optional[Callable[[tf1.train.Optimizer],
                                       tf1.train.Optimizer]] = None,
-    accumulated_gradients: Optional[Sequence[tf.Tensor]] = None,
+    accumulated_gradients: Optional[
+        Sequence[Optional[tf.Tensor]]] = None,
     loss_scale: Optional["LossScale"] = None, schedule_offset: float = 0.0
 ) -> TrainStep:
   """Builds one step of training.
@@ -150,6 +151,9 @@ def create_train_step(
     with tf.control_dependencies([factor, can_continue, rate]):
       updates = [loss_scale.update(is_finite)]
   factor = tf.where(is_finite, factor, 0.0)
+  # Checkpoints have slots of all variables, also of those that this loss leaves
+  # alone: another run may train them.
+  adam.create_slots(tf1.trainable_variables())
   applied = optimizer.apply_gradients(
       [(_scale(gradient, factor), variable) for gradient, variable in computed])
   with tf.control_dependencies([applied, *updates]):
@@ -185,8 +189,9 @@ def _scale(gradient: Union[tf.Tensor, tf.IndexedSlices],
 
 
 def accumulate_gradients(
-    loss: tf.Tensor, accumulated_gradients: Optional[Sequence[tf.Tensor]],
-    loss_scale: Optional["LossScale"] = None) -> List[tf.Tensor]:
+    loss: tf.Tensor,
+    accumulated_gradients: Optional[Sequence[Optional[tf.Tensor]]],
+    loss_scale: Optional["LossScale"] = None) -> List[Optional[tf.Tensor]]:
   """Adds the gradients of one micro-batch to those of earlier ones.
 
   Args:
@@ -195,19 +200,25 @@ def accumulate_gradients(
     loss_scale: as for `create_train_step`.
 
   Returns:
-    The sums, for each trainable variable.
+    The sums, for each trainable variable; None for one that the loss does not
+    depend on.
   """
   if loss_scale:
     loss *= loss_scale.value
   variables = tf1.trainable_variables()
-  gradients = [
-      tf.zeros_like(variable) if gradient is None
-      else tf.convert_to_tensor(gradient)
-      for gradient, variable in zip(tf.gradients(loss, variables), variables)]
+  gradients = tf.gradients(loss, variables)
   if accumulated_gradients is None:
-    return gradients
-  return [first + second
-          for first, second in zip(accumulated_gradients, gradients)]
+    accumulated_gradients = [None] * len(variables)
+  return [_add(*pair) for pair in zip(accumulated_gradients, gradients)]
+
+
+def _add(total: Optional[tf.Tensor],
+         gradient: Union[tf.Tensor, tf.IndexedSlices, None]
+        ) -> Optional[tf.Tensor]:
+  """Adds a gradient to others, densely; None stands for no gradient."""
+  if total is None or gradient is None:
+    return total if gradient is None else tf.convert_to_tensor(gradient)
+  return total + tf.convert_to_tensor(gradient)
 
 
 class LossScale:
@@ -261,7 +272,8 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
                beta_2: float = 0.999, epsilon: float = 1e-6,
                exclude_from_weight_decay: Optional[Sequence[str]] = None,
                name: str = "AdamWeightDecayOptimizer",
-               accumulated_gradients: Optional[Sequence[tf.Tensor]] = None):
+               accumulated_gradients: Optional[
+                   Sequence[Optional[tf.Tensor]]] = None):
     """Prepares one step.
 
     Args:
@@ -303,10 +315,14 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
     if self._accumulated_gradients is None:
       return computed
     assert len(computed) == len(self._accumulated_gradients)
-    return [(total if gradient is None
-             else tf.convert_to_tensor(gradient) + total, variable)
+    return [(_add(total, gradient), variable)
             for (gradient, variable), total in zip(
                 computed, self._accumulated_gradients)]
+
+  def create_slots(self, variables: Sequence[tf.Variable]) -> None:
+    """Makes the moments of some variables, unless there are any."""
+    with tf.init_scope():
+      self._create_slots(variables)
 
   def _create_slots(self, var_list):
     for variable in var_list:

@@ -80,6 +80,8 @@ class LossOptions:
       to the loss.
     hidden_projection: whether the student's hidden states go through a learned
       matrix first.
+    next_sentence_weight: of the next-sentence loss; at 0 its head is not
+      trained.
   """
   hard_label_weight: float = 0.0
   hard_label_schedule: str = "constant"
@@ -88,6 +90,7 @@ class LossOptions:
   tail_mass: str = "drop"
   hidden_cosine_weight: float = 0.0
   hidden_projection: bool = False
+  next_sentence_weight: float = 1.0
 
   @property
   def hard_label_weights(self) -> Tuple[float, float]:

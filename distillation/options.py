@@ -80,6 +80,11 @@ def define_flags() -> None:
       "hidden_projection", False,
       "Whether a learned matrix projects the student's hidden states to the "
       "teacher's hidden_size first. The exported student has no such matrix.")
+  flags.DEFINE_float(
+      "next_sentence_weight", 1.0,
+      "Weight of the next-sentence loss. At 0 the head that predicts next "
+      "sentences stays as it starts, and evaluation leaves out its metrics.",
+      lower_bound=0.0)
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,

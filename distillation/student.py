@@ -172,7 +172,8 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
     return tpu.TPUEstimatorSpec(
         mode=mode, loss=outputs["loss"], scaffold_fn=_restore(options),
         eval_metrics=(functools.partial(
-            evaluation_metrics, options.reduce_sum), metric_inputs))
+            evaluation_metrics, options.reduce_sum,
+            options.loss.next_sentence_weight), metric_inputs))
 
   return model_fn
 
@@ -206,10 +207,12 @@ def create_train_step(
   loss_scale = (optimization.LossScale()
                 if options.compute_type == tf.float16 else None)
   micro_batches = _micro_batches(features)
-  all_outputs, gradients = [], None
+  all_outputs: List[Dict[str, tf.Tensor]] = []
+  gradients: Optional[List[Optional[tf.Tensor]]] = None
   for number, micro_batch in enumerate(micro_batches):
     # One after the other: the memory of each is free by the next.
-    with tf.control_dependencies(gradients), tf1.variable_scope(
+    earlier = [gradient for gradient in gradients or () if gradient is not None]
+    with tf.control_dependencies(earlier), tf1.variable_scope(
         tf1.get_variable_scope(), reuse=number > 0):
       outputs = _student_outputs(options, micro_batch, True, size)
       if number < len(micro_batches) - 1:
@@ -352,8 +355,11 @@ def _student_outputs(options: StudentOptions,
       labels=next_labels, logits=next_sentence_logits)
   masked_lm_loss = (
       tf.reduce_sum(masked_lm_losses * weights) / size.num_predictions)
-  next_sentence_loss = tf.reduce_sum(next_losses) / size.num_sequences
-  loss, hidden_cosine_loss = masked_lm_loss + next_sentence_loss, tf.zeros([])
+  loss, hidden_cosine_loss, next_sentence_loss = (
+      masked_lm_loss, tf.zeros([]), tf.zeros([]))
+  if options.loss.next_sentence_weight:
+    next_sentence_loss = tf.reduce_sum(next_losses) / size.num_sequences
+    loss += options.loss.next_sentence_weight * next_sentence_loss
   if is_training and options.loss.hidden_cosine_weight:
     assert isinstance(labels, losses.TeacherHiddenStates)
     hidden_cosine_loss = tf.reduce_sum(weights * losses.hidden_cosine_losses(
@@ -464,6 +470,7 @@ def _are_equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 
 def evaluation_metrics(reduce_sum: Reduce = identity,
+                       next_sentence_weight: float = 1.0,
                        **outputs: tf.Tensor) -> Dict[str, Any]:
   """Averages the student's outputs over all slots and sequences.
 
@@ -473,6 +480,8 @@ def evaluation_metrics(reduce_sum: Reduce = identity,
   Args:
     reduce_sum: as for `StudentOptions`; the processes evaluate on different
       batches, and the averages are over those of all.
+    next_sentence_weight: as for `losses.LossOptions`; at 0 the next-sentence
+      metrics are left out.
     **outputs: as `_student_outputs` gives them, without the scalars.
 
   Returns:
@@ -485,16 +494,18 @@ def evaluation_metrics(reduce_sum: Reduce = identity,
   # element that they are divided by in the end.
   sums = {name: _weighted_sum(outputs[output], weights)
           for name, output in _MASKED_LM_METRICS.items() if output in outputs}
-  for name, output in (("next_sentence_accuracy", "next_sentence_is_correct"),
-                       ("next_sentence_loss", "next_sentence_losses")):
-    sums[name] = [tf.reduce_sum(outputs[output]), num_sequences]
+  if next_sentence_weight:
+    for name, output in (("next_sentence_accuracy", "next_sentence_is_correct"),
+                         ("next_sentence_loss", "next_sentence_losses")):
+      sums[name] = [tf.reduce_sum(outputs[output]), num_sequences]
   # The loss of a batch, weighted by its sequences: the last batch may be a
   # smaller one.
+  masked_lm_loss = tf.reduce_sum(
+      outputs["masked_lm_training_losses"] * weights) / (
+          num_slots + _WEIGHT_EPSILON)
   sums[BATCH_LOSS] = [
-      num_sequences * tf.reduce_sum(
-          outputs["masked_lm_training_losses"] * weights)
-      / (num_slots + _WEIGHT_EPSILON)
-      + tf.reduce_sum(outputs["next_sentence_losses"]), num_sequences]
+      num_sequences * masked_lm_loss + next_sentence_weight * tf.reduce_sum(
+          outputs["next_sentence_losses"]), num_sequences]
   sums[_CALIBRATION_ERROR] = [
       *tf.unstack(_calibration_gaps(
           outputs["masked_lm_confidences"], outputs["masked_lm_is_correct"],

@@ -284,7 +284,8 @@ class _Trainer:
     Returns:
       The results by key. Those of each masked token and sequence are means
       over all of them; `loss` is a mean over batches, weighted by their
-      sequences, as 2019's; `training_loss` is the sum of its two terms.
+      sequences, as 2019's; `training_loss` is the weighted sum of its two
+      terms.
     """
     held_out, share = self._inputs.held_out, self._held_out_share
     schedule_offset = self._group.broadcast(
@@ -307,8 +308,9 @@ class _Trainer:
                  *self._processes.broadcast_hooks],
           checkpoint_path=checkpoint)
     results["loss"] = results.pop(student.BATCH_LOSS)
-    results["training_loss"] = (
-        results["masked_lm_training_loss"] + results["next_sentence_loss"])
+    results["training_loss"] = results["masked_lm_training_loss"] + (
+        self._options.loss.next_sentence_weight
+        * results.get("next_sentence_loss", 0.0))
     return results
 
   def _measured_on(self) -> str:

@@ -122,6 +122,37 @@ def test_how_a_batch_is_computed_changes_nothing(mode, changes):
         found[name], value, rtol=0, atol=atol, err_msg=name)
 
 
+@pytest.mark.parametrize("batch", [
+    {}, pytest.param({"num_micro_batches": 3}, marks=pytest.mark.slow)])
+def test_without_its_weight_the_next_sentence_head_stays_as_it_is(batch):
+  """In the checkpoint too, moments included: another run may train it."""
+  examples = tiny.random_examples(6, seed=4)
+  _, with_head = _run("train", examples, batch)
+  loss, found = _run("train", examples, batch, loss=losses.LossOptions(
+      next_sentence_weight=0.0))
+  assert set(found) == set(with_head)
+  start = tiny.random_variables()
+  for name in start:
+    is_of_head = name.startswith(("bert/pooler", "cls/seq_relationship"))
+    assert np.array_equal(found[name], start[name]) == is_of_head, name
+    assert np.any(found[name + "/adam_m"]) != is_of_head, name
+  evaluated_loss, results = _run("eval", examples, loss=losses.LossOptions(
+      next_sentence_weight=0.0))
+  assert not [name for name in results if "next_sentence" in name]
+  assert evaluated_loss == pytest.approx(loss, abs=1e-5)
+  assert results[student.BATCH_LOSS] == pytest.approx(loss, abs=1e-5)
+
+
+def test_the_next_sentence_loss_has_its_weight():
+  examples = tiny.random_examples(6, seed=4)
+  (_, once), (_, thrice) = (
+      _run("eval", examples, loss=losses.LossOptions(next_sentence_weight=w))
+      for w in (1.0, 3.0))
+  assert once["next_sentence_loss"] == thrice["next_sentence_loss"] > 0
+  assert thrice[student.BATCH_LOSS] - once[student.BATCH_LOSS] == pytest.approx(
+      2 * once["next_sentence_loss"], abs=1e-5)
+
+
 def test_metrics_have_their_old_names_too():
   _, results = _run("eval", tiny.random_examples(6, seed=4))
   for old_name, name in (("masked_lm_loss", "masked_lm_training_loss"),
