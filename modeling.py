@@ -143,8 +143,11 @@ def _fused_gelu(x: tf.Tensor) -> tf.Tensor:
   return 0.5 * x * (1.0 + tf.tanh(inner))
 
 
+# gelu_new and gelu_pytorch_tanh are names of the same form elsewhere.
 _ACTIVATIONS: Dict[str, Optional[Activation]] = {
-    "gelu": gelu, "linear": None, "relu": tf.nn.relu, "tanh": tf.tanh}
+    "gelu": gelu, "gelu_new": gelu, "gelu_pytorch_tanh": gelu, "linear": None,
+    "relu": tf.nn.relu, "silu": tf.nn.silu, "swish": tf.nn.silu,
+    "tanh": tf.tanh}
 
 
 def get_activation(activation_string: Union[str, Activation, None]

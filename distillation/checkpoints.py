@@ -38,6 +38,12 @@ _DECODER_VARIABLES = ("bert/embeddings/word_embeddings",
 _MODEL_SCOPES = ("bert/", "cls/")
 # What predicts next sentences; a masked-LM model can do without.
 NEXT_SENTENCE_SCOPES = ("bert/pooler/", "cls/seq_relationship/")
+# Keys of configs of other programs that would make another model, and the value
+# with which the model is BERT's.
+_ONLY_VALUES = {
+    "add_cross_attention": False, "is_decoder": False, "layer_norm_eps": 1e-12,
+    "model_type": "bert", "position_embedding_type": "absolute",
+    "tie_word_embeddings": True}
 # Variable of training only, which no exported model has.
 HIDDEN_PROJECTION = "hidden_projection/kernel"
 
@@ -60,6 +66,7 @@ def load_config(path: str, max_seq_length: int = 0) -> modeling.BertConfig:
   try:
     config = modeling.BertConfig.from_dict(_read_json(path))
     check_config(config)
+    _check_kind(config)
   except ValueError as error:
     raise InputError("--bert_config_file: {}: {}".format(
         path, error)) from None
@@ -124,6 +131,21 @@ def check_config(config: modeling.BertConfig) -> None:
     raise ValueError("hidden_act is {!r}; it must be a name".format(
         config.hidden_act))
   modeling.get_activation(config.hidden_act)
+
+
+def _check_kind(config: modeling.BertConfig) -> None:
+  """Checks that a config asks for no model but BERT.
+
+  Raises:
+    ValueError: a key that is no field of `BertConfig` asks for another model.
+  """
+  wanted = dict(_ONLY_VALUES, embedding_size=config.hidden_size)
+  for name, value in wanted.items():
+    found = getattr(config, name, value)
+    if found != value:
+      raise ValueError(
+          "{} is {!r}, which makes another model than BERT; only {!r} can be "
+          "built here".format(name, found, value))
 
 
 def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
@@ -278,6 +300,16 @@ def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
           if name.split("/")[-1] not in _OPTIMIZER_SLOTS}
 
 
+def missing_of_training(checkpoint: str) -> Optional[str]:
+  """Returns what a checkpoint lacks of a training; None where it is one."""
+  found = variable_shapes(checkpoint)
+  if tf1.GraphKeys.GLOBAL_STEP not in found:
+    return tf1.GraphKeys.GLOBAL_STEP
+  if not any(name.endswith(_OPTIMIZER_SLOTS) for name in found):
+    return "moments of the optimizer"
+  return None
+
+
 def fingerprint(checkpoint: str) -> str:
   """Returns the SHA-256 of a checkpoint's index.
 
@@ -318,19 +350,36 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
     checkpoint: one that `match_checkpoint` has compared.
     layers: as for `match_checkpoint`.
   """
-  variables = [variable for variable in tf1.trainable_variables()
-               if variable.op.name.startswith(_MODEL_SCOPES)]
-  if layers is None:
-    assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
-        variables, checkpoint)
-    tf1.train.init_from_checkpoint(checkpoint, assignment_map)
-    return
-  found = variable_shapes(checkpoint)
-  names = [variable.op.name for variable in variables]
+  variables = {variable.op.name: variable
+               for variable in tf1.trainable_variables()
+               if variable.op.name.startswith(_MODEL_SCOPES)}
+  sources = (dict(zip(variables, variables)) if layers is None
+             else _sources(variables, layers))
+  found = tf1.train.NewCheckpointReader(checkpoint).get_variable_to_dtype_map()
   # A layer may be taken twice, which one map from names to names cannot say.
-  for name, source in _sources(names, layers).items():
-    if source in found:
-      tf1.train.init_from_checkpoint(checkpoint, {source: name})
+  assignment_maps: List[Dict[str, str]] = []
+  for name, source in sources.items():
+    if found.get(source) == variables[name].dtype.base_dtype:
+      if all(source in earlier for earlier in assignment_maps):
+        assignment_maps.append({})
+      next(earlier for earlier in assignment_maps
+           if source not in earlier)[source] = name
+    elif source in found:
+      _start_from(variables[name], checkpoint, source, found[source])
+  for assignment_map in assignment_maps:
+    tf1.train.init_from_checkpoint(checkpoint, assignment_map)
+
+
+def _start_from(variable: tf.Variable, checkpoint: str, source: str,
+                dtype: tf.DType) -> None:
+  """Makes a variable start as in a checkpoint that has it in another dtype."""
+  with tf.init_scope(), tf.device("/device:CPU:0"):
+    value = tf.ensure_shape(tf.cast(tf.raw_ops.RestoreV2(
+        prefix=checkpoint, tensor_names=[source], shape_and_slices=[""],
+        dtypes=[dtype])[0], variable.dtype.base_dtype), variable.shape)
+  # TensorFlow has no public way, and does the same to values of one dtype.
+  variable._initial_value = value
+  variable._initializer_op = variable.assign(value, read_value=False)
 
 
 class LossScaleSaver(tf1.train.Saver):

@@ -26,6 +26,7 @@ _OWN_NAMES = re.compile(
     r"\..*|events\..*|graph\.pbtxt|checkpoint|model\.ckpt.*|eval|best|"
     r"student|eval_results\.txt|record_order\.json|(.*\.)?log(\..*)?|"
     r"bert_config\.json|vocab\.txt")
+_CHECKPOINT_INDEX = re.compile(r"model\.ckpt-([0-9]+)\.index")
 
 
 class Records(NamedTuple):
@@ -412,8 +413,11 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
           "another folder".format(
               newest, "has no " + match.missing[0] if match.missing else
               "has {} too".format(match.unused[0])))
+    if options.do_train:
+      _check_resumable(newest)
     return True
   if is_writer and options.do_train:
+    _check_state(options.output_dir)
     _warn_of_other_files(options.output_dir)
   init_checkpoint = options.model.init_checkpoint
   if init_checkpoint:
@@ -429,6 +433,40 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
         "--do_eval has nothing to evaluate: there is no checkpoint in "
         "--output_dir={} and no --init_checkpoint".format(options.output_dir))
   return False
+
+
+def _check_resumable(checkpoint: str) -> None:
+  """Checks that a checkpoint in output_dir is one of a training.
+
+  Raises:
+    InputError: it is a published model.
+  """
+  missing = checkpoints.missing_of_training(checkpoint)
+  if missing:
+    raise InputError(
+        "--output_dir: {} has no {}: it is a model and no training that can "
+        "resume; name it with --init_checkpoint, and choose another "
+        "--output_dir".format(checkpoint, missing))
+
+
+def _check_state(output_dir: str) -> None:
+  """Checks that no checkpoint is there of which TensorFlow does not know.
+
+  Raises:
+    InputError: the file that names the newest one is lost.
+  """
+  steps = [int(match.group(1)) for match in map(
+      _CHECKPOINT_INDEX.fullmatch, files.list_names(output_dir)
+      if files.is_folder(output_dir) else ()) if match]
+  # At step 0 nothing is lost: a run was stopped in its first save.
+  if max(steps, default=0):
+    name = "model.ckpt-{}".format(max(steps))
+    raise InputError(
+        "--output_dir={} holds {}, but its file `checkpoint`, which names the "
+        "newest one, is lost or names another: training would start at step 0. "
+        "Write the file again (echo 'model_checkpoint_path: \"{}\"' > "
+        "{}/checkpoint), or choose another folder".format(
+            output_dir, name, name, output_dir))
 
 
 def _warn_of_other_files(output_dir: str) -> None:

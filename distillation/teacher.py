@@ -156,6 +156,14 @@ class Teacher:
       for values, batch_values in zip(labels, found):
         values[positions] = batch_values[slots[wanted]]
     *stored, predictions, cross_entropies = labels
+    if not np.isfinite(stored[0]).all():
+      raise InputError(
+          "--init_checkpoint: the teacher's {} are NaN or infinite for some "
+          "masked tokens: its training diverged, or its file is damaged{}; use "
+          "another checkpoint".format(
+              "hidden states" if options.label_format == "hidden"
+              else "probabilities", "" if options.device.precision != "fp16"
+              else ", or fp16 overflows (try --precision=bf16 or fp32)"))
     if options.label_format == "topk":
       return Labels(dict(zip(
           (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES), stored)),

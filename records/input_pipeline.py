@@ -91,6 +91,8 @@ def record_errors(flag: str, corpus: Optional[order.Corpus] = None,
   try:
     yield
   except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+    if "checkpoint" in error.message.split("\n")[0]:
+      raise  # Of a model, whose records are innocent.
     raise InputError("--{}: {}; the file was there when the run began".format(
         flag, error.message.split("\n")[0])) from error
   except tf.errors.FailedPreconditionError as error:

@@ -669,8 +669,10 @@ def test_activations_have_names():
   assert modeling.get_activation(tf.nn.swish) is tf.nn.swish
   for linear in ("linear", "", None):
     assert modeling.get_activation(linear) is None
-  with pytest.raises(ValueError, match="'swish'.*gelu, linear, relu, tanh"):
-    modeling.get_activation("swish")
+  assert modeling.get_activation("gelu_pytorch_tanh") is modeling.gelu
+  assert modeling.get_activation("silu") is tf.nn.silu
+  with pytest.raises(ValueError, match="'mish'.*gelu.*linear, relu.*tanh"):
+    modeling.get_activation("mish")
 
 
 def test_the_activation_is_that_of_the_config():

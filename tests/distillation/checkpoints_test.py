@@ -29,7 +29,14 @@ def test_a_config_is_read_from_its_file(tmp_path):
     ('{"vocab_size": "many"}', "vocab_size is 'many'"),
     ('{"vocab_size": 9, "hidden_size": 10, "num_attention_heads": 3}',
      "hidden_size 10.*num_attention_heads 3"),
-    ('{"vocab_size": 9, "hidden_act": "swish"}', "hidden_act is 'swish'"),
+    ('{"vocab_size": 9, "hidden_act": "mish"}', "hidden_act is 'mish'"),
+    ('{"vocab_size": 9, "position_embedding_type": "relative_key"}',
+     "position_embedding_type is 'relative_key'.*only 'absolute'"),
+    ('{"vocab_size": 9, "embedding_size": 128}', "embedding_size is 128.*768"),
+    ('{"vocab_size": 9, "model_type": "albert"}', "model_type is 'albert'"),
+    ('{"vocab_size": 9, "tie_word_embeddings": false}', "tie_word_embeddings"),
+    ('{"vocab_size": 9, "layer_norm_eps": 1e-05}', "layer_norm_eps is 1e-05"),
+    ('{"vocab_size": 9, "is_decoder": true}', "is_decoder is True"),
     ('{"vocab_size": 9, "hidden_dropout_prob": 1.5}', "hidden_dropout_prob"),
 ])
 def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
@@ -39,6 +46,15 @@ def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
       InputError, match="--bert_config_file.*" + message) as error:
     checkpoints.load_config(str(path))
   assert str(error.value).count(str(path)) == 1
+
+
+def test_keys_of_other_programs_that_equal_bert_are_accepted(tmp_path):
+  path = tiny.write_config(
+      tmp_path / "bert_config.json", model_type="bert", embedding_size=8,
+      position_embedding_type="absolute", layer_norm_eps=1e-12,
+      tie_word_embeddings=True, use_cache=True, hidden_act="gelu_new")
+  config = checkpoints.load_config(str(path))
+  assert modeling.get_activation(config.hidden_act) is modeling.gelu
 
 
 def test_a_config_that_is_missing_is_an_error(tmp_path):
@@ -67,6 +83,27 @@ def _restored_values(config, path, layers=None):
     session.run(tf1.global_variables_initializer())
     return {variable.op.name: session.run(variable)
             for variable in tf1.trainable_variables()}
+
+
+@pytest.mark.parametrize("layers", [None, (0, 0)])
+def test_variables_of_16_bits_start_a_model_too(tmp_path, layers):
+  """As they are stored by programs that save in the type of their arithmetic.
+
+  One that is float32 among them, the first layer taken twice.
+  """
+  saved_config = dataclasses.replace(
+      tiny.CONFIG, num_hidden_layers=1 if layers else 2)
+  saved = tiny.random_variables(saved_config)
+  stored = {name: value.astype(
+      np.float32 if "LayerNorm" in name else
+      tf.bfloat16.as_numpy_dtype if "kernel" in name else np.float16)
+            for name, value in saved.items()}
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", stored))
+  config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
+  values = _restored_values(config, path, layers)
+  for name, value in values.items():
+    source = name.replace("layer_1", "layer_0") if layers else name
+    np.testing.assert_array_equal(value, stored[source].astype("f"), name)
 
 
 @pytest.mark.parametrize("num_hidden_layers, num_missing", [(1, 0), (3, 16)])

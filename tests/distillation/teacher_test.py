@@ -185,3 +185,15 @@ def test_an_unlikely_teacher_is_warned_of(
   assert "A sequence takes {:.0f} bytes".format(
       path.stat().st_size / 2) in caplog.text
   assert caplog.text.count("are the records of its vocabulary") == warnings
+
+
+@pytest.mark.parametrize("labels, what", [
+    ({}, "probabilities"), ({"label_format": "hidden"}, "hidden states")])
+def test_a_teacher_that_diverged_is_told(tmp_path, features, labels, what):
+  variables = tiny.random_variables()
+  variables["cls/predictions/transform/dense/bias"][0] = np.nan
+  checkpoint = str(tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", variables))
+  with pytest.raises(InputError, match=(
+      "--init_checkpoint: the teacher's {} are NaN.*diverged".format(what))):
+    _label(checkpoint, features, **labels)

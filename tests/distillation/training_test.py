@@ -475,6 +475,34 @@ def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
     _run(folder, tmp_path)
 
 
+@pytest.mark.parametrize("has_step", [False, True])
+def test_a_published_model_in_the_output_folder_is_no_training(
+    tmp_path, folder, has_step):
+  """As it lies in folders that people download."""
+  variables = tiny.random_variables()
+  if has_step:
+    variables["global_step"] = np.int64(1000)
+  tiny.write_checkpoint(tmp_path / "bert_model.ckpt", variables)
+  (tmp_path / "checkpoint").write_text(
+      'model_checkpoint_path: "bert_model.ckpt"\n')
+  before = sorted(os.listdir(tmp_path))
+  with pytest.raises(InputError, match=(
+      "--output_dir: .*bert_model.ckpt has no {}: .*--init_checkpoint".format(
+          "moments of the optimizer" if has_step else "global_step"))):
+    _run(folder, tmp_path)
+  assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_checkpoints_whose_list_is_lost_are_not_overwritten(tmp_path, folder):
+  for name in ("model.ckpt-7.index", "model.ckpt-12.index"):
+    (tmp_path / name).write_text("of a training")
+  with pytest.raises(InputError, match=(
+      "--output_dir=.* holds model.ckpt-12, but its file `checkpoint`.*"
+      "echo 'model_checkpoint_path: \"model.ckpt-12\"' > ")):
+    _run(folder, tmp_path)
+  assert (tmp_path / "model.ckpt-12.index").read_text() == "of a training"
+
+
 def test_records_of_other_lengths_after_the_first_are_an_error(
     tmp_path, folder):
   other, = tiny.random_examples(
