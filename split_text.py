@@ -114,6 +114,10 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
     # Much of the text is in a few documents at its end. Each part must leave a
     # document for each of the parts after it.
     latest = collections.deque(_documents(file, first), maxlen=num_parts - 1)
+    if not latest and num_parts > 1:
+      raise InputError(
+          "--read_file={} has no blank line between documents, so it cannot be "
+          "split: put an empty line after each document".format(file.name))
     if len(latest) < num_parts - 1:
       raise InputError(
           "--split_number={} is more than the {} documents in --read_file={}, "
@@ -133,6 +137,9 @@ def _first_text(file: BinaryIO) -> int:
     if not block:
       raise InputError("--read_file: {} contains no text; check the path"
                        .format(file.name))
+    if b"\0" in block:
+      raise InputError("--read_file: {} has NULs: if it is text, {}".format(
+          file.name, files.encoding_advice(block)))
     text = _NOT_SPACE.search(block)
     if text:
       return position + text.start()

@@ -18,6 +18,7 @@ import random
 from typing import (Any, Callable, Dict, Iterator, List, Mapping,
                     MutableSequence, NamedTuple, Optional, Tuple)
 
+from absl import logging
 import numpy as np
 
 from records import schema
@@ -117,7 +118,9 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
   files.check_file(vocab_file, "vocab_file")
   try:
     with files.open_file(vocab_file) as file:
-      vocab = tokenization.parse_vocab(file.read(), vocab_file)
+      content = file.read()
+    vocab = tokenization.parse_vocab(
+        _without_blank_lines(content, vocab_file), vocab_file)
   except ValueError as error:
     raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token a "
                      "line".format(error)) from None
@@ -132,6 +135,29 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
   return vocab
 
 
+def _without_blank_lines(content: bytes, vocab_file: str) -> bytes:
+  """Cuts blank lines off the end of a vocabulary.
+
+  A line of other white space than ASCII's may be a token.
+
+  Raises:
+    InputError: another line is blank: each token after it would have the id of
+      the token before.
+  """
+  lines = content.rstrip(b" \t\r\n").split(b"\n")
+  for number, line in enumerate(lines, start=1):
+    if len(lines) > 1 and not line.strip(b" \t\r"):
+      raise InputError(
+          "--vocab_file: line {} of {} is blank; give the vocab.txt that "
+          "belongs to the model, with a token on each line".format(
+              number, vocab_file))
+  num_blank = content.count(b"\n") - len(lines)
+  if num_blank > 0:
+    logging.warning("--vocab_file: %s ends with %d blank lines, which are no "
+                    "tokens: they are left out.", vocab_file, num_blank)
+  return b"\n".join(lines) + b"\n" if lines != [b""] else b""
+
+
 def text_blocks(path: str, digest: Any) -> Iterator[str]:
   """Reads a text file in blocks of whole lines.
 
@@ -140,7 +166,8 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
     digest: hash of hashlib that is updated with the bytes.
 
   Raises:
-    InputError: the file is not UTF-8, or a line is over `MAX_LINE_BYTES`.
+    InputError: the file is not UTF-8, has NULs, or a line is over
+      `MAX_LINE_BYTES`.
   """
   offset = line_number = 0
   rest: List[bytes] = []
@@ -159,13 +186,19 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
         continue
       whole = b"".join(rest + [block[:cut]])
       try:
-        yield whole.decode("utf-8")
+        text = whole.decode("utf-8")
       except UnicodeDecodeError as error:
         raise InputError(
-            "--input_dir: {} is not UTF-8 at byte {} ({}): if it is text, "
-            "convert it, for example with iconv -f latin1 -t utf-8; if not, "
-            "take it out of the folder".format(
-                path, offset + error.start, error.reason)) from None
+            "--input_dir: {} is not UTF-8 at byte {} ({}): if it is text, {}; "
+            "if not, take it out of the folder".format(
+                path, offset + error.start, error.reason,
+                files.encoding_advice(whole))) from None
+      if "\0" in text:
+        raise InputError(
+            "--input_dir: {} has NULs, the first at byte {}: if it is text, "
+            "{}; if not, take it out of the folder".format(
+                path, offset + whole.index(0), files.encoding_advice(whole)))
+      yield text
       if not block:
         return
       offset += len(whole)

@@ -402,7 +402,7 @@ def test_outputs_made_in_another_way_stay_unless_overwritten(
      "t_1.txt.*over 1,048,576 bytes, line 3"),
     (["the cat\n", ""], {}, "--input_dir.*t_1.txt.*no text"),
     ([" \n\n\u3000\n"], {}, "t_0.txt.*no text"),
-    (["\0\n"], {}, "t_0.txt.*no text"),
+    (["\0\n"], {}, "t_0.txt has NULs.*iconv"),
     ([], {}, "--input_dir: in holds no file"),
     ([], {"input_dir": "none"}, "--input_dir.*no folder none"),
     (["a\n"], {"vocab_file": "none.txt"}, "none.txt"),

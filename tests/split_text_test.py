@@ -96,7 +96,8 @@ def test_an_underscore_is_not_doubled(tmp_path):
 
 @pytest.mark.parametrize("text, flags, told", [
     ("one\n\ntwo\n", {"split_number": "3"}, "--split_number=3 .*2 documents"),
-    ("one\ntwo\n", {"split_number": "2"}, "--split_number=2 .*1 documents"),
+    ("one\ntwo\n", {"split_number": "2"}, "--read_file.*no blank line"),
+    ("o\0n\0e\0\n\0", {}, "--read_file.*NULs.*iconv -f utf-16le"),
     ("", {}, "--read_file.*no text"),
     (" \n\n", {}, "--read_file.*no text"),
     ("one\n", {"split_number": "0"}, "split_number"),

@@ -201,6 +201,20 @@ def read_lines(path: str) -> List[bytes]:
   return lines[:-1] or lines
 
 
+def encoding_advice(content: bytes) -> str:
+  """Returns how to convert text that is not UTF-8, by its first bytes.
+
+  Text in UTF-16 begins with a mark, or has a NUL beside each ASCII character.
+  """
+  encoding = "latin1"
+  if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    encoding = "utf-16"
+  elif b"\0" in content:
+    encoding = ("utf-16le" if content[1::2].count(0) > content[::2].count(0)
+                else "utf-16be")
+  return "convert it, for example with iconv -f {} -t utf-8".format(encoding)
+
+
 def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
   """Opens a file for reading bytes.
 

@@ -60,19 +60,49 @@ def test_a_vocabulary_has_the_ids_of_its_lines(vocab_file):
     (b"[UNK]\n[CLS]\n[SEP]\nword\n", r"no \[MASK\]"),
     (b"", "0 lines"),
     (b"[UNK]\n\xff\n", "not UTF-8"),
+    (b"[PAD]\n\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n", "blank"),
 ])
 def test_a_file_that_is_no_vocabulary_is_an_error(tmp_path, content, message):
   path = tmp_path / "vocab.txt"
   path.write_bytes(content)
-  with pytest.raises(InputError, match="--vocab_file.*vocab.txt.*" + message):
+  with pytest.raises(InputError, match="--vocab_file.*" + message) as error:
     sampling.read_vocabulary(str(path))
+  assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_blank_lines_at_the_end_of_a_vocabulary_are_no_tokens(
+    tmp_path, caplog, end):
+  # White space that is not ASCII may be a token.
+  tokens = [*tokenization.SPECIAL_TOKENS, "\u3000"]
+  path = tmp_path / "vocab.txt"
+  path.write_bytes(("\n".join(tokens) + end).encode())
+  wanted = sampling.read_vocabulary(str(path))
+  assert len(wanted) == len(tokens) and not caplog.messages
+  path.write_bytes(("\n".join(tokens) + "\n \n\r\n\n").encode())
+  assert sampling.read_vocabulary(str(path)) == wanted
+  assert "3 blank lines" in caplog.text
+
+
+@pytest.mark.parametrize("text, encoding, advice", [
+    ("a cat\n", "utf-16-le", "NULs, the first at byte 1:.*iconv -f utf-16le "),
+    ("a cat\n", "utf-16-be", "NULs, the first at byte 0:.*iconv -f utf-16be "),
+    ("a caf\u00e9\n", "utf-16-le", "not UTF-8 at byte 10 .*iconv -f utf-16le "),
+    ("a cat\n", "utf-16", "not UTF-8 at byte 0 .*iconv -f utf-16 "),
+    ("a caf\u00e9\n", "latin1", "not UTF-8 at byte 5 .*iconv -f latin1 ")])
+def test_text_in_another_encoding_is_refused(
+    tmp_path, text, encoding, advice):
+  path = tmp_path / "text_0.txt"
+  path.write_bytes(text.encode(encoding))
+  with pytest.raises(InputError, match="--input_dir: .*text_0.txt .*" + advice):
+    list(sampling.text_blocks(str(path), hashlib.sha256()))
 
 
 @pytest.mark.parametrize("block_bytes", [1, 3, 64])
 def test_blocks_of_any_size_give_the_same_corpus(
     tmp_path, vocab_file, monkeypatch, block_bytes):
   text = ("\n \n" + reference.random_text(random.Random(0), 5)
-          + "\u3000\n\x00\n\x0c\nthe caf\u00e9\r\n\r\nmat\n\nlast line, \u4e00")
+          + "\u3000\n\x01\n\x0c\nthe caf\u00e9\r\n\r\nmat\n\nlast line, \u4e00")
   path = _write_text(tmp_path, text)
   tokenizer = tokenization.FullTokenizer(vocab_file)
 
