@@ -116,11 +116,10 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
     OSError: the file cannot be read.
   """
   files.check_file(vocab_file, "vocab_file")
+  with files.open_file(vocab_file) as file:
+    content = _without_blank_lines(file.read(), vocab_file)
   try:
-    with files.open_file(vocab_file) as file:
-      content = file.read()
-    vocab = tokenization.parse_vocab(
-        _without_blank_lines(content, vocab_file), vocab_file)
+    vocab = tokenization.parse_vocab(content, vocab_file)
   except ValueError as error:
     raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token a "
                      "line".format(error)) from None

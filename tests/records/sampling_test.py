@@ -67,6 +67,7 @@ def test_a_file_that_is_no_vocabulary_is_an_error(tmp_path, content, message):
   path.write_bytes(content)
   with pytest.raises(InputError, match="--vocab_file.*" + message) as error:
     sampling.read_vocabulary(str(path))
+  assert str(error.value).count("--vocab_file") == 1
   assert str(path) in str(error.value)
 
 
@@ -179,7 +180,7 @@ def test_instances_equal_the_reference(
 
 def test_a_token_that_is_listed_twice_has_its_last_id(tmp_path, vocab_file):
   with open(vocab_file, "a", encoding="utf-8") as file:
-    file.write("cat\n\nmat\n")
+    file.write("cat\nmat\n")
   path = _write_text(tmp_path, reference.random_text(random.Random(0), 9))
   settings = reference.Settings(dupe_factor=2)
   assert _draw(path, vocab_file, settings) == list(reference.create_records(
