@@ -795,7 +795,7 @@ def _normalize(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Tuple[
   The gradient in closed form takes fewer passes over memory. Its sums over rows
   are products with vectors, which CPUs compute faster.
   """
-  size = inputs.shape[-1]
+  size = inputs.shape.as_list()[-1]
 
   def mean(values):
     return tf.reduce_sum(values, axis=-1, keepdims=True) / size

@@ -162,7 +162,7 @@ def _check_answers(address: str, flag: str) -> None:
 
 def report_device(options: DeviceOptions, gpu: Optional[int] = None,
                   transport: Optional[str] = None) -> None:
-  """Logs where and how a graph runs, and warns where that is not as asked for.
+  """Logs where and how a graph runs; then as `warn_of_device`.
 
   Args:
     options: what is asked for.
@@ -174,6 +174,17 @@ def report_device(options: DeviceOptions, gpu: Optional[int] = None,
       "Running on %s in %s%s.", _describe_device(gpu),
       arithmetic(options.precision), "; gradients travel by {}".format(
           transport) if transport else "")
+  warn_of_device(options, transport)
+
+
+def warn_of_device(options: DeviceOptions,
+                   transport: Optional[str] = None) -> None:
+  """Warns where a graph does not run as it is asked for, or as it could.
+
+  Args:
+    options: what is asked for.
+    transport: as for `report_device`.
+  """
   if not has_gpu() and os.path.exists(_NVIDIA_DRIVER):
     logging.warning(
         "This machine has an NVIDIA driver, but TensorFlow finds no GPU: the "

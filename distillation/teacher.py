@@ -226,7 +226,8 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   labels = losses.truncate(
       outputs.masked_lm, options.truncation_factor, options.temperature,
       options.tail_samples, inputs.get("offsets"), for_cpu)
-  best = labels.indices[:, 0]
+  # GPUs leave slices of int32 to the host.
+  best = tf.gather(labels.indices, 0, axis=1)
   if options.temperature == 1.0:
     # What is known of the best token spares a pass over the vocabulary.
     best_scores, masked_scores = (

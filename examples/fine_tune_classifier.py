@@ -659,7 +659,7 @@ def apply(options: Options, given: Collection[str]) -> None:
           "--{}={}, but the classifier in {} was trained with {}; leave the "
           "flag out".format(name, getattr(options, name), options.output_dir,
                             trained_with))
-  devices.report_device(devices.DeviceOptions(options.precision))
+  devices.warn_of_device(devices.DeviceOptions(options.precision))
   with devices.exhaustion_errors("free some memory, or space in {}".format(
       options.output_dir)):
     if not options.eval_file:

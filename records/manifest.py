@@ -29,7 +29,7 @@ _BUFFERED_RECORDS = 256
 # Seconds between two saves of progress: what a kill loses at most.
 _SAVE_SECONDS = 30.0
 # Of a manifest, what grows with the file.
-_COUNTS = ("num_records", "num_bytes", "block_offsets")
+_COUNTS = ("num_records", "num_bytes", "block_offsets", "teacher")
 # What a process of several adds to a file's name.
 _PART = re.compile(r"-\d{5}-of-(\d{5})")
 # Flags that manifests only name where they have another value. Others follow

@@ -208,8 +208,8 @@ _GRAPHS = {
        for dtype in (tf.float16, tf.bfloat16)},
     **{"labels, {}, {}".format(kind, precision): (
         (_label, precision, kind), limits)
-       for kind, limits in (("top-k", (5, 1)), ("sample", (7, 2)),
-                            ("hidden states", (5, 0)))
+       for kind, limits in (("top-k", (6, 0)), ("sample", (8, 1)),
+                            ("hidden states", (6, 0)))
        for precision in devices.PRECISIONS}}
 
 

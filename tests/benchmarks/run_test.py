@@ -238,7 +238,7 @@ def test_sentences_quote_the_figures_of_the_file():
   bf16, fp32 = (report.find_row(results, "stage IV, " + precision)["ours"][
       "median"] for precision in ("bf16", "fp32"))
   for document, words in (
-      ("README.md", "| {:.0f} GPU-hours |".format(hours[0])),
+      ("README.md", "records in {:.0f} GPU-hours".format(hours[0])),
       ("README.md", "| {:.0f} GPU-hours per student |".format(hours[1])),
       ("docs/speed.md", "{:.2f} times as fast as one, {:.0%} of".format(
           ranks["ratio"], ranks["share"])),

@@ -677,7 +677,7 @@ def test_progress_is_logged_where_there_is_no_terminal(
     tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(extract_wikipedia, "_LOG_SECONDS", 0)
   (tmp_path / "dump.xml").write_text(LONG_DUMP, "utf-8")
-  caplog.set_level("INFO")
+  caplog.set_level("INFO", "absl")
   resume(tmp_path / "dump.xml", tmp_path / "out.txt")
   lines = [record.getMessage() for record in caplog.records]
   assert len(lines) > 3

@@ -244,7 +244,10 @@ def test_damaged_progress_is_refused_valid_or_of_no_use(
     assert found == ((1, len(_CONTENT)) if records else (0, 0),)
 
 
-@given(fuzzing.json_like({"run": {"a": _VALUES}, "replaced": ["a"]}))
+_RUN = {"a": _MANIFEST.to_dict()}
+
+
+@given(fuzzing.json_like({"run": _RUN, "replaced": ["a"]}))
 def test_damaged_progress_of_overwriting_is_valid_or_of_no_use(
     tmp_path, monkeypatch, content):
   # Reading is tested, and waiting for the disk takes most of the time.
@@ -254,10 +257,10 @@ def test_damaged_progress_of_overwriting_is_valid_or_of_no_use(
   progress, = fuzzing.accepts(lambda: manifest.OverwriteProgress(
       str(tmp_path), "run", {"a": _MANIFEST}))
   is_whole = content == json.dumps(
-      {"run": {"a": _VALUES}, "replaced": ["a"]}).encode()
+      {"run": _RUN, "replaced": ["a"]}).encode()
   assert progress.is_replaced("a") or not is_whole
   assert not progress.is_replaced("b")
-  assert json.loads(path.read_text())["run"] == {"a": _VALUES}
+  assert json.loads(path.read_text())["run"] == _RUN
 
 
 @pytest.mark.parametrize("changes, message", [
