@@ -4,6 +4,7 @@ The graph is the same on a GPU.
 """
 
 import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -51,8 +52,8 @@ def test_products_are_in_float16_and_sums_of_probabilities_are_not():
   # Only the heads, whose scores float16 would round, and the sums over rows in
   # the gradient of the normalisation.
   assert in_float32 and all(
-      re.search("seq_relationship|cls/predictions/MatMul|IdentityN.*_grad", name)
-      for name in in_float32)
+      re.search("seq_relationship|cls/predictions/MatMul|IdentityN.*_grad",
+                name) for name in in_float32)
   for kind in ("Softmax", "LogSoftmax", "Rsqrt", "Mean",
                "SparseSoftmaxCrossEntropyWithLogits"):
     of_kind = [operation for operation in operations if operation.type == kind]
