@@ -21,8 +21,11 @@ SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 WEIGHTS_METADATA = {"format": "pt"}
 PADDING_TOKEN = "[PAD]"
 # BERT's activations by their names there. Its GELU is the tanh form.
-_ACTIVATIONS = {"gelu": "gelu_pytorch_tanh", "linear": "linear", "": "linear",
-                "relu": "relu", "tanh": "tanh"}
+_ACTIVATIONS = {
+    **dict.fromkeys(("gelu", "gelu_new", "gelu_pytorch_tanh"),
+                    "gelu_pytorch_tanh"),
+    "": "linear", "linear": "linear", "relu": "relu", "silu": "silu",
+    "swish": "silu", "tanh": "tanh"}
 _LAYER_NORM_EPSILON = 1e-12
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 # The last part of a variable's name, and what stands for it there.
