@@ -15,8 +15,12 @@ On CPUs with bfloat16 arithmetic, --precisions fp32,bf16 tells whether a change
 of the graph costs speed there.
 """
 
-import dataclasses
 import os
+
+if __name__ == "__main__":  # TensorFlow reads it once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import dataclasses
 import pathlib
 import re
 import statistics
