@@ -79,7 +79,7 @@ def compute_type(precision: str) -> tf.DType:
 
 
 def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
-  """Gives a process one GPU of its machine, whose memory is taken as needed.
+  """Chooses one GPU for a process; TensorFlow takes its memory as needed.
 
   To be called before anything runs on a device: TensorFlow takes the whole
   memory of every GPU that it sees when it first touches one.

@@ -428,7 +428,7 @@ class _Trainer:
 
 
 def describe_reading(num_sequences: int, num_records: int) -> str:
-  """Says what share of the records, or how many epochs, training reads.
+  """Returns which share of the records, or how many epochs, training reads.
 
   Args:
     num_sequences: sequences of all steps that are left, of all processes.

@@ -71,7 +71,7 @@ _MAX_SEQ_LENGTH = 128
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the flags of the same names say."""
+  """The values of the flags of the same names."""
   format: str
   output_dir: str
   bert_config_file: Optional[str]

@@ -23,7 +23,7 @@ _MAX_FALSE_MARKS = 1
 
 
 class DamagedError(Exception):
-  """What is wrong with a compressed file, and where.
+  """A compressed file is truncated or corrupt.
 
   Attributes:
     is_truncated: whether the end is missing; otherwise bytes are wrong.

@@ -108,7 +108,7 @@ class Compression(enum.Enum):
 
 
 class DamagedError(Exception):
-  """What is wrong with a dump, as `DumpReader.error` takes it.
+  """A dump is damaged; `DumpReader.error` makes an error of it.
 
   Attributes:
     problem: in words.

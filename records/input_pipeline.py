@@ -51,6 +51,8 @@ _BATCHES_AHEAD = 16
 # Makes datasets trace a function as it is: AutoGraph would take a second to
 # rewrite control flow that needs no rewriting.
 _as_is = tf.autograph.experimental.do_not_convert
+# Part of TensorFlow's errors where a checkpoint does not fit a model.
+_RESTORING = re.compile("Restoring from checkpoint|not found in checkpoint")
 # What a Location becomes in a dataset.
 _LOCATION_SPEC: Any = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
@@ -91,8 +93,8 @@ def record_errors(flag: str, corpus: Optional[order.Corpus] = None,
   try:
     yield
   except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
-    if "checkpoint" in error.message.split("\n")[0]:
-      raise  # Of a model, whose records are innocent.
+    if _RESTORING.search(error.message):
+      raise  # Of a model: the records are innocent.
     raise InputError("--{}: {}; the file was there when the run began".format(
         flag, error.message.split("\n")[0])) from error
   except tf.errors.FailedPreconditionError as error:

@@ -104,7 +104,7 @@ def read(folder: str, name: str) -> Optional[Split]:
 
 def _problem(folder: str, name: str, split: Split,
              names: List[str]) -> Optional[str]:
-  """Says what is wrong with the parts of a split; None for nothing.
+  """Returns what is wrong with the parts of a split; None for nothing.
 
   Args:
     folder: of the parts.

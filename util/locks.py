@@ -144,7 +144,7 @@ def _lock_holder(descriptor: int) -> str:
 
 @functools.lru_cache(maxsize=None)
 def _tell_of_notes(folder: str) -> None:
-  """Tells once of a folder whose file system has no locks."""
+  """Warns once of a folder whose file system has no locks."""
   logging.warning(
       "The file system of %s has no locks: hidden notes, renewed every minute, "
       "keep a second process from writing the same file there.", folder)

@@ -447,3 +447,15 @@ def test_no_thread_tunes_a_dataset(tmp_path, monkeypatch):
   assert len(datasets) == 3
   for dataset in datasets:
     assert dataset.options().autotune.enabled is False
+
+
+def test_an_error_of_a_checkpoint_is_never_blamed_on_records():
+  message = "Restoring from checkpoint failed. Key x not found in checkpoint"
+  with pytest.raises(tf.errors.NotFoundError):
+    with input_pipeline.record_errors("input_file"):
+      raise tf.errors.NotFoundError(None, None, message)
+  # A record file may lie in a folder of any name.
+  with pytest.raises(InputError, match="--input_file: /checkpoint/a.tfrecord"):
+    with input_pipeline.record_errors("input_file"):
+      raise tf.errors.NotFoundError(
+          None, None, "/checkpoint/a.tfrecord; No such file or directory")
