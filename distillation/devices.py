@@ -1,11 +1,13 @@
 """Precision, XLA, and the choice and memory of GPUs."""
 
+import collections
 import contextlib
+import ctypes
 import dataclasses
 import os
 import re
 import socket
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 from absl import logging
 import tensorflow as tf
@@ -22,6 +24,7 @@ _BFLOAT16_CAPABILITY = (8, 0)
 _CPU_FEATURES = "/proc/cpuinfo"
 # Is there where the driver of NVIDIA's GPUs is loaded.
 _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+_CUDA_DRIVER = "libcuda.so.1"
 # In TF_XLA_FLAGS, which the scripts set, it lets XLA compile for CPUs.
 _XLA_FLAG = "--tf_xla_cpu_global_jit"
 # How long a TPU may take to answer.
@@ -107,6 +110,48 @@ def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
   tf.config.set_visible_devices([gpus[chosen]], "GPU")
   tf.config.experimental.set_memory_growth(gpus[chosen], True)
   return chosen
+
+
+def gpu_uuid(gpu: Optional[int]) -> Optional[str]:
+  """Returns what identifies a GPU wherever it is visible, in hexadecimal.
+
+  It asks CUDA's driver, which takes no memory for that.
+
+  Args:
+    gpu: as `choose_gpu` returns it.
+
+  Returns:
+    The UUID; None where there is no GPU or no driver that tells.
+  """
+  if gpu is None:
+    return None
+  uuid = ctypes.create_string_buffer(16)
+  device = ctypes.c_int()
+  try:
+    driver = ctypes.CDLL(_CUDA_DRIVER)
+    failures = [driver.cuInit(0),
+                driver.cuDeviceGet(ctypes.byref(device), gpu),
+                driver.cuDeviceGetUuid(uuid, device)]
+  except (OSError, AttributeError):
+    return None
+  return None if any(failures) else uuid.raw.hex()
+
+
+def warn_of_shared_gpus(uuids: Sequence[Optional[str]]) -> None:
+  """Warns where processes compute on the same GPU.
+
+  Args:
+    uuids: as `gpu_uuid` returns them, by rank.
+  """
+  ranks = collections.defaultdict(list)
+  for rank, uuid in enumerate(uuids):
+    ranks[uuid].append(str(rank))
+  for uuid, sharing in ranks.items():
+    if uuid and len(sharing) > 1:
+      logging.warning(
+          "Processes %s share one GPU (%s), and its memory and time: start one "
+          "process per GPU (-np, -H HOST:N), or check CUDA_VISIBLE_DEVICES.",
+          ", ".join(sharing), uuid)
 
 
 def find_tpu(name: Optional[str], zone: Optional[str], project: Optional[str],

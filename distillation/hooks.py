@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf1
 from tensorflow.python.training import monitored_session
 import tqdm
 
-from distillation.processes import ENGINE
+from distillation.processes import ENGINE, Group
 from util.command_line import InputError
 
 # A graph's collection of the global step as a step of training leaves it.
@@ -97,22 +97,27 @@ class _WaitListener(tf1.train.CheckpointSaverListener):
     self._wait()
 
 
-class WaitHook(tf1.train.SessionRunHook):
-  """Waits when a session has its variables, and when it is about to end."""
+class GroupHook(tf1.train.SessionRunHook):
+  """Waits for all processes when a session starts and when it ends.
 
-  def __init__(self, wait: Callable[[], None]):
-    """Prepares waiting.
+  Up to the end of its first step the engine may set up connections between
+  GPUs, which takes minutes on many hosts and is no stall.
+  """
 
-    Args:
-      wait: returns when all processes have called it.
-    """
-    self._wait = wait
+  def __init__(self, group: Group):
+    """Takes the processes that run the session together."""
+    self._group = group
 
   def after_create_session(self, session, coord):
-    self._wait()
+    self._group.barrier()
+    self._group.liveness.is_connecting = True
+
+  def after_run(self, run_context, run_values):
+    self._group.liveness.is_connecting = False
 
   def end(self, session):
-    self._wait()
+    self._group.liveness.is_connecting = False
+    self._group.barrier()
 
 
 class StopAtSignalHook(tf1.train.SessionRunHook):

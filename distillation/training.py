@@ -76,6 +76,7 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
             files.locked_folder(output_dir) if processes.is_writer
             else contextlib.nullcontext()),
         lambda unused_lock: {})
+    devices.warn_of_shared_gpus(group.gather(devices.gpu_uuid(gpu)))
     # What takes long is read once, not by every process.
     corpora, decoders = group.broadcast(
         (read_corpora(inputs, output_dir), read_decoders(inputs))
@@ -87,7 +88,8 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
     model_dir = output_dir
     if not processes.is_writer:
       model_dir = stack.enter_context(tempfile.TemporaryDirectory())
-      group.before_exit = lambda: shutil.rmtree(model_dir, ignore_errors=True)
+      group.liveness.before_exit = lambda: shutil.rmtree(
+          model_dir, ignore_errors=True)
     if not options.tpu.use_tpu:
       stack.enter_context(hooks.without_recovery(output_dir))
     trainer = _Trainer(
@@ -203,7 +205,7 @@ class _Trainer:
     progress = hooks.ProgressHook(
         num_steps, self._sequences_per_step * self._processes.size,
         output_dir if is_writer else None)
-    group.activity = lambda: "at step {}".format(progress.step)
+    group.liveness.activity = lambda: "at step {}".format(progress.step)
     stop = hooks.StopAtSignalHook(
         self._processes.reduce_sum if self._processes.size > 1 else None)
     saver = hooks.SaverHook(
@@ -220,8 +222,7 @@ class _Trainer:
               self._decoders.training, position.schedule_offset).train(
               self._training_input_fn(position, in_flight),
               max_steps=num_steps,
-              hooks=[hooks.WaitHook(group.barrier),
-                     *self._processes.broadcast_hooks, *self._processes.hooks,
+              hooks=[hooks.GroupHook(group), *self._processes.broadcast_hooks,
                      progress, stop, saver],
               saving_listeners=[held_out] if held_out else None)
       except tf1.train.NanLossDuringTrainingError:
@@ -304,7 +305,7 @@ class _Trainer:
           self._decoders.held_out, schedule_offset).evaluate(
           # Without a batch the first step finds the end of the records.
           input_fn, steps=max(1, share.num_batches),
-          hooks=[hooks.WaitHook(self._group.barrier),
+          hooks=[hooks.GroupHook(self._group),
                  *self._processes.broadcast_hooks],
           checkpoint_path=checkpoint)
     results["loss"] = results.pop(student.BATCH_LOSS)

@@ -24,6 +24,7 @@ sys.path.insert(0, {root!r})
 import horovod.tensorflow as hvd
 import numpy as np
 import tensorflow as tf
+from distillation import hooks
 from distillation import options
 from distillation import training
 from records import schema
@@ -39,21 +40,25 @@ class Spy(tf.compat.v1.train.SessionRunHook):
     self.ids = [
         operation.outputs[names.index(schema.INPUT_IDS)]
         for operation in graph.get_operations()
-        if operation.type == "IteratorGetNext"]
+        if operation.type == "IteratorGetNext"
+        # Only while it trains.
+        and graph.get_collection(hooks.STEP_AFTER)]
     self.variables = tf.compat.v1.global_variables()
   def before_run(self, run_context):
-    return tf.compat.v1.train.SessionRunArgs(self.ids)
+    return tf.compat.v1.train.SessionRunArgs(self.ids) if self.ids else None
   def after_run(self, run_context, run_values):
-    self.first_ids += run_values.results[0][:, 0].tolist()
+    if self.ids:
+      self.first_ids += run_values.results[0][:, 0].tolist()
   def end(self, session):
-    np.savez({folder!r} + "/rank_%d.npz" % hvd.rank(),
-             first_ids=self.first_ids,
-             **{{v.op.name: session.run(v) for v in self.variables}})
+    if self.ids:
+      np.savez({folder!r} + "/rank_%d.npz" % hvd.rank(),
+               first_ids=self.first_ids,
+               **{{v.op.name: session.run(v) for v in self.variables}})
 
 run = training.run
 def run_and_spy(trainer_options, processes):
   run(trainer_options, dataclasses.replace(
-      processes, hooks=processes.hooks + (Spy(),)))
+      processes, broadcast_hooks=processes.broadcast_hooks + (Spy(),)))
 training.run = run_and_spy
 trainer.define_flags()
 command_line.run(trainer.main, required=options.REQUIRED_FLAGS)

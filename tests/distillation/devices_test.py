@@ -100,6 +100,49 @@ def test_one_process_takes_one_gpu(gpus):
   assert calls == [(["a"], "GPU"), ("a", True)]
 
 
+class _Driver:
+  """CUDA's driver, of a machine with two GPUs."""
+
+  def __init__(self, unused_name):
+    pass
+
+  def cuInit(self, unused_flags):  # pylint: disable=invalid-name
+    return 0
+
+  def cuDeviceGet(self, device, gpu):  # pylint: disable=invalid-name
+    device._obj.value = 70 + gpu
+    return 0 if gpu < 2 else 101
+
+  def cuDeviceGetUuid(self, uuid, device):  # pylint: disable=invalid-name
+    uuid.raw = bytes(range(15)) + bytes([device.value])
+    return 0 if device.value < 72 else 101
+
+
+def test_the_driver_tells_what_identifies_a_gpu(monkeypatch):
+  assert devices.gpu_uuid(None) is None
+  monkeypatch.setattr(devices.ctypes, "CDLL", _Driver)
+  assert devices.gpu_uuid(1) == "000102030405060708090a0b0c0d0e47"
+  assert devices.gpu_uuid(2) is None
+
+  def is_missing(name):
+    raise OSError(name)
+
+  monkeypatch.setattr(devices.ctypes, "CDLL", is_missing)
+  assert devices.gpu_uuid(1) is None
+
+
+@pytest.mark.parametrize("uuids, warning", [
+    (["a", "b", "c"], None), ([None, None], None), (["a"], None),
+    (["a", "b", "a"], "Processes 0, 2 share one GPU (a), and its memory and "
+                      "time: start one process per GPU (-np, -H HOST:N), or "
+                      "check CUDA_VISIBLE_DEVICES."),
+])
+def test_processes_that_share_a_gpu_are_warned_of(caplog, uuids, warning):
+  caplog.set_level("WARNING")
+  devices.warn_of_shared_gpus(uuids)
+  assert caplog.messages == ([warning] if warning else [])
+
+
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_processes_share_the_cores_of_a_machine(monkeypatch, has_gpu):
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)

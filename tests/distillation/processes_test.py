@@ -20,7 +20,7 @@ def _group():
       processes.Processes(
           rank=1, size=2, gather=lambda tensor, name: tensor),
       tf1.ConfigProto())
-  group.activity = lambda: "at step 7"
+  group.liveness.activity = lambda: "at step 7"
   return group
 
 
@@ -48,7 +48,7 @@ def test_others_are_lost_where_the_engine_or_a_connection_ends(
     lost.append(True)
     raise command_line.ReportedError
 
-  monkeypatch.setattr(group, "_raise_lost", raise_lost)
+  monkeypatch.setattr(group.liveness, "raise_lost", raise_lost)
   with pytest.raises(command_line.ReportedError):
     with group.errors():
       raise tf.errors.UnknownError(None, None, message)

@@ -1,0 +1,117 @@
+r"""Measures what the trainer adds to a step.
+
+  python benchmarks/trainer_overhead.py --input_file labelled.tfrecord
+
+The trainer and a bare loop of `session.run` take turns within one run, block by
+block, in the session, graph and input pipeline of the trainer. The bare loop
+fetches the train operation only. The difference is the trainer's overhead: its
+hooks, the summaries and the loss that it fetches, and Estimator's own loop. The
+student has one layer of 16 units, which makes a step short; the overhead does
+not depend on the student.
+"""
+
+import os
+
+if __name__ == "__main__":  # TensorFlow reads these once, the first early.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
+
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from typing import Dict, List
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+# pylint: disable=wrong-import-position
+from absl import flags
+import tensorflow.compat.v1 as tf1
+
+from distillation import hooks
+from distillation import options
+from distillation import training
+import measure
+import modeling
+from util import command_line
+
+FLAGS = flags.FLAGS
+
+# Turns that are not counted: the first steps make kernels and memory.
+_WARM_UP_TURNS = 1
+
+
+def define_flags() -> None:
+  """Defines the flags of the script: some of its own and the trainer's."""
+  measure.define_flags()
+  options.define_flags()
+  flags.DEFINE_integer("block", 100, "Steps of a turn.", lower_bound=1)
+  flags.DEFINE_integer("vocab_size", 30522, "Tokens of the vocabulary.")
+  flags.FLAGS.set_default("train_batch_size", 32)
+
+
+class _Turns(tf1.train.SessionRunHook):
+  """Times blocks of the trainer's steps and of bare ones, in turn.
+
+  Attributes:
+    seconds: of a step, by contender, of each turn.
+  """
+
+  def __init__(self, block: int):
+    self._block = block
+    self._num_steps = 0
+    self.seconds: Dict[str, List[float]] = {"trainer": [], "bare loop": []}
+
+  def begin(self):
+    # The step as training leaves it: its value needs the whole step.
+    self._train_op = tf1.get_collection(hooks.STEP_AFTER)[0].op
+
+  def after_create_session(self, session, coord):
+    self._start = time.perf_counter()
+
+  def after_run(self, run_context, run_values):
+    self._num_steps += 1
+    if self._num_steps % self._block:
+      return
+    self._note("trainer")
+    for _ in range(self._block):
+      run_context.session.run(self._train_op)
+    self._note("bare loop")
+
+  def _note(self, contender: str) -> None:
+    now = time.perf_counter()
+    self.seconds[contender].append((now - self._start) / self._block)
+    self._start = time.perf_counter()
+
+
+def main() -> None:
+  turns = _Turns(FLAGS.block)
+  with tempfile.TemporaryDirectory() as folder:
+    config = os.path.join(folder, "bert_config.json")
+    pathlib.Path(config).write_text(modeling.BertConfig(
+        vocab_size=FLAGS.vocab_size, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=1, intermediate_size=16).to_json_string())
+    FLAGS.bert_config_file = config
+    FLAGS.output_dir = os.path.join(folder, "run")
+    FLAGS.do_train = True
+    FLAGS.num_train_steps = 2 * FLAGS.block * (FLAGS.turns + _WARM_UP_TURNS)
+    FLAGS.num_warmup_steps = 1
+    FLAGS.save_checkpoints_steps = FLAGS.num_train_steps
+    training.run(command_line.options(options.TrainerOptions),
+                 training.Processes(broadcast_hooks=(turns,)))
+  milliseconds = {
+      contender: [1000 * seconds for seconds in found[_WARM_UP_TURNS:]]
+      for contender, found in turns.seconds.items()}
+  for contender, found in milliseconds.items():
+    sys.stdout.write("{}: {:.2f} ms a step ({:.2f} to {:.2f})\n".format(
+        contender, statistics.median(found), min(found), max(found)))
+  sys.stdout.write("overhead: {:.2f} ms a step, the median of {} turns\n".format(
+      statistics.median(ours - bare for ours, bare in zip(
+          *milliseconds.values())), FLAGS.turns))
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=("input_file",))
