@@ -208,7 +208,7 @@ def random_examples(count, seed, shape=SHAPE):
 def random_features(generator, config=CONFIG, shape=SHAPE):
   """Returns the features of one record, with labels and padding."""
   length, slots, top_k = shape[:3]
-  num_tokens = int(generator.integers(5, length + 1))
+  num_tokens = int(generator.integers(max(5, slots), length + 1))
   num_slots = int(generator.integers(1, slots + 1))
   is_token = np.arange(length) < num_tokens
   is_slot = np.arange(slots) < num_slots
