@@ -20,7 +20,7 @@ import collections
 import hashlib
 import os
 import re
-from typing import Any, BinaryIO, Iterator, List, Optional, Sequence
+from typing import BinaryIO, Iterator, List, Optional, Sequence
 
 from absl import flags
 from absl import logging
@@ -34,11 +34,11 @@ from util.command_line import InputError
 FLAGS = flags.FLAGS
 
 _REQUIRED_FLAGS = ("read_file", "split_number", "folder", "name_base")
-_SEARCH_BYTES = 1 << 16
 _COPY_BYTES = 1 << 20
-# The end of a line, and a line of only white space.
-_BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*\n")
-_NOT_SPACE = re.compile(rb"\S")
+_INVISIBLE_LINE = (
+    "the line at byte {:,} has zero-width characters alone, such as U+200B or "
+    "U+FEFF; such a line is not blank and separates no documents: write an "
+    "empty line there if it should")
 # Names that an error lists at most.
 _MAX_LISTED = 5
 
@@ -57,41 +57,6 @@ def define_flags() -> None:
 
 
 # --- Cuts --------------------------------------------------------------------
-
-
-def next_document(file: BinaryIO, position: int) -> Optional[int]:
-  """Finds the first document that starts after a position.
-
-  Args:
-    file: the text.
-    position: where to start; after the start of another document.
-
-  Returns:
-    The position of the document's first line, or None if there is no document.
-  """
-  file.seek(position)
-  is_after_blank_line = False
-  rest = b""
-  while True:
-    block = file.read(_SEARCH_BYTES)
-    if not block:
-      return None
-    block = rest + block
-    position -= len(rest)
-    start = 0
-    if not is_after_blank_line:
-      blank_line = _BLANK_LINE.search(block)
-      if blank_line:
-        is_after_blank_line = True
-        start = blank_line.end()
-    if is_after_blank_line:
-      text = _NOT_SPACE.search(block, start)
-      if text:
-        return position + block.rfind(b"\n", 0, text.start()) + 1
-    # A blank line may begin in this block and end in the next one.
-    end_of_line = max(block.rfind(b"\n"), 0)
-    rest = b"" if _NOT_SPACE.search(block, end_of_line) else block[end_of_line:]
-    position += len(block)
 
 
 def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
@@ -117,12 +82,14 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
     if not latest and num_parts > 1:
       raise InputError(
           "--read_file={} has no blank line between documents, so it cannot be "
-          "split: put an empty line after each document".format(file.name))
+          "split: put an empty line after each document{}".format(
+              file.name, _invisible_line(file)))
     if len(latest) < num_parts - 1:
       raise InputError(
           "--split_number={} is more than the {} documents in --read_file={}, "
-          "which blank lines separate: use {} or less".format(
-              num_parts, len(latest) + 1, file.name, len(latest) + 1))
+          "which blank lines separate: use {} or less{}".format(
+              num_parts, len(latest) + 1, file.name, len(latest) + 1,
+              _invisible_line(file)))
     cuts = _cuts_by_size(file, first, size, num_parts, latest)
     assert cuts is not None  # At the latest positions, if nowhere else.
   return [0] + cuts + [size]
@@ -131,27 +98,36 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
 def _first_text(file: BinaryIO) -> int:
   """Returns the position of the first character that is not white space."""
   file.seek(0)
-  position = 0
+  block = file.read(splits.SEARCH_BYTES)
+  if b"\0" in block:
+    raise InputError("--read_file: {} has NULs: if it is text, {}".format(
+        file.name, files.encoding_advice(block)))
+  first = splits.first_text(file)
+  if first < 0:
+    raise InputError("--read_file: {} contains no text; check the path"
+                     .format(file.name))
+  return first
+
+
+def _invisible_line(file: BinaryIO) -> str:
+  """Returns what errors say of a line that looks blank, if there is one."""
+  position = file.seek(0)
   while True:
-    block = file.read(_SEARCH_BYTES)
+    block = file.read(_COPY_BYTES)
+    line = splits.find_invisible_line(block)
+    if line >= 0:
+      return "; " + _INVISIBLE_LINE.format(position + line)
     if not block:
-      raise InputError("--read_file: {} contains no text; check the path"
-                       .format(file.name))
-    if b"\0" in block:
-      raise InputError("--read_file: {} has NULs: if it is text, {}".format(
-          file.name, files.encoding_advice(block)))
-    text = _NOT_SPACE.search(block)
-    if text:
-      return position + text.start()
+      return ""
     position += len(block)
 
 
 def _documents(file: BinaryIO, first: int) -> Iterator[int]:
   """Yields the positions of all documents except the first one."""
-  start = next_document(file, first)
+  start = splits.next_document(file, first)
   while start is not None:
     yield start
-    start = next_document(file, start)
+    start = splits.next_document(file, start)
 
 
 def _cuts_by_size(file: BinaryIO, first: int, size: int, num_parts: int,
@@ -170,7 +146,7 @@ def _cuts_by_size(file: BinaryIO, first: int, size: int, num_parts: int,
   """
   cuts: List[int] = []
   for i in range(1, num_parts):
-    cut = next_document(file, max(cuts[-1] if cuts else first,
+    cut = splits.next_document(file, max(cuts[-1] if cuts else first,
                                   size * i // num_parts))
     if latest:
       cut = latest[i - 1] if cut is None else min(cut, latest[i - 1])
@@ -255,18 +231,18 @@ def _write_parts(file: BinaryIO, sizes: Sequence[int],
   file.seek(0)
   others = [os.path.join(folder, splits.part_name(name, i))
             for i in range(1, len(sizes))]
-  digest = hashlib.sha256()
+  seen = _Seen()
   try:
     with tqdm.tqdm(total=sum(sizes), unit="B", unit_scale=True,
                    disable=None) as bar:
-      _copy(file, first.file, sizes[0], digest, bar)
+      _copy(file, first.file, sizes[0], seen, bar)
       for path, size in zip(others, sizes[1:]):
         with files.partial_file(path) as part:
           part.keep = True
-          _copy(file, part.file, size, digest, bar)
+          _copy(file, part.file, size, seen, bar)
       first.sync()
     # From here on until the end the folder may hold parts of two splits.
-    split_text = splits.Split(digest.hexdigest(), [], file.name)
+    split_text = splits.Split(seen.digest.hexdigest(), [], file.name)
     splits.write(folder, name, split_text)
     for path in others:
       files.commit_kept(path)
@@ -275,18 +251,46 @@ def _write_parts(file: BinaryIO, sizes: Sequence[int],
   finally:
     for path in others:
       files.remove_partial(path)
+  if seen.invisible_line >= 0:
+    logging.warning("--read_file: %s: %s.", file.name,
+                    _INVISIBLE_LINE.format(seen.invisible_line))
+
+
+class _Seen:
+  """What is noted of a text while it is copied.
+
+  Attributes:
+    digest: SHA-256 of the text so far.
+    invisible_line: the position of a line of zero-width characters alone; -1 if
+      none was seen. Only the beginning of each block is searched: a search of
+      the whole text takes as long as its copy, and a text with such separators
+      has them everywhere.
+  """
+
+  def __init__(self) -> None:
+    self.digest = hashlib.sha256()
+    self.invisible_line = -1
+    self._num_bytes = 0
+
+  def add(self, block: bytes) -> None:
+    self.digest.update(block)
+    if self.invisible_line < 0:
+      line = splits.find_invisible_line(block[:splits.SEARCH_BYTES])
+      if line >= 0:
+        self.invisible_line = self._num_bytes + line
+    self._num_bytes += len(block)
 
 
 def _copy(source: BinaryIO, destination: BinaryIO, num_bytes: int,
-          digest: Any, bar: tqdm.tqdm) -> None:
-  """Copies bytes from one file to another, and hashes them."""
+          seen: _Seen, bar: tqdm.tqdm) -> None:
+  """Copies bytes from one file to another, and notes what they are."""
   while num_bytes:
     block = source.read(min(_COPY_BYTES, num_bytes))
     if not block:
       raise InputError("--read_file: {} became shorter while it was read; run "
                        "the command again".format(source.name))
     destination.write(block)
-    digest.update(block)
+    seen.add(block)
     num_bytes -= len(block)
     bar.update(len(block))
 

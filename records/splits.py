@@ -1,4 +1,7 @@
-"""The parts of a split text, and whether all of them are there.
+"""Where a text can be split, and whether all parts of a split text are there.
+
+A text splits at blank lines: those that `str.strip` empties, as in BERT. The
+search for them reads bytes, since a text is far larger than what is searched.
 
 Beside the parts NAME_0.txt, NAME_1.txt and so on lies a hidden manifest,
 .NAME.split.json. It says so while the parts get their names, and tells at the
@@ -8,12 +11,28 @@ end what they are.
 import json
 import os
 import re
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, BinaryIO, List, NamedTuple, Optional
 
 from util import files
 from util.command_line import InputError
 
 _MANIFEST = re.compile(r"\.(.*)\.split\.json")
+# How much of a text is searched at once, in bytes.
+SEARCH_BYTES = 1 << 16
+# What `str.strip` removes, in UTF-8, but for the line end; and what of these
+# characters a block may end with.
+_SPACE = (rb"[\t\v\f\r\x1c-\x20]|\xc2[\x85\xa0]|\xe1\x9a\x80|"
+          rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80")
+_CUT_SPACE = rb"(?:\xc2|\xe1\x9a?|\xe2[\x80\x81]?|\xe3\x80?)\Z"
+# Characters of Unicode's category Cf that are seen in texts: BERT drops them,
+# but a line of them is not blank.
+_INVISIBLE = (rb"\xc2\xad|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xaa-\xae]|"
+              rb"\xe2\x81[\xa0-\xa4\xa6-\xaf]|\xef\xbb\xbf")
+_BLANK_LINE = re.compile(rb"\n(?:%b)*\n" % _SPACE)
+_INVISIBLE_LINE = re.compile(
+    rb"\n(?:%b)*(?:%b)(?:%b|%b)*\n" % (_SPACE, _INVISIBLE, _SPACE, _INVISIBLE))
+# The first byte of a character that is no white space.
+_TEXT = re.compile(rb"(?!%b|%b)[^\n\x80-\xbf]" % (_SPACE, _CUT_SPACE))
 
 
 class Split(NamedTuple):
@@ -27,6 +46,93 @@ class Split(NamedTuple):
   source: str
   sizes: List[int]
   read_file: str = ""
+
+
+# --- Documents ---------------------------------------------------------------
+
+
+def find_text(block: bytes, start: int = 0) -> int:
+  """Returns where the first character is that is no white space; -1 for none.
+
+  Args:
+    block: UTF-8, whose last character may be cut.
+    start: where to begin; a byte inside a character is passed over.
+  """
+  text = _TEXT.search(block, start)
+  return text.start() if text else -1
+
+
+def find_invisible_line(block: bytes) -> int:
+  """Returns where a line of zero-width characters alone begins; -1 for none.
+
+  Such a line looks blank, but does not separate documents. The first and the
+  last line of the block are left out: they may be cut.
+
+  Args:
+    block: UTF-8.
+  """
+  line = _INVISIBLE_LINE.search(block)
+  return line.start() + 1 if line else -1
+
+
+def next_document(file: BinaryIO, position: int) -> Optional[int]:
+  """Finds the first document that starts after a position.
+
+  Args:
+    file: the text.
+    position: where to start; after the start of another document.
+
+  Returns:
+    The position of the document's first line, or None if there is no document.
+  """
+  file.seek(position)
+  is_after_blank_line = False
+  rest = b""
+  while True:
+    block = file.read(SEARCH_BYTES)
+    if not block:
+      return None
+    block = rest + block
+    position -= len(rest)
+    start = 0
+    if not is_after_blank_line:
+      blank_line = _BLANK_LINE.search(block)
+      if blank_line:
+        is_after_blank_line = True
+        start = blank_line.end()
+    if is_after_blank_line:
+      text = find_text(block, start)
+      if text >= 0:
+        return position + block.rfind(b"\n", 0, text) + 1
+    # A blank line may begin in this block and end in the next one.
+    end_of_line = max(block.rfind(b"\n"), 0)
+    rest = b"" if find_text(block, end_of_line) >= 0 else block[end_of_line:]
+    position += len(block)
+
+
+def first_text(file: BinaryIO) -> int:
+  """Returns where in a text the first character is that is no white space.
+
+  -1 stands for a text without one.
+  """
+  position = file.seek(0)
+  while True:
+    block = file.read(SEARCH_BYTES)
+    if not block:
+      return -1
+    text = find_text(block)
+    if text >= 0:
+      return position + text
+    position += len(block)
+
+
+def is_one_document(path: str) -> bool:
+  """Returns whether no blank line separates documents in a text."""
+  with files.open_file(path) as file:
+    return next_document(file, max(0, first_text(file))) is None
+
+
+# --- Parts -------------------------------------------------------------------
 
 
 def part_name(name: str, number: int) -> str:

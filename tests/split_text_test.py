@@ -33,11 +33,13 @@ def _documents(text):
 
 
 def _random_text(rng, num_documents):
-  blanks = ("\n", "\n\n\n", " \n", "\r\n", "\t \n\n")
+  blanks = ("\n", "\n\n\n", " \n", "\r\n", "\t \n\n", "\xa0\n",
+            "\u3000 \u2003\x85\n", "\x1c\u2028\u1680\u205f\u202f\n")
   text = rng.choice(("", "\n\n", " \n"))
   for _ in range(num_documents):
     for _ in range(rng.choice((1, 1, 3, 20))):
-      text += rng.choice(("", "  ")) + "x\u00e9" * rng.randrange(1, 30)
+      text += rng.choice(("", "  ", "\u3000", "\u201c", "\u200b"))
+      text += "x\u00e9" * rng.randrange(1, 30)
       text += rng.choice(("\n", "\r\n"))
     text += rng.choice(blanks)
   return (text + rng.choice(("", "\n", "no line end"))).encode()
@@ -51,7 +53,7 @@ def _parts(folder, name="a"):
 @pytest.mark.parametrize("search_bytes", [1, 7, 1 << 16])
 def test_parts_are_whole_documents_of_nearly_equal_size(
     tmp_path, monkeypatch, search_bytes):
-  monkeypatch.setattr(split_text, "_SEARCH_BYTES", search_bytes)
+  monkeypatch.setattr(splits, "SEARCH_BYTES", search_bytes)
   rng = random.Random(search_bytes)
   for case in range(60):
     text = _random_text(rng, rng.randrange(1, 30))
@@ -85,6 +87,49 @@ def test_one_large_document_leaves_no_part_empty(tmp_path, sizes):
   source.write_text("\n\n".join("x" * size for size in sizes))
   split_text.split(str(source), 4, str(tmp_path / "out"), "a")
   assert [len(part.strip()) for part in _parts(tmp_path / "out")] == list(sizes)
+
+
+def test_blank_is_what_strip_empties():
+  """Each character of Unicode, by what both searches say of a line of it."""
+  for code_point in range(0x110000):
+    character = chr(code_point)
+    if character == "\n" or 0xd800 <= code_point < 0xe000:
+      continue
+    line = character.encode()
+    is_blank = not character.strip()
+    assert (splits.find_text(line) < 0) == is_blank, hex(code_point)
+    assert bool(splits._BLANK_LINE.fullmatch(b"\n" + line + b"\n")) == is_blank
+    # A character that a block cuts may be white space until the rest comes.
+    if is_blank:
+      assert all(splits.find_text(line[:end]) < 0 for end in range(len(line)))
+
+
+@pytest.mark.parametrize("text, found", [
+    ("one\n\u200b\ntwo\n", 4), ("one\n \ufeff\u200c\t\r\ntwo\n", 4),
+    ("\u201cone\u201d\n\u2060\u00ad\n", 10), ("one\n\u200bx\ntwo\n", -1),
+    ("one\n\n\xa0\ntwo\n", -1), ("one\n\u200b", -1)])
+def test_lines_of_zero_width_characters_are_found(text, found):
+  assert splits.find_invisible_line(text.encode()) == found
+
+
+def test_lines_of_zero_width_characters_are_reported(tmp_path):
+  """Whether they leave too few documents to split, or not."""
+  (tmp_path / "text.txt").write_text(
+      "one\n\u200b\ntwo\n\nthree\n", encoding="utf-8")
+  result = _run(tmp_path)
+  assert result.returncode == 0
+  assert ("--read_file: text.txt: the line at byte 4 has zero-width characters "
+          "alone" in result.stderr)
+  assert _parts(tmp_path / "out") == [
+      "one\n\u200b\ntwo\n\n".encode(), b"three\n"]
+  for split_number in ("3", "4"):
+    result = _run(tmp_path, split_number=split_number)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "2 documents" in result.stderr and "at byte 4 " in result.stderr
+  (tmp_path / "text.txt").write_text("one\n\ufeff\ntwo\n", encoding="utf-8")
+  result = _run(tmp_path)
+  assert result.returncode == 1 and result.stderr.count("\n") == 1
+  assert "no blank line" in result.stderr and "at byte 4 " in result.stderr
 
 
 def test_an_underscore_is_not_doubled(tmp_path):
