@@ -29,6 +29,8 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
+import math
 import os
 import random
 import re
@@ -66,6 +68,8 @@ _BYTES_PER_INPUT_BYTE = 2
 _BYTES_PER_TOKEN = 3
 # What TensorFlow takes in a worker, whose file systems remote storage needs.
 _TENSORFLOW_BYTES = 400 << 20
+# A share of documents of one sentence over which lines seem to be documents.
+_MANY_SHORT = 0.5
 # A share of [UNK] from which the vocabulary seems not to fit.
 _SUSPICIOUS_UNKNOWN = 0.05
 # A share over which it surely does not, and how much of the first file is
@@ -85,6 +89,10 @@ _ONE_DOCUMENT = (
 _MANY_UNKNOWN = (
     "%.0f%% of the tokens%s are [UNK]: is --vocab_file of another language, or "
     "--do_lower_case=%s wrong for it?")
+_SHORT_DOCUMENTS = (
+    "%.0f%% of the documents%s have one sentence, so their next-sentence label "
+    "is always 1 (random next): write a sentence on each line and a blank line "
+    "between documents only, or train with --next_sentence_weight 0.")
 _RESUME = "finished files are kept: the same command resumes from here"
 # What to do if a worker is killed or runs out of memory.
 _REMEDY = ("where memory is short, lower --num_workers, or split the text with "
@@ -102,6 +110,10 @@ def define_flags() -> None:
   flags.DEFINE_bool(
       "do_lower_case", True,
       "Whether to lower the case and drop accents; True for uncased models.")
+  flags.DEFINE_bool(
+      "strip_accents", None,
+      "Whether to drop accents, for a teacher whose tokenizer does not treat "
+      "accents as it treats the case. Default: as do_lower_case.")
   flags.DEFINE_integer(
       "max_seq_length", 128, "Tokens in a sequence.", lower_bound=5)
   flags.DEFINE_integer(
@@ -200,12 +212,18 @@ class Counts(NamedTuple):
     tokens: of the text, each counted once.
     unknown_tokens: how many of these are [UNK].
     sequence_tokens: of the sequences, without padding.
+    short_documents: how many documents have one sentence.
+    invisible_lines: of the text, as for `sampling.Corpus`.
+    unmasked_sequences: how many sequences have no masked token.
   """
   documents: int
   sequences: int
   tokens: int
   unknown_tokens: int
   sequence_tokens: int
+  short_documents: int
+  invisible_lines: int
+  unmasked_sequences: int
 
 
 # --- One file: work for a worker ---------------------------------------------
@@ -255,11 +273,12 @@ class _Reporter:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(vocab_file: str, do_lower_case: bool
+def _tokenizer(vocab_file: str, options: sampling.SamplingOptions
               ) -> tokenization.FullTokenizer:
   """Keeps the tokenizer of a worker, which has cached the common words."""
   return tokenization.FullTokenizer.from_vocab(
-      sampling.read_vocabulary(vocab_file), do_lower_case)
+      sampling.read_vocabulary(vocab_file), options.do_lower_case,
+      options.strip_accents)
 
 
 def check_file(path: str, report: workers.Report) -> Source:
@@ -302,7 +321,7 @@ def create_file(task: Task, report: workers.Report) -> Counts:
   digest = hashlib.sha256()
   reporter = _Reporter(
       task.source.num_bytes, task.options.dupe_factor, report)
-  tokenizer = _tokenizer(task.vocab_file, task.options.do_lower_case)
+  tokenizer = _tokenizer(task.vocab_file, task.options)
   corpus = sampling.read_corpus(path, tokenizer, digest, reporter.read)
   if digest.hexdigest() != task.source.fingerprint:
     raise InputError("--input_dir: {} was changed while this ran; start again"
@@ -324,7 +343,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
   options = task.options
   rng = random.Random(task.seed)
   sampler = sampling.Sampler(corpus, vocab, options, rng)
-  num_sequences = sequence_tokens = 0
+  num_sequences = sequence_tokens = num_unmasked = 0
   with contextlib.ExitStack() as stack:
     writer = stack.enter_context(manifest.RecordWriter(task.output_path))
     # The instances wait on disk, for memory must not grow with dupe_factor.
@@ -336,6 +355,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
       for rows in sampler.rows():
         spill.write(rows.data)
         num_sequences += len(rows)
+        num_unmasked += int(np.count_nonzero(rows["num_masked"] == 0))
         reporter.drawn(1 / num_passes)
       spill.flush()
     except OSError as error:  # A full disk names no file.
@@ -361,7 +381,10 @@ def _write_records(task: Task, corpus: sampling.Corpus,
       tokens=len(corpus.ids),
       unknown_tokens=int(np.count_nonzero(
           corpus.ids == vocab[tokenization.UNKNOWN_TOKEN])),
-      sequence_tokens=sequence_tokens)
+      sequence_tokens=sequence_tokens,
+      short_documents=corpus.num_short_documents,
+      invisible_lines=corpus.num_invisible_lines,
+      unmasked_sequences=num_unmasked)
 
 
 def _spill_folder(output_dir: str) -> str:
@@ -437,7 +460,8 @@ def create(options: RunOptions, launch: launchers.Launch = launchers.Launch(),
     _warn_of_older_outputs(
         options.output_dir, options.output_base_name, len(all_paths))
   if tasks and launch.rank == 0:
-    _warn_of_wrong_vocabulary(tasks[0])
+    _warn_of_few_predictions(options.sampling_options)
+    _warn_of_first_text(tasks[0])
   counts = _create_files(tasks, num_workers, overwriting)
   _log_counts(counts, options.sampling_options)
 
@@ -464,7 +488,7 @@ def _tasks(options: RunOptions, sources: Mapping[int, Source],
            vocab_size: int) -> List[Task]:
   """Returns what to make of input files, given by their numbers."""
   vocab_fingerprint = files.fingerprint(options.vocab_file)
-  record_flags = dataclasses.asdict(options.sampling_options)
+  record_flags = options.sampling_options.manifest_flags()
   layout = None
   if options.record_format == "compact":
     record_flags["record_format"] = options.record_format
@@ -511,7 +535,8 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
   Raises:
     InputError: the files are too large for the memory.
   """
-  sizes = sorted(map(files.size, paths), reverse=True)
+  by_size = sorted(paths, key=files.size, reverse=True)
+  sizes = [files.size(path) for path in by_size]
   bytes_of_worker = _WORKER_BYTES + (
       _TENSORFLOW_BYTES if has_remote_files else 0)
 
@@ -529,13 +554,16 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
     count -= 1
   if need(count) > memory:
     bytes_of_file = max(memory // count - bytes_of_worker, _WORKER_BYTES)
+    remedy = "split the text again with --split_number={} or more".format(
+        -int(-sum(sizes) * bytes_per_byte // bytes_of_file))
+    if splits.is_one_document(by_size[0]):
+      remedy = sampling.MISSING_BLANK_LINES
     raise InputError(
-        "--input_dir: the largest file has {:,} MB, and --num_workers={} needs "
-        "about {:,} MB of memory for such files where {:,} MB are available: "
-        "split the text again with --split_number={} or more{}".format(
-            sizes[0] >> 20, count, need(count) >> 20, memory >> 20,
-            -int(-sum(sizes) * bytes_per_byte // bytes_of_file),
-            ", or lower --num_workers" if count > 1 else ""))
+        "--input_dir: the largest file, {}, has {:,} MB, and --num_workers={} "
+        "needs about {:,} MB of memory for such files where {:,} MB are "
+        "available: {}{}".format(
+            by_size[0], sizes[0] >> 20, count, need(count) >> 20, memory >> 20,
+            remedy, ", or lower --num_workers" if count > 1 else ""))
   return count
 
 
@@ -596,17 +624,49 @@ def _warn_of_other_case(options: RunOptions) -> None:
     logging.warning("--vocab_file: %s.", error)
 
 
-def _warn_of_wrong_vocabulary(task: Task) -> None:
-  """Warns where most tokens that a file begins with are [UNK]."""
+def _warn_of_few_predictions(options: sampling.SamplingOptions) -> None:
+  """Warns where a long sequence has too few slots for what is to be masked."""
+  num_masked = round(options.max_seq_length * options.masked_lm_prob, 6)
+  if options.max_predictions_per_seq < math.floor(num_masked):
+    logging.warning(
+        "--max_predictions_per_seq=%d masks %.1f%% of a sequence of "
+        "--max_seq_length=%d, not --masked_lm_prob=%s of it: %d fits.",
+        options.max_predictions_per_seq,
+        100 * options.max_predictions_per_seq / options.max_seq_length,
+        options.max_seq_length, options.masked_lm_prob, math.ceil(num_masked))
+
+
+def _warn_of_first_text(task: Task) -> None:
+  """Warns of what the beginning of a file shows before records are made.
+
+  That is a vocabulary of another language, and documents of one line.
+  """
   text = next(sampling.text_blocks(task.source.path, hashlib.sha256()))
-  tokens = _tokenizer(task.vocab_file, task.options.do_lower_case).tokenize(
+  where = " that {} begins with".format(task.source.path)
+  tokens = _tokenizer(task.vocab_file, task.options).tokenize(
       text[:_SAMPLE_CHARACTERS])
   unknown_share = tokens.count(tokenization.UNKNOWN_TOKEN) / max(1, len(tokens))
   if unknown_share > _WRONG_UNKNOWN:
+    logging.warning(_MANY_UNKNOWN, 100 * unknown_share, where,
+                    task.options.do_lower_case)
+  lengths = [len(list(lines)) for is_text, lines in itertools.groupby(
+      text.split("\n"), lambda line: bool(line.strip())) if is_text]
+  lengths = lengths[:-1]  # The last document may go on after the block.
+  _warn_of_short_documents(lengths.count(1), len(lengths), where)
+
+
+def _warn_of_short_documents(num_short: int, num_documents: int,
+                             where: str = "") -> None:
+  """Warns where too many documents have one sentence.
+
+  Args:
+    num_short: how many have.
+    num_documents: how many there are.
+    where: which documents; none for all.
+  """
+  if num_short > _MANY_SHORT * num_documents:
     logging.warning(
-        _MANY_UNKNOWN, 100 * unknown_share,
-        " that {} begins with".format(task.source.path),
-        task.options.do_lower_case)
+        _SHORT_DOCUMENTS, 100 * num_short / num_documents, where)
 
 
 def _warn_of_older_outputs(output_dir: str, output_base_name: str,
@@ -630,7 +690,7 @@ def _bar(title: str, num_bytes: int) -> tqdm.tqdm:
 
 def _log_counts(counts: Sequence[Counts],
                 options: sampling.SamplingOptions) -> None:
-  """Logs what was made, and warns where the vocabulary seems not to fit."""
+  """Logs what was made, and warns of what is odd in it."""
   if not counts:
     return
   total = Counts(*map(sum, zip(*counts)))
@@ -643,6 +703,20 @@ def _log_counts(counts: Sequence[Counts],
   if unknown_share > _SUSPICIOUS_UNKNOWN:
     logging.warning(
         _MANY_UNKNOWN, 100 * unknown_share, "", options.do_lower_case)
+  _warn_of_short_documents(total.short_documents, total.documents)
+  if total.invisible_lines:
+    logging.warning(
+        "%d lines have no token but are not blank: zero-width or control "
+        "characters, such as U+200B. They separate no documents: write empty "
+        "lines where they should.", total.invisible_lines)
+  if total.unmasked_sequences:
+    logging.warning(
+        "%.1f%% of the sequences (%d) have no masked token%s",
+        100 * total.unmasked_sequences / total.sequences,
+        total.unmasked_sequences, ": their words have more pieces than are to "
+        "be masked, as in scripts without spaces; use "
+        "--do_whole_word_mask False, or a larger --max_predictions_per_seq."
+        if options.do_whole_word_mask else ".")
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ The rules are those of BERT's uncased and cased models (Devlin et al. 2019):
 the basic tokenizer splits a line into words and punctuation marks, WordPiece
 splits each word into the longest pieces that the vocabulary has. Names and
 signatures are BERT's own, so scripts written for BERT can import this module;
-`FullTokenizer.encode`, `encode_lines` and `from_vocab` are extensions.
+`strip_accents`, `FullTokenizer.encode`, `encode_lines` and `from_vocab` are
+extensions.
 
 Neither step looks beyond the space around a word, so the ids of a word are
 cached: where words repeat, text costs one dictionary look-up a word.
@@ -251,15 +252,20 @@ class _PunctuationTable(_CharacterTable):
 class BasicTokenizer:
   """Splits text into words and punctuation marks."""
 
-  def __init__(self, do_lower_case: bool = True):
+  def __init__(self, do_lower_case: bool = True,
+               strip_accents: Optional[bool] = None):
     """Prepares the character tables.
 
     Args:
-      do_lower_case: whether to lower the case and drop accents.
+      do_lower_case: whether to lower the case.
+      strip_accents: whether to drop accents. None means as do_lower_case, which
+        is what BERT does; Hugging Face's BertTokenizer has this option too.
     """
     self.do_lower_case = do_lower_case
+    self.strip_accents = (
+        do_lower_case if strip_accents is None else strip_accents)
     self._cleaning = _CleaningTable()
-    self._punctuation = _PunctuationTable(strip_accents=do_lower_case)
+    self._punctuation = _PunctuationTable(self.strip_accents)
 
   def tokenize(self, text: Union[str, bytes]) -> List[str]:
     """Returns the words and punctuation marks of `text`, in order.
@@ -271,8 +277,8 @@ class BasicTokenizer:
     for word in convert_to_unicode(text).translate(self._cleaning).split():
       if self.do_lower_case:
         word = word.lower()
-        if not word.isascii():
-          word = unicodedata.normalize("NFD", word)
+      if self.strip_accents and not word.isascii():
+        word = unicodedata.normalize("NFD", word)
       tokens.extend(word.translate(self._punctuation).split())
     return tokens
 
@@ -482,35 +488,40 @@ class FullTokenizer:
     word_cache: what both made of the words so far.
   """
 
-  def __init__(self, vocab_file: str, do_lower_case: bool = True):
+  def __init__(self, vocab_file: str, do_lower_case: bool = True,
+               strip_accents: Optional[bool] = None):
     """Reads the vocabulary and builds both tokenizers.
 
     Args:
       vocab_file: path, as for `load_vocab`.
       do_lower_case: whether the vocabulary is an uncased one.
+      strip_accents: as for `BasicTokenizer`.
 
     Raises:
       ValueError, OSError: as for `load_vocab`.
     """
-    self._build(load_vocab(vocab_file), do_lower_case)
+    self._build(load_vocab(vocab_file), do_lower_case, strip_accents)
 
   @classmethod
-  def from_vocab(cls, vocab: Mapping[str, int],
-                 do_lower_case: bool = True) -> "FullTokenizer":
+  def from_vocab(cls, vocab: Mapping[str, int], do_lower_case: bool = True,
+                 strip_accents: Optional[bool] = None) -> "FullTokenizer":
     """Builds a tokenizer from a vocabulary in memory.
 
     Args:
       vocab: ids by token, as `load_vocab` gives them.
       do_lower_case: whether the vocabulary is an uncased one.
+      strip_accents: as for `BasicTokenizer`.
     """
     tokenizer = cls.__new__(cls)
-    tokenizer._build(vocab, do_lower_case)  # pylint: disable=protected-access
+    # pylint: disable-next=protected-access
+    tokenizer._build(vocab, do_lower_case, strip_accents)
     return tokenizer
 
-  def _build(self, vocab: Mapping[str, int], do_lower_case: bool) -> None:
+  def _build(self, vocab: Mapping[str, int], do_lower_case: bool,
+             strip_accents: Optional[bool]) -> None:
     self.vocab = vocab
     self.inv_vocab = {index: token for token, index in vocab.items()}
-    self.basic_tokenizer = BasicTokenizer(do_lower_case)
+    self.basic_tokenizer = BasicTokenizer(do_lower_case, strip_accents)
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab)
     self.word_cache = WordCache(self.basic_tokenizer, self.wordpiece_tokenizer)
 

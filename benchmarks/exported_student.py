@@ -115,7 +115,7 @@ def read_models() -> Dict[str, export_student.Model]:
     return export_student.read_model(export_student.Options(**{
         "format": "huggingface", "output_dir": "", "bert_config_file": None,
         "init_checkpoint": None, "vocab_file": None, "classifier_dir": None,
-        "do_lower_case": True, "max_seq_length": None,
+        "do_lower_case": True, "strip_accents": None, "max_seq_length": None,
         "max_predictions_per_seq": 1, "weight_bits": "32", "overwrite": False,
         **values}))
 
@@ -180,7 +180,8 @@ def compare(models: Mapping[str, export_student.Model],
   for name, model in models.items():
     exported = export(model, "huggingface", folder / "compared" / name)
     ids, lengths = tokenization.FullTokenizer.from_vocab(
-        model.vocab, model.do_lower_case).encode_lines(texts)
+        model.vocab, model.do_lower_case, model.strip_accents).encode_lines(
+            texts)
     ends = [model.vocab[token] for token in (
         tokenization.CLASS_TOKEN, tokenization.SEPARATOR_TOKEN)]
     ours = [(ends[0], *text_ids, ends[1])

@@ -79,6 +79,7 @@ class Options:
   vocab_file: Optional[str]
   classifier_dir: Optional[str]
   do_lower_case: bool
+  strip_accents: Optional[bool]
   max_seq_length: Optional[int]
   max_predictions_per_seq: int
   weight_bits: str
@@ -104,6 +105,9 @@ def define_flags() -> None:
   flags.DEFINE_bool(
       "do_lower_case", True,
       "Whether to lower the case and drop accents; True for uncased models.")
+  flags.DEFINE_bool(
+      "strip_accents", None,
+      "Whether to drop accents. Default: as do_lower_case.")
   flags.DEFINE_integer(
       "max_seq_length", None,
       "Tokens of the sequence that a tflite model reads. Default: that of the "
@@ -133,6 +137,7 @@ class Model(NamedTuple):
     vocab_file: path of the vocabulary.
     vocab: ids by token.
     do_lower_case: as for the tokenizer.
+    strip_accents: likewise.
     labels: of a classifier, in the order of their ids; empty for a masked-LM
       model.
     max_seq_length: the longest sequence of a classifier's training; None for a
@@ -145,6 +150,7 @@ class Model(NamedTuple):
   vocab_file: str
   vocab: Mapping[str, int]
   do_lower_case: bool
+  strip_accents: Optional[bool]
   labels: Sequence[str]
   max_seq_length: Optional[int]
   fingerprints: Mapping[str, Any]
@@ -171,7 +177,7 @@ def check_flags(options: Options, given: Collection[str]) -> None:
       raise InputError(
           "missing --{}: give {}, or the --classifier_dir of a classifier"
           .format(name, ", ".join("--" + flag for flag in _MODEL_FLAGS)))
-  for name in (*_MODEL_FLAGS, "do_lower_case"):
+  for name in (*_MODEL_FLAGS, "do_lower_case", "strip_accents"):
     if options.classifier_dir and name in given:
       raise InputError(
           "--{} has no effect with --classifier_dir={}, whose own files say "
@@ -222,8 +228,8 @@ def read_model(options: Options) -> Model:
     logging.warning("--do_lower_case: %s.", error)
   return Model(
       config, options.init_checkpoint, match.restored, options.vocab_file,
-      vocab, options.do_lower_case, labels=(), max_seq_length=None,
-      fingerprints={
+      vocab, options.do_lower_case, options.strip_accents, labels=(),
+      max_seq_length=None, fingerprints={
           "bert_config_file": files.fingerprint(options.bert_config_file),
           "init_checkpoint": checkpoints.fingerprint(options.init_checkpoint),
           "vocab_file": files.fingerprint(options.vocab_file)})
@@ -241,7 +247,8 @@ def _read_classifier(folder: str) -> Model:
   return Model(
       config, checkpoint, [*encoder, *classification.HEAD_VARIABLES], paths[2],
       encoding.tokenizer.vocab, notes.settings["do_lower_case"],
-      encoding.labels, encoding.max_seq_length,
+      notes.settings.get("strip_accents"), encoding.labels,
+      encoding.max_seq_length,
       {"classifier_dir": [files.fingerprint(path) for path in paths]})
 
 
@@ -271,9 +278,11 @@ def write_huggingface(model: Model, folder: str) -> None:
           model.config, architecture, vocab.get(hugging_face.PADDING_TOKEN),
           model.labels)),
       (hugging_face.TOKENIZER_FILE, hugging_face.tokenizer(
-          vocab, model.do_lower_case, model.config.type_vocab_size)),
+          vocab, model.do_lower_case, model.config.type_vocab_size,
+          model.strip_accents)),
       (hugging_face.TOKENIZER_CONFIG_FILE, hugging_face.tokenizer_config(
-          vocab, model.max_seq_length or model.config.max_position_embeddings)),
+          vocab, model.max_seq_length or model.config.max_position_embeddings,
+          model.do_lower_case, model.strip_accents)),
       (hugging_face.SPECIAL_TOKENS_FILE, hugging_face.special_tokens(vocab))):
     _write_json(os.path.join(folder, name), values)
 
@@ -404,6 +413,8 @@ def _settings(options: Options, model: Model) -> Dict[str, Any]:
   settings = dict(model.fingerprints, format=options.format)
   if not options.classifier_dir:
     settings["do_lower_case"] = options.do_lower_case
+    if options.strip_accents not in (None, options.do_lower_case):
+      settings["strip_accents"] = options.strip_accents
   if options.format == "tflite":
     settings.update(
         {name: getattr(options, name) for name in _TFLITE_FLAGS})

@@ -87,6 +87,7 @@ class Options:
   init_checkpoint: Optional[str]
   vocab_file: Optional[str]
   do_lower_case: bool
+  strip_accents: Optional[bool]
   max_seq_length: int
   train_batch_size: int
   learning_rate: str
@@ -120,6 +121,9 @@ def define_flags() -> None:
   flags.DEFINE_bool(
       "do_lower_case", True,
       "Whether to lower the case and drop accents; True for uncased models.")
+  flags.DEFINE_bool(
+      "strip_accents", None,
+      "Whether to drop accents. Default: as do_lower_case.")
   flags.DEFINE_integer(
       "max_seq_length", 128,
       "Tokens in a sequence, [CLS] and [SEP] included; longer texts are "
@@ -236,6 +240,8 @@ def _settings(options: Options) -> Dict[str, Any]:
   settings = {name: getattr(options, name) for name in (
       "do_lower_case", "max_seq_length", "train_batch_size",
       "num_train_epochs", "precision", "random_seed")}
+  if options.strip_accents not in (None, options.do_lower_case):
+    settings["strip_accents"] = options.strip_accents
   for name in ("bert_config_file", "vocab_file", "train_file"):
     settings[name] = files.fingerprint(getattr(options, name))
   settings["init_checkpoint"] = (
@@ -247,9 +253,9 @@ def _settings(options: Options) -> Dict[str, Any]:
 def _check_settings(notes: Notes, options: Options,
                     settings: Dict[str, Any], rates: Sequence[str]) -> None:
   """Raises InputError where output_dir was begun with other settings."""
-  for name, value in settings.items():
+  for name in {**settings, **notes.settings}:
     found = notes.settings.get(name)
-    if found != value:
+    if found != settings.get(name):
       is_file = name.endswith("_file") or name == "init_checkpoint"
       raise InputError(
           "--{}={} does not fit --output_dir={}, which was begun with {}: give "
@@ -324,7 +330,7 @@ def check(options: Options) -> TrainingInputs:
   except ValueError as error:
     logging.warning("--do_lower_case: %s.", error)
   tokenizer = tokenization.FullTokenizer.from_vocab(
-      vocab, options.do_lower_case)
+      vocab, options.do_lower_case, options.strip_accents)
   return TrainingInputs(
       config, Encoding(tokenizer, labels, options.max_seq_length), rates,
       training, held_out)
@@ -540,7 +546,8 @@ def load(output_dir: str, flag: str = "output_dir") -> Model:
         "folder".format(flag, checkpoint, len(labels), path))
   return Model(config, Encoding(
       tokenization.FullTokenizer.from_vocab(
-          vocab, notes.settings["do_lower_case"]),
+          vocab, notes.settings["do_lower_case"],
+          notes.settings.get("strip_accents")),
       labels, notes.settings["max_seq_length"]), notes)
 
 
@@ -652,8 +659,10 @@ def apply(options: Options, given: Collection[str]) -> None:
       is wrong.
   """
   model = load(options.output_dir)
-  for name in ("max_seq_length", "do_lower_case"):
-    trained_with = model.notes.settings[name]
+  settings = model.notes.settings
+  for name in ("max_seq_length", "do_lower_case", "strip_accents"):
+    # strip_accents is noted where it differs from do_lower_case.
+    trained_with = settings.get(name, settings["do_lower_case"])
     if name in given and getattr(options, name) != trained_with:
       raise InputError(
           "--{}={}, but the classifier in {} was trained with {}; leave the "

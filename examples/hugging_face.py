@@ -107,7 +107,8 @@ def _replace(pattern: str, content: str) -> Dict[str, Any]:
   return {"type": "Replace", "pattern": {"Regex": pattern}, "content": content}
 
 
-def _normalizers(do_lower_case: bool) -> List[Dict[str, Any]]:
+def _normalizers(do_lower_case: bool,
+                 strip_accents: bool) -> List[Dict[str, Any]]:
   """Returns what cleans text, as `tokenization.BasicTokenizer` does.
 
   The BertNormalizer of `tokenizers` drops characters for private use, which
@@ -116,8 +117,9 @@ def _normalizers(do_lower_case: bool) -> List[Dict[str, Any]]:
   steps = [_replace(r"[\t\n\r\p{Zs}]", " "),
            _replace("[\0\ufffd" r"\p{Cc}\p{Cf}]", "")]
   if do_lower_case:
-    steps += [_replace(_FINAL_SIGMA, "ς"), {"type": "Lowercase"},
-              {"type": "NFD"}, _replace(r"\p{Mn}", "")]
+    steps += [_replace(_FINAL_SIGMA, "ς"), {"type": "Lowercase"}]
+  if strip_accents:
+    steps += [{"type": "NFD"}, _replace(r"\p{Mn}", "")]
   return steps
 
 
@@ -150,8 +152,8 @@ def _template(vocab: Mapping[str, int], second_segment: int) -> Dict[str, Any]:
           for token in (start, end)}}
 
 
-def tokenizer(vocab: Mapping[str, int], do_lower_case: bool,
-              num_segments: int) -> Dict[str, Any]:
+def tokenizer(vocab: Mapping[str, int], do_lower_case: bool, num_segments: int,
+              strip_accents: Optional[bool] = None) -> Dict[str, Any]:
   """Returns the values of tokenizer.json.
 
   Its token ids are those of `tokenization.FullTokenizer`, but that a special
@@ -161,7 +163,10 @@ def tokenizer(vocab: Mapping[str, int], do_lower_case: bool,
     vocab: ids by token, with the special tokens.
     do_lower_case: as for `FullTokenizer`.
     num_segments: that the model knows; with one, both texts of a pair have it.
+    strip_accents: as for `FullTokenizer`.
   """
+  if strip_accents is None:
+    strip_accents = do_lower_case
   return {
       "version": "1.0", "truncation": None, "padding": None,
       "added_tokens": [
@@ -171,7 +176,7 @@ def tokenizer(vocab: Mapping[str, int], do_lower_case: bool,
           for token in sorted(special_tokens(vocab).values(),
                               key=vocab.__getitem__)],
       "normalizer": {"type": "Sequence",
-                     "normalizers": _normalizers(do_lower_case)},
+                     "normalizers": _normalizers(do_lower_case, strip_accents)},
       "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers()},
       "post_processor": _template(vocab, min(1, num_segments - 1)),
       "decoder": {"type": "WordPiece", "cleanup": True,
@@ -187,16 +192,27 @@ def special_tokens(vocab: Mapping[str, int]) -> Dict[str, str]:
   return {role: token for role, token in _ROLES.items() if token in vocab}
 
 
-def tokenizer_config(vocab: Mapping[str, int],
-                     max_seq_length: int) -> Dict[str, Any]:
+def tokenizer_config(vocab: Mapping[str, int], max_seq_length: int,
+                     do_lower_case: bool = True,
+                     strip_accents: Optional[bool] = None) -> Dict[str, Any]:
   """Returns the values of tokenizer_config.json.
 
   The class is the one that takes tokenizer.json as it is. Version 5 of
   transformers makes a BertTokenizer of the vocabulary alone, and that has
-  another limit for the length of a word.
+  another limit for the length of a word. What it makes follows
+  `do_lower_case` and `strip_accents`, which are written where they differ.
+
+  Args:
+    vocab: ids by token.
+    max_seq_length: the longest sequence that the model reads.
+    do_lower_case: as for `FullTokenizer`.
+    strip_accents: likewise.
   """
+  accents: Dict[str, Any] = {}
+  if strip_accents not in (None, do_lower_case):
+    accents = {"do_lower_case": do_lower_case, "strip_accents": strip_accents}
   return {
       "tokenizer_class": "PreTrainedTokenizerFast",
       "model_max_length": max_seq_length, "clean_up_tokenization_spaces": True,
       "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-      **special_tokens(vocab)}
+      **accents, **special_tokens(vocab)}

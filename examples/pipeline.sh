@@ -22,6 +22,8 @@ readonly TEACHER_URL=https://storage.googleapis.com/bert_models/2018_10_18/uncas
 readonly DUMP=${DUMP:-}
 readonly TEXT=${TEXT:-$WORK/wikipedia.txt}
 readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
+# False for an uncased teacher that keeps accents; else as DO_LOWER_CASE.
+readonly STRIP_ACCENTS=${STRIP_ACCENTS:-}
 # Files that the text is split into; the last one is held out.
 readonly FILES=${FILES:-100}
 # The teacher labels the first files that hold STEPS x BATCH_SIZE records, what
@@ -158,6 +160,7 @@ mask() {
       --input_dir "$WORK/split" --output_dir "$WORK/masked" \
       --output_base_name masked --vocab_file "$TEACHER/vocab.txt" \
       --do_lower_case "$DO_LOWER_CASE" --dupe_factor "$DUPE_FACTOR" \
+      ${STRIP_ACCENTS:+--strip_accents "$STRIP_ACCENTS"} \
       --masked_lm_prob "$MASKED_LM_PROB" --record_format "$RECORD_FORMAT" \
       "${LENGTHS[@]}"
 }

@@ -44,6 +44,8 @@ _MAX_VOCABULARY_PADDING = 1023
 _DECODED_BYTES = 2 << 20
 # Bytes that one request to a file reads at most: a block of ordinary records.
 _REQUEST_BYTES = 4 << 20
+# Records that are looked at for such without a masked token.
+_SAMPLED_RECORDS = 256
 # Enough for the fastest model; several processes may share the cores.
 _MOST_DECODING_THREADS = 4
 # Batches that are ready before the model asks for them.
@@ -233,7 +235,29 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
     features = _first_features(path, flag)
     layouts.append(compact.layout_of(features))
     _check_record(compact.expand(features), path, shape, vocab_size)
+  _warn_of_unmasked_records(paths[0], flag)
   return shape._replace(layouts=tuple(dict.fromkeys(layouts)))
+
+
+def _warn_of_unmasked_records(path: str, flag: str) -> None:
+  """Warns where records that a file begins with have no masked token."""
+  def read():
+    is_unmasked = []
+    # Damage is an error for whoever reads the records.
+    with contextlib.suppress(InputError):
+      for serialized in itertools.islice(
+          tfrecord.read(path, flag), _SAMPLED_RECORDS):
+        features = compact.expand(tfrecord.decode(serialized))
+        is_unmasked.append(not np.any(features[schema.MASKED_LM_WEIGHTS]))
+    return sum(is_unmasked), len(is_unmasked)
+
+  num_unmasked, num_records = files.once("unmasked records", [path], read)
+  if num_unmasked:
+    logging.warning(
+        "--%s: %.1f%% of the first %d records in %s have no masked token, so "
+        "they teach nothing of words: make them again with "
+        "--do_whole_word_mask False, or a larger --max_predictions_per_seq.",
+        flag, 100 * num_unmasked / num_records, num_records, path)
 
 
 def _first_features(path: str, flag: str) -> Dict[str, Any]:

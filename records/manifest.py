@@ -34,7 +34,8 @@ _COUNTS = ("num_records", "num_bytes", "block_offsets", "teacher")
 _PART = re.compile(r"-\d{5}-of-(\d{5})")
 # Flags that manifests only name where they have another value. Others follow
 # from them, so they are compared first.
-_DEFAULTS = {"label_format": "topk", "record_format": "example"}
+_DEFAULTS = {"label_format": "topk", "record_format": "example",
+             "strip_accents": "as --do_lower_case"}
 
 
 class TeacherFigures(NamedTuple):

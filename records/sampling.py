@@ -32,6 +32,10 @@ BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 20
 # [CLS], [SEP] and [SEP].
 _NUM_SPECIAL = 3
+# What to do about a file that is too large and cannot be split.
+MISSING_BLANK_LINES = (
+    "its text has no blank line between documents, where alone it could be "
+    "split; put an empty line after each document, and split it again")
 # Positions in a file's text are int32.
 _MAX_TOKENS = 2**31 - 1
 # A masked token becomes [MASK] 8 times in 10; of the rest, half stay.
@@ -48,13 +52,14 @@ class SamplingOptions:
   """What determines the records, apart from text, vocabulary and seed.
 
   Attributes:
-    do_lower_case: whether to lower the case and drop accents.
+    do_lower_case: whether to lower the case.
     max_seq_length: S.
     max_predictions_per_seq: P.
     dupe_factor: how many times to go through the text.
     masked_lm_prob: share of the tokens to mask.
     short_seq_prob: share of the documents cut into shorter sequences.
     do_whole_word_mask: whether to mask all pieces of a word or none.
+    strip_accents: whether to drop accents; None means as do_lower_case.
   """
   do_lower_case: bool
   max_seq_length: int
@@ -63,6 +68,18 @@ class SamplingOptions:
   masked_lm_prob: float
   short_seq_prob: float
   do_whole_word_mask: bool
+  strip_accents: Optional[bool] = None
+
+  def manifest_flags(self) -> Dict[str, Any]:
+    """Returns the value of each flag, as manifests hold them.
+
+    `strip_accents` is left out where it does what do_lower_case does without
+    it, as in the manifests of earlier versions.
+    """
+    values = dataclasses.asdict(self)
+    if self.strip_accents in (None, self.do_lower_case):
+      values.pop("strip_accents")
+    return values
 
   @property
   def row_dtype(self) -> np.dtype:
@@ -96,10 +113,18 @@ class Corpus(NamedTuple):
     sentences: where each sentence starts in ids, and where the last one ends.
     documents: which sentence each document starts with, and the number of
       sentences.
+    num_invisible_lines: lines without a token that are not blank, as those of
+      zero-width characters alone.
   """
   ids: np.ndarray
   sentences: "array.array[int]"
   documents: "array.array[int]"
+  num_invisible_lines: int = 0
+
+  @property
+  def num_short_documents(self) -> int:
+    """How many documents have one sentence."""
+    return int(np.count_nonzero(np.diff(self.documents) == 1))
 
 
 def read_vocabulary(vocab_file: str) -> Dict[str, int]:
@@ -221,6 +246,7 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
   ids = array.array("i")
   sentences = array.array("q", [0])
   documents = array.array("q", [0])
+  num_invisible_lines = 0
   for text in text_blocks(path, digest):
     lines = text.split("\n")
     if not lines[-1]:
@@ -232,7 +258,9 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
       if length:
         end += length
         sentences.append(end)
-      elif not line.strip() and documents[-1] != len(sentences) - 1:
+      elif line.strip():
+        num_invisible_lines += 1
+      elif documents[-1] != len(sentences) - 1:
         documents.append(len(sentences) - 1)
     report(len(text))
   if documents[-1] != len(sentences) - 1:
@@ -240,10 +268,13 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
   if not ids:
     raise InputError("--input_dir: {} holds no text; remove it".format(path))
   if len(ids) > _MAX_TOKENS:
-    raise InputError("--input_dir: {} has {} tokens, over the limit of {}; "
-                     "split the text with a larger --split_number".format(
-                         path, len(ids), _MAX_TOKENS))
-  return Corpus(np.frombuffer(ids, np.int32), sentences, documents)
+    raise InputError(
+        "--input_dir: {} has {} tokens, over the limit of {}: {}".format(
+            path, len(ids), _MAX_TOKENS,
+            MISSING_BLANK_LINES if len(documents) == 2 else
+            "split the text with a larger --split_number"))
+  return Corpus(np.frombuffer(ids, np.int32), sentences, documents,
+                num_invisible_lines)
 
 
 # --- Sampling ----------------------------------------------------------------

@@ -20,6 +20,7 @@ from records import sampling
 from records import splits
 from records import tfrecord
 import reference_pretraining_data as reference
+import tokenization
 from util import files
 from util.command_line import InputError
 
@@ -236,6 +237,10 @@ def test_records_equal_the_reference(
   assert counts.documents == len(documents) == num_documents
   assert counts.tokens == len(tokens)
   assert counts.unknown_tokens == tokens.count("[UNK]")
+  assert counts.short_documents == [
+      len(document) for document in documents].count(1)
+  assert counts.unmasked_sequences == sum(
+      not any(record["masked_lm_weights"]) for record in expected)
 
 
 # --- The run -----------------------------------------------------------------
@@ -496,7 +501,7 @@ def test_a_vocabulary_of_another_case_is_reported(
     tmp_path, vocab_file, folder, do_lower_case, is_reported):
   (tmp_path / folder).mkdir()
   shutil.copy(vocab_file, tmp_path / folder)
-  _input(tmp_path, "a cat\n\na dog\n")
+  _input(tmp_path, "a cat\na dog\n\na dog\na cat\n")
   result = _run(tmp_path, vocab_file=folder + "/vocab.txt",
                 do_lower_case=do_lower_case)
   assert result.returncode == 0
@@ -516,11 +521,95 @@ def test_older_outputs_are_reported(tmp_path, vocab_file):
   assert "a_1.tfrecord is not of this run" in result.stderr
 
 
+@pytest.mark.parametrize("text, early, late", [
+    ("a cat\n\na dog\n\n" * 9, "100%", "100%"),
+    # The last document is not known to end.
+    ("a cat\n\na dog\n\n" + "a cat\nthe dog\n", "100%", "67%"),
+    ("a cat\nthe dog\n\na dog\na cat\n\na cat\n", "", "")])
+def test_documents_of_one_sentence_are_reported(
+    tmp_path, vocab_file, text, early, late):
+  del vocab_file
+  _input(tmp_path, text)
+  result = _run(tmp_path, dupe_factor=1)
+  assert result.returncode == 0
+  begins, made, ends = result.stderr.partition("1 files: ")
+  assert made
+  for told, share, where in (
+      (begins, early, " that in/t_0.txt begins with"), (ends, late, "")):
+    assert ("have one sentence" in told) == bool(share)
+    if share:
+      assert "{} of the documents{} have one sentence".format(
+          share, where) in told
+  if late == "100%":
+    assert all(record["next_sentence_labels"] == [1]
+               for record in _read(tmp_path / "out/a_0.tfrecord"))
+
+
+@pytest.mark.parametrize("flags, told", [
+    ({"max_seq_length": 512}, "=20 masks 3.9% of a sequence of "
+     "--max_seq_length=512, not --masked_lm_prob=0.15 of it: 77 fits"),
+    ({"max_seq_length": 512, "max_predictions_per_seq": 76}, ""),
+    ({"max_seq_length": 128}, ""),
+    ({"max_seq_length": 128, "masked_lm_prob": 0.3}, "=20 masks 15.6% .*: 39 "),
+    # In float arithmetic 7 of 100 are more than 7.
+    ({"max_seq_length": 100, "masked_lm_prob": 0.07,
+      "max_predictions_per_seq": 7}, ""),
+    ({"max_seq_length": 100, "masked_lm_prob": 0.07,
+      "max_predictions_per_seq": 6}, ": 7 fits")])
+def test_too_few_predictions_are_reported(caplog, flags, told):
+  settings = reference.Settings()._replace(**flags)
+  stage._warn_of_few_predictions(_options(settings))
+  assert bool(caplog.messages) == bool(told)
+  assert re.search(told, caplog.text)
+
+
+def test_what_cannot_be_masked_or_seen_is_reported(tmp_path, vocab_file):
+  """Words of more pieces than are to be masked; lines of U+200B."""
+  del vocab_file
+  whole = "un" + "want" * 9
+  _input(tmp_path, "\n".join([whole, whole, "\u200b", whole, "", "cat", whole])
+         + "\n")
+  flags = dict(dupe_factor=1, max_seq_length=32, max_predictions_per_seq=5,
+               short_seq_prob=0, output_dir="whole")
+  result = _run(tmp_path, do_whole_word_mask="True", **flags)
+  assert result.returncode == 0, result.stderr
+  records = _read(tmp_path / "whole/a_0.tfrecord")
+  unmasked = sum(not any(record["masked_lm_weights"]) for record in records)
+  assert 0 < unmasked < len(records)
+  assert ("{:.1f}% of the sequences ({}) have no masked token: ".format(
+      100 * unmasked / len(records), unmasked) in result.stderr)
+  assert "use --do_whole_word_mask False, or" in result.stderr
+  assert "1 lines have no token but are not blank" in result.stderr
+  result = _run(tmp_path, **dict(flags, output_dir="pieces"))
+  assert result.returncode == 0 and "no masked token" not in result.stderr
+
+
+def test_accents_are_dropped_on_request(tmp_path):
+  words = ["[PAD]", *tokenization.SPECIAL_TOKENS, "\xe9t\xe9", "ete",
+           "\xc9t\xe9", "Ete"]
+  (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
+  _input(tmp_path, "\xc9t\xe9\n\xc9t\xe9\n\n\xc9t\xe9\n\xc9t\xe9\n")
+  for do_lower_case, strip_accents, token in (
+      (True, False, "\xe9t\xe9"), (False, True, "Ete")):
+    folder = str(do_lower_case)
+    result = _run(tmp_path, dupe_factor=1, output_dir=folder,
+                  do_lower_case=do_lower_case, strip_accents=strip_accents)
+    assert result.returncode == 0, result.stderr
+    path = str(tmp_path / folder / "a_0.tfrecord")
+    ids = {index for record in _read(path) for index, weight in zip(
+        record["masked_lm_ids"], record["masked_lm_weights"]) if weight}
+    assert {words[index] for index in ids} == {token}
+  result = _run(tmp_path, dupe_factor=1, output_dir="True")
+  assert result.returncode == 1 and result.stderr.count("\n") == 1
+  assert "--strip_accents is as --do_lower_case, not False" in result.stderr
+
+
 def test_workers_fit_into_memory(tmp_path):
   paths = []
   for i, megabytes in enumerate((100, 300, 200)):
     paths.append(str(tmp_path / str(i)))
     with open(paths[-1], "wb") as file:
+      file.write(b"\n \na\n\na\n")
       file.truncate(megabytes << 20)
   gigabyte = 1 << 30
   assert stage.workers_that_fit(paths, 8, None) == 3
@@ -536,6 +625,12 @@ def test_workers_fit_into_memory(tmp_path):
   assert stage.workers_that_fit(paths, 1, 750 << 20) == 1
   assert stage.workers_that_fit(paths, None, 750 << 20) == 1
   with pytest.raises(InputError, match="--split_number=3 or more$"):
+    stage.workers_that_fit(paths, None, 749 << 20)
+  # What cannot be split.
+  with open(paths[1], "r+b") as file:
+    file.write(b"\n \na\nb\na\n")
+  with pytest.raises(InputError, match="{}, .* no blank line between documents"
+                     .format(paths[1])):
     stage.workers_that_fit(paths, None, 749 << 20)
 
 

@@ -10,7 +10,7 @@ The order of the draws from `random.Random(seed)` is part of the contract.
 
 import random
 import unicodedata
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 _MAX_WORD_LENGTH = 200
 # A small vocabulary, and words for a text, some of which it lacks.
@@ -64,8 +64,11 @@ def _is_cjk(char: str) -> bool:
           or 0xF900 <= point <= 0xFAFF or 0x2F800 <= point <= 0x2FA1F)
 
 
-def split_words(text: str, do_lower_case: bool) -> List[str]:
+def split_words(text: str, do_lower_case: bool,
+                strip_accents: Optional[bool] = None) -> List[str]:
   """Splits a line into words and punctuation marks."""
+  if strip_accents is None:
+    strip_accents = do_lower_case
   cleaned = []
   for char in text:
     if char in "\0\ufffd" or _is_control(char):
@@ -79,7 +82,9 @@ def split_words(text: str, do_lower_case: bool) -> List[str]:
   words = []
   for word in "".join(cleaned).split():
     if do_lower_case:
-      word = unicodedata.normalize("NFD", word.lower())
+      word = word.lower()
+    if strip_accents:
+      word = unicodedata.normalize("NFD", word)
       word = "".join(c for c in word if unicodedata.category(c) != "Mn")
     spaced = []
     for char in word:
@@ -106,11 +111,11 @@ def split_word_pieces(word: str, vocabulary: Dict[str, int]) -> List[str]:
   return pieces
 
 
-def tokenize(text: str, vocabulary: Dict[str, int],
-             do_lower_case: bool) -> List[str]:
+def tokenize(text: str, vocabulary: Dict[str, int], do_lower_case: bool,
+             strip_accents: Optional[bool] = None) -> List[str]:
   """Splits a line into WordPiece tokens."""
   tokens = []
-  for word in split_words(text, do_lower_case):
+  for word in split_words(text, do_lower_case, strip_accents):
     tokens.extend(split_word_pieces(word, vocabulary))
   return tokens
 

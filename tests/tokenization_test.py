@@ -35,11 +35,13 @@ _BERT_INTERFACE = {
     "convert_tokens_to_ids": ("vocab", "tokens"),
     "convert_ids_to_tokens": ("inv_vocab", "ids"),
     "whitespace_tokenize": ("text",),
-    "FullTokenizer": ("vocab_file", ("do_lower_case", True)),
+    # The last parameter is ours, and of BasicTokenizer too.
+    "FullTokenizer": ("vocab_file", ("do_lower_case", True),
+                      ("strip_accents", None)),
     "FullTokenizer.tokenize": ("self", "text"),
     "FullTokenizer.convert_tokens_to_ids": ("self", "tokens"),
     "FullTokenizer.convert_ids_to_tokens": ("self", "ids"),
-    "BasicTokenizer": (("do_lower_case", True),),
+    "BasicTokenizer": (("do_lower_case", True), ("strip_accents", None)),
     "BasicTokenizer.tokenize": ("self", "text"),
     "WordpieceTokenizer": ("vocab", ("unk_token", "[UNK]"),
                            ("max_input_chars_per_word", 200)),
@@ -255,6 +257,23 @@ def test_basic_tokenizer_splits_words_and_marks(text, lower, cased):
   assert tokenization.BasicTokenizer(False).tokenize(text) == cased.split()
 
 
+@pytest.mark.parametrize("do_lower_case, strip_accents, words", [
+    (True, None, "eleve e 中 .  e"), (True, True, "eleve e 中 .  e"),
+    (True, False, "\xe9l\xe8ve e\u0301 中 . \xe9"),
+    (False, None, "\xc9l\xe8ve E\u0301 中 . \xc9"),
+    (False, False, "\xc9l\xe8ve E\u0301 中 . \xc9"),
+    (False, True, "Eleve E 中 . E")])
+def test_accents_are_dropped_apart_from_the_case(
+    do_lower_case, strip_accents, words):
+  basic = tokenization.BasicTokenizer(do_lower_case, strip_accents)
+  text = "\xc9l\xe8ve E\u0301中. \xc9"
+  assert basic.tokenize(text) == words.split()
+  vocab = {token: i for i, token in enumerate(["[UNK]", *words.split()])}
+  full = tokenization.FullTokenizer.from_vocab(
+      vocab, do_lower_case, strip_accents)
+  assert full.tokenize(text) == words.split()
+
+
 @pytest.mark.parametrize("word, pieces", [
     ("unaffable", "un ##aff ##able"),
     ("unwanted", "un ##want ##ed"),
@@ -283,24 +302,28 @@ def test_tokens_and_ids_are_converted_both_ways(vocab):
   assert tokenizer.encode("Hello unaffable world \U0001f600") == ids
 
 
-@pytest.mark.parametrize("do_lower_case", [True, False])
-def test_ids_equal_the_reference_on_random_unicode(vocab, do_lower_case):
+@pytest.mark.parametrize("do_lower_case, strip_accents, num_strings", [
+    (True, None, _FUZZ_STRINGS // 2), (False, None, _FUZZ_STRINGS // 2),
+    (True, False, _FUZZ_STRINGS // 20), (False, True, _FUZZ_STRINGS // 20)])
+def test_ids_equal_the_reference_on_random_unicode(
+    vocab, do_lower_case, strip_accents, num_strings):
   rng = random.Random(do_lower_case)
   ascii_text = [chr(i) for i in range(128)]
   latin = [chr(i) for i in range(0x370)]
   lines = []
-  for i in range(_FUZZ_STRINGS // 2):
+  for i in range(num_strings):
     if i % 4:
       letters = (ascii_text, latin, _TRICKY)[i % 3]
       line = "".join(rng.choices(letters, k=rng.randrange(12)))
     else:
       line = "".join(chr(rng.randrange(0x110000)) for _ in range(6))
     lines.append(line + rng.choice(("", " ", "\n")) + rng.choice(_TRICKY))
-  tokenizer = tokenization.FullTokenizer.from_vocab(vocab, do_lower_case)
+  tokenizer = tokenization.FullTokenizer.from_vocab(
+      vocab, do_lower_case, strip_accents)
   ids, lengths = tokenizer.encode_lines(lines)
   end = 0
   for line, length in zip(lines, lengths):
-    expected = reference.tokenize(line, vocab, do_lower_case)
+    expected = reference.tokenize(line, vocab, do_lower_case, strip_accents)
     assert ids[end:end + length].tolist() == [
         vocab[token] for token in expected], repr(line)
     end += length

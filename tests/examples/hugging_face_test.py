@@ -20,7 +20,7 @@ import tokenization
 
 _VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] a ##a b ##b film ##s cafe é ς σ
 ##ς ##σ ss ß i ı I mask [ ] , . 中 文 \u2ceaf ! un ##un \ue000 \u0301 O ' ##O
-ο ##δ ##ο""".split()
+ο ##δ ##ο café""".split()
 # Letters, signs and marks that tokenizers have got wrong.
 _ODD_CHARACTERS = ("aAbBfilmFILM éÉe\u0301 İıIi ß ẞ Σσς ΟΔο '’.·: \t\n\r\0\x01"
                    "\x7f\x85\xa0\xad\u200b\u200d\u2028\u2029\u3000\ufeff\ufffd"
@@ -34,12 +34,13 @@ _ODD_TEXTS = (
 
 
 @functools.lru_cache(maxsize=None)
-def _tokenizers(do_lower_case, num_segments=2):
+def _tokenizers(do_lower_case, num_segments=2, strip_accents=None):
   """Returns the project's tokenizer and the one of the written file."""
   vocab = {token: index for index, token in enumerate(_VOCABULARY)}
-  return (tokenization.FullTokenizer.from_vocab(vocab, do_lower_case),
+  return (tokenization.FullTokenizer.from_vocab(
+      vocab, do_lower_case, strip_accents),
           tokenizers.Tokenizer.from_str(json.dumps(hugging_face.tokenizer(
-              vocab, do_lower_case, num_segments))))
+              vocab, do_lower_case, num_segments, strip_accents))))
 
 
 # --- Weights -----------------------------------------------------------------
@@ -133,18 +134,34 @@ def test_each_activation_has_a_name():
 # --- The tokenizer -----------------------------------------------------------
 
 
+def test_accents_are_written_where_they_differ_from_the_case():
+  vocab = {token: index for index, token in enumerate(_VOCABULARY)}
+  for do_lower_case in (True, False):
+    config = functools.partial(
+        hugging_face.tokenizer_config, vocab, 128, do_lower_case)
+    assert config() == config(None) == config(do_lower_case)
+    assert config(not do_lower_case) == {
+        **config(), "do_lower_case": do_lower_case,
+        "strip_accents": not do_lower_case}
+  _, theirs = _tokenizers(True, strip_accents=False)
+  assert theirs.encode("CAFÉ", add_special_tokens=False).tokens == ["café"]
+
+
 @pytest.mark.parametrize("do_lower_case", [True, False])
+@pytest.mark.parametrize("strip_accents", [None, True, False])
 @pytest.mark.parametrize("text", _ODD_TEXTS)
-def test_odd_texts_have_the_same_ids(text, do_lower_case):
-  ours, theirs = _tokenizers(do_lower_case)
+def test_odd_texts_have_the_same_ids(text, strip_accents, do_lower_case):
+  ours, theirs = _tokenizers(do_lower_case, strip_accents=strip_accents)
   assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text)
 
 
 @hypothesis.given(strategies.text(strategies.sampled_from(_ODD_CHARACTERS)),
-                  strategies.booleans())
-def test_texts_of_odd_characters_have_the_same_ids(text, do_lower_case):
+                  strategies.booleans(),
+                  strategies.sampled_from([None, True, False]))
+def test_texts_of_odd_characters_have_the_same_ids(
+    text, do_lower_case, strip_accents):
   hypothesis.assume(not re.search("['.:·’\u0301\u064e]{3}Σ", text))
-  ours, theirs = _tokenizers(do_lower_case)
+  ours, theirs = _tokenizers(do_lower_case, strip_accents=strip_accents)
   assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text)
 
 

@@ -130,6 +130,9 @@ def test_a_corpus_is_documents_of_sentences(tmp_path, vocab_file):
   assert corpus.ids.dtype == np.int32
   assert corpus.sentences.tolist() == [0, 2, 5, 7]
   assert corpus.documents.tolist() == [0, 2, 3]
+  # That of U+200B, which separates no documents.
+  assert corpus.num_invisible_lines == 1
+  assert corpus.num_short_documents == 1
 
 
 @pytest.mark.parametrize("text, message", [
@@ -137,6 +140,7 @@ def test_a_corpus_is_documents_of_sentences(tmp_path, vocab_file):
     (b"xx\n" * 1000000 + b"\n\xc3", "byte 3000001"),
     (b"a\nb\n" + b"x" * 3000000, "a line of over 1,048,576 bytes, line 3"),
     (b" \n\n", "--input_dir.*text.txt holds no text"),
+    (b"\xe2\x80\x8b\n", "--input_dir.*text.txt holds no text"),
     (b"", "holds no text"),
 ])
 def test_a_file_that_is_no_text_is_an_error(
@@ -151,11 +155,17 @@ def test_a_file_that_is_no_text_is_an_error(
 
 def test_options_are_immutable_and_of_the_names_in_manifests():
   options = sampling.SamplingOptions(**reference.Settings()._asdict())
-  assert list(dataclasses.asdict(options)) == [
+  assert list(options.manifest_flags()) == [
       "do_lower_case", "max_seq_length", "max_predictions_per_seq",
       "dupe_factor", "masked_lm_prob", "short_seq_prob", "do_whole_word_mask"]
   with pytest.raises(dataclasses.FrozenInstanceError):
     options.dupe_factor = 2
+  # As earlier versions wrote and read them.
+  same = dataclasses.replace(options, strip_accents=True)
+  assert same.manifest_flags() == options.manifest_flags()
+  other = dataclasses.replace(options, strip_accents=False)
+  assert other.manifest_flags() == {
+      **options.manifest_flags(), "strip_accents": False}
 
 
 @pytest.mark.parametrize("changes", [
