@@ -12,6 +12,7 @@ import bz2
 import html
 import json
 import os
+import re
 import sys
 from typing import Any, Dict, Iterator, Sequence
 
@@ -22,6 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # pylint: disable=wrong-import-position
 from extract_wikipedia_for_bert import output
 from extract_wikipedia_for_bert import prose
+from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert import wikitext
 from util import command_line
 from util import files
@@ -29,6 +31,12 @@ from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
+# Links and images, which options of WikiExtractor keep as HTML.
+_LINK_TAG = re.compile(r"</?(?:a|img)(?:\s[^<>]*)?>", re.IGNORECASE)
+# What stands for a formula or for code: formula_1, codice_2.
+_PLACEHOLDER = re.compile(r"[^\W\d_]+_\d+")
+# BULLET::::- item, BULLET::::1. item, Section::::History.
+_LINE_MARK = re.compile(r"\w+::::(\s*(?:-|\d+\.)\s)?")
 
 def define_flags() -> None:
   """Defines this script's flags."""
@@ -103,25 +111,35 @@ def _is_text(value: Any) -> bool:
 
 def paragraphs(article: Dict[str, str],
                language: str) -> Iterator[wikitext.Paragraph]:
-  """Yields the paragraphs of an article, without its title.
+  """Yields the paragraphs of an article, without its title and headings.
 
   Versions of WikiExtractor before 3.1 write the title as the first line of the
-  text, later ones do not.
+  text, later ones do not. Of what its options and other versions leave, links
+  become their labels; `templates.UNKNOWN_WORDS` stands for formulas and code.
 
   Args:
     article: an object with "text" and perhaps "title".
     language: the language code of the text.
   """
   # Some versions escape the tags that they do not remove.
-  text = wikitext.resolve_tags(html.unescape(article["text"]))
+  text = templates.PRIVATE_CHARACTERS.sub("", html.unescape(article["text"]))
+  text = wikitext.resolve_tags(_LINK_TAG.sub("", text))
+  text = _PLACEHOLDER.sub(templates.UNKNOWN_WORDS, text)
+  text = wikitext.MAGIC_WORD.sub("", text)
   lines = [line.strip() for line in text.split("\n")]
   title = html.unescape(str(article.get("title") or "")).strip()
   first = next((number for number, line in enumerate(lines) if line), None)
   if title and first is not None and lines[first] == title:
     del lines[:first + 1]
   for line in lines:
+    mark = _LINE_MARK.match(line)
+    if mark and mark[1] is None:
+      continue  # A heading.
+    if mark:
+      line = line[mark.end():]
     if line:
-      yield wikitext.Paragraph(wikitext.plain_text(line, language), False)
+      yield wikitext.Paragraph(
+          wikitext.plain_text(line, language), mark is not None)
 
 
 def extract(paths: Sequence[str], writer: output.ArticleWriter,

@@ -76,7 +76,7 @@ _POSSESSIVE = re.compile(r"(?<=[^'\s])'''(?=s\b)")
 # What [[Ada (name)|]] and [[Ada, Ohio|]] leave out of their label.
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 # __NOTOC__ and __KEIN_INHALTSVERZEICHNIS__, but not __init__.
-_MAGIC_WORD = re.compile(
+MAGIC_WORD = re.compile(
     r"__(?=[^_]{2})(?:[A-Z]|[^\x00-\x7f\s])+(?:_(?:[A-Z]|[^\x00-\x7f\s])+)*__")
 # What a wiki with variants writes: -{...}-, perhaps with templates inside.
 _VARIANTS = re.compile(r"-\{(?!\{)((?:[^{}]|\{\{[^{}]*\}\})*)\}-")
@@ -164,7 +164,7 @@ def paragraphs(text: str, wiki: Wiki, holes: Optional[templates.Holes] = None
   text = drop_tables(text)
   text = drop_links(text, wiki.dropped_links)
   text = resolve_block_templates(text, wiki.language, holes)
-  for block in blocks(_MAGIC_WORD.sub("", text)):
+  for block in blocks(MAGIC_WORD.sub("", text)):
     plain = plain_text(block.text, wiki.language, holes)
     for part in _PARAGRAPH_BREAK.split(plain):
       part = " ".join(part.split())

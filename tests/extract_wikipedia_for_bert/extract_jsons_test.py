@@ -99,6 +99,35 @@ def test_removes_only_the_title():
   assert texts("Ada", "") == []
 
 
+@pytest.mark.parametrize("text, expected", [
+    # Links, as options of WikiExtractor keep them.
+    ('It is <a href="Old%20town">old</a> and <A HREF="x">so</A> is Ada.',
+     ["It is old and so is Ada."]),
+    ("It is &lt;a href=&quot;Old%20town&quot;&gt;old &amp;amp; grey&lt;/a&gt;.",
+     ["It is old & grey."]),
+    ('It is <img src="a.png" alt="An old map">old <a href="x"><b>now</b></a>.',
+     ["It is old now."]),
+    # Words that are not there, in any language.
+    ("Here formula_1 is large. It is quite old.", ["It is quite old."]),
+    ("The formula_12-norm of codice_2 is large.\nIt is quite old.",
+     ["It is quite old."]),
+    ("Ici, formule_3 est grand. Тук код_4 е малък.", []),
+    ("Section::::History.\nBULLET::::- It is an old one as they say.\n"
+     "BULLET::::2.  It is a new one as they say.\nBULLET::::- Short one.\n"
+     "Section::::History.:Early life.\nIt is quite old.",
+     ["It is an old one as they say.", "It is a new one as they say.",
+      "It is quite old."]),
+    ("__NOTOC__It is quite old.\nIt is __БЕЗ_ОГЛ__ grey. Not in its __init__.",
+     ["It is quite old.", "It is grey.", "Not in its __init__."]),
+    # What marks missing words here may not come from a text.
+    ("It is \ue000quite old.", ["It is quite old."])])
+def test_what_other_versions_and_options_leave(text, expected):
+  lines = extract_jsons.prose.lines(
+      extract_jsons.paragraphs({"title": "Ada", "text": text}, "en"),
+      extract_jsons.prose.Options(min_sentences=1))
+  assert lines == expected
+
+
 @pytest.mark.parametrize("name, content, words", [
     ("wiki_00", "<doc id='1'>\nAda\n</doc>\n", ["wiki_00 line 1", "--json"]),
     ("wiki_00", ADA + '{"title": "Zoë"}\n', ["wiki_00 line 2"]),
