@@ -69,6 +69,8 @@ def _pairs(left: str, right: str) -> Tuple[str, ...]:
 
 # Not the joiners U+200C and U+200D, which Persian and Hindi need.
 _INVISIBLE = "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a-\u202e"
+# Marks that no space comes before: of Latin, Armenian, Indic, Arabic, Chinese.
+_MARKS = ",.;:!?։।॥،؛؟۔。、，；：！？"
 TIDY_RULES = (
     # "soft\u00adhyphen" -> "softhyphen"
     TidyRule("invisible", re.compile("[" + _INVISIBLE + "]"), ""),
@@ -98,8 +100,8 @@ TIDY_RULES = (
              ("( ", "[ ", " )", " ]")),
     # "one , two ." -> "one, two."
     TidyRule("space before punctuation",
-             re.compile(r"\s+(?=[,.;:!?](?:\s|$|[)\]\"”]))"), "",
-             (" ,", " .", " ;", " :", " !", " ?")),
+             re.compile(r"\s+(?=[" + _MARKS + r"](?:\s|$|[)\]\"”]))"), "",
+             tuple(" " + mark for mark in _MARKS)),
     # "one, , two" -> "one, two"
     TidyRule("repeated separator", re.compile(r"([,;])(?:\s*[,;])+"), r"\1",
              _pairs(",;", ",;")),

@@ -41,6 +41,12 @@ _BEFORE_NEXT = "(?=[^\\s" + re.escape(_CLOSING_MARKS) + "])"
 _CLEAR_END = re.compile(
     "[" + _CLEAR_MARKS + "](?:\\s*[" + TERMINAL_MARKS + "])*["
     + re.escape(_CLOSING_MARKS) + "]*(?P<space>\\s*)" + _BEFORE_NEXT)
+# A script's own full stop. Beside it a point is that of an abbreviation: "डॉ.".
+_OWN_STOP = re.compile("[։।።។။۔。｡]")
+# Hiragana after these go on with the sentence: 「…。」と言った。
+_CLOSED_QUOTATION = re.compile(
+    "[" + _CLEAR_MARKS + "][" + re.escape(_CLOSING_MARKS) + "]+$")
+_HIRAGANA = re.compile("[\u3041-\u309f]")
 _UNMARKED = re.compile("[" + languages.SCRIPTS_WITHOUT_MARKS + "]")
 _UNMARKED_SHARE = .5
 # A line of a script without marks has at least so many characters.
@@ -103,8 +109,11 @@ def split(paragraph: str, language: str = "en") -> List[str]:
     paragraph.
   """
   pieces: List[str] = []
+  no_stops = (".", "․") if _OWN_STOP.search(paragraph) else ()
   for piece in _pieces(paragraph, language):
-    if pieces and _belongs_together(pieces[-1][-_TAIL:], piece, language):
+    if pieces and (
+        pieces[-1].rstrip().endswith(no_stops)
+        or _belongs_together(pieces[-1][-_TAIL:], piece, language)):
       pieces[-1] += piece
     else:
       pieces.append(piece)
@@ -175,9 +184,17 @@ def _split_after_clear_marks(sentence: str, language: str) -> List[str]:
     if (not end["space"] and sentence[end.end()].isdigit()
         and sentence[end.start() - 1].isdigit()):
       continue
+    if _goes_on(end[0], sentence[end.end()]):
+      continue
     parts.append(sentence[start:end.start("space")])
     start = end.end()
   return parts + [sentence[start:]]
+
+
+def _goes_on(left: str, right: str) -> bool:
+  """Returns whether a sentence of Japanese goes on after a quotation."""
+  return (_HIRAGANA.match(right) is not None
+          and _CLOSED_QUOTATION.search(left) is not None)
 
 
 @functools.lru_cache(maxsize=None)
@@ -242,6 +259,8 @@ def _without_quotation_marks(
 def _belongs_together(left: str, right: str, language: str) -> bool:
   """Returns whether two pieces that sentencex splits are one sentence."""
   if right[0] == "-" and not left[-1].isspace():  # "reflection-vs.-angle curve"
+    return True
+  if _goes_on(left, right):
     return True
   left = left.rstrip()
   head = right.lstrip(_QUOTATION_MARKS + "([ ")[:1]

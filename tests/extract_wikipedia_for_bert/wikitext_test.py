@@ -464,7 +464,7 @@ TIDY = {
                                      "Achilles (a hero)"),
     "empty parentheses": ("Albedo ( ) or [] it", "Albedo or it"),
     "space inside parentheses": ("it ( a hero ) is", "it (a hero) is"),
-    "space before punctuation": ("one , two .", "one, two."),
+    "space before punctuation": ("one , two . ա ։ क ।", "one, two. ա։ क।"),
     "repeated separator": ("one, , two;; three", "one, two; three"),
     "separator before stop": ("one,. Two", "one. Two"),
     "spaces left": ("one  two", "one two"),
