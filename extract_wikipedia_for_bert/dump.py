@@ -290,6 +290,10 @@ class Source:
       failure = _feed(parser, chunk)
       for _, element in parser.read_events():
         if _local_name(element) == "revision":
+          if _is_stub(element):
+            raise DamagedError(
+                "a dump of stubs, which lacks the texts of its pages",
+                _WHICH_DUMP, position)
           # The last revision of a page is the newest. Clearing each one keeps
           # a dump with full histories from filling the memory.
           wikitext = _wikitext(element)
@@ -499,11 +503,16 @@ class DumpReader:
               language=element.get(_XML_LANG) or self.site.language)
         elif event == "end" and name == "siteinfo":
           self.site = _site(element)
-          return source
+        elif event == "start" and element.getparent().getparent() is None:
+          if name == "page":
+            return source
+          if name != "siteinfo":
+            raise self.error(
+                "a dump without pages: it has <{}> where <page> was expected"
+                .format(name), _WHICH_DUMP, 0)
       if source is None and failure is not None:
         raise self.error("not a MediaWiki dump: " + failure.msg, _WHICH_DUMP, 0)
-      if failure is not None or len(header) > _MAX_HEADER_BYTES or (
-          _PAGE.encode(encoding) in header):
+      if failure is not None or len(header) > _MAX_HEADER_BYTES:
         break
     if source is None:
       raise self.error("not a MediaWiki dump", _WHICH_DUMP, 0)
@@ -601,6 +610,18 @@ def _feed(parser: etree.XMLPullParser,
 def _local_name(element: etree._Element) -> str:
   """Returns a tag's name, which etree.QName refuses where XML has `<:a>`."""
   return element.tag.rpartition("}")[2]
+
+
+def _is_stub(revision: etree._Element) -> bool:
+  """Returns whether a revision names its text without holding it.
+
+  A dump of stubs has the id or location of each text, by which a later pass
+  finds it, and its length in bytes. A full dump has neither of the first two.
+  """
+  text = revision.find("{*}text")
+  return (text is not None and not text.text
+          and (text.get("bytes") or "0") != "0"
+          and (text.get("id") or text.get("location")) is not None)
 
 
 def _wikitext(revision: etree._Element) -> str:

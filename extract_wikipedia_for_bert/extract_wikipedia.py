@@ -278,7 +278,7 @@ class _Run:
         self._num_done = 0
         progress.update(result.part.position - progress.n)
         now = time.monotonic()
-        if now - noted >= _NOTE_SECONDS:
+        if now - noted >= _NOTE_SECONDS and writer.articles:
           self._note(result.part.position)
           noted = now
         if progress.disable and now - logged >= _LOG_SECONDS:

@@ -250,6 +250,15 @@ def test_wrong_flags(tmp_path, flags, words):
 BZ2_DUMP = bz2.compress(SMALL_DUMP.encode())
 GZIP_DUMP = gzip.compress(SMALL_DUMP.encode())
 XML_DUMP = SMALL_DUMP.encode()
+LOGS = "<logitem><id>1</id><type>move</type></logitem>\n"
+
+
+def stub(attributes):
+  """Returns a page whose text a later pass would bring."""
+  return page("Ada", "").replace(
+      '<text xml:space="preserve"></text>', "<text {} />".format(attributes))
+
+
 BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
 
 
@@ -271,6 +280,18 @@ BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
     (BROKEN_IN_ZOE, ["broken", "'Stub'"]),
     (bz2.compress(XML_DUMP[:-13]) + b"junk", ["truncated", "'Zoë'"]),
     (dump_of().encode(), ["no article", "0 pages"]),
+    (gzip.compress(dump_of(LOGS * 9).encode()),
+     ["without pages: it has <logitem> where <page> was expected",
+      "pages-articles"]),
+    (dump_of("<board>1</board>", siteinfo="").encode(), ["it has <board>"]),
+    (dump_of(stub('bytes="9" sha1="x" location="tt:1" id="1"')).encode(),
+     ["a dump of stubs", "pages-articles"]),
+    (bz2.compress(dump_of(stub('id="123" bytes="9"')).encode()),
+     ["a dump of stubs", "no complete page"]),
+    # Deleted, empty, and what a dump could not get: other pages have text.
+    (dump_of(*map(stub, (
+        'deleted="deleted"', 'bytes="0" id="1"', 'bytes="9"'))).encode(),
+     ["no article", "3 pages"]),
     (dump_of(page("Stub", "One.")).encode(), ["no article", "'Stub'"]),
 ])
 def test_damaged_dumps(tmp_path, content, words):
