@@ -115,7 +115,7 @@ def read_models() -> Dict[str, export_student.Model]:
     return export_student.read_model(export_student.Options(**{
         "format": "huggingface", "output_dir": "", "bert_config_file": None,
         "init_checkpoint": None, "vocab_file": None, "classifier_dir": None,
-        "do_lower_case": True, "strip_accents": None, "max_seq_length": None,
+        "do_lower_case": True, "max_seq_length": None,
         "max_predictions_per_seq": 1, "weight_bits": "32", "overwrite": False,
         **values}))
 

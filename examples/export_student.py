@@ -79,11 +79,11 @@ class Options:
   vocab_file: Optional[str]
   classifier_dir: Optional[str]
   do_lower_case: bool
-  strip_accents: Optional[bool]
   max_seq_length: Optional[int]
   max_predictions_per_seq: int
   weight_bits: str
   overwrite: bool
+  strip_accents: Optional[bool] = None
 
 
 def define_flags() -> None:

@@ -87,13 +87,13 @@ class Options:
   init_checkpoint: Optional[str]
   vocab_file: Optional[str]
   do_lower_case: bool
-  strip_accents: Optional[bool]
   max_seq_length: int
   train_batch_size: int
   learning_rate: str
   num_train_epochs: float
   precision: str
   random_seed: int
+  strip_accents: Optional[bool] = None
 
 
 def define_flags() -> None:
@@ -260,7 +260,7 @@ def _check_settings(notes: Notes, options: Options,
       raise InputError(
           "--{}={} does not fit --output_dir={}, which was begun with {}: give "
           "that, or another --output_dir".format(
-              name, getattr(options, name) or "", options.output_dir,
+              name, getattr(options, name, None) or "", options.output_dir,
               (found and "another file" or "none") if is_file else found))
   if notes.learning_rate and list(notes.learning_rates) != list(rates):
     raise InputError(

@@ -129,6 +129,12 @@ LEFTOVER_MARKUP = {
     "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
                   r"|\bRetrieved (?:on )?\d",
 }
+# What only citations of books have, between their parts: "// Час", "— К., 2010",
+# "— Львів: Світ, 1999", "— С. 8", "— № 2", "— 96 с.".
+_CITATION = re.compile(
+    r"\s//\s|[.\])] [—–] (?:"
+    r"[^\s,:]{1,12}(?:: [^,.]{1,40})?, (?:1[5-9]|20)\d\d[.—–]"
+    r"|[СCТT]\. ?\d|№ ?\d|\d+ ?[сc]\.)")
 _LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
 # Texts of which one is in all leftover markup of ASCII characters.
 _SIGNS_OF_MARKUP = ("[[", "]]", "{", "}", "|", "px", "<", "&", "==", "__", "\\",
@@ -184,7 +190,7 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
 
   Prose is long enough and ends in a terminal mark; a paragraph may also end in
   a colon. A last sentence that does not end so is dropped. In scripts without
-  such marks, prose is what is long enough.
+  such marks, prose is what is long enough. Citations are not prose.
 
   Args:
     paragraph: plain text.
@@ -193,7 +199,8 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
   text = tidy(paragraph.text)
   min_words = (_MIN_LIST_ITEM_WORDS if paragraph.is_list_item
                else _MIN_PARAGRAPH_WORDS)
-  if count_words(text) < min_words:
+  if count_words(text) < min_words or (
+      not text.isascii() and _CITATION.search(text)):
     return []
   if sentences.is_unmarked(text):
     min_characters = (_MIN_UNMARKED_LIST_ITEM if paragraph.is_list_item

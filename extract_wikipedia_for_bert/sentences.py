@@ -63,12 +63,12 @@ _WINDOW = 5000
 # Whether a piece is a complete sentence shows in its last characters.
 _TAIL = 80
 _WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
-# Never the end of a sentence: "Vol. One", "spp. Homo".
+# Never the end of a sentence: "Vol. One", "spp. Homo", "т.е. 365".
 _ABBREVIATION = re.compile(
     _WORD_START +
     r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr"
     r"|Brig|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g"
-    r"|i\.e)\.$")
+    r"|i\.e|т\. ?(?:[ен]|зв))\.$")
 # "J. S. Bach", "М. Грушевський"; sentencex knows those of English.
 _INITIAL = re.compile(_WORD_START + r"(?:[^\W\d_]\.-?)+$")
 # "im 19. Jahrhundert", "II. Abdülhamid", in languages that write them so.
@@ -76,7 +76,7 @@ _ORDINAL = re.compile(_WORD_START + r"(?:\d{1,2}|[IVXLC]+)\.$")
 # Not the end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
     _WORD_START +
-    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir"
+    r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir|[Vv]z"
     r"|[ivxl]+|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?"
     r"|[Oo]ct|[Nn]ov|[Dd]ec)\.$")
 # The number of a list item, by itself or within a sentence: "2.", "one; 2.",
@@ -84,8 +84,8 @@ _ABBREVIATION_BEFORE_NUMBER = re.compile(
 _LIST_NUMBER = re.compile(
     r"(?:^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]"
     r"|[;:,](?: and| or)? \(?\d{1,2}\.)$")
-# No sentence starts with these: "= 'feminine'", "; then".
-_CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]")
+# No sentence starts with these: "= 'feminine'", "; then", "сл. Хр.".
+_CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]|Хр\.")
 # Words that sentencex takes for abbreviations. Before a capital letter they end
 # an English sentence most of the time: "a work of art. Hirst said".
 _ENGLISH_LAST_WORD = re.compile(

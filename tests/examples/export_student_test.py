@@ -255,6 +255,7 @@ def test_tflite(tmp_path, folder, is_classifier):
     ({"classifier_dir": "c"}, ("vocab_file",),
      "--vocab_file has no effect with --classifier_dir=c"),
     ({"classifier_dir": "c"}, ("do_lower_case",), "--do_lower_case has no"),
+    ({"classifier_dir": "c"}, ("strip_accents",), "--strip_accents has no"),
     ({"classifier_dir": "c"}, ("max_predictions_per_seq",),
      "--max_predictions_per_seq has no effect"),
     ({"format": "saved_model"}, ("weight_bits",),
@@ -293,6 +294,10 @@ def test_another_export_is_replaced_only_if_asked_for(tmp_path, folder):
   before = (output_dir / "tokenizer.json").read_bytes()
   with pytest.raises(InputError, match="another --do_lower_case: .*overwrite"):
     _export(folder, output_dir, "huggingface", do_lower_case=False)
+  with pytest.raises(InputError, match="another --strip_accents: .*overwrite"):
+    _export(folder, output_dir, "huggingface", strip_accents=False)
+  # It says what --do_lower_case says.
+  _export(folder, output_dir, "huggingface", strip_accents=True)
   assert (output_dir / "tokenizer.json").read_bytes() == before
   _export(folder, output_dir, "huggingface", do_lower_case=False,
           overwrite=True)

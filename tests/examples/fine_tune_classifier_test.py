@@ -652,6 +652,7 @@ def test_the_case_that_a_folder_is_named_for(tmp_path, folder):
 @pytest.mark.parametrize("flags, words", [
     (("--max_seq_length", 9), ("--max_seq_length=9", "trained with 10")),
     (("--do_lower_case", "False"), ("--do_lower_case=False", "True")),
+    (("--strip_accents", "False"), ("--strip_accents=False", "True")),
     (("--eval_file", "absent.tsv"), ("--eval_file", "absent.tsv")),
 ])
 def test_faults_of_applying(trained, flags, words):

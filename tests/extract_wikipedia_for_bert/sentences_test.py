@@ -73,6 +73,7 @@ The ratio is 1:2.|The sum is 3.
 He left; she stayed.|They met again.
 Mount St. Helens erupted.|Mt. Everest did not.
 Jr. stands for junior.|John Smith Jr. was one.
+The guns are the vz. 61 and others.|They fire.
 Sammy Davis Jr. sang.|He danced.
 The No. 1 song was his.|No. 2 was not.
 It was the end of World War II.|Peace came.
@@ -102,6 +103,7 @@ OTHER_LANGUAGES = [
     ("ja", "江戸とも。|「そうだ。|いいか？」と言った。|「はい。」|東京だ。"),
     # A point beside a full stop of the script is that of an abbreviation.
     ("hi", "डॉ. राजेन्द्र प्रसाद राष्ट्रपति थे।|वे बिहार के थे।"),
+    ("bg", "Годините са „сл. Хр.“ или н.е.|Те са дълги, т.е. 365 дни.|Край."),
     ("mr", "हे पहिले आहे.|ते दुसरे आहे."),
     ("hy", "Եղել է մ․թ․ա․ 782 թ. Արգիշտիի օրոք։|Սա երկրորդն է։"),
     ("zh", "他说：“你好。”|4人走了！"),

@@ -534,6 +534,12 @@ def test_keeps_sentences_that_only_look_like_markup(sentence):
     ("This item has just five.", True, []),
     ("This item has six words, no mark", True, []),
     ("These items are among the three:", True, []),
+    # Citations.
+    ("Книга про все на світі. — К., 2010.", True, []),
+    ("Книга про все. — Вінніпег: УВАН, 1971. — 48 с.", False, []),
+    ("Галюк М. Творець гімну // Культура і життя. — № 7.", True, []),
+    ("Ми йшли додому. — Так, 2010 року. Це було давно.", False,
+     ["Ми йшли додому.", "— Так, 2010 року.", "Це було давно."]),
 ])
 def test_keeps_what_reads_as_prose(text, is_list_item, expected):
   paragraph = wikitext.Paragraph(text, is_list_item)

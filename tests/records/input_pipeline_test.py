@@ -54,6 +54,28 @@ def test_2019_records_are_readable_by_name(shared):
   assert int(decoded[schema.INPUT_IDS][0, 0]) == 101  # [CLS]
 
 
+def test_records_without_a_masked_token_are_reported(
+    tmp_path, features, caplog):
+  """By those that the first file begins with, as far as it is intact."""
+  unmasked = dict(features, **{
+      schema.MASKED_LM_WEIGHTS:
+          np.zeros_like(features[schema.MASKED_LM_WEIGHTS])})
+  path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 4)
+  _check(path)
+  assert not caplog.messages
+  path = tiny.write_records(
+      tmp_path / "b.tfrecord", [features, unmasked, features, features])
+  _check(path)
+  assert re.search("--input_file: 25.0% of the first 4 records in .*b.tfrecord "
+                   "have no masked token", caplog.text)
+  assert "--do_whole_word_mask False" in caplog.text
+  caplog.clear()
+  path = tiny.write_records(tmp_path / "c.tfrecord", [features, unmasked])
+  path.write_bytes(path.read_bytes()[:-9])
+  _check(path)
+  assert not caplog.messages
+
+
 def _longer_frame():
   """Returns the frame of a record of other lengths."""
   features, = tiny.random_examples(
