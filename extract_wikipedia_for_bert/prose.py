@@ -129,8 +129,8 @@ LEFTOVER_MARKUP = {
     "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
                   r"|\bRetrieved (?:on )?\d",
 }
-# What only citations of books have, between their parts: "// Час", "— К., 2010",
-# "— Львів: Світ, 1999", "— С. 8", "— № 2", "— 96 с.".
+# What only citations have between their parts: "// Час", "— К., 2010.",
+# "— Львів: Світ, 1999.", "— С. 8", "— № 2", "— 96 с.".
 _CITATION = re.compile(
     r"\s//\s|[.\])] [—–] (?:"
     r"[^\s,:]{1,12}(?:: [^,.]{1,40})?, (?:1[5-9]|20)\d\d[.—–]"

@@ -34,8 +34,8 @@ MAX_LINE_BYTES = 1 << 20
 _NUM_SPECIAL = 3
 # What to do about a file that is too large and cannot be split.
 MISSING_BLANK_LINES = (
-    "its text has no blank line between documents, where alone it could be "
-    "split; put an empty line after each document, and split it again")
+    "its text has no blank line between documents, and a text is split only "
+    "there: put an empty line after each document, and split it again")
 # Positions in a file's text are int32.
 _MAX_TOKENS = 2**31 - 1
 # A masked token becomes [MASK] 8 times in 10; of the rest, half stay.
