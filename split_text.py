@@ -35,6 +35,8 @@ FLAGS = flags.FLAGS
 
 _REQUIRED_FLAGS = ("read_file", "split_number", "folder", "name_base")
 _COPY_BYTES = 1 << 20
+# How much of each copied block is searched for lines that look blank.
+_SAMPLE_BYTES = 1 << 14
 _INVISIBLE_LINE = (
     "the line at byte {:,} has zero-width characters alone, such as U+200B or "
     "U+FEFF; such a line is not blank and separates no documents: write an "
@@ -275,7 +277,7 @@ class _Seen:
   def add(self, block: bytes) -> None:
     self.digest.update(block)
     if self.invisible_line < 0:
-      line = splits.find_invisible_line(block[:splits.SEARCH_BYTES])
+      line = splits.find_invisible_line(block[:_SAMPLE_BYTES])
       if line >= 0:
         self.invisible_line = self._num_bytes + line
     self._num_bytes += len(block)
