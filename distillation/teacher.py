@@ -1,7 +1,9 @@
 """The frozen teacher that labels records.
 
 Dimensions:
-  N: sequences in a window, or in one call of the teacher
+  N: sequences in a window
+  B: sequences in a batch, one call of the teacher
+  T: real slots of a batch
   S: tokens in a sequence
   P: slots for masked tokens in a sequence
   K: truncation_factor, entries stored for each slot
@@ -9,10 +11,11 @@ Dimensions:
   H: hidden_size of the teacher
 """
 
-from concurrent import futures
+import contextlib
 import dataclasses
 import time
-from typing import Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import (Dict, Generator, Iterator, List, Mapping, NamedTuple,
+                    Optional, Sequence, Tuple)
 
 from absl import logging
 import numpy as np
@@ -32,6 +35,8 @@ from records import tfrecord
 from records.manifest import (
     count_records, Manifest, RecordWriter, TeacherFigures)
 from util import files
+from util import streams
+from util import threads
 from util.command_line import InputError
 
 # Batches among which sequences are sorted by length; progress is kept by
@@ -40,6 +45,13 @@ _WINDOW_BATCHES = 16
 # On GPUs and with XLA lengths are multiples of this: odd sizes are slow there,
 # and XLA compiles every size once more.
 _LENGTH_MULTIPLE = 16
+# Batches that are prepared while the teacher reads one.
+_BATCHES_AHEAD = 2
+# Bytes of answers, about, that wait for a window to be written meanwhile; at
+# least one answer.
+_ANSWER_BYTES = 64 << 20
+# Records that are encoded at once: few enough for a core's cache.
+_ENCODED_RECORDS = 256
 # What a teacher should predict of the masked tokens; BERT-Base is over 50%.
 _SUSPICIOUS_ACCURACY = 0.2
 # Bins of the histogram of the stored mass: it is reported in three digits.
@@ -85,6 +97,29 @@ class Labels(NamedTuple):
   cross_entropies: np.ndarray
 
 
+class LabelledWindow(NamedTuple):
+  """A window of records and its labels."""
+  window: input_pipeline.Window
+  labels: Labels
+
+
+class _Batch(NamedTuple):
+  """Sequences of one window that the teacher reads at once.
+
+  Attributes:
+    window: the window.
+    is_last: whether the batch is the last one of its window.
+    rows: its sequences, rows of the window, int64 [B].
+    slots: which of their slots are real, bool [B, P].
+    inputs: what the teacher reads; empty where no slot is real.
+  """
+  window: input_pipeline.Window
+  is_last: bool
+  rows: np.ndarray
+  slots: np.ndarray
+  inputs: Dict[str, np.ndarray]
+
+
 class Teacher:
   """A frozen teacher in a session of its own.
 
@@ -114,7 +149,7 @@ class Teacher:
 
   def label(self, features: Mapping[str, np.ndarray], first_record: int
            ) -> Labels:
-    """Labels the sequences of a window, in batches of similar length.
+    """Labels the sequences of one window.
 
     Args:
       features: [N, S] and [N, P] arrays by feature name.
@@ -124,73 +159,159 @@ class Teacher:
       The labels; zeros in the padding.
 
     Raises:
-      InputError: hidden states are beyond float16.
+      InputError: as for `label_windows`.
     """
-    options = self._options
-    num_records, num_slots = features[schema.MASKED_LM_IDS].shape
-    is_real = features[schema.MASKED_LM_WEIGHTS] > 0
-    labels = [
-        np.zeros([num_records, num_slots, *output.shape[1:]],
-                 output.dtype.as_numpy_dtype) for output in self._outputs]
-    offsets = np.stack([_offsets(options, first_record + i, num_slots)
-                        for i in range(num_records)])
-    lengths = features[schema.INPUT_MASK].sum(axis=1)
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, num_records, options.batch_size):
-      rows = order[start:start + options.batch_size]
-      slots = is_real[rows]
-      if not slots.any():
-        continue
-      batch = self._trim(features, rows, int(lengths[rows].max()))
-      # XLA compiles for each number of slots, so it gets all of them.
-      wanted = np.ones_like(slots) if options.device.use_xla else slots
-      batch["slots"] = np.flatnonzero(wanted)
-      batch[schema.MASKED_LM_IDS] = features[schema.MASKED_LM_IDS][rows][wanted]
-      if options.tail_samples:
-        batch["offsets"] = offsets[rows][wanted]
-      begin = time.perf_counter()
-      found = self._session.run(self._outputs, {
-          self._inputs[name]: values for name, values in batch.items()})
-      self.seconds += time.perf_counter() - begin
-      positions = rows[np.nonzero(slots)[0]], np.nonzero(slots)[1]
-      for values, batch_values in zip(labels, found):
-        values[positions] = batch_values[slots[wanted]]
-    *stored, predictions, cross_entropies = labels
-    if not np.isfinite(stored[0]).all():
-      raise InputError(
-          "--init_checkpoint: the teacher's {} are NaN or infinite for some "
-          "masked tokens: its training diverged, or its file is damaged{}; use "
-          "another checkpoint".format(
-              "hidden states" if options.label_format == "hidden"
-              else "probabilities", "" if options.device.precision != "fp16"
-              else ", or fp16 overflows (try --precision=bf16 or fp32)"))
-    if options.label_format == "topk":
-      return Labels(dict(zip(
-          (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES), stored)),
-                    predictions, cross_entropies)
-    hidden_states = stored[0].astype(np.float16)
-    if not np.isfinite(hidden_states).all():
-      raise InputError(
-          "--label_format=hidden stores float16, and the teacher has hidden "
-          "states beyond it: use --label_format=topk")
-    return Labels({schema.TEACHER_HIDDEN_STATES: hidden_states}, predictions,
-                  cross_entropies)
+    window = input_pipeline.Window(first_record, (), dict(features))
+    num_slots = features[schema.MASKED_LM_IDS].shape[1]
+    *_, labelled = self.label_windows(iter([window]), num_slots)
+    assert labelled
+    return labelled.labels
+
+  def label_windows(self, windows: Iterator[input_pipeline.Window],
+                    num_slots: int
+                   ) -> Generator[Optional[LabelledWindow], None, None]:
+    """Labels windows, each of them in batches of similar length.
+
+    One thread prepares batches and another one runs the teacher, so that the
+    teacher waits neither for its input nor for this thread.
+
+    Args:
+      windows: of the records.
+      num_slots: P.
+
+    Yields:
+      None after each batch but the last one of a window, after that the window.
+
+    Raises:
+      InputError: the teacher has diverged, or its hidden states are beyond
+        float16.
+    """
+    answer_bytes = self._options.batch_size * num_slots * sum(
+        int(np.prod(output.shape[1:])) * output.dtype.size
+        for output in self._outputs)
+    answers = threads.ahead(
+        self._answers(threads.ahead(self._batches(windows), _BATCHES_AHEAD)),
+        min(_WINDOW_BATCHES, max(1, _ANSWER_BYTES // answer_bytes)))
+    labels = None
+    with contextlib.closing(answers):
+      for batch, answer in answers:
+        labels = labels or self._blank_labels(batch.window)
+        if answer:
+          self._put(answer, batch, labels)
+        if not batch.is_last:
+          yield None
+          continue
+        yield LabelledWindow(batch.window, labels)
+        labels = None
 
   def limits(self, shape: schema.RecordShape) -> Dict[str, int]:
     """Returns what the integers of records must stay below."""
     return schema.limits(
         shape, self._config.vocab_size, self._config.type_vocab_size)
 
-  def _trim(self, features: Mapping[str, np.ndarray], rows: np.ndarray,
-            length: int) -> Dict[str, np.ndarray]:
-    """Returns the inputs of some sequences, without needless padding."""
+  def _batches(self, windows: Iterator[input_pipeline.Window]
+              ) -> Generator[_Batch, None, None]:
+    """Yields the batches of windows, those of a window by their length."""
+    size = self._options.batch_size
+    for window in windows:
+      is_real = window.features[schema.MASKED_LM_WEIGHTS] > 0
+      lengths = window.features[schema.INPUT_MASK].sum(axis=1)
+      offsets = None
+      if self._options.tail_samples:
+        offsets = _offsets(self._options, window.first, *is_real.shape)
+      order = np.argsort(lengths, kind="stable")
+      for start in range(0, len(order), size):
+        rows = order[start:start + size]
+        slots = is_real[rows]
+        yield _Batch(
+            window, start + size >= len(order), rows, slots,
+            self._inputs_of(window.features, rows, int(lengths[rows[-1]]),
+                            slots, offsets))
+
+  def _inputs_of(self, features: Mapping[str, np.ndarray], rows: np.ndarray,
+                 length: int, slots: np.ndarray,
+                 offsets: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
+    """Returns what the teacher reads of some rows, without needless padding.
+
+    Args:
+      features: of the window.
+      rows: of the window, int64 [B].
+      length: of the longest of their sequences.
+      slots: which of their slots are real, bool [B, P].
+      offsets: of the window, float64 [N, P]; None without samples.
+
+    Returns:
+      Arrays by name; none where no slot is real.
+    """
+    if not slots.any():
+      return {}
+    if self._options.device.use_xla:
+      # XLA compiles for each number of slots, so it gets all of them.
+      slots = np.ones_like(slots)
     if self._has_gpu or self._options.device.use_xla:
       length += -length % _LENGTH_MULTIPLE
-    batch = {name: features[name][rows][:, :length] for name in (
+    inputs = {name: features[name][:, :length].take(rows, axis=0) for name in (
         schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS)}
-    batch[schema.MASKED_LM_POSITIONS] = (
+    inputs[schema.MASKED_LM_POSITIONS] = (
         features[schema.MASKED_LM_POSITIONS][rows])
-    return batch
+    inputs["slots"] = np.flatnonzero(slots)
+    inputs[schema.MASKED_LM_IDS] = features[schema.MASKED_LM_IDS][rows][slots]
+    if offsets is not None:
+      inputs["offsets"] = offsets[rows][slots]
+    return inputs
+
+  def _answers(self, batches: Generator[_Batch, None, None]
+              ) -> Generator[Tuple[_Batch, List[np.ndarray]], None, None]:
+    """Yields batches and the outputs of the graph; none without slots."""
+    with contextlib.closing(batches):
+      for batch in batches:
+        answer = []
+        if batch.inputs:
+          begin = time.perf_counter()
+          answer = self._session.run(self._outputs, {
+              self._inputs[name]: values
+              for name, values in batch.inputs.items()})
+          self.seconds += time.perf_counter() - begin
+        yield batch._replace(inputs={}), answer
+
+  def _blank_labels(self, window: input_pipeline.Window) -> Labels:
+    """Returns zeros for the labels of a window."""
+    shape = window.features[schema.MASKED_LM_IDS].shape
+    *stored, predictions, cross_entropies = (
+        np.zeros([*shape, *output.shape[1:]], output.dtype.as_numpy_dtype)
+        for output in self._outputs)
+    if self._options.label_format == "hidden":
+      names, stored = (schema.TEACHER_HIDDEN_STATES,), [
+          stored[0].astype(np.float16)]
+    else:
+      names = (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)
+    return Labels(dict(zip(names, stored)), predictions, cross_entropies)
+
+  def _put(self, answer: Sequence[np.ndarray], batch: _Batch,
+           labels: Labels) -> None:
+    """Puts the answers for a batch in their places among the labels."""
+    is_hidden = self._options.label_format == "hidden"
+    if not np.isfinite(answer[0]).all():
+      raise InputError(
+          "--init_checkpoint: the teacher's {} are NaN or infinite for some "
+          "masked tokens: its training diverged, or its file is damaged{}; use "
+          "another checkpoint".format(
+              "hidden states" if is_hidden else "probabilities",
+              "" if self._options.device.precision != "fp16"
+              else ", or fp16 overflows (try --precision=bf16 or fp32)"))
+    if self._options.device.use_xla:  # It gave answers for the padding, too.
+      answer = [values[batch.slots.ravel()] for values in answer]
+    if is_hidden:
+      with np.errstate(over="ignore"):
+        hidden_states = answer[0].astype(np.float16)
+      if not np.isfinite(hidden_states).all():
+        raise InputError(
+            "--label_format=hidden stores float16, and the teacher has hidden "
+            "states beyond it: use --label_format=topk")
+      answer = [hidden_states, *answer[1:]]
+    row, column = batch.slots.nonzero()
+    for whole, values in zip((*labels.features.values(), *labels[1:]), answer):
+      whole[batch.rows[row], column] = values
 
 
 def _build_graph(config: modeling.BertConfig, options: LabelOptions
@@ -241,13 +362,12 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   return inputs, [*labels, best, cross_entropies]
 
 
-def _offsets(options: LabelOptions, record: int, num_slots: int) -> np.ndarray:
-  """Draws what the samples of one record depend on, float64 [P]."""
-  if not options.tail_samples:
-    return np.empty(num_slots)
-  generator = np.random.default_rng([options.random_seed, record])
+def _offsets(options: LabelOptions, first_record: int, num_records: int,
+             num_slots: int) -> np.ndarray:
+  """Draws what the samples of some records depend on, float64 [N, P]."""
   # Of 32 bits, so that the number of a tooth can be added without rounding.
-  return generator.integers(0, 1 << 32, num_slots) / (1 << 32)
+  return streams.draw(
+      options.random_seed, first_record, num_records, num_slots) / 2.0 ** 32
 
 
 # --- Records in, records out -------------------------------------------------
@@ -339,17 +459,6 @@ class LabelStatistics:
           "pre-trained one?", 100 * accuracy)
 
 
-def _labelled(window: input_pipeline.Window, labels: Labels,
-              shape: schema.RecordShape, layout: Optional[schema.Layout]
-             ) -> List[bytes]:
-  """Returns the records of a window with labels, as a layout stores them."""
-  if layout is None and shape.layouts == (None,):
-    return tfrecord.add_features(
-        window.serialized, compact.pack(labels.features, None))
-  return tfrecord.encode(
-      compact.pack({**window.features, **labels.features}, layout))
-
-
 def _first_that_does_not_fit(features: Mapping[str, np.ndarray],
                              layout: Optional[schema.Layout]) -> int:
   """Returns which record of a window is the first that a layout cannot hold.
@@ -363,6 +472,30 @@ def _first_that_does_not_fit(features: Mapping[str, np.ndarray],
     except InputError:
       return i
   return 0
+
+
+def _write_window(writer: RecordWriter, labelled: LabelledWindow,
+                  corpus: order.Corpus, shape: schema.RecordShape,
+                  layout: Optional[schema.Layout]) -> None:
+  """Writes the records of a window; arguments and errors as for `label_file`.
+  """
+  window, labels = labelled
+  for first in range(0, len(window.serialized), _ENCODED_RECORDS):
+    some = slice(first, first + _ENCODED_RECORDS)
+    features = {name: values[some] for name, values in (
+        *window.features.items(), *labels.features.items())}
+    try:
+      if layout is None and shape.layouts == (None,):
+        records = tfrecord.add_features(window.serialized[some], compact.pack(
+            {name: features[name] for name in labels.features}, None))
+      else:
+        records = tfrecord.encode(compact.pack(features, layout))
+    except InputError as error:
+      first += _first_that_does_not_fit(features, layout)
+      raise InputError("--input_file: {}: {}".format(
+          order.path_of(corpus, window.first + first), error)) from None
+    for record in records:
+      writer.write(record)
 
 
 def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
@@ -388,9 +521,7 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       another process, an input file is damaged, or the layout cannot hold one
       of its records.
   """
-  size = options.batch_size * _WINDOW_BATCHES
-  with RecordWriter(output_file, manifest, overwrite) as writer, \
-      futures.ThreadPoolExecutor(1) as background:
+  with RecordWriter(output_file, manifest, overwrite) as writer:
     done = writer.num_records
     if done:
       logging.info("Resuming %s after record %d.", output_file, done)
@@ -398,43 +529,32 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
         options.truncation_factor - options.tail_samples
         if options.label_format == "topk" else 0,
         TeacherFigures.of_manifest(writer.resumed))
-
-    def write(window, labels, figures):
-      try:
-        records = _labelled(window, labels, shape, layout)
-      except InputError as error:
-        i = _first_that_does_not_fit(
-            {**window.features, **labels.features}, layout)
-        raise InputError("--input_file: {}: {}".format(
-            order.path_of(corpus, window.first + i), error)) from None
-      for record in records:
-        writer.write(record)
-      writer.save_progress(
-          dataclasses.replace(manifest, teacher=figures._asdict()))
-
-    written = None
     windows = input_pipeline.read_windows(
-        corpus, "input_file", shape, share.first + done, share.last, size,
-        teacher.limits(shape))
+        corpus, "input_file", shape, share.first + done, share.last,
+        options.batch_size * _WINDOW_BATCHES, teacher.limits(shape))
+
+    def write(labelled):
+      with contextlib.closing(labelled):
+        for item in labelled:
+          if item:
+            statistics.add(item.window.features, item.labels)
+            _write_window(writer, item, corpus, shape, layout)
+            writer.save_progress(dataclasses.replace(
+                manifest, teacher=statistics.figures._asdict()))
+          yield len(item.window.serialized) if item else 0
+
+    written = threads.ahead(write(teacher.label_windows(
+        windows, shape.max_predictions_per_seq)))
+    # This thread waits: an interrupt finds no record half written.
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
-                   unit=" sequences") as bar:
+                   unit=" sequences") as bar, contextlib.closing(written):
       try:
-        for window in windows:
-          labels = teacher.label(window.features, window.first)
-          statistics.add(window.features, labels)
-          # One window is written while the next one is labelled.
-          if written:
-            written.result()
-          written = background.submit(
-              write, window, labels, statistics.figures)
-          bar.update(len(window.serialized))
+        for num_written in written:
+          bar.update(num_written)
       except input_pipeline.OutOfRangeError:
         # Its records are made again, so the labels of this file are of no use.
-        background.shutdown()
         writer.discard()
         raise
-    if written:
-      written.result()
     if writer.num_records != share.last - share.first:
       raise InputError(
           "--input_file holds other records than before; do not change it "
