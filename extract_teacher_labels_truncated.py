@@ -120,8 +120,8 @@ def define_flags() -> None:
       lower_bound=1)
   input_pipeline.define_flags()
   flags.DEFINE_integer(
-      "batch_size", 32, "Sequences that the teacher reads at once.",
-      lower_bound=1)
+      "batch_size", 32, "Sequences that the teacher reads at once. Set 256 on "
+      "GPUs: they are fast from there on.", lower_bound=1)
   flags.DEFINE_float(
       "temperature", 1.0,
       "T: the probabilities are those of softmax(z / T). The trainers want "

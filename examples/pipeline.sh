@@ -34,6 +34,13 @@ readonly MASKED_LM_PROB=${MASKED_LM_PROB:-0.15}
 readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
 readonly MAX_PREDICTIONS_PER_SEQ=${MAX_PREDICTIONS_PER_SEQ:-20}
 readonly RECORD_FORMAT=${RECORD_FORMAT:-example}
+# Sequences that the teacher reads at once: 256 on a machine with a GPU, else
+# 32. Lower it where a GPU runs out of memory.
+if [ -z "${LABEL_BATCH_SIZE:-}" ]; then
+  LABEL_BATCH_SIZE=32
+  ! nvidia-smi -L 2>/dev/null | grep -q '^GPU ' || LABEL_BATCH_SIZE=256
+fi
+readonly LABEL_BATCH_SIZE
 # The student: some layers of the teacher, from which it starts.
 readonly LAYERS=${LAYERS:-0,2,4,6,8,10}
 readonly STEPS=${STEPS:-100000}
@@ -78,7 +85,7 @@ settings() { # FLAG...
   local name flags=()
   for name in TEXT TEACHER FILES DO_LOWER_CASE DUPE_FACTOR MASKED_LM_PROB \
       MAX_SEQ_LENGTH MAX_PREDICTIONS_PER_SEQ RECORD_FORMAT PRECISION LAYERS \
-      STEPS BATCH_SIZE; do
+      STEPS BATCH_SIZE LABEL_BATCH_SIZE; do
     flags+=(--setting "$name=${!name}")
   done
   [ -z "$DUMP" ] || flags+=(--setting "DUMP=$DUMP")
@@ -173,6 +180,7 @@ label() { # INPUT_FILES OUTPUT_FILE FLAG...
       --init_checkpoint "$TEACHER/bert_model.ckpt" \
       --input_file "$input_files" --output_file "$output_file" \
       --truncation_factor 10 --precision "$PRECISION" \
+      --batch_size "$LABEL_BATCH_SIZE" \
       --record_format "$RECORD_FORMAT" "${LENGTHS[@]}" "$@"
 }
 

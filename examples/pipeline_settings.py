@@ -37,7 +37,8 @@ _MASKED = {
     "MAX_PREDICTIONS_PER_SEQ": "max_predictions_per_seq",
     "RECORD_FORMAT": "record_format"}
 # The lowest values of settings that are numbers.
-_LOWEST = {"FILES": 2, "STEPS": 1, "BATCH_SIZE": 1, "DUPE_FACTOR": 1}
+_LOWEST = {"FILES": 2, "STEPS": 1, "BATCH_SIZE": 1, "DUPE_FACTOR": 1,
+           "LABEL_BATCH_SIZE": 1}
 # What patterns and lists of paths give a meaning to.
 _SPECIAL = re.compile(r"[][*?,]|^\s|\s$")
 # Settings that later stages take over, noted in the folder of the stage.

@@ -61,7 +61,7 @@ def encode(features: Mapping[str, Values]) -> List[bytes]:
     N serialized tf.train.Examples.
   """
   columns = [_encode_feature(name, features[name]) for name in sorted(features)]
-  return [_delimited(1, b"".join(entries)) for entries in zip(*columns)]
+  return [_message(*entries) for entries in zip(*columns)]
 
 
 def add_features(serialized: Sequence[bytes],
@@ -82,19 +82,21 @@ def add_features(serialized: Sequence[bytes],
   """
   names = sorted(features)
   columns = [_encode_feature(name, features[name]) for name in names]
-  keys = [name.encode() for name in names]
+  # What none of all records has, no record has.
+  joined = b"".join(serialized)
+  keys = [key for key in map(str.encode, names) if key in joined]
   extended = []
   for record, *entries in zip(serialized, *columns):
     start = _start_of_only_field(record)
-    if start is not None and not any(key in record for key in keys):
+    if start is not None and not (keys and any(key in record for key in keys)):
       # An Example is one message of features, to whose end more can be joined.
-      extended.append(_delimited(1, b"".join([record[start:], *entries])))
+      extended.append(_message(record[start:], *entries))
     else:
       with _parse_errors():
         all_entries = {name: _delimited(1, entry)
                        for name, entry in _map_entries(record)}
       all_entries.update(zip(names, entries))
-      extended.append(_delimited(1, b"".join(
+      extended.append(_message(*(
           all_entries[name] for name in sorted(all_entries))))
   return extended
 
@@ -141,15 +143,25 @@ def _encode_feature(name: str, values: Values) -> List[bytes]:
           for start, end in zip([0] + ends, ends)]
 
 
+def _message(*pieces: bytes) -> bytes:
+  """Encodes a message whose only field is 1, of the pieces of its data."""
+  return b"".join((_field_head(1, sum(map(len, pieces))), *pieces))
+
+
 def _delimited(field: int, payload: bytes) -> bytes:
   """Encodes a length-delimited field of a protocol buffer."""
+  return _field_head(field, len(payload)) + payload
+
+
+@functools.lru_cache(maxsize=4096)
+def _field_head(field: int, length: int) -> bytes:
+  """Encodes what precedes the data of a length-delimited field."""
   head = [field << 3 | _DELIMITED]
-  length = len(payload)
   while length > 127:
     head.append(length & 127 | 128)
     length >>= 7
   head.append(length)
-  return bytes(head) + payload
+  return bytes(head)
 
 
 def _encode_varints(values: np.ndarray) -> Tuple[bytes, np.ndarray]:

@@ -1,7 +1,6 @@
 """Pipelines: threads that work ahead of the one that takes their results."""
 
 import collections
-import contextlib
 from concurrent import futures
 from typing import Any, Deque, Generator, TypeVar
 
@@ -14,12 +13,11 @@ def ahead(items: Generator[T, None, None], depth: int = 1
          ) -> Generator[T, None, None]:
   """Draws items in a thread of its own, ahead of their use.
 
-  One generator that draws from another one's items makes a pipeline with a
-  thread for each. Close the last one to end all: each thread finishes the item
-  that it draws.
+  Generators that draw from each other, each of them ahead, make a pipeline.
+  Close the last one to end all: each thread finishes the item that it draws.
 
   Args:
-    items: closed at the end.
+    items: closed at the end, in the thread that draws from them.
     depth: how many items are drawn at most while one is used.
 
   Yields:
@@ -28,12 +26,11 @@ def ahead(items: Generator[T, None, None], depth: int = 1
   Raises:
     Exception: what `items` raises, after the items before the exception.
   """
-  with contextlib.closing(items), futures.ThreadPoolExecutor(1) as thread:
-    drawn: Deque["futures.Future[T]"] = collections.deque()
+  with futures.ThreadPoolExecutor(1) as thread:
+    drawn: Deque["futures.Future[T]"] = collections.deque(
+        thread.submit(next, items, _END) for _ in range(depth))
     try:
       while True:
-        while len(drawn) < depth:
-          drawn.append(thread.submit(next, items, _END))
         item = drawn.popleft().result()
         if item is _END:
           return
@@ -43,3 +40,5 @@ def ahead(items: Generator[T, None, None], depth: int = 1
     finally:
       for future in drawn:
         future.cancel()
+      # Elsewhere it could still be drawing, after a second interrupt.
+      thread.submit(items.close)

@@ -1,6 +1,7 @@
 """Tests of the teacher, of windows of records, and of what is reported."""
 
 import logging
+import threading
 import types
 
 import numpy as np
@@ -71,6 +72,83 @@ def test_samples_depend_on_the_record_and_the_seed(checkpoint, features):
                 _label(checkpoint, last, 5, tail_samples=3, random_seed=8)[1]):
     np.testing.assert_array_equal(other[..., 0], found[..., 0])
     assert (other[..., 1:] != found[..., 1:]).any()
+
+
+def _windows(features, sizes):
+  """Yields consecutive windows of features, of records without bytes."""
+  first = 0
+  for size in sizes:
+    yield input_pipeline.Window(first, [b""] * size, {
+        name: values[first:first + size] for name, values in features.items()})
+    first += size
+
+
+@pytest.mark.parametrize("changes", [{"tail_samples": 2},
+                                     {"label_format": "hidden"}])
+def test_windows_are_labelled_like_one_by_one(checkpoint, features, changes):
+  """The second of them has no masked tokens, but comes too."""
+  weights = features[schema.MASKED_LM_WEIGHTS].copy()
+  weights[5:8] = 0
+  features = dict(features, **{schema.MASKED_LM_WEIGHTS: weights})
+  model = teacher.Teacher(tiny.CONFIG, checkpoint, teacher.LabelOptions(
+      **{"truncation_factor": 4, "batch_size": 2, **changes}))
+  found = list(model.label_windows(_windows(features, (5, 3, 3)), 3))
+  assert [item is None for item in found] == [
+      True, True, False, True, False, True, False]
+  for item, window in zip(filter(None, found), _windows(features, (5, 3, 3))):
+    assert item.window.first == window.first
+    wanted = model.label(window.features, window.first)
+    for name, values in wanted.features.items():
+      np.testing.assert_array_equal(item.labels.features[name], values)
+    for values, wanted_values in zip(item.labels[1:], wanted[1:]):
+      np.testing.assert_array_equal(values, wanted_values)
+
+
+@pytest.mark.parametrize("answer_bytes, num_ahead", [(1 << 20, 16), (1, 1)])
+def test_answers_wait_up_to_some_bytes(
+    checkpoint, features, monkeypatch, answer_bytes, num_ahead):
+  """The teacher goes on meanwhile; 1 MiB would be more answers than 16."""
+  model = teacher.Teacher(tiny.CONFIG, checkpoint, teacher.LabelOptions(
+      truncation_factor=4, batch_size=1))
+  answered = threading.Semaphore(0)
+  run, num_answers = model._session.run, []
+
+  def count(*arguments):
+    found = run(*arguments)
+    num_answers.append(1)
+    answered.release()
+    return found
+
+  monkeypatch.setattr(model._session, "run", count)
+  monkeypatch.setattr(teacher, "_ANSWER_BYTES", answer_bytes)
+  whole = {name: np.tile(values, [4, *[1] * (values.ndim - 1)])
+           for name, values in features.items()}
+  whole[schema.MASKED_LM_WEIGHTS][:, 0] = 1  # The teacher reads each batch.
+  before = threading.active_count()
+  labelled = model.label_windows(_windows(whole, [44]), 3)
+  next(labelled)
+  for _ in range(1 + num_ahead):
+    assert answered.acquire(timeout=60)
+  labelled.close()
+  # One batch was taken; the others wait, and no thread goes on.
+  assert len(num_answers) == 1 + num_ahead
+  assert threading.active_count() == before
+
+
+def test_an_error_comes_after_the_windows_before(checkpoint, features):
+  before = threading.active_count()
+
+  def damaged():
+    yield from _windows(features, (4, 4))
+    raise InputError("record 8 is damaged")
+
+  model = teacher.Teacher(
+      tiny.CONFIG, checkpoint, teacher.LabelOptions(truncation_factor=4))
+  labelled = model.label_windows(damaged(), 3)
+  assert [next(labelled).window.first for _ in range(2)] == [0, 4]
+  with pytest.raises(InputError, match="record 8 is damaged"):
+    next(labelled)
+  assert threading.active_count() == before
 
 
 def test_without_masked_tokens_there_is_nothing_to_label(checkpoint, features):

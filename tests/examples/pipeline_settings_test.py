@@ -141,7 +141,9 @@ def test_a_split_of_an_earlier_version_is_told_by_its_files(work):
 @pytest.mark.parametrize("name, value, told", [
     ("FILES", "1", "from 2 on: one of the files is held out"),
     ("FILES", "many", "FILES=many"), ("STEPS", "1e5", "STEPS=1e5"),
-    ("BATCH_SIZE", "0", "from 1 on"), ("DUPE_FACTOR", "-1", "DUPE_FACTOR=-1"),
+    ("BATCH_SIZE", "0", "from 1 on"),
+    ("LABEL_BATCH_SIZE", "0", "LABEL_BATCH_SIZE=0 must be a number from 1 on"),
+    ("DUPE_FACTOR", "-1", "DUPE_FACTOR=-1"),
 ])
 def test_numbers_are_checked_before_any_work(work, name, value, told):
   with pytest.raises(InputError, match=told):

@@ -185,6 +185,25 @@ def test_settings_are_checked_before_any_work(tmp_path, settings):
   assert part.read_text() == before
 
 
+@pytest.mark.parametrize("listed, code, changes, wanted", [
+    ("GPU 0: NVIDIA H200 (UUID: GPU-1)", 0, {}, 256),
+    ("GPU 0: NVIDIA H200 (UUID: GPU-1)", 0, {"LABEL_BATCH_SIZE": "64"}, 64),
+    ("No devices were found", 6, {}, 32), ("", 127, {}, 32)])
+def test_gpus_read_more_sequences_at_once(
+    tmp_path, settings, listed, code, changes, wanted):
+  """Told by the trace of a run that ends before any work."""
+  lister = tmp_path / "bin" / "nvidia-smi"
+  lister.parent.mkdir()
+  lister.write_text("#!/bin/sh\necho '{}'\nexit {}\n".format(listed, code))
+  lister.chmod(0o755)
+  path = os.pathsep.join([str(lister.parent), settings["PATH"]])
+  result = subprocess.run(
+      ["bash", "-x", _SCRIPT], stderr=subprocess.PIPE, text=True, check=False,
+      env={**settings, "PATH": path, "FILES": "1", **changes}, timeout=300)
+  assert result.returncode == 1
+  assert "--setting LABEL_BATCH_SIZE={}\n".format(wanted) in result.stderr
+
+
 def test_a_split_that_was_cut_off_is_made_again(tmp_path, settings):
   """The first file gets its name last."""
   split = tmp_path / "work" / "split"
