@@ -3,8 +3,8 @@ r"""Runs stage IV with a teacher that computes nothing, for host_rate.py.
   PYTHONPATH=CHECKOUT python benchmarks/fixed_answers.py FLAGS
 
 The flags are those of extract_teacher_labels_truncated.py, which comes from
-CHECKOUT. Its graph is replaced by one with the same inputs, whose outputs are
-constants of the real shapes. Everything else runs as in production.
+CHECKOUT. The outputs of its graph are replaced by constants of their shapes and
+types. Everything else runs as in production.
 """
 
 import os
@@ -23,7 +23,6 @@ from distillation import inference
 from distillation import teacher
 import extract_teacher_labels_truncated as stage
 import modeling
-from records import schema
 from util import command_line
 
 tf1 = tf.compat.v1
@@ -44,27 +43,19 @@ def define_flags() -> None:
 
 def build_graph(config: modeling.BertConfig, options: teacher.LabelOptions
                ) -> Tuple[Dict[str, tf.Tensor], List[tf.Tensor]]:
-  """Builds the graph; as `teacher._build_graph`."""
-  inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
-            for name in (schema.INPUT_IDS, schema.INPUT_MASK,
-                         schema.SEGMENT_IDS, schema.MASKED_LM_POSITIONS)}
-  for name, dtype in (("slots", tf.int32), (schema.MASKED_LM_IDS, tf.int32),
-                      ("offsets", tf.float64)):
-    inputs[name] = tf1.placeholder(dtype, [None])
+  """Builds the teacher's graph and replaces its outputs by constants."""
+  inputs, outputs = _build_graph(config, options)
   generator = np.random.default_rng(0)
-
-  def answers(*shape, dtype=np.int32):
-    values = (generator.integers(config.vocab_size, size=(_NUM_ANSWERS, *shape))
-              if dtype == np.int32 else
-              generator.random((_NUM_ANSWERS, *shape)) / 10)
-    rows = tf.range(tf.size(inputs["slots"])) % _NUM_ANSWERS
-    return tf.gather(tf.constant(values.astype(dtype)), rows)
-
-  top_k = options.truncation_factor
-  stored = ([answers(config.hidden_size, dtype=np.float32)]
-            if options.label_format == "hidden" else
-            [answers(top_k, dtype=np.float32), answers(top_k)])
-  return inputs, [*stored, answers(), answers(dtype=np.float32)]
+  rows = tf.range(tf.size(inputs["slots"])) % _NUM_ANSWERS
+  answers = []
+  for output in outputs:
+    values = generator.random((_NUM_ANSWERS, *output.shape[1:])) * (
+        config.vocab_size if output.dtype.is_integer else 0.1)
+    if not output.dtype.is_integer:  # In all versions rounded from float32.
+      values = values.astype(np.float32)
+    answers.append(tf.gather(tf.constant(
+        values.astype(output.dtype.as_numpy_dtype)), rows))
+  return inputs, answers
 
 
 class _Device:
@@ -88,11 +79,12 @@ def _start_device(*arguments: Any) -> _Device:
   return _Device(_start_session(*arguments))
 
 
+# pylint: disable=protected-access
+_build_graph = teacher._build_graph
 _start_session = inference.start_session
 
 
 if __name__ == "__main__":
-  # pylint: disable=protected-access
   teacher._build_graph = build_graph
   inference.start_session = _start_device
   define_flags()

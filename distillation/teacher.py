@@ -280,11 +280,9 @@ class Teacher:
     *stored, predictions, cross_entropies = (
         np.zeros([*shape, *output.shape[1:]], output.dtype.as_numpy_dtype)
         for output in self._outputs)
+    names = (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)
     if self._options.label_format == "hidden":
-      names, stored = (schema.TEACHER_HIDDEN_STATES,), [
-          stored[0].astype(np.float16)]
-    else:
-      names = (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)
+      names = (schema.TEACHER_HIDDEN_STATES,)
     return Labels(dict(zip(names, stored)), predictions, cross_entropies)
 
   def _put(self, answer: Sequence[np.ndarray], batch: _Batch,
@@ -292,6 +290,10 @@ class Teacher:
     """Puts the answers for a batch in their places among the labels."""
     is_hidden = self._options.label_format == "hidden"
     if not np.isfinite(answer[0]).all():
+      if is_hidden and not np.isnan(answer[0]).any():
+        raise InputError(
+            "--label_format=hidden stores float16, and the teacher has hidden "
+            "states beyond it: use --label_format=topk")
       raise InputError(
           "--init_checkpoint: the teacher's {} are NaN or infinite for some "
           "masked tokens: its training diverged, or its file is damaged{}; use "
@@ -301,14 +303,6 @@ class Teacher:
               else ", or fp16 overflows (try --precision=bf16 or fp32)"))
     if self._options.device.use_xla:  # It gave answers for the padding, too.
       answer = [values[batch.slots.ravel()] for values in answer]
-    if is_hidden:
-      with np.errstate(over="ignore"):
-        hidden_states = answer[0].astype(np.float16)
-      if not np.isfinite(hidden_states).all():
-        raise InputError(
-            "--label_format=hidden stores float16, and the teacher has hidden "
-            "states beyond it: use --label_format=topk")
-      answer = [hidden_states, *answer[1:]]
     row, column = batch.slots.nonzero()
     for whole, values in zip((*labels.features.values(), *labels[1:]), answer):
       whole[batch.rows[row], column] = values
@@ -340,7 +334,7 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
         for_cpu=for_cpu)
   if options.label_format == "hidden":
     return inputs, [
-        outputs.hidden_states,
+        tf.cast(outputs.hidden_states, tf.float16),
         tf.argmax(outputs.masked_lm, axis=-1, output_type=tf.int32),
         tf.nn.sparse_softmax_cross_entropy_with_logits(
             masked_tokens, outputs.masked_lm)]

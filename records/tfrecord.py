@@ -114,14 +114,15 @@ def _start_of_only_field(message: bytes) -> Optional[int]:
 
 def _encode_feature(name: str, values: Values) -> List[bytes]:
   """Encodes one feature of N records, as entries of the map in Features."""
+  payload: Union[bytes, memoryview]
   if not isinstance(values, np.ndarray):
     kind = _BYTES_LIST
     payload, ends = b"".join(values), np.cumsum(list(map(len, values)))
   elif np.issubdtype(values.dtype, np.floating):
     is_half = values.dtype == np.float16
     kind = _BYTES_LIST if is_half else _FLOAT_LIST
-    values = values.astype("<f2" if is_half else "<f4")
-    payload = values.tobytes()
+    values = np.ascontiguousarray(values, "<f2" if is_half else "<f4")
+    payload = values.reshape(-1).view(np.uint8).data
     ends = np.arange(1, len(values) + 1) * (
         values.itemsize * values.shape[1])
   else:
@@ -139,6 +140,7 @@ def _encode_feature(name: str, values: Values) -> List[bytes]:
     message = _delimited(1, key + _delimited(2, message))
     return message[:len(message) - length]
 
+  payload = memoryview(payload)  # Whose pieces are no copies.
   return [head(end - start) + payload[start:end]
           for start, end in zip([0] + ends, ends)]
 

@@ -275,3 +275,14 @@ def test_a_teacher_that_diverged_is_told(tmp_path, features, labels, what):
   with pytest.raises(InputError, match=(
       "--init_checkpoint: the teacher's {} are NaN.*diverged".format(what))):
     _label(checkpoint, features, **labels)
+
+
+def test_hidden_states_beyond_float16_are_told(tmp_path, features):
+  variables = tiny.random_variables()
+  variables["cls/predictions/transform/LayerNorm/gamma"][:] = 1e6
+  checkpoint = str(tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", variables))
+  with pytest.raises(InputError, match=(
+      "--label_format=hidden stores float16, .*--label_format=topk")):
+    _label(checkpoint, features, label_format="hidden")
+  _label(checkpoint, features)
