@@ -1,6 +1,7 @@
 """Checkpoints: matching with a model, restoring, exporting; newest and best."""
 
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,6 +9,7 @@ import re
 from typing import (Any, Dict, Iterable, List, NamedTuple, Optional, Sequence,
                     Tuple, Union)
 
+from absl import logging
 import numpy as np
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
@@ -32,9 +34,11 @@ _PART = re.compile("[^/]*/?[^/]*")
 # What the files of a checkpoint add to its path.
 _CHECKPOINT_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
+# What every BERT checkpoint has, and how other programs name that variable.
+_WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
+_RENAMED_EMBEDDINGS = re.compile(r"(.*/)?embeddings/word_embeddings(/.*)?")
 # The variables of a decoder, in the order of its fields.
-_DECODER_VARIABLES = ("bert/embeddings/word_embeddings",
-                      "cls/predictions/output_bias")
+_DECODER_VARIABLES = (_WORD_EMBEDDINGS, "cls/predictions/output_bias")
 _MODEL_SCOPES = ("bert/", "cls/")
 # What predicts next sentences; a masked-LM model can do without.
 NEXT_SENTENCE_SCOPES = ("bert/pooler/", "cls/seq_relationship/")
@@ -44,6 +48,11 @@ _ONLY_VALUES = {
     "add_cross_attention": False, "is_decoder": False, "layer_norm_eps": 1e-12,
     "model_type": "bert", "position_embedding_type": "absolute",
     "tie_word_embeddings": True}
+# Keys of configs that change what the variables of a model compute, and none of
+# their shapes.
+_FUNCTION_KEYS = ("num_attention_heads", "hidden_act", *_ONLY_VALUES)
+# The entry that tells object-based checkpoints of TensorFlow 2.
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 # Variable of training only, which no exported model has.
 HIDDEN_PROJECTION = "hidden_projection/kernel"
 
@@ -175,6 +184,9 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
                     ) -> CheckpointMatch:
   """Compares a checkpoint with the model of a config, by name and shape.
 
+  Warns where a config beside the checkpoint makes another function of the same
+  variables.
+
   Args:
     config: size of the model.
     checkpoint: path of a checkpoint, without `.index`.
@@ -186,10 +198,11 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
     The names of the variables that both have, and that one of them has.
 
   Raises:
-    InputError: there is no such checkpoint, a variable has another shape in
-      it, it has nothing of the model, or it lacks one of the layers.
+    InputError: there is no such checkpoint, a variable has another name or
+      shape in it, it has nothing of the model, or it lacks one of the layers.
   """
   found = _checkpoint_shapes(checkpoint, flag)
+  _check_names(found, checkpoint, flag)
   wanted = modeling.variable_shapes(config)
   if layers is not None:
     if len(layers) != config.num_hidden_layers:
@@ -223,10 +236,64 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
   _check_values(checkpoint, flag, {
       name if layers is None else _sources([name], layers)[name]
       for name in restored})
+  _warn_of_other_function(config, checkpoint, flag)
   return CheckpointMatch(
       restored, tuple(name for name in wanted if name not in found),
       tuple(name for name in found if name not in wanted
             and name.startswith(_MODEL_SCOPES)))
+
+
+def _check_names(names: Iterable[str], checkpoint: str, flag: str) -> None:
+  """Raises InputError where a checkpoint has a model under other names."""
+  if _WORD_EMBEDDINGS in names:
+    return
+  if _OBJECT_GRAPH in names:
+    raise InputError(
+        "--{}: {} is an object-based checkpoint of TensorFlow 2, as "
+        "tf.train.Checkpoint and Keras write: its variables have no names of "
+        "BERT's; docs/teacher.md says how to convert it".format(
+            flag, checkpoint))
+  renamed = next(filter(_RENAMED_EMBEDDINGS.fullmatch, names), None)
+  if renamed:
+    raise InputError(
+        "--{}: {} has the variable {} where BERT's checkpoints have {}: "
+        "another program named its variables; docs/teacher.md says how to "
+        "rename them".format(flag, checkpoint, renamed, _WORD_EMBEDDINGS))
+
+
+def _warn_of_other_function(config: modeling.BertConfig, checkpoint: str,
+                            flag: str) -> None:
+  """Warns where a config beside a checkpoint makes another function of it."""
+  folder = os.path.dirname(checkpoint)
+  # A training keeps its student's config in the folder of the export.
+  for path in (os.path.join(folder, CONFIG_FILE),
+               os.path.join(folder, EXPORT_FOLDER, CONFIG_FILE)):
+    try:
+      beside = modeling.BertConfig.from_dict(_read_json(path))
+    except (OSError, ValueError):
+      continue
+    differences = [
+        "{} {}, not {}".format(name, ours, theirs)
+        for name, ours, theirs in (
+            (name, *(getattr(some, name, _ONLY_VALUES.get(name))
+                     for some in (config, beside)))
+            for name in _FUNCTION_KEYS)
+        if _meaning(name, ours) != _meaning(name, theirs)]
+    if differences:
+      logging.warning(
+          "--bert_config_file has %s as %s, which lies beside --%s=%s: the "
+          "same variables compute something else. Give the config that belongs "
+          "to the checkpoint.", " and ".join(differences), path, flag,
+          checkpoint)
+    return
+
+
+def _meaning(name: str, value: Any) -> Any:
+  """Returns a config's value; the function where it names an activation."""
+  if name == "hidden_act":
+    with contextlib.suppress(ValueError):
+      return modeling.get_activation(value)
+  return value
 
 
 def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
@@ -258,7 +325,8 @@ def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
   Raises:
     InputError: it does not, or as for `match_checkpoint`.
   """
-  missing = [name for name in match_checkpoint(config, checkpoint).missing
+  match = match_checkpoint(config, checkpoint)
+  missing = [name for name in match.missing
              if not name.startswith(NEXT_SENTENCE_SCOPES)]
   if missing:
     raise InputError(
@@ -266,6 +334,11 @@ def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
         "{}; a teacher with random weights would write labels: use a "
         "pre-trained checkpoint with its masked-LM head".format(
             checkpoint, len(missing), missing[0]))
+  if match.unused:
+    logging.warning(
+        "--init_checkpoint: %s has %d variables that the config does not have, "
+        "such as %s; the teacher computes without them.", checkpoint,
+        len(match.unused), match.unused[0])
 
 
 def variable_shapes(checkpoint: str) -> Dict[str, List[int]]:

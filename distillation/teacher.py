@@ -33,7 +33,7 @@ from records import order
 from records import schema
 from records import tfrecord
 from records.manifest import (
-    count_records, Manifest, RecordWriter, TeacherFigures)
+    count_records, Manifest, RecordWriter, TeacherFigures, with_arithmetic)
 from util import files
 from util import streams
 from util import threads
@@ -516,6 +516,8 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
       of its records.
   """
   with RecordWriter(output_file, manifest, overwrite) as writer:
+    manifest = with_arithmetic(
+        manifest, devices.arithmetic(options.device.precision), writer.resumed)
     done = writer.num_records
     if done:
       logging.info("Resuming %s after record %d.", output_file, done)

@@ -32,6 +32,8 @@ _SAVE_SECONDS = 30.0
 _COUNTS = ("num_records", "num_bytes", "block_offsets", "teacher")
 # What a process of several adds to a file's name.
 _PART = re.compile(r"-\d{5}-of-(\d{5})")
+# Among the flags, though it is none: what the device made of --precision.
+_ARITHMETIC = "arithmetic"
 # Flags that manifests only name where they have another value. Others follow
 # from them, so they are compared first.
 _DEFAULTS = {"label_format": "topk", "record_format": "example",
@@ -70,7 +72,8 @@ class Manifest:
 
   Attributes:
     stage: name of the script.
-    flags: value by name of the flags that shape the records.
+    flags: value by name of the flags that shape the records; and `arithmetic`,
+      what labelled them, where a device lacks the precision of the flag.
     fingerprints: content hash by name of the flag that names the file.
     sources: content hash by name of the source file, in the order in which
       they were read.
@@ -108,7 +111,8 @@ class Manifest:
   def difference(self, other: "Manifest") -> Optional[str]:
     """Names the first way in which what made `other` is not what made this.
 
-    Counts do not matter.
+    Counts do not matter, nor does a vocabulary's size where its content is the
+    same: versions count blank lines at its end in different ways.
 
     Returns:
       "FLAG is THIS, not OTHER", or None where both say the same.
@@ -128,18 +132,41 @@ class Manifest:
     if list(self.sources) != list(other.sources):
       return "the order of the source files is {}, not {}".format(
           ", ".join(self.sources), ", ".join(other.sources))
-    if self.vocab_size != other.vocab_size:
+    if (self.vocab_size != other.vocab_size
+        and "vocab_file" not in self.fingerprints):
       return "vocabulary size is {}, not {}".format(
           self.vocab_size, other.vocab_size)
     return None
 
 
 def _with_effect(flags: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Leaves out a seed of draws where nothing is drawn."""
-  if flags.get("tail_samples") != 0:
-    return flags
-  return {name: value for name, value in flags.items()
-          if name != "random_seed"}
+  """Leaves out the arithmetic, and a seed of draws where nothing is drawn."""
+  without = {_ARITHMETIC}
+  if flags.get("tail_samples") == 0:
+    without.add("random_seed")
+  return {name: value for name, value in flags.items() if name not in without}
+
+
+def with_arithmetic(manifest: Manifest, arithmetic: str,
+                    resumed: Optional[Manifest]) -> Manifest:
+  """Notes what arithmetic labels records where it is not the --precision.
+
+  Args:
+    manifest: what makes the file.
+    arithmetic: that of this run.
+    resumed: what an earlier run has left of the file; None for nothing.
+
+  Returns:
+    The manifest; with the arithmetic of both runs, such as "bf16, fp32".
+  """
+  precision = manifest.flags["precision"]
+  used = {arithmetic}
+  if resumed:
+    used.update(resumed.flags.get(_ARITHMETIC, precision).split(", "))
+  if used == {precision}:
+    return manifest
+  return dataclasses.replace(manifest, flags={
+      **manifest.flags, _ARITHMETIC: ", ".join(sorted(used))})
 
 
 def manifest_path(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 import pytest
@@ -179,6 +180,110 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     checkpoints.match_checkpoint(tiny.CONFIG, path)
   with pytest.raises(InputError, match="--init_checkpoint.*not a readable"):
     checkpoints.match_checkpoint(tiny.CONFIG, str(tmp_path / "none.ckpt"))
+
+
+@pytest.mark.parametrize("name, found", [
+    ("bert/{}", "bert/bert/embeddings/word_embeddings"),
+    ("module/{}", "module/bert/embeddings/word_embeddings"),
+    ("embeddings/word_embeddings", "embeddings/word_embeddings"),
+    ("tf_bert/{}/weight", "tf_bert/bert/embeddings/word_embeddings/weight")])
+@pytest.mark.parametrize("layers", [None, (0,)])
+def test_variables_under_other_names_are_told(tmp_path, name, found, layers):
+  path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", {
+      name.format("bert/embeddings/word_embeddings"): np.zeros([29, 8], "f"),
+      "cls/predictions/output_bias": np.zeros(29, "f")}))
+  with pytest.raises(InputError, match=re.escape(
+      "--init_checkpoint: {} has the variable {} where BERT's checkpoints have "
+      "bert/embeddings/word_embeddings: ".format(path, found))
+                     + ".*docs/teacher.md"):
+    checkpoints.match_checkpoint(tiny.CONFIG, path, layers=layers)
+
+
+def _write_objects(path, prefix):
+  """Writes an object-based checkpoint; returns its arrays by BERT's names."""
+  saved = tiny.random_variables()
+  with tf.init_scope():
+    tf.train.Checkpoint(weights=[
+        tf.Variable(value, name=prefix + name)
+        for name, value in saved.items()]).write(str(path))
+  return saved
+
+
+def test_an_object_based_checkpoint_is_told(tmp_path):
+  path = tmp_path / "ckpt-1"
+  _write_objects(path, "")
+  with pytest.raises(InputError, match="--init_checkpoint: {} is an object-"
+                     "based checkpoint of TensorFlow 2.*docs/teacher.md".format(
+                         path)):
+    checkpoints.match_checkpoint(tiny.CONFIG, str(path))
+
+
+@pytest.mark.parametrize("is_object_based", [False, True])
+def test_the_documents_code_renames_variables(
+    tmp_path, monkeypatch, is_object_based):
+  old = tmp_path / "published/model.ckpt"
+  if is_object_based:
+    saved = _write_objects(old, "module/")
+  else:
+    saved = tiny.random_variables()
+    tiny.write_checkpoint(old, {
+        "module/" + name: value for name, value in saved.items()})
+  (tmp_path / "models/my_bert").mkdir(parents=True)
+  text = (tiny.ROOT / "docs/teacher.md").read_text(encoding="utf-8")
+  code, = re.findall("^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+  monkeypatch.chdir(tmp_path)
+  exec(code, {})  # pylint: disable=exec-used
+  path = str(tmp_path / "models/my_bert/bert_model.ckpt")
+  assert not checkpoints.match_checkpoint(tiny.CONFIG, path).missing
+  found = tiny.read_checkpoint(path)
+  assert found.keys() == saved.keys()
+  for name, value in found.items():
+    np.testing.assert_array_equal(value, saved[name], name)
+
+
+@pytest.mark.parametrize("place", ["", "student"])
+@pytest.mark.parametrize("changes, told", [
+    ({"num_attention_heads": 4}, "num_attention_heads 2, not 4"),
+    ({"hidden_act": "relu", "num_attention_heads": 1},
+     "num_attention_heads 2, not 1 and hidden_act gelu, not relu"),
+    ({"hidden_act": "gelu_fast"}, "hidden_act gelu, not gelu_fast"),
+    ({"layer_norm_eps": 1e-5}, "layer_norm_eps 1e-12, not 1e-05"),
+    ({"position_embedding_type": "relative_key"},
+     "position_embedding_type absolute, not relative_key"),
+    ({"hidden_act": "gelu_new", "hidden_dropout_prob": 0.3,
+      "layer_norm_eps": 1e-12, "num_hidden_layers": 4}, None)])
+def test_a_config_beside_the_checkpoint_that_differs_is_told(
+    tmp_path, caplog, place, changes, told):
+  path = tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables())
+  (tmp_path / place).mkdir(exist_ok=True)
+  beside = tiny.write_config(tmp_path / place / "bert_config.json", **changes)
+  checkpoints.match_checkpoint(tiny.CONFIG, str(path))
+  assert caplog.messages == (told is not None) * [
+      "--bert_config_file has {} as {}, which lies beside --init_checkpoint={}:"
+      " the same variables compute something else. Give the config that belongs "
+      "to the checkpoint.".format(told, beside, path)]
+
+
+def test_no_config_beside_the_checkpoint_says_nothing(tmp_path, caplog):
+  path = tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables())
+  for text in (None, "{", "[]"):
+    if text:
+      (tmp_path / "bert_config.json").write_text(text)
+    checkpoints.match_checkpoint(tiny.CONFIG, str(path))
+  assert not caplog.messages
+
+
+def test_layers_that_a_teacher_does_not_use_are_told(tmp_path, caplog):
+  path = tiny.write_checkpoint(
+      tmp_path / "bert_model.ckpt", tiny.random_variables(
+          dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)))
+  checkpoints.check_complete(tiny.CONFIG, str(path))
+  assert caplog.messages == [
+      "--init_checkpoint: {} has 16 variables that the config does not have, "
+      "such as bert/encoder/layer_1/attention/output/LayerNorm/beta; the "
+      "teacher computes without them.".format(path)]
 
 
 @pytest.mark.parametrize("ending", (".index", ".data-00000-of-00001"))
