@@ -177,18 +177,23 @@ install_horovod() {
 }
 
 # Spaces in the path of .venv would cut what CMake reads: the build sees .venv
-# through a link, and mpicxx, which finds its own place, is told of that.
+# through a link, and MPI's compilers, which find their own place, are told of
+# it. CMake takes those beside mpiexec.
 link_plainly() {
+  local compiler
   [ -z "$PLAIN_FOLDER" ] || return 0
   PLAIN_FOLDER=$(mktemp -d /tmp/horovod-build-XXXXXX)
   trap 'rm -r "$PLAIN_FOLDER"' EXIT
-  ln -s "$VENV" "$PLAIN_FOLDER/venv"
   mkdir "$PLAIN_FOLDER/bin"
+  ln -s "$VENV" "$PLAIN_FOLDER/venv"
   if ! has_open_mpi; then
-    printf '#!/usr/bin/env bash\nOPAL_PREFIX=%s exec -a mpicxx %s "$@"\n' \
-        "$PLAIN_FOLDER/venv" "$PLAIN_FOLDER/venv/bin/opal_wrapper" \
-        >"$PLAIN_FOLDER/bin/mpicxx"
-    chmod +x "$PLAIN_FOLDER/bin/mpicxx"
+    ln -s ../venv/bin/mpiexec "$PLAIN_FOLDER/bin/mpiexec"
+    for compiler in mpicc mpicxx; do
+      printf '#!/usr/bin/env bash\nOPAL_PREFIX=%s exec -a %s %s "$@"\n' \
+          "$PLAIN_FOLDER/venv" $compiler "$PLAIN_FOLDER/venv/bin/opal_wrapper" \
+          >"$PLAIN_FOLDER/bin/$compiler"
+      chmod +x "$PLAIN_FOLDER/bin/$compiler"
+    done
   fi
 }
 

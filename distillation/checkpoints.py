@@ -272,19 +272,17 @@ def _warn_of_other_function(config: modeling.BertConfig, checkpoint: str,
       beside = modeling.BertConfig.from_dict(_read_json(path))
     except (OSError, ValueError):
       continue
-    differences = [
-        "{} {}, not {}".format(name, ours, theirs)
-        for name, ours, theirs in (
-            (name, *(getattr(some, name, _ONLY_VALUES.get(name))
-                     for some in (config, beside)))
-            for name in _FUNCTION_KEYS)
-        if _meaning(name, ours) != _meaning(name, theirs)]
+    differences = []
+    for name in _FUNCTION_KEYS:
+      ours, theirs = (getattr(some, name, _ONLY_VALUES.get(name))
+                      for some in (config, beside))
+      if _meaning(name, ours) != _meaning(name, theirs):
+        differences.append("{} {}, not {}".format(name, ours, theirs))
     if differences:
       logging.warning(
-          "--bert_config_file has %s as %s, which lies beside --%s=%s: the "
-          "same variables compute something else. Give the config that belongs "
-          "to the checkpoint.", " and ".join(differences), path, flag,
-          checkpoint)
+          "--bert_config_file has %s as in %s beside --%s=%s: the same "
+          "variables compute something else. Give the config that belongs to "
+          "the checkpoint.", " and ".join(differences), path, flag, checkpoint)
     return
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from distillation import devices
 from distillation import teacher_decoder
 import processes
 from records import compact
@@ -76,6 +77,20 @@ def test_help_lists_the_flags_with_their_defaults():
                "record_format (default: example)",
                "probability_bits (default: 16)"):
     assert "  --" + line in result.stdout
+
+
+def test_the_manifest_tells_of_arithmetic_that_the_device_lacks(
+    tmp_path, folder):
+  output = tmp_path / "labelled.tfrecord"
+  result = _run(folder, output, precision="bf16")
+  assert result.returncode == 0, result.stderr
+  flags = json.loads(
+      (tmp_path / "labelled.tfrecord.json").read_text())["flags"]
+  assert flags["precision"] == "bf16"
+  # Where the device has it, there is nothing to tell.
+  assert flags.get("arithmetic", "bf16") == devices.arithmetic("bf16")
+  again = _run(folder, output, precision="bf16")
+  assert again.returncode == 0 and "is finished" in again.stderr
 
 
 def test_labels_are_the_teachers_best_tokens_beside_the_inputs(

@@ -65,6 +65,7 @@ _DO_NOT_RUN = {
     "./setup.sh\nsource": "sets up",
     "./setup.sh     ": "runs these tests",
     "pip install -r": "is a part of setup.sh",
+    "echo \"tensorflow[and-cuda]": "needs uv and the network",
     "wget https://dumps": "takes a large file from the network",
     "python extract_wikipedia_for_bert/": "its own tests",
     "python split_text.py --read_file wikipedia.txt": "as that of README.md",

@@ -260,9 +260,9 @@ def test_a_config_beside_the_checkpoint_that_differs_is_told(
   beside = tiny.write_config(tmp_path / place / "bert_config.json", **changes)
   checkpoints.match_checkpoint(tiny.CONFIG, str(path))
   assert caplog.messages == (told is not None) * [
-      "--bert_config_file has {} as {}, which lies beside --init_checkpoint={}:"
-      " the same variables compute something else. Give the config that belongs "
-      "to the checkpoint.".format(told, beside, path)]
+      "--bert_config_file has {} as in {} beside --init_checkpoint={}: the "
+      "same variables compute something else. Give the config that belongs to the "
+      "checkpoint.".format(told, beside, path)]
 
 
 def test_no_config_beside_the_checkpoint_says_nothing(tmp_path, caplog):
