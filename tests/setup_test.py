@@ -1,6 +1,7 @@
 """Tests of setup.sh with stand-ins for Python, pip and MPI; of the lock."""
 
 import os
+import pathlib
 import shutil
 import subprocess
 
@@ -8,8 +9,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 import pytest
 
-import tiny
-
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What setup.sh may use of the system.
 _TOOLS = ("awk", "bash", "cat", "chmod", "cp", "dirname", "env", "grep", "head",
           "ln", "mkdir", "mktemp", "readlink", "rm", "touch", "uname")
@@ -61,7 +61,7 @@ class Checkout:
     self.folder = parent / name
     self.folder.mkdir()
     for file in ("setup.sh", "requirements.lock"):
-      shutil.copy(tiny.ROOT / file, self.folder)
+      shutil.copy(_ROOT / file, self.folder)
     self.programs = parent / "programs"
     self.programs.mkdir()
     for tool in _TOOLS:
@@ -272,14 +272,14 @@ def test_gpus_need_a_processor_that_has_packages(checkout):
 
 def _locked():
   """Returns the requirements of the lock, each with its hashes."""
-  lines = (tiny.ROOT / "requirements.lock").read_text().replace(
+  lines = (_ROOT / "requirements.lock").read_text().replace(
       "\\\n", "").splitlines()
   return [(Requirement(line.split(" --hash=")[0]), line.split(" --hash=")[1:])
           for line in lines if line and not line.startswith("#")]
 
 
 def test_each_locked_package_has_hashes_and_no_address():
-  assert "://" not in (tiny.ROOT / "requirements.lock").read_text()
+  assert "://" not in (_ROOT / "requirements.lock").read_text()
   locked = _locked()
   assert len(locked) > 80
   for requirement, hashes in locked:
@@ -301,8 +301,8 @@ def test_the_lock_holds_what_the_requirements_ask_for(python, machine):
       name = requirement.name.lower()
       assert name not in versions, "the lock has two versions"
       versions[name] = next(iter(requirement.specifier)).version
-  paths = [tiny.ROOT / "requirements.txt",
-           *tiny.ROOT.glob("*/requirements.txt")]
+  paths = [_ROOT / "requirements.txt",
+           *_ROOT.glob("*/requirements.txt")]
   assert len(paths) == 4
   for path in paths:
     for line in path.read_text().splitlines():

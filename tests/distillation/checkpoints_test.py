@@ -261,8 +261,8 @@ def test_a_config_beside_the_checkpoint_that_differs_is_told(
   checkpoints.match_checkpoint(tiny.CONFIG, str(path))
   assert caplog.messages == (told is not None) * [
       "--bert_config_file has {} as in {} beside --init_checkpoint={}: the "
-      "same variables compute something else. Give the config that belongs to the "
-      "checkpoint.".format(told, beside, path)]
+      "same variables compute something else. Give the config that belongs to "
+      "the checkpoint.".format(told, beside, path)]
 
 
 def test_no_config_beside_the_checkpoint_says_nothing(tmp_path, caplog):
