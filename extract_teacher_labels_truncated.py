@@ -39,7 +39,9 @@ from distillation import teacher
 from distillation import teacher_decoder
 from records import compact
 from records import input_pipeline
+from records import block_index
 from records import manifest
+from records import record_writer
 from records import order
 from records import schema
 import tokenization
@@ -184,7 +186,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
   wanted = _manifest(
       file_options, options, paths, config.vocab_size, decoder)
   layout = _layout(file_options, options, shape, config.vocab_size)
-  is_finished = manifest.is_finished(
+  is_finished = record_writer.is_finished(
       output_file, wanted, file_options.overwrite)
   if decoder:
     teacher_decoder.store(decoder, output_file)
@@ -316,7 +318,7 @@ def _sources(paths: Sequence[str], index_folder: str) -> Dict[str, str]:
 
   Args:
     paths: the files; those without a manifest are read to their end.
-    index_folder: as for `manifest.read_block_index`.
+    index_folder: as for `block_index.read_block_index`.
 
   Raises:
     InputError: two of them have one name, or one is damaged.
@@ -329,7 +331,7 @@ def _sources(paths: Sequence[str], index_folder: str) -> Dict[str, str]:
           "--input_file names two files {}, {} is one of them; the manifest "
           "tells files by name: rename one, or label them one by one".format(
               name, path))
-    sources[name] = manifest.records_fingerprint(
+    sources[name] = block_index.records_fingerprint(
         path, "input_file", index_folder)
   return sources
 

@@ -45,6 +45,7 @@ import tqdm
 
 from records import compact
 from records import manifest
+from records import record_writer
 from records import sampling
 from records import schema
 from records import splits
@@ -345,7 +346,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
   sampler = sampling.Sampler(corpus, vocab, options, rng)
   num_sequences = sequence_tokens = num_unmasked = 0
   with contextlib.ExitStack() as stack:
-    writer = stack.enter_context(manifest.RecordWriter(task.output_path))
+    writer = stack.enter_context(record_writer.RecordWriter(task.output_path))
     # The instances wait on disk, for memory must not grow with dupe_factor.
     # The file has no name, so nothing of it is left if the process is killed.
     spill = stack.enter_context(tempfile.TemporaryFile(
@@ -448,10 +449,10 @@ def create(options: RunOptions, launch: launchers.Launch = launchers.Launch(),
     name = options.output_base_name
     if launch.size > 1:
       name += "-{:05d}-of-{:05d}".format(launch.rank, launch.size)
-    overwriting = manifest.OverwriteProgress(
+    overwriting = record_writer.OverwriteProgress(
         options.output_dir, name,
         {task.output_path: task.output_manifest for task in tasks})
-  tasks = [task for task in tasks if not manifest.is_finished(
+  tasks = [task for task in tasks if not record_writer.is_finished(
       task.output_path, task.output_manifest, overwriting is not None
       and not overwriting.is_replaced(task.output_path))]
   files.make_output_folder(options.output_dir, "output_dir")
@@ -580,7 +581,7 @@ def _check_files(paths: Sequence[str], num_workers: int) -> List[Source]:
 
 
 def _create_files(tasks: Sequence[Task], num_workers: int,
-                  overwriting: Optional[manifest.OverwriteProgress]
+                  overwriting: Optional[record_writer.OverwriteProgress]
                  ) -> List[Counts]:
   """Makes all files that are missing or to be replaced, in parallel."""
   counts: List[Counts] = []

@@ -27,7 +27,7 @@ sys.path[:0] = [str(ROOT)]
 from absl import flags
 
 import measure
-from records import manifest
+from records import block_index
 from records import order
 import some_records
 from util import command_line
@@ -174,7 +174,7 @@ def measure_growth(what: str, unit: str, size: float, memory: str,
 
 
 def main() -> None:
-  num_records = manifest.count_records(FLAGS.labelled_file, "labelled_file")
+  num_records = block_index.count_records(FLAGS.labelled_file, "labelled_file")
   text_bytes = os.path.getsize(FLAGS.text_file)
   growth = [
       measure_growth(

@@ -27,6 +27,7 @@ import teacher_memory
 from distillation import teacher_decoder
 from records import compact
 from records import manifest
+from records import record_writer
 from records import order
 from records import schema
 from records import tfrecord
@@ -64,7 +65,7 @@ def write_records(folder: pathlib.Path, num_records: int) -> pathlib.Path:
   features[schema.TEACHER_HIDDEN_STATES] = generator.normal(
       size=[*slots, _HIDDEN_SIZE]).astype(np.float16)
   serialized = tfrecord.encode(compact.pack(features, None))
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     for number in range(num_records):
       writer.write(serialized[number % _NUM_DIFFERENT])
     writer.commit(manifest.Manifest(

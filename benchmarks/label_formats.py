@@ -42,6 +42,7 @@ from distillation import student
 from distillation import teacher_decoder
 import modeling
 from records import input_pipeline
+from records import block_index
 from records import manifest
 from records import order
 from records import schema
@@ -324,7 +325,7 @@ def main() -> None:
       share, cosine = compared[name]
       sys.stdout.write("| {} | {:,.0f} | {:.1%} | {:.4f} | {:.3f} | {:,.0f} |\n"
                        .format(name, os.path.getsize(stored.path)
-                               / manifest.count_records(stored.path, _FLAG),
+                               / block_index.count_records(stored.path, _FLAG),
                                share, cosine,
                                statistics.median(stored.step_seconds),
                                statistics.median(stored.speeds)))

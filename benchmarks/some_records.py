@@ -7,6 +7,7 @@ from typing import Iterator
 import numpy as np
 
 from records import manifest
+from records import record_writer
 from records import schema
 from records import tfrecord
 from util.command_line import InputError
@@ -28,7 +29,7 @@ def take(source: str, path: str, num_records: int) -> None:
   Raises:
     InputError: there are not as many.
   """
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     for record in itertools.islice(tfrecord.read(source, _FLAG), num_records):
       writer.write(record)
     if writer.num_records < num_records:
@@ -47,7 +48,7 @@ def label_randomly(source: str, path: str, truncation_factor: int) -> None:
     truncation_factor: K.
   """
   made_by = manifest.read_manifest(source)
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     for record in _labelled(source, made_by.vocab_size, truncation_factor):
       writer.write(record)
     writer.commit(dataclasses.replace(made_by, flags=dict(

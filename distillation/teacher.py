@@ -32,8 +32,9 @@ from records import input_pipeline
 from records import order
 from records import schema
 from records import tfrecord
-from records.manifest import (
-    count_records, Manifest, RecordWriter, TeacherFigures, with_arithmetic)
+from records.block_index import count_records
+from records.manifest import Manifest, TeacherFigures, with_arithmetic
+from records.record_writer import RecordWriter
 from util import files
 from util import streams
 from util import threads
@@ -280,7 +281,8 @@ class Teacher:
     *stored, predictions, cross_entropies = (
         np.zeros([*shape, *output.shape[1:]], output.dtype.as_numpy_dtype)
         for output in self._outputs)
-    names = (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)
+    names: Tuple[str, ...] = (
+        schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)
     if self._options.label_format == "hidden":
       names = (schema.TEACHER_HIDDEN_STATES,)
     return Labels(dict(zip(names, stored)), predictions, cross_entropies)

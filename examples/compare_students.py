@@ -58,7 +58,7 @@ sys.path.insert(0, str(ROOT))
 # pylint: disable=wrong-import-position
 from distillation import checkpoints
 from distillation import evaluation
-from records import manifest
+from records import block_index
 from util import command_line
 from util import files
 from util.command_line import InputError
@@ -650,14 +650,15 @@ def _fingerprints(description: Description) -> Dict[str, Dict[str, str]]:
   for name in ("training_records", "held_out_records", "validation_records"):
     with contextlib.suppress(InputError):
       fingerprints[name] = {
-          path: manifest.records_fingerprint(path) for path in files.find_files(
+          path: block_index.records_fingerprint(path)
+          for path in files.find_files(
               getattr(description, name) or "", "description_file")}
   return fingerprints
 
 
 def _num_records(patterns: str) -> int:
   """Counts the records of some files."""
-  return sum(manifest.count_records(path, "description_file")
+  return sum(block_index.count_records(path, "description_file")
              for path in files.find_files(patterns, "description_file"))
 
 

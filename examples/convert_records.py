@@ -31,7 +31,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from distillation import teacher_decoder
 from records import compact
 from records import input_pipeline
+from records import block_index
 from records import manifest
+from records import record_writer
 from records import order
 from records import schema
 from records import tfrecord
@@ -152,7 +154,7 @@ def read_source(path: str, output_dir: str) -> Source:
       input_pipeline.stored_lengths(path, "input_file"), path, "input_file")
   shape = input_pipeline.check_records(
       [path], "input_file", shape, vocab_size or _MOST_TOKENS)
-  manifest.check_intact(path, "input_file", output_dir)
+  block_index.check_intact(path, "input_file", output_dir)
   corpus = order.read_corpus([path], "input_file", output_dir)
   source = Source(path, corpus, shape, made_by, vocab_size or _MOST_TOKENS)
   if vocab_size:
@@ -179,7 +181,7 @@ def output_manifest(source: Source, options: ConversionOptions
   made_by = source.made_by or manifest.Manifest(
       stage=_STAGE, flags={}, fingerprints={}, vocab_size=0,
       sources={os.path.basename(source.path):
-               manifest.records_fingerprint(source.path)})
+               block_index.records_fingerprint(source.path)})
   made_with = dict(made_by.flags)
   # What was rounded once stays so.
   bits = made_with.pop("probability_bits", _EXACT_BITS)
@@ -203,7 +205,7 @@ def convert(options: ConversionOptions, source: Source, output_file: str,
       stored in that format.
   """
   wanted = output_manifest(source, options)
-  if manifest.is_finished(output_file, wanted, options.overwrite):
+  if record_writer.is_finished(output_file, wanted, options.overwrite):
     bar.update(source.corpus.size)
     return
   bits = int(options.probability_bits)
@@ -213,7 +215,8 @@ def convert(options: ConversionOptions, source: Source, output_file: str,
   if source.shape.teacher_hidden_size:
     teacher_decoder.store(teacher_decoder.read(
         teacher_decoder.path_beside(source.path)), output_file)
-  with manifest.RecordWriter(output_file, wanted, options.overwrite) as writer:
+  with record_writer.RecordWriter(
+      output_file, wanted, options.overwrite) as writer:
     bar.update(writer.num_records)
     for window in windows(source, writer.num_records):
       features = dict(window.features)

@@ -22,6 +22,7 @@ from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
+from records import block_index
 from records import manifest
 from records import splits
 from util import command_line
@@ -207,7 +208,7 @@ def records_of(work: str, num_files: int,
   counts: List[int] = []
   while len(counts) < num_files and (
       num_sequences is None or sum(counts) < num_sequences):
-    counts.append(manifest.count_records(os.path.join(
+    counts.append(block_index.count_records(os.path.join(
         work, "masked", "masked_{}.tfrecord".format(len(counts))), "work"))
   return counts
 

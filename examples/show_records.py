@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
 from distillation import teacher_decoder
 from records import compact
+from records import block_index
 from records import manifest
 from records import sampling
 from records import schema
@@ -257,7 +258,7 @@ def show(path: str, first: int, count: int, vocab: Mapping[str, int],
   if not records:
     raise InputError(
         "--record={}: {} has {} records; give an index below that, or another "
-        "file".format(first, path, manifest.count_records(path, "file")))
+        "file".format(first, path, block_index.count_records(path, "file")))
   decoder = None
   for index, serialized in enumerate(records, first):
     title = "{}, record {}".format(path, index)

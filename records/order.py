@@ -30,7 +30,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 from absl import logging
 import numpy as np
 
-from records import manifest
+from records import block_index
 from records import tfrecord
 from util import files
 from util.command_line import InputError
@@ -96,14 +96,14 @@ def read_corpus(paths: Sequence[str], flag: str,
   Args:
     paths: record files.
     flag: name of the flag that named them, for errors.
-    index_folder: as for `manifest.read_block_index`.
+    index_folder: as for `block_index.read_block_index`.
 
   Raises:
     InputError: a file is damaged or no TFRecord file.
   """
   columns: List[np.ndarray] = []
   for number, path in enumerate(paths):
-    index = manifest.read_block_index(path, flag, index_folder)
+    index = block_index.read_block_index(path, flag, index_folder)
     offsets = np.array(index.offsets, np.int64)
     counts = np.full(len(offsets), tfrecord.BLOCK_RECORDS)
     counts[-1:] = index.num_records - tfrecord.BLOCK_RECORDS * (

@@ -19,6 +19,7 @@ import processes
 from records import compact
 from records import decoding
 from records import manifest
+from records import record_writer
 from records import schema
 from records import tfrecord
 import reference_bert
@@ -524,7 +525,7 @@ def test_a_teacher_of_another_case_is_warned_of(
   checkpoint = tiny.write_checkpoint(
       tmp_path / name / "bert_model.ckpt", tiny.random_variables())
   path = str(tmp_path / "masked.tfrecord")
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     for features in tiny.random_examples(2, seed=0):
       writer.write(tiny.serialize(tiny.without_labels(features)))
     writer.commit(manifest.Manifest(

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import glob
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -199,6 +200,18 @@ def read_lines(path: str) -> List[bytes]:
   with open_file(path) as file:
     lines = file.read().split(b"\n")
   return lines[:-1] or lines
+
+
+def parse_json(content: bytes) -> Any:
+  """Parses JSON, UTF-8.
+
+  Raises:
+    ValueError: `content` is not JSON, or is nested too deeply.
+  """
+  try:
+    return json.loads(content.decode("utf-8"))
+  except RecursionError:
+    raise ValueError("it is nested too deeply") from None
 
 
 def encoding_advice(content: bytes) -> str:

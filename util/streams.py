@@ -64,7 +64,7 @@ def draw(seed: int, first: int, num_streams: int, num_draws: int
 
 def _words(number: int) -> List[int]:
   """Returns the words of an integer, the lowest first; at least one."""
-  words = []
+  words: List[int] = []
   while number or not words:
     words.append(number & _WORD)
     number >>= _WORD_BITS

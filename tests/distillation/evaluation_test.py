@@ -7,6 +7,7 @@ import tensorflow as tf
 from distillation import checkpoints
 from distillation import evaluation
 from records import manifest
+from records import record_writer
 import tiny
 from util import files
 
@@ -33,7 +34,7 @@ def _write_with_figures(path, figures):
   made_by = manifest.Manifest(
       stage="x", flags={}, fingerprints={}, sources={}, vocab_size=9,
       teacher=figures and manifest.TeacherFigures(*figures)._asdict())
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     writer.write(b"record")
     writer.commit(made_by)
   return str(path)

@@ -19,6 +19,7 @@ import processes
 from records import decoding
 from records import input_pipeline
 from records import manifest
+from records import record_writer
 from records import schema
 import tiny
 from util import files
@@ -394,7 +395,8 @@ def test_bad_input_is_found_before_anything_is_written(
     (inputs / "elsewhere.tfrecord").write_bytes(content)
     (inputs / teacher_decoder.FILE).unlink()
   if changes.get("input_file") == "of_another.tfrecord":
-    with manifest.RecordWriter(str(inputs / "of_another.tfrecord")) as writer:
+    with record_writer.RecordWriter(
+        str(inputs / "of_another.tfrecord")) as writer:
       for features in tiny.random_examples(2, seed=1):
         writer.write(tiny.serialize(tiny.with_hidden_states(features)))
       writer.commit(manifest.Manifest(

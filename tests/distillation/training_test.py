@@ -18,6 +18,7 @@ from distillation import losses
 from distillation import training
 import optimization
 from records import manifest
+from records import record_writer
 from records import schema
 from records import tfrecord
 import tiny
@@ -386,7 +387,7 @@ def test_labels_that_were_made_for_another_loss_are_refused(
 
 def _write_labelled(path, folder, **made_with):
   """Writes a labelled record, with flags in its manifest; returns the path."""
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     writer.write(next(tfrecord.read(
         str(folder / "labelled.tfrecord"), "input_file")))
     writer.commit(manifest.Manifest(

@@ -10,6 +10,7 @@ import pytest
 from distillation import teacher_decoder
 from records import compact
 from records import manifest
+from records import record_writer
 from records import schema
 from records import tfrecord
 import tiny
@@ -45,7 +46,7 @@ def _convert(caplog):
 def _write(path, made_by=_MANIFEST, examples=None):
   """Writes records with a manifest; returns the path."""
   path.parent.mkdir(exist_ok=True)
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     for features in examples or tiny.random_examples(21, seed=5):
       writer.write(tiny.serialize(features))
     writer.commit(made_by)
@@ -153,7 +154,7 @@ def test_a_conversion_resumes(tmp_path, convert):
   # What a run that was killed leaves: a hidden file, with progress beside it.
   serialized = list(tfrecord.read(str(output), "input_file"))
   output.unlink()
-  with manifest.RecordWriter(
+  with record_writer.RecordWriter(
       str(output), manifest.Manifest(**dict(
           json.loads(made_by), num_records=0, num_bytes=0, block_offsets=[]))
       ) as writer:

@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../../examples"))
 import pipeline_settings
 import split_text
 from records import manifest
+from records import record_writer
 from util import files
 from util.command_line import InputError
 
@@ -66,7 +67,7 @@ def _write_records(path, made_with, num_records=1):
           for name, file in (("vocab_file", "vocab.txt"),
                              ("bert_config_file", "bert_config.json"),
                              ("init_checkpoint", "bert_model.ckpt.index"))})
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     for _ in range(num_records):
       writer.write(b"one")
     writer.commit(made_by)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from records import manifest
+from records import record_writer
 from records import schema
 import tiny
 from util import files
@@ -135,7 +136,7 @@ def test_drawn_tokens_follow_the_most_probable_ones(tmp_path, vocab_file):
   made_by = manifest.Manifest(
       stage="extract_teacher_labels_truncated", flags={"tail_samples": 1},
       fingerprints={}, sources={}, vocab_size=len(_TOKENS))
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     writer.write(tiny.serialize(_features(**{
         schema.TEACHER_PROBABILITIES: np.tile([0.25, 0.75], 4)})))
     writer.commit(made_by)
@@ -245,7 +246,7 @@ def test_a_file_of_another_kind(tmp_path, vocab_file, write, message):
 def test_another_vocabulary(tmp_path, vocab_file):
   path = tmp_path / "a.tfrecord"
   digest = files.fingerprint(str(vocab_file))
-  with manifest.RecordWriter(str(path)) as writer:
+  with record_writer.RecordWriter(str(path)) as writer:
     writer.write(tiny.serialize(tiny.without_labels(_features())))
     writer.commit(manifest.Manifest(
         stage="multifile_create_pretraining_data", flags={},

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 import fuzzing
 from records import compact
+from records import block_index
 from records import manifest
+from records import record_writer
 from records import sampling
 from records import schema
 from records import tfrecord
@@ -216,8 +218,9 @@ def test_a_damaged_manifest_is_refused_or_valid(tmp_path, content):
     _assert_valid(found[0])
   if content == json.dumps(_VALUES).encode():
     assert found == (_MANIFEST,)
-  fuzzing.accepts(lambda: manifest.is_finished(str(path), _MANIFEST, False))
-  counted = fuzzing.accepts(lambda: manifest.count_records(str(path), "a"))
+  fuzzing.accepts(
+      lambda: record_writer.is_finished(str(path), _MANIFEST, False))
+  counted = fuzzing.accepts(lambda: block_index.count_records(str(path), "a"))
   assert bool(counted) == bool(found)
 
 
@@ -232,7 +235,7 @@ def test_damaged_progress_is_refused_valid_or_of_no_use(
     file.write(content)
 
   def resume():
-    with manifest.RecordWriter(path, _MANIFEST, overwrite) as writer:
+    with record_writer.RecordWriter(path, _MANIFEST, overwrite) as writer:
       return writer.num_records, os.path.getsize(files.partial_path(path))
 
   found = fuzzing.accepts(resume)
@@ -254,7 +257,7 @@ def test_damaged_progress_of_overwriting_is_valid_or_of_no_use(
   monkeypatch.setattr(os, "fsync", lambda descriptor: None)
   path = tmp_path / ".run.overwrite.json"
   path.write_bytes(content)
-  progress, = fuzzing.accepts(lambda: manifest.OverwriteProgress(
+  progress, = fuzzing.accepts(lambda: record_writer.OverwriteProgress(
       str(tmp_path), "run", {"a": _MANIFEST}))
   is_whole = content == json.dumps(
       {"run": _RUN, "replaced": ["a"]}).encode()
@@ -279,7 +282,7 @@ def test_a_manifest_of_other_types_is_refused(tmp_path, changes, message):
     manifest.read_manifest(str(path))
   (tmp_path / ".a.tfrecord.partial").write_bytes(_CONTENT)
   (tmp_path / ".a.tfrecord.partial.json").write_text(text)
-  with manifest.RecordWriter(str(path), _MANIFEST) as writer:
+  with record_writer.RecordWriter(str(path), _MANIFEST) as writer:
     assert writer.num_records == 0
 
 
@@ -292,9 +295,9 @@ def test_a_manifest_that_nests_deeply_is_refused(tmp_path):
     manifest.read_manifest(str(path))
   (tmp_path / ".a.tfrecord.partial.json").write_text(text)
   (tmp_path / ".run.overwrite.json").write_text(text)
-  with manifest.RecordWriter(str(path), _MANIFEST) as writer:
+  with record_writer.RecordWriter(str(path), _MANIFEST) as writer:
     assert writer.num_records == 0
-  progress = manifest.OverwriteProgress(
+  progress = record_writer.OverwriteProgress(
       str(tmp_path), "run", {"a": _MANIFEST})
   assert not progress.is_replaced("a")
 

@@ -10,7 +10,9 @@ import tensorflow as tf
 
 from records import decoding
 from records import input_pipeline
+from records import block_index
 from records import manifest
+from records import record_writer
 from records import order
 from records import schema
 from records import tfrecord
@@ -49,7 +51,7 @@ def test_2019_records_are_readable_by_name(shared):
   assert input_pipeline.with_stored_labels(
       shape._replace(truncation_factor=0), path, "input_file") == shape
   serialized = list(tfrecord.read(path, "input_file"))
-  assert len(serialized) == manifest.count_records(path, "input_file") == 64
+  assert len(serialized) == block_index.count_records(path, "input_file") == 64
   decoded = decoding.decode(tf.constant(serialized), shape)
   assert int(decoded[schema.INPUT_IDS][0, 0]) == 101  # [CLS]
 
@@ -199,7 +201,7 @@ def test_token_ids_outside_the_vocabulary_are_refused(
 
 def test_records_of_another_vocabulary_are_refused(tmp_path, features):
   path = str(tmp_path / "a.tfrecord")
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     writer.write(tiny.serialize(features))
     writer.commit(manifest.Manifest("a_stage", {}, {}, {}, vocab_size=29))
   _check(path)
@@ -211,7 +213,7 @@ def test_a_padded_vocabulary_is_accepted_with_a_warning(
     tmp_path, features, caplog):
   """Usual for tensor cores: a vocab_size that is a multiple of 8 or 64."""
   path = str(tmp_path / "a.tfrecord")
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     writer.write(tiny.serialize(features))
     writer.commit(manifest.Manifest("a_stage", {}, {}, {}, vocab_size=29))
   _check(path, vocab_size=32)

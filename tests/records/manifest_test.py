@@ -11,7 +11,9 @@ import sys
 import pytest
 
 import processes
+from records import block_index
 from records import manifest
+from records import record_writer
 from records import tfrecord
 import tiny
 from util import files
@@ -42,7 +44,8 @@ _OLD_MANIFEST = """{
 # Begins a file, says so, and finishes it when its input ends.
 _WRITER = """
 import sys
-from records.manifest import Manifest, RecordWriter
+from records.manifest import Manifest
+from records.record_writer import RecordWriter
 manifest = {!r}
 with RecordWriter(sys.argv[1], manifest) as writer:
   writer.write(b"one")
@@ -60,7 +63,7 @@ def _path(tmp_path):
 
 def _write(path, *records, **changes):
   """Writes a finished file."""
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     for record in records:
       writer.write(record)
     writer.commit(dataclasses.replace(_MANIFEST, **changes))
@@ -81,22 +84,22 @@ def test_a_manifest_of_an_earlier_version_is_read(tmp_path, path):
   (tmp_path / "a.tfrecord.json").write_text(_OLD_MANIFEST)
   found = manifest.read_manifest(path)
   assert found == dataclasses.replace(_MANIFEST, num_records=1, num_bytes=19)
-  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+  assert record_writer.is_finished(path, _MANIFEST, overwrite=False)
 
 
 def test_figures_of_a_teacher_are_kept_and_not_compared(path):
   figures = manifest.TeacherFigures(1, 7, 3, 12.25)
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     assert writer.resumed is None
     writer.write(b"one")
     writer.save_progress(
         dataclasses.replace(_MANIFEST, teacher=figures._asdict()))
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     assert manifest.TeacherFigures.of_manifest(writer.resumed) == figures
     writer.commit(writer.resumed)
   found = manifest.read_manifest(path)
   assert manifest.TeacherFigures.of_manifest(found) == figures
-  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+  assert record_writer.is_finished(path, _MANIFEST, overwrite=False)
   for without in (None, _MANIFEST):
     assert manifest.TeacherFigures.of_manifest(without) == (0, 0, 0, 0.0)
   assert figures + figures == (2, 14, 6, 24.5)
@@ -134,22 +137,22 @@ def test_a_text_that_is_no_manifest_is_an_error(tmp_path, path, text):
 
 def test_a_file_is_counted_and_fingerprinted_by_its_manifest(tmp_path, path):
   _write(path, b"one", b"two")
-  assert manifest.count_records(path, "input_file") == 2
-  fingerprints = {manifest.records_fingerprint(path)}
+  assert block_index.count_records(path, "input_file") == 2
+  fingerprints = {block_index.records_fingerprint(path)}
   # The same records, made in another way.
   _write(path, b"one", b"two", vocab_size=30)
-  fingerprints.add(manifest.records_fingerprint(path))
+  fingerprints.add(block_index.records_fingerprint(path))
   # Without a manifest the records themselves count.
   os.remove(manifest.manifest_path(path))
   assert manifest.read_manifest(path) is None
-  assert manifest.count_records(path, "input_file") == 2
+  assert block_index.count_records(path, "input_file") == 2
   content = (tmp_path / "a.tfrecord").read_bytes()
-  assert manifest.records_fingerprint(path) == hashlib.sha256(
+  assert block_index.records_fingerprint(path) == hashlib.sha256(
       content).hexdigest()
-  assert len(fingerprints | {manifest.records_fingerprint(path)}) == 3
+  assert len(fingerprints | {block_index.records_fingerprint(path)}) == 3
   (tmp_path / "a.tfrecord").write_bytes(content[:-1])
   with pytest.raises(InputError, match="--input_file.*cut record"):
-    manifest.count_records(path, "input_file")
+    block_index.count_records(path, "input_file")
 
 
 def test_records_that_come_twice(tmp_path):
@@ -220,27 +223,27 @@ def test_arithmetic_is_noted_and_not_compared():
 ])
 def test_a_finished_file_is_kept_only_if_made_the_same_way(
     path, changes, told):
-  assert not manifest.is_finished(path, _MANIFEST, overwrite=False)
+  assert not record_writer.is_finished(path, _MANIFEST, overwrite=False)
   _write(path)
-  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
-  assert not manifest.is_finished(path, _MANIFEST, overwrite=True)
+  assert record_writer.is_finished(path, _MANIFEST, overwrite=False)
+  assert not record_writer.is_finished(path, _MANIFEST, overwrite=True)
   other = dataclasses.replace(_MANIFEST, **changes)
   with pytest.raises(InputError, match=told + ".*--overwrite"):
-    manifest.is_finished(path, other, overwrite=False)
-  assert not manifest.is_finished(path, other, overwrite=True)
+    record_writer.is_finished(path, other, overwrite=False)
+  assert not record_writer.is_finished(path, other, overwrite=True)
 
 
 def test_a_file_without_a_manifest_is_not_overwritten(tmp_path, path):
   (tmp_path / "a.tfrecord").write_text("precious")
   with pytest.raises(InputError, match="without a manifest"):
-    manifest.is_finished(path, _MANIFEST, overwrite=False)
+    record_writer.is_finished(path, _MANIFEST, overwrite=False)
   assert (tmp_path / "a.tfrecord").read_text() == "precious"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_is_no_output(tmp_path, overwrite):
   with pytest.raises(InputError, match="is a folder"):
-    manifest.is_finished(str(tmp_path), _MANIFEST, overwrite)
+    record_writer.is_finished(str(tmp_path), _MANIFEST, overwrite)
 
 
 # --- Writing -----------------------------------------------------------------
@@ -249,11 +252,11 @@ def test_a_folder_is_no_output(tmp_path, overwrite):
 def test_a_record_file_appears_complete_or_not_at_all(tmp_path):
   path = str(tmp_path / "new_folder" / "a.tfrecord")
   with pytest.raises(RuntimeError):
-    with manifest.RecordWriter(path) as writer:
+    with record_writer.RecordWriter(path) as writer:
       writer.write(b"one")
       raise RuntimeError
   assert os.listdir(os.path.dirname(path)) == []
-  with manifest.RecordWriter(path) as writer:
+  with record_writer.RecordWriter(path) as writer:
     writer.write(b"one")
     writer.write(b"two")
     assert not os.path.exists(path)
@@ -286,11 +289,11 @@ def test_the_manifest_tells_where_blocks_begin(path, monkeypatch, lengths):
   records, wanted = _blocks_of(*lengths)
   _write(path, *records)
   assert manifest.read_manifest(path).block_offsets == wanted
-  index = manifest.BlockIndex(len(lengths), os.path.getsize(path), wanted)
-  assert manifest.read_block_index(path, "input_file") == index
+  index = block_index.BlockIndex(len(lengths), os.path.getsize(path), wanted)
+  assert block_index.read_block_index(path, "input_file") == index
   # Of a file of 2019, and of one with an earlier manifest.
   (_without_offsets if lengths else os.remove)(manifest.manifest_path(path))
-  assert manifest.read_block_index(path, "input_file") == index
+  assert block_index.read_block_index(path, "input_file") == index
 
 
 def _without_offsets(manifest_path):
@@ -323,13 +326,13 @@ def test_a_file_that_is_continued_tells_where_blocks_begin(
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
   records, offsets = _blocks_of(3, 5, 0, 0, 1)
   assert offsets == [0, 40, 72]
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     for record in records[:3]:
       writer.write(record)
     writer.save_progress(_MANIFEST)
   spoil(manifest.manifest_path(files.partial_path(path)))
   for start, stop in ((3, 4), (4, 5)):
-    with manifest.RecordWriter(path, _MANIFEST) as writer:
+    with record_writer.RecordWriter(path, _MANIFEST) as writer:
       assert writer.num_records == start
       for record in records[start:stop]:
         writer.write(record)
@@ -337,7 +340,7 @@ def test_a_file_that_is_continued_tells_where_blocks_begin(
       if stop == 5:
         writer.commit(_MANIFEST)
   assert manifest.read_manifest(path).block_offsets == wanted
-  assert manifest.read_block_index(path, "input_file").offsets == offsets
+  assert block_index.read_block_index(path, "input_file").offsets == offsets
 
 
 # --- What is known of files --------------------------------------------------
@@ -372,9 +375,9 @@ def _start_again(monkeypatch, opened):
 def _read_all(path, folder=None):
   """Reads what stage IV reads of an input file before it labels."""
   for _ in range(2):
-    fingerprint = manifest.records_fingerprint(path, "input_file", folder)
-    manifest.check_intact(path, "input_file", folder)
-    index = manifest.read_block_index(path, "input_file", folder)
+    fingerprint = block_index.records_fingerprint(path, "input_file", folder)
+    block_index.check_intact(path, "input_file", folder)
+    index = block_index.read_block_index(path, "input_file", folder)
     assert manifest.find_repeated([path]) is None
   return fingerprint, index[:3]
 
@@ -403,7 +406,7 @@ def test_a_file_without_a_manifest_is_read_once_by_all_runs(
   _make_old(path)
   _start_again(monkeypatch, opened)
   # A trainer reads the heads, stage IV all bytes.
-  assert manifest.read_block_index(path, "input_file")[:3] == wanted[1]
+  assert block_index.read_block_index(path, "input_file")[:3] == wanted[1]
   assert _read_all(path) == wanted
   assert opened.count("a.tfrecord") == 2
   _start_again(monkeypatch, opened)
@@ -422,7 +425,7 @@ def test_a_file_without_a_manifest_is_read_once_by_all_runs(
   assert _read_all(path)[1] == (1, 19, [0])
   (tmp_path / "a.tfrecord").write_bytes(content[:-1])
   with pytest.raises(InputError, match="--input_file.*cut record"):
-    manifest.check_intact(path, "input_file")
+    block_index.check_intact(path, "input_file")
 
 
 def test_the_index_of_a_read_only_file_lies_in_the_output_folder(
@@ -464,7 +467,7 @@ def test_offsets_that_are_none_are_refused(tmp_path, path, offsets):
 def _write_half(path, *more):
   """Saves the progress of two records, writes some more, and fails."""
   with pytest.raises(RuntimeError):
-    with manifest.RecordWriter(path, _MANIFEST) as writer:
+    with record_writer.RecordWriter(path, _MANIFEST) as writer:
       writer.write(b"one")
       writer.write(b"two")
       writer.save_progress(_MANIFEST)
@@ -479,13 +482,13 @@ def test_a_file_is_continued_where_its_progress_was_saved(
   _write_half(path, *more)
   assert sorted(os.listdir(tmp_path)) == [
       ".a.tfrecord.partial", ".a.tfrecord.partial.json"]
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     assert writer.num_records == 2
     writer.write(b"three")
     writer.commit(_MANIFEST)
   assert _records(path) == [b"one", b"two", b"three"]
   assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
-  assert manifest.is_finished(path, _MANIFEST, overwrite=False)
+  assert record_writer.is_finished(path, _MANIFEST, overwrite=False)
 
 
 @pytest.fixture(name="clock")
@@ -493,7 +496,7 @@ def _clock(monkeypatch):
   """Seconds that have passed for the writer, in a list."""
   seconds = [0.0]
   monkeypatch.setattr(
-      manifest.time, "monotonic", lambda: 1e6 + sum(seconds))
+      record_writer.time, "monotonic", lambda: 1e6 + sum(seconds))
   return seconds
 
 
@@ -510,7 +513,7 @@ def test_progress_is_saved_by_time_and_costs_the_same_each_time(
   fsync = os.fsync
   monkeypatch.setattr(
       os, "fsync", lambda file: num_syncs.append(file) or fsync(file))
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     for i in range(100):
       for _ in range(4):
         writer.write(b"1234")
@@ -535,7 +538,7 @@ def test_progress_is_saved_by_time_and_costs_the_same_each_time(
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, InputError])
 def test_an_error_saves_what_was_to_be_kept(path, clock, error):
   with pytest.raises(error):
-    with manifest.RecordWriter(path, _MANIFEST) as writer:
+    with record_writer.RecordWriter(path, _MANIFEST) as writer:
       for i in range(300):
         writer.write(b"record %d" % i)
         if i in (1, 290):
@@ -545,7 +548,7 @@ def test_an_error_saves_what_was_to_be_kept(path, clock, error):
       writer._partial.file.write(b"some")
       raise error
   assert [save["num_records"] for save in _saves(path)] == [2, 291]
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     assert writer.num_records == 291
     for i in range(291, 300):
       writer.write(b"record %d" % i)
@@ -555,7 +558,7 @@ def test_an_error_saves_what_was_to_be_kept(path, clock, error):
 
 def test_a_line_that_a_power_cut_has_cut_does_not_count(path, clock):
   with pytest.raises(RuntimeError):
-    with manifest.RecordWriter(path, _MANIFEST) as writer:
+    with record_writer.RecordWriter(path, _MANIFEST) as writer:
       for record in (b"one", b"two"):
         writer.write(record)
         writer.save_progress(_MANIFEST)
@@ -564,11 +567,11 @@ def test_a_line_that_a_power_cut_has_cut_does_not_count(path, clock):
   journal = manifest.manifest_path(files.partial_path(path))
   os.truncate(journal, os.path.getsize(journal) - 2)
   for record in (b"2", b"3"):
-    with manifest.RecordWriter(path, _MANIFEST) as writer:
+    with record_writer.RecordWriter(path, _MANIFEST) as writer:
       assert writer.num_records == int(record) - 1
       writer.write(record)
       writer.save_progress(_MANIFEST)
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     writer.commit(_MANIFEST)
   assert _records(path) == [b"one", b"2", b"3"]
 
@@ -584,7 +587,7 @@ def test_a_line_that_a_power_cut_has_cut_does_not_count(path, clock):
 def test_progress_that_is_of_no_use_is_dropped(tmp_path, path, spoil):
   _write_half(path)
   spoil(tmp_path / ".a.tfrecord.partial.json", tmp_path / ".a.tfrecord.partial")
-  with manifest.RecordWriter(path, _MANIFEST) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST) as writer:
     assert writer.num_records == 0
     writer.write(b"three")
   assert os.listdir(tmp_path) == []
@@ -597,9 +600,9 @@ def test_a_file_that_was_begun_differently_is_not_continued(tmp_path, path):
   with pytest.raises(
       InputError, match="begun differently: --dupe_factor is 5, not 10.*"
                         "--overwrite"):
-    manifest.RecordWriter(path, other)
+    record_writer.RecordWriter(path, other)
   assert (tmp_path / ".a.tfrecord.partial").read_bytes() == before
-  with manifest.RecordWriter(path) as writer:  # From scratch.
+  with record_writer.RecordWriter(path) as writer:  # From scratch.
     assert writer.num_records == 0
     writer.commit(other)
   assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
@@ -607,21 +610,21 @@ def test_a_file_that_was_begun_differently_is_not_continued(tmp_path, path):
 
 def test_an_overwriting_run_resumes_only_what_was_begun_like_it(path):
   _write_half(path)
-  with manifest.RecordWriter(path, _MANIFEST, overwrite=True) as writer:
+  with record_writer.RecordWriter(path, _MANIFEST, overwrite=True) as writer:
     assert writer.num_records == 2
   other = dataclasses.replace(_MANIFEST, flags={"dupe_factor": 5})
-  with manifest.RecordWriter(path, other, overwrite=True) as writer:
+  with record_writer.RecordWriter(path, other, overwrite=True) as writer:
     assert writer.num_records == 0
 
 
 def test_an_overwriting_run_of_many_files_resumes(tmp_path):
   wanted = {"a": _MANIFEST, "b": _MANIFEST}
-  run = manifest.OverwriteProgress(str(tmp_path), "run", wanted)
+  run = record_writer.OverwriteProgress(str(tmp_path), "run", wanted)
   run.add("a")
-  again = manifest.OverwriteProgress(str(tmp_path), "run", wanted)
+  again = record_writer.OverwriteProgress(str(tmp_path), "run", wanted)
   assert again.is_replaced("a") and not again.is_replaced("b")
   other = {"a": dataclasses.replace(_MANIFEST, vocab_size=30), "b": _MANIFEST}
-  assert not manifest.OverwriteProgress(
+  assert not record_writer.OverwriteProgress(
       str(tmp_path), "run", other).is_replaced("a")
   again.finish()
   assert os.listdir(tmp_path) == []
@@ -635,10 +638,10 @@ def test_a_seed_matters_only_where_something_is_drawn(path):
 
   _write(path, b"one", flags=labels(0, random_seed=1).flags)
   for wanted in (labels(0, random_seed=2), labels(0)):
-    assert manifest.is_finished(path, wanted, overwrite=False)
+    assert record_writer.is_finished(path, wanted, overwrite=False)
   _write(path, b"one", flags=labels(1, random_seed=1).flags)
   with pytest.raises(InputError, match="--random_seed is 2, not 1"):
-    manifest.is_finished(path, labels(1, random_seed=2), overwrite=False)
+    record_writer.is_finished(path, labels(1, random_seed=2), overwrite=False)
 
 
 def test_a_second_process_does_not_continue_a_file(tmp_path, path):
@@ -650,7 +653,7 @@ def test_a_second_process_does_not_continue_a_file(tmp_path, path):
     for resume in (_MANIFEST, None):
       with pytest.raises(InputError, match="{} .*process {}".format(
           path, holder.pid)):
-        manifest.RecordWriter(path, resume)
+        record_writer.RecordWriter(path, resume)
     holder.communicate()
     assert holder.returncode == 0
   assert _records(path) == [b"one"]

@@ -41,8 +41,9 @@ _MODULES = {
     "plain": (
         "absl.app", "absl.flags", "absl.logging", "google_crc32c", "numpy",
         "tqdm", "multiprocessing.connection", "multiprocessing.spawn",
-        "mwparserfromhell", "sentencex", "records.compact", "records.manifest",
-        "records.sampling", "tokenization", "util.command_line", "util.files",
+        "mwparserfromhell", "sentencex", "records.compact",
+        "records.record_writer", "records.sampling", "tokenization",
+        "util.command_line", "util.files",
         "util.workers")}
 
 
