@@ -281,10 +281,9 @@ class Teacher:
     *stored, predictions, cross_entropies = (
         np.zeros([*shape, *output.shape[1:]], output.dtype.as_numpy_dtype)
         for output in self._outputs)
-    names: Tuple[str, ...] = (
-        schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)
-    if self._options.label_format == "hidden":
-      names = (schema.TEACHER_HIDDEN_STATES,)
+    names = ([schema.TEACHER_HIDDEN_STATES]
+             if self._options.label_format == "hidden" else
+             [schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES])
     return Labels(dict(zip(names, stored)), predictions, cross_entropies)
 
   def _put(self, answer: Sequence[np.ndarray], batch: _Batch,
@@ -494,6 +493,28 @@ def _write_window(writer: RecordWriter, labelled: LabelledWindow,
       writer.write(record)
 
 
+def _write(writer: RecordWriter,
+           labelled: Generator[Optional[LabelledWindow], None, None],
+           statistics: LabelStatistics, manifest: Manifest,
+           corpus: order.Corpus, shape: schema.RecordShape,
+           layout: Optional[schema.Layout]) -> Generator[int, None, None]:
+  """Writes windows, counts them and saves the progress after each.
+
+  Arguments and errors as for `label_file`.
+
+  Yields:
+    How many records are written, often 0: once for each batch.
+  """
+  with contextlib.closing(labelled):
+    for item in labelled:
+      if item:
+        statistics.add(item.window.features, item.labels)
+        _write_window(writer, item, corpus, shape, layout)
+        writer.save_progress(dataclasses.replace(
+            manifest, teacher=statistics.figures._asdict()))
+      yield len(item.window.serialized) if item else 0
+
+
 def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
                shape: schema.RecordShape, share: Share, output_file: str,
                layout: Optional[schema.Layout], manifest: Manifest,
@@ -530,19 +551,9 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
     windows = input_pipeline.read_windows(
         corpus, "input_file", shape, share.first + done, share.last,
         options.batch_size * _WINDOW_BATCHES, teacher.limits(shape))
-
-    def write(labelled):
-      with contextlib.closing(labelled):
-        for item in labelled:
-          if item:
-            statistics.add(item.window.features, item.labels)
-            _write_window(writer, item, corpus, shape, layout)
-            writer.save_progress(dataclasses.replace(
-                manifest, teacher=statistics.figures._asdict()))
-          yield len(item.window.serialized) if item else 0
-
-    written = threads.ahead(write(teacher.label_windows(
-        windows, shape.max_predictions_per_seq)))
+    written = threads.ahead(_write(
+        writer, teacher.label_windows(windows, shape.max_predictions_per_seq),
+        statistics, manifest, corpus, shape, layout))
     # This thread waits: an interrupt finds no record half written.
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
                    unit=" sequences") as bar, contextlib.closing(written):
