@@ -29,16 +29,21 @@ def test_items_keep_their_order(depth):
 
 
 def test_so_many_items_are_drawn_ahead_and_no_more():
-  drawn = []
-  items = threads.ahead(_numbers(drawn, 10), depth=3)
-  for number in range(7):
-    assert next(items) == number
-    # The item in use and three more: the thread draws no other one before the
-    # next item is asked for.
-    assert len(drawn) <= number + 4
+  drawn = threading.Semaphore(0)
+  numbers = []
+
+  def count():
+    for number in range(10):
+      numbers.append(number)
+      drawn.release()
+      yield number
+
+  items = threads.ahead(count(), depth=3)
+  assert next(items) == 0
+  for _ in range(4):  # The item in use and three more.
+    assert drawn.acquire(timeout=60)
   items.close()
-  assert len(drawn) <= 10
-  assert drawn == list(range(len(drawn)))
+  assert numbers == [0, 1, 2, 3]
 
 
 def test_a_thread_draws_while_an_item_is_in_use():
