@@ -269,7 +269,8 @@ def _checkpoint_cases():
          spoilers.checkpoint(
              lambda variables: {name: value.repeat(2, axis=-1)
                                 for name, value in variables.items()})),
-        ("of_no_bert", ("none of the model's", "no BERT checkpoint"),
+        ("under_other_names", ("other/bert/embeddings/word_embeddings",
+                               "rename them"),
          spoilers.checkpoint(spoilers.renamed)),
         ("with_a_nan", ("bert/pooler/dense/bias", "NaN", "use an earlier"),
          spoilers.checkpoint(spoilers.not_a_number))):
