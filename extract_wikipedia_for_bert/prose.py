@@ -127,9 +127,9 @@ LEFTOVER_MARKUP = {
     "unknown words": "[" + templates.MISSING_WORDS + "]",
     # A bibliographic note, not a sentence.
     "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
-                  r"|\bRetrieved (?:on )?\d",
+                  r"|\bRetrieved (?:on )?\d|\s//\s",
 }
-# What only citations have between their parts: "// Час", "— К., 2010.",
+# What list items have between the parts of a citation: "// Час", "— К., 2010.",
 # "— Львів: Світ, 1999.", "— С. 8", "— № 2", "— 96 с.".
 _CITATION = re.compile(
     r"\s//\s|[.\])] [—–] (?:"
@@ -138,7 +138,7 @@ _CITATION = re.compile(
 _LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
 # Texts of which one is in all leftover markup of ASCII characters.
 _SIGNS_OF_MARKUP = ("[[", "]]", "{", "}", "|", "px", "<", "&", "==", "__", "\\",
-                    "://", "www.", "ISBN", "doi:", "ISSN", "Retrieved")
+                    "//", "www.", "ISBN", "doi:", "ISSN", "Retrieved")
 _LIST_MARKS = "*#:;"
 # Scripts without spaces between words: each character counts as a word, as in
 # BERT's tokenizer.
@@ -190,7 +190,7 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
 
   Prose is long enough and ends in a terminal mark; a paragraph may also end in
   a colon. A last sentence that does not end so is dropped. In scripts without
-  such marks, prose is what is long enough. Citations are not prose.
+  such marks, prose is what is long enough. List items that cite are not prose.
 
   Args:
     paragraph: plain text.
@@ -200,7 +200,8 @@ def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
   min_words = (_MIN_LIST_ITEM_WORDS if paragraph.is_list_item
                else _MIN_PARAGRAPH_WORDS)
   if count_words(text) < min_words or (
-      not text.isascii() and _CITATION.search(text)):
+      paragraph.is_list_item and not text.isascii()
+      and _CITATION.search(text)):
     return []
   if sentences.is_unmarked(text):
     min_characters = (_MIN_UNMARKED_LIST_ITEM if paragraph.is_list_item

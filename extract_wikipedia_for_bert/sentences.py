@@ -41,8 +41,10 @@ _BEFORE_NEXT = "(?=[^\\s" + re.escape(_CLOSING_MARKS) + "])"
 _CLEAR_END = re.compile(
     "[" + _CLEAR_MARKS + "](?:\\s*[" + TERMINAL_MARKS + "])*["
     + re.escape(_CLOSING_MARKS) + "]*(?P<space>\\s*)" + _BEFORE_NEXT)
-# A script's own full stop. Beside it a point is that of an abbreviation: "डॉ.".
-_OWN_STOP = re.compile("[։।።។။۔。｡]")
+# The full stops of Armenian and Indic scripts. In a paragraph with one, a point
+# after a letter of theirs is that of an abbreviation: "մ․թ․ա․", "डॉ.".
+_OWN_STOP = re.compile("[։।॥]")
+_OWN_POINT = re.compile("[\u0531-\u0587\u0900-\u0dff][.․]\\s*$")
 # Hiragana after these go on with the sentence: 「…。」と言った。
 _CLOSED_QUOTATION = re.compile(
     "[" + _CLEAR_MARKS + "][" + re.escape(_CLOSING_MARKS) + "]+$")
@@ -109,10 +111,10 @@ def split(paragraph: str, language: str = "en") -> List[str]:
     paragraph.
   """
   pieces: List[str] = []
-  no_stops = (".", "․") if _OWN_STOP.search(paragraph) else ()
+  has_own_stop = _OWN_STOP.search(paragraph) is not None
   for piece in _pieces(paragraph, language):
     if pieces and (
-        pieces[-1].rstrip().endswith(no_stops)
+        has_own_stop and _OWN_POINT.search(pieces[-1][-_TAIL:])
         or _belongs_together(pieces[-1][-_TAIL:], piece, language)):
       pieces[-1] += piece
     else:

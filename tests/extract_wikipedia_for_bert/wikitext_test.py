@@ -504,6 +504,7 @@ def test_tidy(before, after):
     ("address", "It is www.a.org of a dog."),
     ("unknown words", "It is " + UNKNOWN + " a dog."),
     ("identifier", "It is ISBN 0-12-345678-9 of a dog."),
+    ("identifier", "It is a dog // Of dogs."),
 ])
 def test_drops_sentences_that_show_markup(name, sentence):
   assert re.search(prose.LEFTOVER_MARKUP[name], sentence)
@@ -536,10 +537,12 @@ def test_keeps_sentences_that_only_look_like_markup(sentence):
     ("These items are among the three:", True, []),
     # Citations.
     ("Книга про все на світі. — К., 2010.", True, []),
-    ("Книга про все. — Вінніпег: УВАН, 1971. — 48 с.", False, []),
+    ("Книга про все світове. — Вінніпег: УВАН, 1971. — 48 с.", True, []),
     ("Галюк М. Творець гімну // Культура і життя. — № 7.", True, []),
-    ("Ми йшли додому. — Так, 2010 року. Це було давно.", False,
+    ("Ми йшли додому. — Так, 2010 року. Це було давно.", True,
      ["Ми йшли додому.", "— Так, 2010 року.", "Це було давно."]),
+    ("Це є в книзі (Книга. — К., 2010.). Так.", False,
+     ["Це є в книзі (Книга.", "— К., 2010.).", "Так."]),
 ])
 def test_keeps_what_reads_as_prose(text, is_list_item, expected):
   paragraph = wikitext.Paragraph(text, is_list_item)
