@@ -542,7 +542,7 @@ def test_keeps_sentences_that_only_look_like_markup(sentence):
     ("Ми йшли додому. — Так, 2010 року. Це було давно.", True,
      ["Ми йшли додому.", "— Так, 2010 року.", "Це було давно."]),
     ("Це є в книзі (Книга. — К., 2010.). Так.", False,
-     ["Це є в книзі (Книга.", "— К., 2010.).", "Так."]),
+     ["Це є в книзі (Книга. — К., 2010.).", "Так."]),
 ])
 def test_keeps_what_reads_as_prose(text, is_list_item, expected):
   paragraph = wikitext.Paragraph(text, is_list_item)
