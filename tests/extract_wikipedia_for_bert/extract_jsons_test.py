@@ -112,7 +112,8 @@ def test_removes_only_the_title():
     ("The formula_12-norm of codice_2 is large.\nIt is quite old.",
      ["It is quite old."]),
     ("Ici, formule_3 est grand. Тук код_4 е малък.", []),
-    ("Section::::The long history of it.\nBULLET::::- It is an old one as they say.\n"
+    ("Section::::The long history of this old town.\n"
+     "BULLET::::- It is an old one as they say.\n"
      "BULLET::::2.  It is a new one as they say.\nBULLET::::- Short one.\n"
      "Section::::History.:Early life.\nIt is quite old.",
      ["It is an old one as they say.", "It is a new one as they say.",
