@@ -90,8 +90,11 @@ def test_one_large_document_leaves_no_part_empty(tmp_path, sizes):
 
 
 def test_blank_is_what_strip_empties():
-  """Each character of Unicode, by what both searches say of a line of it."""
-  for code_point in range(0x110000):
+  """By what both searches say of a line of each character.
+
+  All white space is in Unicode's first plane.
+  """
+  for code_point in range(0x10000):
     character = chr(code_point)
     if character == "\n" or 0xd800 <= code_point < 0xe000:
       continue
