@@ -1,14 +1,13 @@
 """BERT (Devlin et al. 2018, arXiv 1810.04805): config, encoder and heads.
 
-This module owns every variable of the model, under the names of Google's
-checkpoints. It builds `tf.compat.v1` graphs that run on CPU, GPU and TPU, and
-offers the names that fine-tuning scripts for BERT import.
+Builds `tf.compat.v1` graphs for CPU, GPU and TPU. Variables have the names of
+Google's checkpoints. Fine-tuning scripts for BERT find the names they import.
 
 Dimensions:
   B: sequences in a batch
   S: tokens in a sequence
   P: output positions in a sequence
-  R: wanted output positions in a batch
+  R: selected output positions in a batch
   V: tokens in the vocabulary
   H: hidden size
   A: attention heads
@@ -32,17 +31,17 @@ Activation = Callable[[tf.Tensor], tf.Tensor]
 # Takes shape and dtype.
 Initializer = Callable[..., tf.Tensor]
 
-# A graph's collection of integers, scalars that seed dropout; where a graph
-# runs more than once in a step, as on the cores of a TPU, they tell which run.
+# Graph collection of scalar integers that dropout adds to its seed, so that
+# replicas of a graph, such as the cores of a TPU, drop different values.
 DROPOUT_SEEDS = "dropout_seeds"
-# A graph's collection of the global step, as dropout reads it, and where.
+# Graph collection of dropout's copy of the global step, on the host.
 _STEP = "dropout_step"
 _HOST = "/device:CPU:0"
 
 _LAYER_NORM_EPSILON = 1e-12
 # Added to the attention scores of padding.
 _MASKED_SCORE = -10000.0
-# Where float16's square is finite, and the sigmoid in GELU 0 or 1.
+# Bound of GELU's input in float16: its square is finite, its sigmoid 0 or 1.
 _MAX_GELU_INPUT = 40.0
 
 
@@ -81,10 +80,10 @@ class BertConfig:
 
   @classmethod
   def from_dict(cls, json_object: Mapping[str, Any]) -> "BertConfig":
-    """Returns the config of values by field.
+    """Returns the config with the values of a dict.
 
-    As BERT's does, it keeps what is no field, and checks nothing: a model with
-    impossible sizes is refused when it is built.
+    Like BERT's method, keeps unknown keys as attributes and checks nothing:
+    `BertModel` refuses impossible sizes.
     """
     vocab_size: Any = json_object.get("vocab_size")
     config = cls(vocab_size)
@@ -96,14 +95,14 @@ class BertConfig:
     """Reads a `bert_config.json`.
 
     Raises:
-      tf.errors.OpError: the file cannot be read.
-      ValueError: the file is not JSON.
+      tf.errors.OpError: if the file cannot be read.
+      ValueError: if the file is not JSON.
     """
     with tf.io.gfile.GFile(json_file) as file:
       return cls.from_dict(json.loads(file.read()))
 
   def to_dict(self) -> Dict[str, Any]:
-    """Returns the values by field."""
+    """Returns a copy of all attributes, by name."""
     return copy.deepcopy(self.__dict__)
 
   def to_json_string(self) -> str:
@@ -115,35 +114,35 @@ class BertConfig:
 def gelu(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
   """Applies the tanh form of GELU (Hendrycks and Gimpel, arXiv 1606.08415).
 
-  0.5 x (1 + tanh(u)) is x sigmoid(2 u), which takes fewer passes over memory,
-  and so does the gradient in closed form.
+  Computes 0.5 x (1 + tanh(u)) as x sigmoid(2 u), and the gradient in closed
+  form: both take fewer passes over memory.
   """
-  slope = 2 * math.sqrt(2 / math.pi)
-  bend = 0.044715 * slope
+  linear = 2 * math.sqrt(2 / math.pi)
+  cubic = 0.044715 * linear
   bounded = x
   if x.dtype == tf.float16:
     bounded = tf.clip_by_value(x, -_MAX_GELU_INPUT, _MAX_GELU_INPUT)
   square = bounded * bounded
-  gate = tf.sigmoid(bounded * (slope + bend * square))
+  gate = tf.sigmoid(bounded * (linear + cubic * square))
 
   def gradient(upstream):
     through_gate = tf.raw_ops.SigmoidGrad(y=gate, dy=upstream * x)
-    return upstream * gate + through_gate * (slope + 3 * bend * square)
+    return upstream * gate + through_gate * (linear + 3 * cubic * square)
 
   return x * gate, gradient
 
 
 def _fused_gelu(x: tf.Tensor) -> tf.Tensor:
-  """Applies the same function in the form that TensorFlow recognizes.
+  """Applies GELU in the form that TensorFlow's graph rewrite recognizes.
 
-  On CPUs its graph rewrite makes one kernel of this and the matrix product
-  before it, as long as no gradient needs what is in between.
+  On CPUs the rewrite fuses GELU with the matrix product before it, unless a
+  gradient needs the values in between.
   """
   inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
   return 0.5 * x * (1.0 + tf.tanh(inner))
 
 
-# gelu_new and gelu_pytorch_tanh are names of the same form elsewhere.
+# Other libraries call the tanh form gelu_new or gelu_pytorch_tanh.
 _ACTIVATIONS: Dict[str, Optional[Activation]] = {
     "gelu": gelu, "gelu_new": gelu, "gelu_pytorch_tanh": gelu, "linear": None,
     "relu": tf.nn.relu, "silu": tf.nn.silu, "swish": tf.nn.silu,
@@ -152,12 +151,12 @@ _ACTIVATIONS: Dict[str, Optional[Activation]] = {
 
 def get_activation(activation_string: Union[str, Activation, None]
                   ) -> Optional[Activation]:
-  """Returns the function that a name stands for, None for linear.
+  """Returns the activation function of a name; None for linear.
 
-  An empty name and None are linear too; a function is returned unchanged.
+  An empty name and None mean linear; a function is returned unchanged.
 
   Raises:
-    ValueError: there is no such activation.
+    ValueError: if no activation has this name.
   """
   if callable(activation_string) or not activation_string:
     return activation_string or None
@@ -174,6 +173,7 @@ def get_activation(activation_string: Union[str, Activation, None]
 class BertModel:
   """The encoder and pooler over one batch.
 
+  Example:
     config = modeling.BertConfig.from_json_file("student/bert_config.json")
     model = modeling.BertModel(config, True, input_ids, input_mask, segment_ids)
     scores = tf1.layers.dense(model.get_pooled_output(), num_labels)
@@ -191,28 +191,28 @@ class BertModel:
     """Builds the graph.
 
     Args:
-      config: size of the model; it is not modified.
+      config: size of the model; not modified.
       is_training: whether to apply dropout.
       input_ids: int32 [B, S], token ids.
-      input_mask: int32 [B, S], 1 for a token and 0 for padding; None is 1
-        everywhere.
-      token_type_ids: int32 [B, S], segments; None is 0 everywhere.
-      use_one_hot_embeddings: whether token ids are looked up by a product with
+      input_mask: int32 [B, S], 1 for a token and 0 for padding; None means no
+        padding.
+      token_type_ids: int32 [B, S], segments; None means segment 0.
+      use_one_hot_embeddings: whether to look up token ids by a product with
         one-hot vectors, which is faster on TPUs.
-      scope: variable scope; None is "bert", or "bert_1" where that is taken.
-      output_positions: int32 [B, P], into each sequence. The last layer is
-        computed only there, and at the first tokens for the pooler; None is
-        everywhere.
-      output_slots: int32 [R], which of the B * P output positions are wanted,
-        row by row; None is all of them, in shapes that are as static as those
-        of the inputs.
+      scope: variable scope; None means "bert", or "bert_1" if "bert" is taken.
+      output_positions: int32 [B, P], positions in each sequence. The last layer
+        is computed only at these and, for the pooler, at the first tokens; None
+        means all positions.
+      output_slots: int32 [R], indices of the output positions to compute, in
+        the order of the flattened [B * P]; None computes all output positions
+        and keeps static shapes static.
       has_pooler: whether to build the pooler.
-      compute_type: of the encoder's arithmetic and of what the methods return,
-        but for the embeddings of the vocabulary. Normalisation and the softmax
-        of attention are computed in float32; variables are float32, unless a
-        custom getter gives the matrices the compute type.
-      for_cpu: whether the graph is for a CPU, for which TensorFlow fuses GELU
-        with the matrix product before it where nothing is trained.
+      compute_type: dtype of the encoder's arithmetic and of all outputs except
+        the embedding table. Layer normalisation and the softmax of attention
+        run in float32. Variables are float32, unless a custom getter gives the
+        matrices the compute type.
+      for_cpu: whether the graph runs on a CPU, where TensorFlow fuses GELU with
+        the matrix product before it if nothing is trained.
     """
     assert output_slots is None or output_positions is not None
     config = _config_for(config, is_training, for_cpu)
@@ -252,23 +252,23 @@ class BertModel:
               activation=tf.tanh)
 
   def get_pooled_output(self) -> Optional[tf.Tensor]:
-    """Returns [B, H], made of the first tokens; None without a pooler."""
+    """Returns the pooled first tokens, [B, H]; None without a pooler."""
     return self.pooled_output
 
   def get_sequence_output(self) -> tf.Tensor:
-    """Returns the last layer: [B, S, H], or [R, H] at positions."""
+    """Returns the last layer, [B, S, H], or [R, H] at output positions."""
     return self.sequence_output
 
   def get_all_encoder_layers(self) -> List[tf.Tensor]:
-    """Returns each layer's [B, S, H]; the last as the sequence output."""
+    """Returns each layer, [B, S, H]; the last is the sequence output."""
     return self.all_encoder_layers
 
   def get_embedding_output(self) -> tf.Tensor:
-    """Returns what the first layer reads, [B, S, H]."""
+    """Returns the input of the first layer, [B, S, H]."""
     return self.embedding_output
 
   def get_embedding_table(self) -> tf.Tensor:
-    """Returns the embeddings of the vocabulary, float32 [V, H]."""
+    """Returns the word embeddings, float32 [V, H]."""
     return self.embedding_table
 
 
@@ -278,11 +278,12 @@ def _with_first_tokens(
   """Adds each sequence's first token to the output positions.
 
   Args:
-    positions: int32 [B, P], into each sequence.
-    slots: int32 [R], which of them are wanted; None is all of them.
+    positions: int32 [B, P], positions in each sequence.
+    slots: int32 [R], indices of the positions to compute; None means all.
 
   Returns:
-    int32 [B, 1 + P], and [B + R]: the first tokens, then the others.
+    Positions, int32 [B, 1 + P], and slots, int32 [B + R]: the first tokens,
+    then the others.
   """
   batch_size, num_positions = get_shape_list(positions)
   with_first = tf.pad(positions, [[0, 0], [1, 0]])
@@ -300,8 +301,8 @@ def _split_first_tokens(hidden: tf.Tensor, positions: tf.Tensor,
 
   Args:
     hidden: [B + R, H].
-    positions: as `_with_first_tokens` returns them.
-    slots: likewise.
+    positions: as returned by `_with_first_tokens`.
+    slots: as returned by `_with_first_tokens`.
   """
   batch_size, num_positions = get_shape_list(positions)
   if slots is None:
@@ -313,7 +314,7 @@ def _split_first_tokens(hidden: tf.Tensor, positions: tf.Tensor,
 
 def _config_for(config: BertConfig, is_training: bool,
                 for_cpu: bool) -> BertConfig:
-  """Copies a config; without training it drops nothing and GELU may fuse."""
+  """Copies a config; outside training, without dropout and with fused GELU."""
   if is_training:
     return dataclasses.replace(config)
   activation = config.hidden_act
@@ -330,8 +331,8 @@ def _embed(config: BertConfig, input_ids: tf.Tensor, token_type_ids: tf.Tensor,
   """Sums the embeddings of token ids, segments and positions.
 
   Returns:
-    The embeddings of the vocabulary, float32 [V, H], and the normalised sum,
-    [B, S, H] of the compute type.
+    The word embeddings, float32 [V, H], and the normalised sum, [B, S, H] in
+    the compute type.
   """
   embeddings, word_table = embedding_lookup(
       input_ids, config.vocab_size, config.hidden_size,
@@ -357,8 +358,8 @@ def _add_embeddings(
     token_type_ids: int32 [B, S]; None adds no segments.
     type_vocab_size: number of segments.
     max_position_embeddings: the longest S; None adds no positions.
-    initializer_range: of new weights.
-    names: of the two tables.
+    initializer_range: standard deviation of new weights.
+    names: variable names of the two tables.
   """
   _, seq_length, width = get_shape_list(embeddings, expected_rank=3)
   initializer = create_initializer(initializer_range)
@@ -372,7 +373,7 @@ def _add_embeddings(
 
 
 def _mask_scores(mask: tf.Tensor) -> tf.Tensor:
-  """Returns what attention adds to the scores of all heads.
+  """Returns the additive attention mask of all heads.
 
   Args:
     mask: [B, Q or 1, S], 1 where a query may attend to a token, else 0.
@@ -392,16 +393,16 @@ def _encode(config: BertConfig, embeddings: tf.Tensor,
   Args:
     config: size of the layers.
     embeddings: [B, S, H].
-    mask_scores: as `_mask_scores` returns them; None masks nothing.
+    mask_scores: as returned by `_mask_scores`; None masks nothing.
     output_positions: as for `BertModel`.
     output_slots: as for `BertModel`.
 
   Returns:
-    The output of each layer, [B * S, H]; that of the last one is [R, H] where
-    output positions are given.
+    The output of each layer, [B * S, H]; of the last layer [R, H], if there are
+    output positions.
 
   Raises:
-    ValueError: the heads do not divide H.
+    ValueError: if A does not divide H.
   """
   heads = config.num_attention_heads
   if config.hidden_size % heads:
@@ -409,7 +410,7 @@ def _encode(config: BertConfig, embeddings: tf.Tensor,
         "hidden_size {} is not a multiple of num_attention_heads {}".format(
             config.hidden_size, heads))
   batch_size = get_shape_list(embeddings)[0]
-  # Matrices are faster than three axes in the dense layers.
+  # Dense layers are faster on matrices than on tensors with three axes.
   hidden = tf.reshape(embeddings, [-1, config.hidden_size])  # [B * S, H]
   layers = []
   for layer in range(config.num_hidden_layers):
@@ -452,13 +453,13 @@ def _attention(query_inputs: tf.Tensor, inputs: tf.Tensor,
   Args:
     query_inputs: [B * Q, H], projected to queries.
     inputs: [B * S, H], projected to keys and values.
-    mask_scores: as `_mask_scores` returns them; None masks nothing.
+    mask_scores: as returned by `_mask_scores`; None masks nothing.
     batch_size: B.
     heads: A.
     head_size: D.
-    dropout_prob: of the attention weights.
-    initializer_range: of new weights.
-    activations: of the projections to queries, keys and values.
+    dropout_prob: dropout of the attention weights.
+    initializer_range: standard deviation of new weights.
+    activations: activations of queries, keys and values.
 
   Returns:
     [B * Q, A * D].
@@ -483,13 +484,13 @@ def _attention(query_inputs: tf.Tensor, inputs: tf.Tensor,
 
 def _add_and_norm(config: BertConfig, update: tf.Tensor,
                   residual: tf.Tensor) -> tf.Tensor:
-  """Projects an update to [N, H], adds it to the residual, normalises."""
+  """Projects an update to [N, H], adds the residual and normalises the sum."""
   update = _dense(update, config.hidden_size, config.initializer_range)
   update = dropout(update, config.hidden_dropout_prob)
   return layer_norm(update + residual)
 
 
-# --- Parts of the encoder, as BERT offers them --------------------------------
+# --- Parts of the encoder under BERT's public names ---------------------------
 
 
 def embedding_lookup(
@@ -497,18 +498,19 @@ def embedding_lookup(
     initializer_range: float = 0.02,
     word_embedding_name: str = "word_embeddings",
     use_one_hot_embeddings: bool = False) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Looks token ids up.
+  """Looks up the embeddings of token ids.
 
   Args:
     input_ids: int32 [B, S] or [B, S, N].
     vocab_size: V.
     embedding_size: E.
-    initializer_range: of new weights.
+    initializer_range: standard deviation of new weights.
     word_embedding_name: name of the table.
     use_one_hot_embeddings: as for `BertModel`.
 
   Returns:
-    float32 [B, S, E], or [B, S, N * E]; and the table, float32 [V, E].
+    The embeddings, float32 [B, S, E] or [B, S, N * E], and the table, float32
+    [V, E].
   """
   table = _variable(word_embedding_name, [vocab_size, embedding_size],
                     create_initializer(initializer_range))
@@ -530,25 +532,26 @@ def embedding_postprocessor(
     position_embedding_name: str = "position_embeddings",
     initializer_range: float = 0.02, max_position_embeddings: int = 512,
     dropout_prob: float = 0.1) -> tf.Tensor:
-  """Adds segments and positions to embeddings, normalises and drops.
+  """Adds segments and positions, then applies layer norm and dropout.
 
   Args:
     input_tensor: float32 [B, S, H].
     use_token_type: whether to add the embeddings of segments.
     token_type_ids: int32 [B, S]; needed with `use_token_type`.
     token_type_vocab_size: number of segments.
-    token_type_embedding_name: name of their table.
+    token_type_embedding_name: name of the table of segments.
     use_position_embeddings: whether to add the embeddings of positions.
-    position_embedding_name: name of their table.
-    initializer_range: of new weights.
+    position_embedding_name: name of the table of positions.
+    initializer_range: standard deviation of new weights.
     max_position_embeddings: the longest S.
-    dropout_prob: of the result.
+    dropout_prob: dropout of the result.
 
   Returns:
     float32 [B, S, H].
 
   Raises:
-    ValueError: the input has another rank, or there are no segments.
+    ValueError: if the rank of the input is not 3, or `token_type_ids` is
+      missing.
   """
   if use_token_type and token_type_ids is None:
     raise ValueError("use_token_type needs token_type_ids")
@@ -562,7 +565,7 @@ def embedding_postprocessor(
 
 def create_attention_mask_from_input_mask(from_tensor: tf.Tensor,
                                           to_mask: tf.Tensor) -> tf.Tensor:
-  """Returns which token may attend to which one.
+  """Returns the attention mask: which query may attend to which token.
 
   Args:
     from_tensor: [B, Q, ...].
@@ -601,17 +604,17 @@ def attention_layer(
     key_act: activation of the keys.
     value_act: activation of the values.
     attention_probs_dropout_prob: dropout of the attention weights.
-    initializer_range: of new weights.
+    initializer_range: standard deviation of new weights.
     do_return_2d_tensor: whether to return a matrix.
-    batch_size: B; needed for matrices, as are the two lengths.
-    from_seq_length: Q.
-    to_seq_length: S.
+    batch_size: B; required if the inputs are matrices.
+    from_seq_length: Q; required if the inputs are matrices.
+    to_seq_length: S; required if the inputs are matrices.
 
   Returns:
     [B, Q, A * D], or [B * Q, A * D].
 
   Raises:
-    ValueError: the ranks differ, or the sizes of matrices are missing.
+    ValueError: if the ranks differ, or the sizes of matrices are missing.
   """
   from_shape = get_shape_list(from_tensor, expected_rank=[2, 3])
   assert_rank(to_tensor, len(from_shape))
@@ -641,7 +644,7 @@ def transformer_model(
     attention_probs_dropout_prob: float = 0.1,
     initializer_range: float = 0.02, do_return_all_layers: bool = False
 ) -> Union[tf.Tensor, List[tf.Tensor]]:
-  """Applies the layers of the encoder.
+  """Runs the layers of the encoder.
 
   Args:
     input_tensor: float32 [B, S, H].
@@ -650,17 +653,17 @@ def transformer_model(
     num_hidden_layers: layers.
     num_attention_heads: A; divides H.
     intermediate_size: units of the feed-forward layers.
-    intermediate_act_fn: their activation.
+    intermediate_act_fn: activation of the feed-forward layers.
     hidden_dropout_prob: dropout of layer outputs.
     attention_probs_dropout_prob: dropout of attention weights.
-    initializer_range: of new weights.
+    initializer_range: standard deviation of new weights.
     do_return_all_layers: whether to return the outputs of all layers.
 
   Returns:
     The output of the last layer, [B, S, H], or of each layer.
 
   Raises:
-    ValueError: the input is not [B, S, H], or A does not divide H.
+    ValueError: if the input is not [B, S, H], or A does not divide H.
   """
   shape = get_shape_list(input_tensor, expected_rank=3)
   if shape[2] != hidden_size:
@@ -681,14 +684,14 @@ def transformer_model(
 
 
 class PretrainingLogits(NamedTuple):
-  """The scores of both heads.
+  """The logits of both heads.
 
   Attributes:
-    masked_lm: float32 [R, V], at the wanted positions in their order.
-    next_sentence: float32 [B, 2]: 0 is the next sentence, 1 a random one;
-      None without this head.
-    hidden_states: float32 [R, H], what the masked-LM head scores: its product
-      with the word embeddings plus the bias is `masked_lm`.
+    masked_lm: float32 [R, V], a row for each selected position.
+    next_sentence: float32 [B, 2], 0 for the next sentence and 1 for a random
+      one; None without this head.
+    hidden_states: float32 [R, H]; `masked_lm` is their product with the word
+      embeddings, plus the bias.
   """
   masked_lm: tf.Tensor
   next_sentence: Optional[tf.Tensor]
@@ -703,18 +706,19 @@ def pretraining_logits(config: BertConfig, is_training: bool,
                        has_next_sentence: bool = True,
                        compute_type: tf.DType = tf.float32,
                        for_cpu: bool = False) -> PretrainingLogits:
-  """Scores masked tokens and next sentences with no more work than they need.
+  """Computes the logits of masked tokens and next sentences.
 
-  The last layer is computed only where a head reads it.
+  The last layer runs only at the positions that a head reads.
 
   Args:
-    config, is_training, input_ids, input_mask, token_type_ids: as for
-      `BertModel`.
-    masked_lm_positions: int32 [B, P], into each sequence.
-    masked_lm_slots: int32 [R], which of the B * P positions to score, row by
-      row; None scores all of them, in shapes that are static where those of
-      the inputs are.
-    has_next_sentence: whether to score next sentences.
+    config: as for `BertModel`.
+    is_training: as for `BertModel`.
+    input_ids: as for `BertModel`.
+    input_mask: as for `BertModel`.
+    token_type_ids: as for `BertModel`.
+    masked_lm_positions: as `output_positions` of `BertModel`.
+    masked_lm_slots: as `output_slots` of `BertModel`.
+    has_next_sentence: whether to build the next-sentence head.
     compute_type: as for `BertModel`.
     for_cpu: as for `BertModel`.
   """
@@ -735,15 +739,14 @@ def pretraining_logits(config: BertConfig, is_training: bool,
 def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
                     embedding_table: tf.Tensor, for_cpu: bool
                    ) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Transforms [R, H] and scores it against the vocabulary.
+  """Transforms [R, H] and multiplies the result with the word embeddings.
 
-  The scores are sums in float32 wherever a product of 16-bit operands can
-  return them: 16 bits hold two or three digits of a score. GPUs multiply
-  such operands exactly in TF32. On CPUs only the product in bfloat16 is fast,
-  and returns bfloat16.
+  Computes logits in float32 where possible: 16 bits hold two or three digits of
+  a logit. GPUs multiply 16-bit operands exactly in TF32. On CPUs only the
+  product that returns bfloat16 is fast.
 
   Returns:
-    float32 [R, H] and [R, V].
+    The transformed hidden states, float32 [R, H], and logits, float32 [R, V].
   """
   with tf1.variable_scope("cls/predictions"):
     with tf1.variable_scope("transform"):
@@ -763,7 +766,7 @@ def _masked_lm_head(config: BertConfig, hidden: tf.Tensor,
 
 
 def _next_sentence_head(config: BertConfig, pooled: tf.Tensor) -> tf.Tensor:
-  """Scores [B, H]; float32 [B, 2]."""
+  """Returns the next-sentence logits, float32 [B, 2], of [B, H]."""
   with tf1.variable_scope("cls/seq_relationship"):
     weights = _variable("output_weights", [2, config.hidden_size],
                         create_initializer(config.initializer_range))
@@ -793,7 +796,7 @@ def _normalize(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Tuple[
   """Normalises the last axis of [..., H], scales by gamma and adds beta.
 
   The gradient in closed form takes fewer passes over memory. Its sums over rows
-  are products with vectors, which CPUs compute faster.
+  are products with vectors, which are faster on CPUs.
   """
   size = inputs.shape.as_list()[-1]
 
@@ -821,18 +824,17 @@ def _normalize(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Tuple[
 def layer_norm_and_dropout(input_tensor: tf.Tensor,
                            dropout_prob: Optional[float],
                            name: Optional[str] = None) -> tf.Tensor:
-  """Normalises the last axis, then drops."""
+  """Applies `layer_norm`, then `dropout`."""
   return dropout(layer_norm(input_tensor, name), dropout_prob)
 
 
 def dropout(input_tensor: tf.Tensor,
             dropout_prob: Optional[float]) -> tf.Tensor:
-  """Drops values at random, and scales the others up.
+  """Sets random values to 0 and scales up the others.
 
-  What is dropped depends only on the graph's seed, the name scope and the
-  global step, where there are a seed and a step: a run that is resumed from a
-  checkpoint drops what it would have dropped without the interruption. It
-  depends on the integers in the collection `DROPOUT_SEEDS`, too.
+  In a graph with a seed and a global step, the choice depends only on the seed,
+  the name scope, the step and the integers in the collection `DROPOUT_SEEDS`: a
+  resumed run drops the same values as an uninterrupted run.
   """
   if not dropout_prob:
     return input_tensor
@@ -841,13 +843,13 @@ def dropout(input_tensor: tf.Tensor,
     return tf.nn.dropout(input_tensor, rate=dropout_prob)
   # The name scope differs where a model is built twice in a graph.
   scope_hash = zlib.crc32(graph.get_name_scope().encode())
-  numbers = tf1.get_collection(DROPOUT_SEEDS)
-  # Random kernels take seeds from the host's memory. A TPU's cores have none.
-  with contextlib.nullcontext() if numbers else tf.device(_HOST):
+  replica_seeds = tf1.get_collection(DROPOUT_SEEDS)
+  # Random kernels read seeds from the host's memory; TPU cores have none.
+  with contextlib.nullcontext() if replica_seeds else tf.device(_HOST):
     seed = tf.constant([graph.seed, scope_hash], tf.int64)
-    for number in (_step_of(graph), *numbers):
+    for number in (_step_of(graph), *replica_seeds):
       seed = tf.random.experimental.stateless_fold_in(seed, number)
-  # Unlike its later version this kernel takes the seed itself.
+  # StatelessRandomUniformV2 takes a key and a counter instead of a seed.
   is_kept = tf.raw_ops.StatelessRandomUniform(
       shape=tf.shape(input_tensor), seed=seed,
       dtype=input_tensor.dtype) >= dropout_prob
@@ -855,7 +857,7 @@ def dropout(input_tensor: tf.Tensor,
 
 
 def _step_of(graph: tf.Graph) -> tf.Tensor:
-  """Returns the global step, which a graph reads, and copies, once."""
+  """Returns a copy of the global step, made once per graph."""
   found = graph.get_collection(_STEP)
   if not found:
     with tf.control_dependencies(None):  # Outside of branches and loops.
@@ -877,10 +879,10 @@ def gather_positions(sequences: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
 def get_shape_list(tensor: tf.Tensor,
                    expected_rank: Union[int, Sequence[int], None] = None,
                    name: Optional[str] = None) -> List[Any]:
-  """Returns the length of each axis, an int where it is static.
+  """Returns the length of each axis: an int if static, else a tensor.
 
   Raises:
-    ValueError: the rank is not the expected one, or one of them.
+    ValueError: if the rank is not among the expected ranks.
   """
   if expected_rank is not None:
     assert_rank(tensor, expected_rank, name)
@@ -894,7 +896,7 @@ def assert_rank(tensor: tf.Tensor, expected_rank: Union[int, Sequence[int]],
   """Checks the number of axes.
 
   Raises:
-    ValueError: the rank is not the expected one, or one of them.
+    ValueError: if the rank is not among the expected ranks.
   """
   ranks = [expected_rank] if isinstance(expected_rank, int) else expected_rank
   if tensor.shape.rank not in ranks:
@@ -906,7 +908,7 @@ def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
   """Returns [..., H] as [N, H].
 
   Raises:
-    ValueError: there are fewer than two axes.
+    ValueError: if there are fewer than two axes.
   """
   if input_tensor.shape.rank < 2:
     raise ValueError("{} has shape {}; its rank must be at least 2".format(
@@ -918,7 +920,7 @@ def reshape_to_matrix(input_tensor: tf.Tensor) -> tf.Tensor:
 
 def reshape_from_matrix(output_tensor: tf.Tensor,
                         orig_shape_list: Sequence[Any]) -> tf.Tensor:
-  """Returns [N, H] with the first axes of a shape, which it had before."""
+  """Restores the axes of a tensor that `reshape_to_matrix` reshaped."""
   if len(orig_shape_list) == 2:
     return output_tensor
   return tf.reshape(output_tensor, [*orig_shape_list[:-1],
@@ -943,10 +945,10 @@ def _gather_rows(matrix: tf.Tensor, indices: tf.Tensor) -> Tuple[
     tf.Tensor, Callable[[tf.Tensor], Tuple[tf.Tensor, None]]]:
   """Gathers rows of [N, H] at int32 indices, with a dense gradient.
 
-  The embeddings of the vocabulary are the output matrix too, whose gradient is
-  dense: two dense gradients add up faster than a dense and a sparse one, and
-  all-reduce as one tensor. The gradient of `tf.gather` has GPUs send the host
-  a shape that the host knows.
+  The decoder is tied to the word embeddings and has a dense gradient. Adding a
+  dense gradient to it is faster than adding a sparse one, and the sum is
+  all-reduced as one tensor. The gradient of `tf.gather` would also copy the
+  table's shape from the GPU to the host.
   """
   num_rows, _ = get_shape_list(matrix)
 
@@ -957,7 +959,7 @@ def _gather_rows(matrix: tf.Tensor, indices: tf.Tensor) -> Tuple[
 
 
 def _one_hot_lookup(table: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-  """Looks rows of [N, H] up at int32 [B, S] by a matrix product."""
+  """Looks up rows of [N, H] at int32 [B, S] by a matrix product."""
   num_rows, hidden_size = table.shape
   rows = tf.matmul(tf.one_hot(tf.reshape(ids, [-1]), num_rows), table)
   return tf.reshape(rows, get_shape_list(ids) + [hidden_size])
@@ -976,7 +978,7 @@ def variable_shapes(config: BertConfig) -> Dict[str, List[int]]:
 
 @functools.lru_cache(maxsize=None)
 def _variable_shapes(config_json: str) -> Dict[str, List[int]]:
-  """Builds a model to see its variables, which takes a second."""
+  """Builds a model, in about a second, and lists its variables."""
   config = BertConfig.from_dict(json.loads(config_json))
   with tf.Graph().as_default():
     tokens = tf1.placeholder(tf.int32, [None, None])
@@ -988,11 +990,11 @@ def _variable_shapes(config_json: str) -> Dict[str, List[int]]:
 def get_assignment_map_from_checkpoint(
     tvars: Sequence[tf.Variable], init_checkpoint: str
 ) -> Tuple[Dict[str, str], Dict[str, int]]:
-  """Finds the variables that a checkpoint has, by name.
+  """Finds the variables that a checkpoint holds under the same names.
 
   Returns:
-    The map from names to names that `tf1.train.init_from_checkpoint` takes,
-    and a dict whose keys are these names, with and without ":0".
+    The map from names to names for `tf1.train.init_from_checkpoint`, and a dict
+    whose keys are these names, with and without ":0".
   """
   names = {variable.name.split(":")[0] for variable in tvars}
   assignment_map = {
