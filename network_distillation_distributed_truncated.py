@@ -11,38 +11,38 @@ r"""Trains a small BERT on a teacher's labels, on many GPUs, under Horovod.
     --init_checkpoint teacher/bert_model.ckpt \
     --hard_label_weight 0.1 --do_train True --do_eval True
 
-Each process reads its own share of the records, --train_batch_size sequences
-per step; the global batch size is that of all processes together. By default
-the script multiplies the learning rate by the number of processes and divides
-the numbers of steps by it: --scale_learning_rate. All processes evaluate. Rank
-0 writes, and only rank 0 needs to see --output_dir. The same command resumes
-from the newest checkpoint, with any number of processes. Without a launcher the
-script runs as one process.
+Each process reads different records, --train_batch_size sequences per step; the
+global batch size is the sum over all processes. By default the script
+multiplies the learning rate by the number of processes and divides the numbers
+of steps by it (--scale_learning_rate). All processes evaluate. Rank 0 writes,
+and only rank 0 needs access to --output_dir. The same command resumes from the
+newest checkpoint, with any number of processes. Without a launcher the script
+runs as one process.
 
 Evaluation reads --max_eval_steps x --eval_batch_size = 800 records by default,
 from the start of --eval_input_file. Without --eval_input_file it reads training
 data.
 
-Before the first step the processes compare flags, files and packages. A process
-that differs, or does not see the records, ends all processes with one line. So
-does a process that dies, or does not answer for a minute.
+Before the first step the processes compare flags, files and packages. All
+processes end with a one-line error if a process differs, does not find the
+records, dies, or does not answer for a minute.
 
 The script sets these variables unless the environment has them:
 
-  HOROVOD_STALL_CHECK_TIME_SECONDS=30     a warning that names slow processes
-  HOROVOD_STALL_SHUTDOWN_TIME_SECONDS=60  ends all processes; 0 waits for ever
-  HOROVOD_CONTROLLER=gloo                 without a launcher, which MPI needs
-  HOROVOD_CPU_OPERATIONS=gloo             likewise
-  OMPI_MCA_mpi_yield_when_idle=1          on CPUs, where Open MPI spins on the
-                                          cores that compute
+  HOROVOD_STALL_CHECK_TIME_SECONDS=30     warns, and names slow processes
+  HOROVOD_STALL_SHUTDOWN_TIME_SECONDS=60  ends all processes; 0 never does
+  HOROVOD_CONTROLLER=gloo                 only without a launcher
+  HOROVOD_CPU_OPERATIONS=gloo             only without a launcher
+  OMPI_MCA_mpi_yield_when_idle=1          only on CPUs: idle processes of Open
+                                          MPI leave the cores to others
 
-On CPUs each process gets its share of the cores as threads, unless
+On CPUs the processes of a host divide its cores among their threads, unless
 TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS are set.
 """
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads these once, the first early.
+if __name__ == "__main__":  # To be set before TensorFlow is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
@@ -71,10 +71,10 @@ from distillation import options
 from distillation import training
 
 _STALL_SHUTDOWN = "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"
-# By default Horovod waits for ever.
+# Horovod has no limit by default.
 _STALL_LIMITS = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "30",
                  _STALL_SHUTDOWN: "60"}
-# MPI without mpirun looks for a helper under a prefix that may not be there.
+# Without mpirun, MPI starts a helper from a prefix that may not exist.
 _WITHOUT_LAUNCHER = {"HOROVOD_CONTROLLER": "gloo",
                      "HOROVOD_CPU_OPERATIONS": "gloo"}
 _ON_CPUS = {"OMPI_MCA_mpi_yield_when_idle": "1"}
@@ -83,7 +83,7 @@ _COMPRESSIONS = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}
 
 @dataclasses.dataclass(frozen=True)
 class DistributionOptions:
-  """How processes train together; the fields have the names of the flags."""
+  """Options of distributed training; fields have the names of the flags."""
   scale_learning_rate: bool = True
   allreduce_compression: str = "none"
 
@@ -93,25 +93,24 @@ def define_flags() -> None:
   options.define_flags()
   flags.DEFINE_bool(
       "scale_learning_rate", True,
-      "Whether learning_rate is multiplied, and num_train_steps and "
-      "num_warmup_steps are divided, by the number of processes: the same "
-      "command then reads as many sequences on any number of them. False takes "
-      "all three as they are given, for a schedule that was made for the large "
-      "batch of all processes.")
+      "Whether to multiply learning_rate, and divide num_train_steps and "
+      "num_warmup_steps, by the number of processes: the command then reads "
+      "the same number of sequences with any number of processes. False leaves "
+      "all three unchanged, for a schedule made for the global batch size.")
   flags.DEFINE_enum(
       "allreduce_compression", "none", sorted(_COMPRESSIONS, reverse=True),
-      "How gradients travel between processes: fp16 halves the bytes, which "
-      "pays where the network is slower than the GPUs, and rounds each "
-      "gradient to 11 bits. The variables stay float32.")
+      "Compression of gradients between processes: fp16 halves the bytes and "
+      "rounds each gradient to 11 bits; it helps if the network is slower than "
+      "the GPUs. Variables stay float32.")
 
 
 def set_engine_defaults(environment: MutableMapping[str, str],
                         has_gpu: bool) -> None:
-  """Sets what Horovod and MPI read when they start, where nothing is set.
+  """Sets variables that Horovod and MPI read, unless they are set.
 
   Args:
-    environment: of this process.
-    has_gpu: whether TensorFlow finds one.
+    environment: environment of this process.
+    has_gpu: whether TensorFlow finds a GPU.
   """
   defaults = dict(_STALL_LIMITS)
   if launchers.is_alone(environment):
@@ -123,16 +122,15 @@ def set_engine_defaults(environment: MutableMapping[str, str],
 
 
 def _wrap_optimizer(optimizer: Any, compression: str) -> Any:
-  # As dense tensors: the decoder is tied to the word embedding, whose gradient
-  # so has a value in every row, 30522 x 768 float32 or 94 MB a step for
-  # BERT-Base. As a sparse one it would have the rows of the input on top, and
-  # sparse gradients are all-gathered: each process gets the rows of all.
+  # Dense, because the decoder is tied to the word embeddings: their gradient
+  # has a value in every row, 94 MB a step for BERT-Base. A sparse gradient
+  # would add the rows of the input, and Horovod all-gathers sparse gradients.
   return hvd.DistributedOptimizer(
       optimizer, compression=_COMPRESSIONS[compression], sparse_as_dense=True)
 
 
 def _transport() -> Optional[str]:
-  """Returns what carries gradients; None for one process."""
+  """Returns the transport of gradients; None for one process."""
   if hvd.size() == 1:
     return None
   if devices.has_gpu() and hvd.nccl_built():

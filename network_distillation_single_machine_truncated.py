@@ -20,7 +20,7 @@ data.
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads these once, the first early.
+if __name__ == "__main__":  # To be set before TensorFlow is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 

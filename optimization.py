@@ -1,9 +1,8 @@
-"""How variables are trained: learning rate, clipping, AdamW, loss scale.
+"""BERT's optimizer: learning-rate schedule, clipping, AdamW, loss scaling.
 
-This module owns the schedule and the optimizer with its slots, whose names are
-those of Google's checkpoints: NAME/adam_m and NAME/adam_v. It offers the names
-that fine-tuning scripts for BERT import. What spreads the work over processes
-comes in as `wrap_optimizer`.
+Slots have the names of Google's checkpoints: NAME/adam_m and NAME/adam_v.
+Fine-tuning scripts for BERT find the names they import. The caller distributes
+training over processes with `wrap_optimizer`.
 """
 
 import re
@@ -14,29 +13,29 @@ import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
 _WEIGHT_DECAY = 0.01
-# Parts of the names of variables that do not decay.
+# Regular expressions for the names of variables without weight decay.
 _NO_DECAY = ["LayerNorm", "layer_norm", "bias"]
 _CLIP_NORM = 1.0
 # Dynamic loss scaling (Micikevicius et al. 2017, arXiv 1710.03740): the first
-# scale, and the number of finite steps that double it.
+# scale, and the number of finite steps after which the scale doubles.
 _FIRST_LOSS_SCALE = 2.0 ** 15
 _FINITE_STEPS = 2000
-# Its variables: the scale, the finite steps since it changed, and the steps
-# that it has cost.
+# Variables of `LossScale`: the scale, the finite steps since its last change,
+# and all steps that were skipped.
 LOSS_SCALE_VARIABLES = ("loss_scale", "loss_scale_finite_steps",
                         "loss_scale_skipped_steps")
 
 
 def learning_rate_at(step: tf.Tensor, learning_rate: float,
                      num_train_steps: int, num_warmup_steps: int) -> tf.Tensor:
-  """Returns the learning rate: a linear rise, then a line that ends at 0.
+  """Returns the learning rate: linear warm-up, then linear decay to 0.
 
   Args:
-    step: int64 or float32, s, the steps done.
+    step: s, int64 or float32, a scalar: the number of steps done.
     learning_rate: the rate that the schedule scales.
-    num_train_steps: N, where the rate reaches 0.
-    num_warmup_steps: W; the rate is `learning_rate * s / W` while s < W, and
-      `learning_rate * (1 - s / N)` from there on.
+    num_train_steps: N, the step at which the rate is 0.
+    num_warmup_steps: W; the rate is `learning_rate * s / W` while s < W, then
+      `learning_rate * (1 - s / N)`.
 
   Returns:
     float32, a scalar.
@@ -56,10 +55,10 @@ class TrainStep(NamedTuple):
     operation: changes the variables and adds 1 to the global step.
     learning_rate: float32, a scalar.
     gradient_norm: float32, a scalar, before clipping.
-    is_finite: bool, a scalar: False where the gradients were NaN or infinite
-      and no smaller loss scale can help. Such a step, and one that only lowers
-      the scale, changes no variable but the global step.
-    loss_scale: float32, a scalar, that of the step; None without one.
+    is_finite: bool, a scalar: False if gradients are NaN or infinite and a
+      smaller loss scale cannot help. A step with such gradients changes only
+      the global step and the loss scale.
+    loss_scale: float32, a scalar; None without loss scaling.
   """
   operation: tf.Operation
   learning_rate: tf.Tensor
@@ -77,10 +76,10 @@ def create_optimizer(loss: tf.Tensor, init_lr: float, num_train_steps: int,
     init_lr: the learning rate that the schedule scales.
     num_train_steps: as for `learning_rate_at`.
     num_warmup_steps: as for `learning_rate_at`.
-    use_tpu: whether the gradients are averaged over the cores of a TPU.
+    use_tpu: whether to average the gradients over the cores of a TPU.
 
   Returns:
-    The operation, which adds 1 to the global step too.
+    The operation, which also adds 1 to the global step.
   """
   return create_train_step(
       loss, init_lr, num_train_steps, num_warmup_steps,
@@ -103,20 +102,20 @@ def create_train_step(
     learning_rate: as for `learning_rate_at`.
     num_train_steps: as for `learning_rate_at`.
     num_warmup_steps: as for `learning_rate_at`.
-    wrap_optimizer: takes the optimizer and returns one whose
+    wrap_optimizer: takes the optimizer and returns an optimizer whose
       `compute_gradients` averages over all processes.
-    accumulated_gradients: of the batch's other micro-batches, as
-      `accumulate_gradients` returns them; the sum is averaged once.
-    loss_scale: what the losses are multiplied by; None leaves them. The steps
-      that it skips do not count in the schedule.
-    schedule_offset: steps, perhaps a fraction of one, that the schedule is
-      ahead of the global step; negative where it is behind.
+    accumulated_gradients: sums over the batch's other micro-batches, as
+      returned by `accumulate_gradients`; averaged over processes only once.
+    loss_scale: multiplies the loss; None means no loss scaling. The schedule
+      does not count steps that overflow.
+    schedule_offset: number of steps, perhaps fractional, by which the schedule
+      is ahead of the global step; negative if behind.
 
   Returns:
     The step.
 
   Raises:
-    ValueError: no trainable variable has a gradient.
+    ValueError: if no trainable variable has a gradient.
   """
   global_step = tf1.train.get_or_create_global_step()
   steps_done = tf.convert_to_tensor(global_step)
@@ -136,8 +135,8 @@ def create_train_step(
                                   else loss) if gradient is not None]
   if not computed:
     raise ValueError("the loss depends on no trainable variable")
-  # Clipping follows the averaging, so that all processes scale by the same
-  # factor, and find the same gradients to be NaN or infinite.
+  # Clipping follows the averaging, so that all processes clip by the same
+  # factor and agree whether gradients are finite.
   norm = tf.linalg.global_norm([gradient for gradient, _ in computed])
   if loss_scale:
     norm /= loss_scale.value
@@ -151,8 +150,8 @@ def create_train_step(
     with tf.control_dependencies([factor, can_continue, rate]):
       updates = [loss_scale.update(is_finite)]
   factor = tf.where(is_finite, factor, 0.0)
-  # Checkpoints have slots of all variables, also of those that this loss leaves
-  # alone: another run may train them.
+  # A later run may train variables that this loss leaves out: checkpoints have
+  # the slots of all variables.
   adam.create_slots(tf1.trainable_variables())
   applied = optimizer.apply_gradients(
       [(_scale(gradient, factor), variable) for gradient, variable in computed])
@@ -163,25 +162,27 @@ def create_train_step(
 
 
 class CrossReplicaOptimizer(tf1.tpu.CrossShardOptimizer):
-  """Averages gradients over a TPU's cores before they are clipped.
+  """Averages gradients over a TPU's cores before clipping.
 
-  The class that it extends does so when they are applied: each core would clip
-  its own gradients, by a factor of its own, and find them finite or not alone.
+  The base class averages in `apply_gradients`, after clipping: each core would
+  clip by its own factor, and decide alone whether gradients are finite.
   """
 
   def compute_gradients(self, loss, var_list=None, **kwargs):
-    # The loss is divided by the number of cores there.
+    """Returns gradients averaged over all cores, with their variables."""
+    # The base class has divided the loss by the number of cores.
     return [(None if gradient is None else tf1.tpu.cross_replica_sum(gradient),
              variable) for gradient, variable in super().compute_gradients(
                  loss, var_list, **kwargs)]
 
   def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+    """Applies averaged gradients without averaging again."""
     return self._opt.apply_gradients(grads_and_vars, global_step, name)
 
 
 def _scale(gradient: Union[tf.Tensor, tf.IndexedSlices],
            factor: tf.Tensor) -> Union[tf.Tensor, tf.IndexedSlices]:
-  """Multiplies a gradient; by 0 it is 0 even where it is NaN or infinite."""
+  """Multiplies a gradient; a factor of 0 gives 0 even for NaN and infinity."""
   if isinstance(gradient, tf.IndexedSlices):
     return tf.IndexedSlices(_scale(gradient.values, factor), gradient.indices,
                             gradient.dense_shape)
@@ -195,13 +196,13 @@ def accumulate_gradients(
   """Adds the gradients of one micro-batch to those of earlier ones.
 
   Args:
-    loss: float32, a scalar, of the micro-batch.
-    accumulated_gradients: the sums so far, None for the first micro-batch.
+    loss: float32, a scalar: the loss of the micro-batch.
+    accumulated_gradients: the sums so far; None for the first micro-batch.
     loss_scale: as for `create_train_step`.
 
   Returns:
-    The sums, for each trainable variable; None for one that the loss does not
-    depend on.
+    The sum for each trainable variable; None if the loss does not depend on
+    the variable.
   """
   if loss_scale:
     loss *= loss_scale.value
@@ -215,25 +216,25 @@ def accumulate_gradients(
 def _add(total: Optional[tf.Tensor],
          gradient: Union[tf.Tensor, tf.IndexedSlices, None]
         ) -> Optional[tf.Tensor]:
-  """Adds a gradient to others, densely; None stands for no gradient."""
+  """Adds a gradient to a sum, as dense tensors; None means no gradient."""
   if total is None or gradient is None:
     return total if gradient is None else tf.convert_to_tensor(gradient)
   return total + tf.convert_to_tensor(gradient)
 
 
 class LossScale:
-  """What multiplies the loss so that float16 gradients do not vanish.
+  """Dynamic loss scale, which keeps float16 gradients from underflowing.
 
-  It is halved where gradients overflow and doubled after many finite steps.
-  Checkpoints hold its state.
+  An overflow skips the step and halves the scale; 2,000 finite steps in a row
+  double the scale. Checkpoints hold its variables.
 
   Attributes:
     value: float32, a scalar.
-    num_skipped: int64, a scalar: the steps so far that changed no variable, as
-      gradients overflowed.
+    num_skipped: int64, a scalar: the number of skipped steps so far.
   """
 
   def __init__(self):
+    """Creates the variables."""
     self._scale, self._finite_steps, self._skipped_steps = (
         tf1.get_variable(name, initializer=initial, trainable=False,
                          use_resource=True)
@@ -243,8 +244,8 @@ class LossScale:
     self.num_skipped = self._skipped_steps.read_value()
 
   def update(self, is_finite: tf.Tensor) -> tf.Operation:
-    """Builds the change after a step whose gradients were finite, or not."""
-    # The host counts in int32: what it needs crosses to it once.
+    """Builds the update after a step with finite gradients, or without."""
+    # int32 counters live on the host: `is_finite` is copied there once.
     with tf.device("/device:CPU:0"):
       finite_steps = tf.where(
           tf.identity(is_finite), self._finite_steps + 1, 0)
@@ -259,9 +260,9 @@ class LossScale:
 
 
 class AdamWeightDecayOptimizer(tf1.train.Optimizer):
-  """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as BERT has it.
+  """AdamW (Loshchilov and Hutter, arXiv 1711.05101) as BERT defines it.
 
-  The moments are not corrected for their start at 0:
+  There is no bias correction:
 
     m = beta_1 m + (1 - beta_1) g,  v = beta_2 v + (1 - beta_2) g^2
     x = x - learning_rate * (m / (sqrt(v) + epsilon) + weight_decay_rate x)
@@ -281,12 +282,12 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
       weight_decay_rate: decay of the variables.
       beta_1: decay of m.
       beta_2: decay of v.
-      epsilon: keeps the divisor over 0.
-      exclude_from_weight_decay: regular expressions; a variable does not decay
-        where one of them is found in its name.
+      epsilon: keeps the divisor above 0.
+      exclude_from_weight_decay: regular expressions; a variable whose name
+        contains a match does not decay.
       name: name of the operations.
-      accumulated_gradients: for each trainable variable, added to the
-        gradients that are computed.
+      accumulated_gradients: for each trainable variable, the gradient to add to
+        the computed gradient.
     """
     super().__init__(use_locking=False, name=name)
     self.learning_rate = learning_rate
@@ -298,19 +299,20 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
     self._is_applied: Optional[tf.Tensor] = None
 
   def skip_unless(self, is_applied: tf.Tensor) -> None:
-    """Makes the next gradients count only where a condition holds.
+    """Makes `apply_gradients` change nothing unless a condition holds.
 
     Args:
-      is_applied: bool, a scalar.
+      is_applied: bool, a scalar: the condition.
     """
     self._is_applied = is_applied
 
   def apply_gradients(self, grads_and_vars, global_step=None, name=None):
-    """As the base, but leaves the global step to the caller, as BERT's does."""
+    """Applies gradients; like BERT's, leaves the global step to the caller."""
     del global_step
     return super().apply_gradients(grads_and_vars, None, name)
 
   def compute_gradients(self, loss, *args, **kwargs):
+    """Returns gradients plus accumulated gradients, with their variables."""
     computed = super().compute_gradients(loss, *args, **kwargs)
     if self._accumulated_gradients is None:
       return computed
@@ -320,7 +322,7 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
                 computed, self._accumulated_gradients)]
 
   def create_slots(self, variables: Sequence[tf.Variable]) -> None:
-    """Makes the moments of some variables, unless there are any."""
+    """Creates the moments of variables that have none."""
     with tf.init_scope():
       self._create_slots(variables)
 
@@ -333,8 +335,7 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
     self._rate_and_betas: Sequence[Union[float, tf.Tensor]] = (
         self.learning_rate, self.beta_1, self.beta_2)
     if self._is_applied is not None:
-      # At a rate of 0, with moments that keep all they have, the kernel leaves
-      # everything as it is.
+      # At rate 0 and with betas of 1 the kernel changes nothing.
       self._rate_and_betas = [
           tf.where(self._is_applied, value, skipped)
           for value, skipped in zip(self._rate_and_betas, (0.0, 1.0, 1.0))]
@@ -347,7 +348,7 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
     return self._apply(grad, var, tf.raw_ops.ApplyAdam,
                        lambda variable: variable)
 
-  # Moments decay in every row, so that a sparse gradient is applied densely.
+  # Moments decay in every row: a sparse gradient is applied as a dense one.
   def _resource_apply_sparse_duplicate_indices(self, grad, handle, indices):
     return self._resource_apply_dense(tf.math.unsorted_segment_sum(
         grad, indices, handle.shape[0]), handle)
@@ -362,23 +363,23 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
     """Changes a variable and its slots.
 
     Args:
-      gradient: of the variable, the same shape.
+      gradient: gradient of the variable, in its shape.
       variable: the variable.
-      kernel: Adam for resource variables, or that for reference variables.
-      kernel_input: returns what the kernel takes for a variable.
+      kernel: Adam's kernel for resource variables or for reference variables.
+      kernel_input: returns the kernel's input for a variable or slot.
     """
     dtype = gradient.dtype
     rate, beta_1, beta_2, epsilon, zero = (
         tf.cast(tf.convert_to_tensor(value, dtype_hint=dtype), dtype)
         for value in (*self._rate_and_betas, self.epsilon, 0.0))
-    # The variable may be read until its gradient is known.
+    # Decay waits for the gradient, whose computation reads the variable.
     decayed = [gradient]
     if self._decays(variable.op.name):
       with tf.control_dependencies(decayed):
         decayed = [variable.assign_sub(
             rate * self.weight_decay_rate * variable, read_value=False)]
     with tf.control_dependencies(decayed):
-      # With the powers of beta at 0 the fused kernel corrects nothing.
+      # Powers of beta of 0 switch off the kernel's bias correction.
       return kernel(
           var=kernel_input(variable),
           m=kernel_input(self.get_slot(variable, "m")),
@@ -387,7 +388,7 @@ class AdamWeightDecayOptimizer(tf1.train.Optimizer):
           epsilon=epsilon, grad=gradient, use_locking=False)
 
   def _decays(self, name: str) -> bool:
-    """Says whether the variable of a name decays."""
+    """Returns whether the variable with a name decays."""
     return bool(self.weight_decay_rate) and not any(
         re.search(pattern, name)
         for pattern in self.exclude_from_weight_decay or ())
