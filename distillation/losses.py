@@ -1,15 +1,15 @@
-"""The method: what is stored of the teacher, and the student's losses.
+"""Truncation of the teacher's distribution, and the student's losses.
 
-The truncation of the teacher's distribution to K entries, the losses of the
-student against these entries, and their gradients in closed form; and the
-losses against the whole distribution and the hidden states that give it.
+The student learns from K stored entries of the distribution, or from hidden
+states, which give the whole distribution. Losses against entries have gradients
+in closed form.
 
 Dimensions:
   P: slots for masked tokens in a sequence
   N: slots in a batch
   V: tokens in the vocabulary
   K: teacher entries stored for each slot
-  M: entries among these that are a random sample
+  M: randomly sampled entries among the K
   H: hidden_size of the teacher
 """
 
@@ -20,9 +20,9 @@ import tensorflow as tf
 
 # What to do with the teacher's probability outside the stored entries.
 TAIL_MASSES = ("drop", "renormalize", "bucket")
-# How the weight of the hard labels changes over the steps of training.
+# Schedules of the hard labels' weight.
 HARD_LABEL_SCHEDULES = ("constant", "linear")
-# Tokens whose maximum is taken at once in the search for the best ones.
+# Tokens in a block of the vocabulary, for searches over block maxima and sums.
 _BLOCK_SIZE = 128
 
 
@@ -30,7 +30,7 @@ class TeacherLabels(NamedTuple):
   """The stored entries of the teacher's distribution.
 
   Attributes:
-    probabilities: float32 [N, K], falling.
+    probabilities: float32 [N, K], in descending order.
     indices: int32 [N, K], token ids.
   """
   probabilities: tf.Tensor
@@ -38,12 +38,12 @@ class TeacherLabels(NamedTuple):
 
 
 class TeacherHiddenStates(NamedTuple):
-  """What gives the teacher's whole distribution, softmax(h E' + b).
+  """The teacher's whole distribution in factors, softmax(h E' + b).
 
   Attributes:
-    hidden_states: float32 [N, H], h, what its masked-LM head scores.
-    word_embeddings: float32 [V, H], E.
-    output_bias: float32 [V], b.
+    hidden_states: h, float32 [N, H], input of the teacher's decoder.
+    word_embeddings: E, float32 [V, H].
+    output_bias: b, float32 [V].
   """
   hidden_states: tf.Tensor
   word_embeddings: tf.Tensor
@@ -65,23 +65,22 @@ Labels = Union[TeacherLabels, TeacherHiddenStates]
 
 @dataclasses.dataclass(frozen=True)
 class LossOptions:
-  """What the student learns from.
+  """Terms of the student's loss, and their weights.
 
   Attributes:
-    hard_label_weight: w; the masked-LM loss is (1 - w) times that against the
-      teacher plus w times the cross entropy of the masked tokens. At 1 the
+    hard_label_weight: w; the masked-LM loss is (1 - w) times the loss against
+      the teacher plus w times the cross entropy of the masked tokens. At 1 the
       teacher's labels are not read.
     hard_label_schedule: one of `HARD_LABEL_SCHEDULES`; `linear` moves w from
       `hard_label_weight` at the first step to the final weight at the last.
     final_hard_label_weight: w at the end of the linear schedule; None is 1.
     temperature: T, as for `teacher_losses`.
     tail_mass: as for `teacher_losses`.
-    hidden_cosine_weight: of the mean of `hidden_cosine_losses`, which is added
-      to the loss.
-    hidden_projection: whether the student's hidden states go through a learned
-      matrix first.
-    next_sentence_weight: of the next-sentence loss; at 0 its head is not
-      trained.
+    hidden_cosine_weight: weight of the mean of `hidden_cosine_losses`.
+    hidden_projection: whether a learned matrix first projects the student's
+      hidden states.
+    next_sentence_weight: weight of the next-sentence loss; at 0 the
+      next-sentence head is not trained.
   """
   hard_label_weight: float = 0.0
   hard_label_schedule: str = "constant"
@@ -94,7 +93,7 @@ class LossOptions:
 
   @property
   def hard_label_weights(self) -> Tuple[float, float]:
-    """w at the first and at the last step."""
+    """Weights of the hard labels at the first and at the last step."""
     first, last = self.hard_label_weight, self.final_hard_label_weight
     if self.hard_label_schedule == "constant":
       return first, first
@@ -113,28 +112,26 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
              for_cpu: bool = False) -> TeacherLabels:
   """Keeps K entries of the teacher's distribution.
 
-  Without samples these are the most probable tokens, with the probabilities of
-  the whole distribution: they sum to less than 1. With M samples the last M
-  entries stand for all the other tokens: they are drawn without replacement,
-  each token with a chance of min(1, p / t), and stored as max(p, t). The
-  threshold t makes the chances sum to M. So the expectation of the stored
-  entries is the whole distribution, and the cross entropy of the K entries an
-  unbiased estimate of the full one; of all such samples this one has the least
-  variance (Cohen et al. 2009, arXiv 0803.0473, "Stream sampling for
-  variance-optimal estimation of subset sums").
+  Without samples these are the K most probable tokens with their probabilities,
+  which sum to less than 1. With M samples the last M entries represent all
+  other tokens: each token is drawn, without replacement, with a chance of
+  min(1, p / t), and stored as max(p, t). The threshold t makes the chances sum
+  to M. The expectation of the stored entries is therefore the whole
+  distribution, and their cross entropy an unbiased estimate of the full cross
+  entropy, with the least variance of all such samples (Cohen et al. 2009, arXiv
+  0803.0473, "Stream sampling for variance-optimal estimation of subset sums").
 
   Args:
     logits: float32 [N, V], the teacher's logits z.
     truncation_factor: K.
     temperature: T of softmax(z / T).
     tail_samples: M, less than K.
-    offsets: float64 [N], uniform from 0 to 1 - 2^-32; the samples follow from
-      them.
-    for_cpu: whether to look for the most probable tokens in the way that is
-      fast on CPUs, `top_k_entries`; the labels are the same.
+    offsets: float64 [N], uniform from 0 to 1 - 2^-32; determine the samples.
+    for_cpu: whether to search with `top_k_entries`, which is faster on CPUs and
+      finds the same tokens.
 
   Returns:
-    The labels: the K - M most probable tokens, then the sample, both falling.
+    The K - M most probable tokens, then the samples, each in descending order.
   """
   distribution = tf.nn.softmax(logits / temperature if temperature != 1
                                else logits)
@@ -143,7 +140,7 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
   if not tail_samples:
     return best
   assert offsets is not None
-  # float64 for what is small: so many additions would round float32.
+  # Sums over the vocabulary need float64: float32 would round small terms away.
   total = tf.cast(tf.reduce_sum(distribution, axis=-1, keepdims=True),
                   tf.float64)  # 1, but for rounding.
   num_certain = _num_certain(
@@ -152,7 +149,7 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
   is_certain = ranks < num_certain  # [N, K]
   tail = _put_entries(distribution, best.indices, tf.where(
       is_certain, 0.0, best.probabilities))
-  # The entries of tokens that are certain take a sample, too: left out.
+  # Samples for the entries of certain tokens are computed, but not used.
   numbers = tf.nn.relu(ranks - num_certain)
   threshold, tokens = _sample(
       tail, truncation_factor - num_certain,
@@ -166,21 +163,22 @@ def truncate(logits: tf.Tensor, truncation_factor: int,
 
 def _num_certain(best: tf.Tensor, total: tf.Tensor,
                  tail_samples: int) -> tf.Tensor:
-  """Counts the tokens that are stored for certain.
+  """Counts the tokens that are stored with certainty.
 
-  These are the K - M most probable ones, and every other one that is at least
-  as probable as the threshold of a sample of the tokens behind it.
+  These are the K - M most probable tokens, and every further token whose
+  probability reaches the threshold for a sample of itself and the tokens of
+  lower rank.
 
   Args:
-    best: float64 [N, K], the highest probabilities, falling.
-    total: float64 [N, 1], the sum of all of them.
+    best: float64 [N, K], the highest probabilities, in descending order.
+    total: float64 [N, 1], the sum over the vocabulary.
     tail_samples: M.
 
   Returns:
-    int64 [N, 1], from K - M to K - 1; GPUs leave int32 to the host.
+    int64 [N, 1], from K - M to K - 1; int32 would be computed on the host.
   """
   num_top = best.shape[1] - tail_samples
-  # What is outside the most probable tokens, for num_top of them and more.
+  # Probability outside the num_top, num_top + 1, ... most probable tokens.
   rests = (total - tf.cumsum(best, axis=-1))[:, num_top - 1:-1]
   thresholds = rests / tf.range(tail_samples, 0, -1, tf.float64)  # [N, M]
   return num_top + tf.minimum(
@@ -189,39 +187,38 @@ def _num_certain(best: tf.Tensor, total: tf.Tensor,
 
 
 def _sample(tail: tf.Tensor, num_samples: tf.Tensor,
-            teeth: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Samples tokens by a comb over their cumulated probabilities.
+            points: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+  """Samples tokens systematically: at equally spaced cumulative probabilities.
 
-  The distance of two teeth is the threshold, the sum of the probabilities
-  divided by the size of the sample: it is over each of them, so that no token
-  is under two teeth. Probabilities are summed up in blocks first, which is
-  faster than one by one.
+  The spacing is the threshold, the sum of the probabilities divided by the size
+  of the sample. Each probability is below the threshold, so no token is drawn
+  twice. Sums over blocks come first, for speed.
 
   Args:
     tail: float32 [N, V], probabilities, 0 for tokens to leave out.
     num_samples: int64 [N, 1].
-    teeth: float64 [N, K], where the teeth are, in distances of two teeth.
+    points: float64 [N, K], the sampled cumulative probabilities, in units of
+      the threshold.
 
   Returns:
-    The thresholds, float64 [N, 1], and the tokens under the teeth, int64
-    [N, K].
+    The thresholds, float64 [N, 1], and the sampled tokens, int64 [N, K].
   """
   blocks = _split(tail, 0.0)
   cumulated = tf.cumsum(
       tf.cast(tf.reduce_sum(blocks, axis=-1), tf.float64), axis=-1)
   threshold = cumulated[:, -1:] / tf.cast(num_samples, tf.float64)
-  teeth *= threshold
+  points *= threshold
   last_block, last_token = (
       tf.constant(size - 1, tf.int64) for size in (blocks.shape[1],
                                                    tail.shape[1]))
   block = tf.minimum(last_block, tf.searchsorted(
-      cumulated, teeth, side="right", out_type=tf.int64))  # [N, K]
+      cumulated, points, side="right", out_type=tf.int64))  # [N, K]
   before = tf.gather(tf.pad(cumulated, [[0, 0], [1, 0]]), block, batch_dims=1)
   in_block = tf.cumsum(tf.cast(
       tf.gather(blocks, block, batch_dims=1), tf.float64), axis=-1)
   position = tf.minimum(
       tf.constant(_BLOCK_SIZE - 1, tf.int64), tf.math.count_nonzero(
-          in_block <= (teeth - before)[:, :, tf.newaxis], axis=-1))
+          in_block <= (points - before)[:, :, tf.newaxis], axis=-1))
   return threshold, tf.minimum(last_token, block * _BLOCK_SIZE + position)
 
 
@@ -233,17 +230,17 @@ def top_k_entries(distribution: tf.Tensor, top_k: int
   instructions find the maximum of a block.
 
   Args:
-    distribution: float32 [N, V], values over -1.
+    distribution: float32 [N, V], values above -1.
     top_k: k.
 
   Returns:
-    Values, float32 [N, k], falling, and indices, int32 [N, k].
+    Values, float32 [N, k], in descending order, and indices, int32 [N, k].
   """
   blocks = _split(distribution, -1.0)
   if top_k > blocks.shape[1] // 2:
     return tf.math.top_k(distribution, k=top_k)
   _, best_blocks = tf.math.top_k(tf.reduce_max(blocks, axis=-1), k=top_k)
-  best_blocks = tf.sort(best_blocks)  # Of equal values the first one counts.
+  best_blocks = tf.sort(best_blocks)  # Ties go to the lowest index.
   candidates = tf.reshape(tf.gather(blocks, best_blocks, batch_dims=1),
                           [-1, top_k * _BLOCK_SIZE])
   values, positions = tf.math.top_k(candidates, k=top_k)
@@ -265,15 +262,15 @@ def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
                      logits: tf.Tensor, hard_labels: tf.Tensor,
                      hard_losses: tf.Tensor, labels: Optional[Labels]
                     ) -> tf.Tensor:
-  """Returns what is trained in each slot.
+  """Returns the masked-LM loss of each slot.
 
   Args:
-    options: what the student learns from.
-    progress: float32, a scalar: the share of training that is done, 0 to 1.
-    logits: float32 [N, V], the student's.
-    hard_labels: int32 [N], the ids of the masked tokens.
-    hard_losses: float32 [N], their cross entropies.
-    labels: what is stored of the teacher; may be None where it is not read.
+    options: weights of the losses.
+    progress: float32, a scalar: the fraction of training that is done.
+    logits: float32 [N, V], the student's logits.
+    hard_labels: int32 [N], ids of the masked tokens.
+    hard_losses: float32 [N], cross entropies of the masked tokens.
+    labels: the teacher's labels; may be None if no step reads them.
 
   Returns:
     float32 [N].
@@ -287,7 +284,7 @@ def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
     weight = first + (last - first) * progress
   has_hard_labels = (first, last) != (0, 0)
   if has_hard_labels and options.temperature == 1:
-    # One cross entropy takes less than two.
+    # One cross entropy with a mixed target is faster than two.
     if isinstance(labels, TeacherHiddenStates):
       return _full_cross_entropies(logits, _mix_into_distribution(
           labels.distribution(), hard_labels, weight))
@@ -304,21 +301,20 @@ def masked_lm_losses(options: LossOptions, progress: tf.Tensor,
 def teacher_losses(logits: tf.Tensor, labels: Labels,
                    temperature: float = 1.0,
                    tail_mass: str = "drop") -> tf.Tensor:
-  """Returns what the student learns from the teacher in each slot.
+  """Returns the loss against the teacher in each slot.
 
-  The student's logits are divided by the temperature and the loss is
-  multiplied by its square, which keeps the size of the gradients (Hinton et
-  al. 2015, arXiv 1503.02531).
+  T divides the student's logits and T^2 multiplies the loss, which keeps the
+  size of the gradients (Hinton et al. 2015, arXiv 1503.02531).
 
   Args:
-    logits: float32 [N, V], the student's.
-    labels: what is stored of the teacher, at the same temperature.
+    logits: float32 [N, V], the student's logits.
+    labels: the teacher's labels at temperature T.
     temperature: T.
-    tail_mass: what to do with the teacher's probability outside the K stored
-      entries, one of `TAIL_MASSES`: `drop` and `renormalize` give the cross
-      entropy of the stored probabilities as they are, and scaled to a sum of
-      1; `bucket` gives the divergence with the rest as one more entry. It has
-      no meaning for hidden states: their loss is the full cross entropy.
+    tail_mass: treatment of the teacher's probability outside the K stored
+      entries, one of `TAIL_MASSES`: `drop` gives the cross entropy with the
+      stored probabilities, `renormalize` scales them to a sum of 1, `bucket`
+      gives the divergence with the rest as one more entry. Ignored for hidden
+      states, whose loss is the full cross entropy.
 
   Returns:
     float32 [N].
@@ -335,7 +331,7 @@ def teacher_losses(logits: tf.Tensor, labels: Labels,
 
 
 def _with_tail(labels: TeacherLabels, tail_mass: str) -> TeacherLabels:
-  """Returns the entries that `drop` and `renormalize` train on."""
+  """Returns the training target under `drop` or `renormalize`."""
   if tail_mass == "drop":
     return labels
   return labels._replace(probabilities=tf.math.divide_no_nan(
@@ -345,18 +341,18 @@ def _with_tail(labels: TeacherLabels, tail_mass: str) -> TeacherLabels:
 
 def mix_hard_labels(labels: TeacherLabels, hard_labels: tf.Tensor,
                     weight: Union[float, tf.Tensor]) -> TeacherLabels:
-  """Mixes the hard labels into the teacher's.
+  """Mixes the hard labels into the teacher's labels.
 
-  Cross entropy is linear in its target, so that of the mixture is the mixture
-  of both cross entropies, at the cost of one.
+  Cross entropy is linear in its target: the cross entropy of the mixture is the
+  weighted sum of both cross entropies.
 
   Args:
-    labels: what is stored of the teacher.
-    hard_labels: int32 [N], the ids of the masked tokens.
-    weight: w, of the hard labels; the teacher's is 1 - w.
+    labels: the teacher's labels.
+    hard_labels: int32 [N], ids of the masked tokens.
+    weight: w, weight of the hard labels; the teacher's labels have 1 - w.
 
   Returns:
-    Labels of K + 1 entries; a token may be among them twice.
+    Labels with K + 1 entries, which may hold a token twice.
   """
   hard_labels = hard_labels[:, tf.newaxis]
   return TeacherLabels(
@@ -367,7 +363,7 @@ def mix_hard_labels(labels: TeacherLabels, hard_labels: tf.Tensor,
 
 def _mix_into_distribution(distribution: tf.Tensor, hard_labels: tf.Tensor,
                            weight: Union[float, tf.Tensor]) -> tf.Tensor:
-  """Mixes hard labels [N] into the distribution [N, V]; `mix_hard_labels`."""
+  """Mixes hard labels, int32 [N], into a distribution, float32 [N, V]."""
   return tf.tensor_scatter_nd_add(
       (1 - weight) * distribution, _coordinates(hard_labels[:, tf.newaxis]),
       tf.fill([tf.size(hard_labels), 1], weight))
@@ -377,11 +373,11 @@ def hidden_cosine_losses(hidden_states: tf.Tensor,
                          teacher_hidden_states: tf.Tensor) -> tf.Tensor:
   """Returns 1 - cos of the student's and the teacher's hidden states.
 
-  The loss that aligns them in DistilBERT (Sanh et al. 2019, arXiv 1910.01108),
-  here of what the masked-LM heads score.
+  This is DistilBERT's alignment loss (Sanh et al. 2019, arXiv 1910.01108), here
+  on the inputs of both decoders.
 
   Args:
-    hidden_states: float32 [N, H], the student's.
+    hidden_states: float32 [N, H], the student's hidden states.
     teacher_hidden_states: float32 [N, H].
 
   Returns:
@@ -394,17 +390,16 @@ def hidden_cosine_losses(hidden_states: tf.Tensor,
 
 def teacher_cross_entropies(logits: tf.Tensor, labels: Labels,
                             temperature: float = 1.0) -> tf.Tensor:
-  """Returns the cross entropy of what is stored, for each slot.
+  """Returns the cross entropy with the teacher's labels in each slot.
 
-  For K entries it is -sum_K p_teacher * log_softmax(student / T), the
-  probabilities as they are stored. It makes one tensor of the size of the
-  logits, which becomes the gradient. For hidden states the sum is over all V
-  tokens; the teacher's distribution, a second such tensor, is gone when the
-  loss is there.
+  For K entries, -sum_K p_teacher * log_softmax(student / T), with the
+  probabilities as stored. Allocates one tensor of the size of the logits, which
+  becomes the gradient. For hidden states the sum is over all V tokens, and the
+  teacher's distribution is a second such tensor, freed after the loss.
 
   Args:
-    logits: float32 [N, V], the student's.
-    labels: what is stored of the teacher.
+    logits: float32 [N, V], the student's logits.
+    labels: the teacher's labels.
     temperature: T.
 
   Returns:
@@ -419,8 +414,8 @@ def teacher_cross_entropies(logits: tf.Tensor, labels: Labels,
   def from_logits(logits):
     scaled = _scaled(logits, temperature)
     entries = tf.gather(scaled, indices, batch_dims=1)  # [N, K]
-    # The student's best entry is the label of the fused kernel: logits relative
-    # to it keep the digits that large ones would round away.
+    # Label of the fused kernel: the stored entry with the student's highest
+    # logit. Differences from this logit keep digits that large logits lose.
     best = tf.argmax(entries, axis=-1, output_type=tf.int32)  # [N]
     best_losses, slopes = _softmax(
         scaled, tf.gather(indices, best, batch_dims=1))
@@ -444,21 +439,20 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
                              temperature: float = 1.0) -> tf.Tensor:
   """Returns KL(teacher, student) over the stored entries and the rest as one.
 
-  With q the student's softmax(student / T), r = 1 - sum_K p and
-  s = 1 - sum_K q it is sum_K p log(p / q) + r log(r / s). Where all V tokens
-  are stored there is no rest, and it is the full divergence.
+  With q = softmax(student / T), r = 1 - sum_K p and s = 1 - sum_K q, the
+  divergence is sum_K p log(p / q) + r log(r / s). If all V tokens are stored,
+  there is no rest, and the result is the full divergence.
 
-  The student's rest is summed up over the tokens outside K instead of taken
-  from 1, so that it has all its digits however small it is. The gradient is
-  q_j * (sum_K p + r) - p_j for a stored token, and for another one, with
-  t_j = q_j / s its share of the rest, t_j * (s * (sum_K p + r) - r): every
-  factor is within [0, 1] up to rounding, whatever the logits are. How the
-  student's rest spreads over its tokens does not matter to the divergence;
-  tokens that are never stored are only pushed down.
+  s is a sum over the tokens outside K, which is precise however small s is. The
+  gradient is q_j * (sum_K p + r) - p_j for a stored token and
+  t_j * (s * (sum_K p + r) - r) for any other token, with t_j = q_j / s: every
+  factor is within [0, 1] up to rounding, for any logits. The divergence does
+  not depend on how s is distributed over its tokens; training lowers the
+  probability of tokens that are never stored.
 
   Args:
-    logits: float32 [N, V], the student's.
-    labels: what is stored of the teacher, each token once.
+    logits: float32 [N, V], the student's logits.
+    labels: the teacher's labels, each token once.
     temperature: T.
 
   Returns:
@@ -481,7 +475,7 @@ def divergences_from_teacher(logits: tf.Tensor, labels: TeacherLabels,
     best = tf.argmax(scaled, axis=-1, output_type=indices.dtype)  # [N]
     best_losses, slopes = _softmax(scaled, best)
     best_logits = tf.gather(scaled, best, batch_dims=1)
-    # Logits near 0 keep the digits that large ones would round away.
+    # Differences from the highest logit keep digits that large logits lose.
     highest = tf.maximum(best_logits, tf.reduce_max(entries, axis=-1))
     entries -= highest[:, tf.newaxis]
     log_rest = best_logits - highest + best_losses
@@ -514,7 +508,8 @@ def _full_cross_entropies(logits: tf.Tensor, distribution: tf.Tensor,
                           temperature: float = 1.0) -> tf.Tensor:
   """Returns -sum_V p log_softmax(logits / T), [N], of p [N, V].
 
-  TensorFlow's kernel gives loss and gradient at once and keeps only these.
+  TensorFlow's kernel computes loss and gradient together, and keeps nothing
+  else in memory.
   """
   return tf.nn.softmax_cross_entropy_with_logits(
       labels=tf.stop_gradient(distribution),
@@ -527,14 +522,14 @@ def _scaled(logits: tf.Tensor, temperature: float) -> tf.Tensor:
 
 def _softmax(logits: tf.Tensor, labels: tf.Tensor
             ) -> Tuple[tf.Tensor, tf.Tensor]:
-  """Runs the fused kernel of the cross entropy, in float32.
+  """Runs TensorFlow's fused cross-entropy kernel in float32.
 
   Args:
     logits: [N, V].
-    labels: int32 [N], one token id for each slot.
+    labels: int32 [N], a token id for each slot.
 
   Returns:
-    -log_softmax at the labels, float32 [N], and softmax less 1 at the labels,
+    -log_softmax at the labels, float32 [N], and the gradient softmax - onehot,
     float32 [N, V].
   """
   return tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
@@ -551,11 +546,11 @@ def _add_entries(dense: tf.Tensor, factors: tf.Tensor, indices: tf.Tensor,
 
 def _put_entries(dense: tf.Tensor, indices: tf.Tensor,
                  entries: tf.Tensor) -> tf.Tensor:
-  """Returns float32 [N, V] with other values at the indices [N, K]."""
+  """Replaces the values of float32 [N, V] at the indices [N, K]."""
   return tf.tensor_scatter_nd_update(dense, _coordinates(indices), entries)
 
 
 def _coordinates(indices: tf.Tensor) -> tf.Tensor:
-  """Returns slot and token id of each entry, int32 [N, K, 2]."""
+  """Returns the slot and token id of each entry, int32 [N, K, 2]."""
   slots = tf.range(tf.shape(indices)[0])[:, tf.newaxis]
   return tf.stack([tf.broadcast_to(slots, tf.shape(indices)), indices], axis=-1)

@@ -1,6 +1,6 @@
-"""The flags of both trainers, and the options that they become.
+"""Flags of both trainers, and the dataclasses that hold their values.
 
-`util.command_line.options(TrainerOptions)` reads all of them at once.
+`util.command_line.options(TrainerOptions)` fills the dataclasses from flags.
 """
 
 import dataclasses
@@ -26,26 +26,26 @@ def define_flags() -> None:
       "Labelled records to train on: paths and patterns, separated by commas.")
   flags.DEFINE_string(
       "eval_input_file", None,
-      "Held-out records to evaluate on. Without them evaluation reads the "
+      "Held-out records to evaluate on. Without this flag evaluation reads the "
       "training data of input_file.")
   flags.DEFINE_string(
       "output_dir", None,
-      "Folder for checkpoints and eval_results.txt; made if need be. Training "
-      "resumes from a checkpoint that is there, and at its end exports the "
-      "student to student/ in the layout of Google's BERT: bert_config.json "
-      "and bert_model.ckpt.*, without the optimizer's slots.")
+      "Folder for checkpoints and eval_results.txt; created if missing. "
+      "Training resumes from the newest checkpoint in the folder and finally "
+      "exports the student to student/ in the layout of Google's BERT: "
+      "bert_config.json and bert_model.ckpt.*, without the optimizer's slots.")
   flags.DEFINE_string(
       "init_checkpoint", None,
-      "Checkpoint to start from: variables that it has are taken by name, the "
-      "others are newly initialised. Often the teacher's.")
+      "Checkpoint to start from, often the teacher's. Variables are matched by "
+      "name; variables that the checkpoint lacks are newly initialised.")
   flags.DEFINE_list(
       "init_layers", None,
       "Layers of init_checkpoint that become the student's layers 0, 1 and so "
-      "on, such as 0,2,4; default: those of the same numbers.")
+      "on, such as 0,2,4; default: layers with the same numbers.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
-      "K, how many of the teacher's tokens each slot of the records stores; of "
-      "hidden states, how many are compared in evaluation.",
+      "K, the number of teacher tokens that the records store for each slot; "
+      "with hidden states, the number that evaluation compares.",
       lower_bound=1)
   flags.DEFINE_float(
       "hard_label_weight", 0.0,
@@ -59,22 +59,22 @@ def define_flags() -> None:
       "final_hard_label_weight at the last.")
   flags.DEFINE_float(
       "final_hard_label_weight", None,
-      "w at the end of --hard_label_schedule=linear; 1 if not given.",
+      "w at the last step with --hard_label_schedule=linear; 1 if not given.",
       lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_float(
       "temperature", 1.0,
-      "T divides the student's logits; its square multiplies the loss against "
-      "the teacher. Must be the temperature of the records; any value with "
-      "hidden-state labels.")
+      "T divides the student's logits, and T^2 multiplies the loss against the "
+      "teacher. Must be the temperature of the records; hidden states allow "
+      "any value.")
   flags.DEFINE_enum(
       "tail_mass", "drop", losses.TAIL_MASSES,
       "How to treat the teacher's probability outside the K stored tokens: "
-      "drop ignores it, renormalize scales the K to a sum of 1, bucket matches "
-      "it with the student's own rest as one more token.")
+      "drop ignores this rest, renormalize scales the K probabilities to a sum "
+      "of 1, bucket compares the rests of teacher and student as one token.")
   flags.DEFINE_float(
       "hidden_cosine_weight", 0.0,
-      "Weight of 1 - cos(student, teacher) in the loss, of the hidden states "
-      "that the masked-LM heads score; needs hidden-state labels.",
+      "Weight in the loss of 1 - cos(student, teacher) of the hidden states "
+      "before the decoders; needs records with hidden states.",
       lower_bound=0.0)
   flags.DEFINE_bool(
       "hidden_projection", False,
@@ -82,8 +82,8 @@ def define_flags() -> None:
       "teacher's hidden_size first. The exported student has no such matrix.")
   flags.DEFINE_float(
       "next_sentence_weight", 1.0,
-      "Weight of the next-sentence loss. At 0 the head that predicts next "
-      "sentences stays as it starts, and evaluation leaves out its metrics.",
+      "Weight of the next-sentence loss. At 0 the next-sentence head is not "
+      "trained, and evaluation leaves out its metrics.",
       lower_bound=0.0)
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
@@ -93,8 +93,8 @@ def define_flags() -> None:
   input_pipeline.define_flags()
   flags.DEFINE_integer(
       "train_batch_size", 32,
-      "Sequences in a micro-batch, per process; a training step takes "
-      "gradient_accumulation_steps of them.", lower_bound=1)
+      "Sequences in a micro-batch, per process; a training step reads "
+      "gradient_accumulation_steps micro-batches.", lower_bound=1)
   flags.DEFINE_integer(
       "eval_batch_size", 8, "Sequences in an evaluation step.", lower_bound=1)
   flags.DEFINE_float(
@@ -104,8 +104,8 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "num_train_steps", 100000,
       "Steps of training; divided by the number of processes. A run that "
-      "resumes with another number of sequences in a step ends where the "
-      "sequences of the present command end.", lower_bound=1)
+      "resumes with another number of sequences per step ends when training "
+      "has read all sequences of the current command.", lower_bound=1)
   flags.DEFINE_integer(
       "num_warmup_steps", 10000,
       "Steps over which the learning rate rises; divided by the number of "
@@ -115,38 +115,39 @@ def define_flags() -> None:
       lower_bound=1)
   flags.DEFINE_integer(
       "keep_checkpoint_max", 5,
-      "How many of the newest checkpoints to keep; 0 keeps all.",
+      "Number of newest checkpoints to keep; 0 keeps all.",
       lower_bound=0)
   flags.DEFINE_integer(
       "random_seed", 12345,
-      "Seed of new weights, of dropout and of the order in which records are "
-      "read.")
+      "Seed of new weights, of dropout and of the order of records.")
   flags.DEFINE_integer(
-      "iterations_per_loop", 1000, "Steps in one call of a TPU.",
+      "iterations_per_loop", 1000, "Training steps per call of a TPU.",
       lower_bound=1)
   flags.DEFINE_integer(
       "max_eval_steps", 100,
-      "Most batches to evaluate on. The default is 100 x 8 = 800 records.",
+      "Maximum number of batches to evaluate on. The default is 100 x 8 = 800 "
+      "records.",
       lower_bound=1)
   flags.DEFINE_bool(
       "eval_every_checkpoint", False,
-      "Whether to evaluate each checkpoint in training and keep the best one "
-      "in output_dir/best; student/ is then made of that one.")
+      "Whether to evaluate each checkpoint during training and keep the best "
+      "one in output_dir/best, which is then exported to student/.")
   flags.DEFINE_enum(
       "best_checkpoint_by", evaluation.BEST_BY[0], evaluation.BEST_BY,
-      "The metric that is lowest at the best checkpoint: the distance from the "
-      "teacher, or the cross entropy of the masked tokens, which needs no "
+      "The metric that is lowest at the best checkpoint: the divergence from "
+      "the teacher, or the cross entropy of the masked tokens, which needs no "
       "teacher labels.")
   flags.DEFINE_enum(
       "precision", "fp32", devices.PRECISIONS,
-      "Arithmetic of the matrix products: bf16 on CPUs and GPUs that have "
-      "it, fp16 with dynamic loss scaling on GPUs. Variables stay float32.")
+      "Precision of matrix products: bf16 on CPUs and GPUs that support "
+      "bfloat16, fp16 with dynamic loss scaling on GPUs. Variables stay "
+      "float32.")
   flags.DEFINE_bool(
       "use_xla", False, "Whether to compile the graph with XLA.")
   flags.DEFINE_integer(
       "gradient_accumulation_steps", 1,
-      "Micro-batches of train_batch_size whose gradients are accumulated for "
-      "one step, for batches that do not fit into memory at once.",
+      "Micro-batches of train_batch_size whose gradients one step accumulates, "
+      "for batches that do not fit into memory.",
       lower_bound=1)
   flags.DEFINE_bool("use_tpu", False, "Whether to run on a TPU.")
   flags.DEFINE_string("tpu_name", None, "Name or grpc:// address of the TPU.")
@@ -156,12 +157,12 @@ def define_flags() -> None:
   flags.DEFINE_integer("num_tpu_cores", 8, "Cores of the TPU.", lower_bound=1)
 
 
-# The fields have the names of the flags, whose help describes them.
+# Fields have the names of the flags, whose help texts describe them.
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-  """The student and where it starts."""
+  """The student and its initial checkpoint."""
   bert_config_file: str
   init_checkpoint: Optional[str] = None
   init_layers: Optional[List[str]] = None
@@ -169,7 +170,7 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True)
 class RecordOptions:
-  """What is read."""
+  """The records to read, and their shape."""
   input_file: str
   eval_input_file: Optional[str] = None
   max_seq_length: int = 128
@@ -179,7 +180,7 @@ class RecordOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleOptions:
-  """How long training is, and what a step takes."""
+  """Batches, learning rate, steps and checkpoints of training."""
   train_batch_size: int = 32
   gradient_accumulation_steps: int = 1
   learning_rate: float = 5e-5
@@ -192,7 +193,7 @@ class ScheduleOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions:
-  """How checkpoints are evaluated."""
+  """Evaluation of checkpoints."""
   eval_batch_size: int = 8
   max_eval_steps: int = 100
   eval_every_checkpoint: bool = False
@@ -201,7 +202,7 @@ class EvaluationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TpuOptions:
-  """Which TPU to run on."""
+  """The TPU to run on."""
   use_tpu: bool = False
   tpu_name: Optional[str] = None
   tpu_zone: Optional[str] = None
@@ -213,19 +214,19 @@ class TpuOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerOptions:
-  """Everything that a trainer is told.
+  """All options of a trainer.
 
   Attributes:
     output_dir: folder for checkpoints, results and the exported student.
     do_train: whether to train.
     do_eval: whether to evaluate.
-    model: the student and where it starts.
-    records: what is read.
-    loss: what the student learns from.
-    schedule: how long training is.
-    evaluation: how checkpoints are evaluated.
+    model: the student and its initial checkpoint.
+    records: the records to read, and their shape.
+    loss: terms of the loss, and their weights.
+    schedule: batches, learning rate, steps and checkpoints.
+    evaluation: evaluation of checkpoints.
     device: precision and compiler.
-    tpu: which TPU to run on.
+    tpu: the TPU to run on.
   """
   output_dir: str
   do_train: bool

@@ -27,52 +27,52 @@ import modeling
 import optimization
 from records import schema
 
-# Of the student's most probable tokens, how many are looked for among the
-# teacher's.
+# The student's most probable tokens that are compared with the teacher's.
 _TOP_TOKENS = 5
 # Bins of confidence of the calibration error (Guo et al. 2017, arXiv
 # 1706.04599).
 _CALIBRATION_BINS = 15
-# Keeps the mean over the real predictions of a batch defined without any.
+# Avoids a division by zero in a batch without real predictions.
 _WEIGHT_EPSILON = 1e-5
-# The metric that evaluation reports as "loss", a name that the estimator keeps
+# The metric that evaluation reports as "loss"; the estimator reserves that name
 # for its own mean over batches.
 BATCH_LOSS = "batch_loss"
-# The feature that tells which slots are left in a micro-batch.
+# The feature with the indices of the slots that a micro-batch keeps.
 _MASKED_LM_SLOTS = "masked_lm_slots"
-# What belongs to a slot, but for its position.
+# The features of a slot, except its position.
 _SLOT_FEATURES = (
     schema.MASKED_LM_IDS, schema.MASKED_LM_WEIGHTS, *schema.LABELS)
-# The outputs that are no tensors over slots or sequences.
+# The scalar outputs.
 _SCALARS = ("loss", "masked_lm_loss", "next_sentence_loss",
             "hidden_cosine_loss")
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentOptions:
-  """Everything that the student's model_fn depends on.
+  """All options of the student's model_fn.
 
   Attributes:
     config: the student's size.
-    loss: what it learns from.
-    init_checkpoint: where variables start that it has; None starts from
-      scratch.
+    loss: terms of the loss, and their weights.
+    init_checkpoint: checkpoint with initial values, matched by name; None
+      trains from scratch.
     init_layers: as for `checkpoints.restore`.
     learning_rate: as for `optimization.create_train_step`.
-    num_train_steps: likewise.
-    num_warmup_steps: likewise.
-    schedule_offset: likewise; the weight of the hard labels follows it too.
-    wrap_optimizer: likewise.
-    num_processes: how many processes train together, each on its own batch.
-    reduce_sum: returns the sum of a tensor over these processes.
-    use_tpu: whether the graph is built for a TPU.
-    decoder: makes the teacher's distribution of hidden states; None where the
-      records hold entries of it.
-    top_k: with how many of the teacher's most probable tokens the student is
-      compared in evaluation, where the records hold hidden states.
-    tail_samples: how many of the K entries, the last ones, are a sample; in
-      evaluation the student is compared with the others.
-    compute_type: as for `modeling.BertModel`; the loss is scaled for float16.
+    num_train_steps: as for `optimization.create_train_step`.
+    num_warmup_steps: as for `optimization.create_train_step`.
+    schedule_offset: as for `optimization.create_train_step`; also shifts the
+      schedule of the hard labels' weight.
+    wrap_optimizer: as for `optimization.create_train_step`.
+    num_processes: number of processes that train together, each on its own
+      batch.
+    reduce_sum: returns the sum of a tensor over all processes.
+    use_tpu: whether to build the graph for a TPU.
+    decoder: the teacher's decoder, if the records hold hidden states.
+    top_k: number of the teacher's most probable tokens to compare with in
+      evaluation, if the records hold hidden states.
+    tail_samples: number of sampled entries, the last of the K; evaluation
+      compares the student with the other entries.
+    compute_type: as for `modeling.BertModel`; float16 adds loss scaling.
     for_cpu: as for `modeling.BertModel`.
   """
   config: modeling.BertConfig
@@ -98,22 +98,20 @@ class StudentOptions:
 def prepare_batch(features: Mapping[str, tf.Tensor],
                   num_micro_batches: int = 1, has_padding: bool = False
                  ) -> Dict[str, Tuple[tf.Tensor, ...]]:
-  """Splits a batch, and leaves out the labels of padded slots.
+  """Splits a batch into micro-batches and removes padded slots.
 
-  The input pipeline does this on the host, ahead of the model.
+  Runs on the host, as part of the input pipeline.
 
   Args:
-    features: as `decoding.decode` returns them.
-    num_micro_batches: how many micro-batches, computed one after the other
-      before the variables move; divides B.
-    has_padding: whether padded slots are computed too, so that all shapes are
-      static.
+    features: as returned by `decoding.decode`.
+    num_micro_batches: number of micro-batches per step; divides B.
+    has_padding: whether to keep padded slots, so that all shapes are static.
 
   Returns:
-    By feature name, a tensor for each micro-batch. The features of a slot, but
-    for the positions, are [N] or [N, ...], with N slots in the micro-batch; a
-    feature of its own, int32 [N], tells which of its B * P positions these are.
-    With padding, that feature is missing.
+    By feature name, a tensor for each micro-batch. The features of a slot,
+    except its position, are [N] or [N, ...], with N slots in the micro-batch.
+    Without padding, an additional feature, int32 [N], holds the indices of the
+    slots in the flattened positions, [B * P].
   """
   micro_batches = [dict(zip(features, tensors)) for tensors in zip(*(
       tf.split(feature, num_micro_batches) for feature in features.values()))]
@@ -137,12 +135,11 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
   """Builds the student's model_fn for TPUEstimator.
 
   Args:
-    options: what it depends on.
+    options: the model's options.
 
   Returns:
-    A function of features, labels (None), mode, params and, for training with
-    a loss scale, config that returns a TPUEstimatorSpec for training or
-    evaluation.
+    A function that takes features, labels (None), mode, params and, for a loss
+    scale, config, and returns a TPUEstimatorSpec for training or evaluation.
   """
   tpu = tf1.estimator.tpu
 
@@ -151,12 +148,12 @@ def build_model_fn(options: StudentOptions) -> Callable[..., Any]:
     if mode == tf.estimator.ModeKeys.TRAIN:
       outputs, step = create_train_step(options, features)
       if step.loss_scale is not None:
-        # In the place of the one that the estimator would build.
+        # Replaces the saver that the estimator would build.
         tf1.add_to_collection(
             tf1.GraphKeys.SAVERS,
             checkpoints.LossScaleSaver(config.keep_checkpoint_max))
       training_hooks = []
-      if not options.use_tpu:  # A TPU hands out nothing but the loss.
+      if not options.use_tpu:  # A TPU returns only the loss.
         _summarize(options, outputs, step)
         with tf.control_dependencies([step.operation]):
           tf1.add_to_collection(
@@ -186,21 +183,20 @@ def create_train_step(
 ) -> Tuple[Dict[str, tf.Tensor], optimization.TrainStep]:
   """Builds a step over all micro-batches of a batch.
 
-  The losses of the micro-batches are shares of that of the batch: their sum,
-  and that of their gradients, is what the batch in one piece would give. The
-  loss of a process is such that the mean over all processes is what one process
-  would give for all their batches together.
+  The losses of the micro-batches sum to the loss of the batch, and so do their
+  gradients. The mean of the losses of all processes is the loss of the global
+  batch.
 
   Args:
-    options: what the student depends on.
-    features: the batch, as `prepare_batch` returns it.
+    options: the model's options.
+    features: the batch, as returned by `prepare_batch`.
 
   Returns:
-    The loss of the batches of all processes and the losses that it is made of,
-    by name, each a scalar; and the step.
+    The loss of the global batch and its terms, by name, each a scalar; and the
+    step.
   """
   num_processes, reduce_sum = options.num_processes, options.reduce_sum
-  if options.use_tpu:  # Its cores are what processes are elsewhere.
+  if options.use_tpu:  # The cores of a TPU take the role of processes.
     num_processes, reduce_sum = _sum_over_cores(tf.ones([])), _sum_over_cores
     tf1.add_to_collection(modeling.DROPOUT_SEEDS, xla.replica_id())
   size = _BatchSize.of(features, num_processes, reduce_sum)
@@ -210,7 +206,7 @@ def create_train_step(
   all_outputs: List[Dict[str, tf.Tensor]] = []
   gradients: Optional[List[Optional[tf.Tensor]]] = None
   for number, micro_batch in enumerate(micro_batches):
-    # One after the other: the memory of each is free by the next.
+    # Micro-batches run one after the other and reuse memory.
     earlier = [gradient for gradient in gradients or () if gradient is not None]
     with tf.control_dependencies(earlier), tf1.variable_scope(
         tf1.get_variable_scope(), reuse=number > 0):
@@ -223,7 +219,7 @@ def create_train_step(
       outputs["loss"], options.learning_rate, options.num_train_steps,
       options.num_warmup_steps, options.wrap_optimizer, gradients, loss_scale,
       options.schedule_offset)
-  # The same number in all processes, so that all find it NaN at once.
+  # All processes report the same loss, and stop together if it is NaN.
   means = reduce_sum(
       tf.stack([tf.add_n([outputs[name] for outputs in all_outputs])
                 for name in _SCALARS]), "losses") / num_processes
@@ -244,7 +240,7 @@ def _sum_over_cores(values: tf.Tensor, name: str = "") -> tf.Tensor:
 
 def _summarize(options: StudentOptions, outputs: Mapping[str, tf.Tensor],
                step: optimization.TrainStep) -> None:
-  """Draws the curves of training for TensorBoard."""
+  """Adds the summaries of training for TensorBoard."""
   for name, value in (
       ("masked_lm_loss", outputs["masked_lm_loss"]),
       ("next_sentence_loss", outputs["next_sentence_loss"]),
@@ -257,10 +253,10 @@ def _summarize(options: StudentOptions, outputs: Mapping[str, tf.Tensor],
 
 
 def _restore(options: StudentOptions) -> Optional[Callable[[], Any]]:
-  """Lets the variables start from the initial checkpoint.
+  """Initialises the variables from the initial checkpoint.
 
   Returns:
-    A scaffold_fn where a TPU needs the work done on its host, else None.
+    A scaffold_fn that restores on the host of a TPU; None without a TPU.
   """
   checkpoint = options.init_checkpoint
   if not checkpoint:
@@ -280,11 +276,11 @@ def _restore(options: StudentOptions) -> Optional[Callable[[], Any]]:
 
 
 class _BatchSize(NamedTuple):
-  """What the sums over a batch are divided by.
+  """Denominators of the means over a batch.
 
   Attributes:
-    num_predictions: float32, a scalar: real predictions, the mean over the
-      batches of all processes.
+    num_predictions: float32, a scalar: the number of real predictions,
+      averaged over the batches of all processes.
     num_sequences: B, float32, a scalar.
   """
   num_predictions: tf.Tensor
@@ -295,15 +291,14 @@ class _BatchSize(NamedTuple):
          num_processes: Union[int, tf.Tensor] = 1,
          reduce_sum: Reduce = identity
         ) -> "_BatchSize":
-    """Counts a batch.
+    """Counts the predictions and sequences of a batch.
 
-    Sequences have different numbers of predictions, and so have the batches of
-    the processes: with its own number each would weigh its predictions
-    differently, and the mean would not be that of one large batch.
+    Batches differ in their number of predictions. Dividing by the mean over
+    processes gives each prediction of the global batch the same weight.
 
     Args:
-      features: the batch, as `prepare_batch` returns it.
-      num_processes: those whose batches count.
+      features: the batch, as returned by `prepare_batch`.
+      num_processes: as for `StudentOptions`.
       reduce_sum: as for `StudentOptions`.
     """
     num_predictions = reduce_sum(tf.add_n(
@@ -318,21 +313,20 @@ class _BatchSize(NamedTuple):
 def _student_outputs(options: StudentOptions,
                      features: Mapping[str, tf.Tensor], is_training: bool,
                      size: _BatchSize) -> Dict[str, tf.Tensor]:
-  """Runs the student on a batch, or on a micro-batch.
+  """Runs the student on a batch or micro-batch.
 
   Args:
-    options: what the student depends on.
+    options: the model's options.
     features: the micro-batch.
     is_training: whether to apply dropout.
-    size: of the batch.
+    size: denominators for the whole batch.
 
   Returns:
-    By name: the loss, a scalar, and the losses that it is made of; for the
-    masked tokens, each [N], weights, whether the best token is the masked
-    one (1 or 0), the best token's probabilities, cross entropies and what is
-    trained; for the next sentence, each [B], whether the prediction is correct
-    and losses. In evaluation, where the records have labels, `teacher_metrics`
-    too.
+    By name: the loss and its terms, scalars; for masked tokens, each [N], the
+    weights, whether the top token is correct (1 or 0), its probability, the
+    cross entropies and the training losses; for next sentences, each [B],
+    whether the prediction is correct, and the losses. In evaluation on records
+    with labels, also `teacher_metrics`.
   """
   hard_labels = features[schema.MASKED_LM_IDS]
   weights = features[schema.MASKED_LM_WEIGHTS]
@@ -383,7 +377,7 @@ def _student_outputs(options: StudentOptions,
   }
   if labels and not is_training:
     if isinstance(labels, losses.TeacherHiddenStates):
-      # So that the figures are those of records that hold the entries.
+      # Metrics then match those on records that store the top-k entries.
       labels = losses.truncate(
           labels.logits(), options.top_k, options.loss.temperature,
           for_cpu=options.for_cpu)
@@ -393,7 +387,7 @@ def _student_outputs(options: StudentOptions,
 
 
 def _progress(options: StudentOptions) -> tf.Tensor:
-  """Returns the share of training that is done, float32, a scalar."""
+  """Returns the fraction of training that is done, float32, a scalar."""
   step = tf.cast(tf1.train.get_or_create_global_step(), tf.float32)
   if options.schedule_offset:
     step = tf.maximum(0.0, step + options.schedule_offset)
@@ -403,7 +397,7 @@ def _progress(options: StudentOptions) -> tf.Tensor:
 def _teacher_labels(options: StudentOptions,
                     features: Mapping[str, tf.Tensor]
                    ) -> Optional[losses.Labels]:
-  """Returns the labels of a batch, None where it was read without."""
+  """Returns the teacher's labels of a batch; None for a batch without."""
   if schema.TEACHER_HIDDEN_STATES in features:
     assert options.decoder
     return losses.TeacherHiddenStates(
@@ -417,9 +411,10 @@ def _teacher_labels(options: StudentOptions,
 
 
 def _constant(name: str, value: np.ndarray) -> tf.Tensor:
-  """Returns a large constant, which lies on the device, not in the graph.
+  """Returns a large constant that is stored on the device, not in the graph.
 
-  It is a local variable: each session fills it once, and no checkpoint has it.
+  The constant is a local variable: each session initialises it once, and
+  checkpoints leave it out.
   """
   def initializer(shape, dtype, partition_info=None):
     del partition_info
@@ -428,23 +423,22 @@ def _constant(name: str, value: np.ndarray) -> tf.Tensor:
   variable = tf1.get_variable(
       name, value.shape, initializer=initializer, trainable=False,
       use_resource=True, collections=[tf1.GraphKeys.LOCAL_VARIABLES])
-  # Gradients of our own look for the variables that they depend on, among
-  # those of checkpoints.
+  # Stops tf.custom_gradient, which looks up variables among the global ones.
   return tf.stop_gradient(variable.read_value())
 
 
 def _project(options: StudentOptions, hidden_states: tf.Tensor) -> tf.Tensor:
-  """Brings the student's hidden states to the teacher's size, if asked to.
+  """Projects the student's hidden states to the teacher's size, if asked to.
 
-  The matrix is learned and used in training only (Jiao et al. 2020, TinyBERT,
-  arXiv 1909.10351).
+  The learned matrix is used only in training (Jiao et al. 2020, TinyBERT, arXiv
+  1909.10351).
 
   Args:
-    options: what the student depends on.
+    options: the model's options.
     hidden_states: float32 [N, the student's hidden_size].
 
   Returns:
-    float32 [N, H] with the projection, else the hidden states.
+    float32 [N, H]; without `hidden_projection` the hidden states themselves.
   """
   if not options.loss.hidden_projection:
     return hidden_states
@@ -457,12 +451,12 @@ def _project(options: StudentOptions, hidden_states: tf.Tensor) -> tf.Tensor:
 
 
 def _is_correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-  """Returns 1.0 where the highest of [N, V] logits is the label's, else 0.0."""
+  """Returns 1.0 where the label has the highest of [N, V] logits, else 0.0."""
   return tf.cast(_are_equal(tf.argmax(logits, axis=-1), labels), tf.float32)
 
 
 def _are_equal(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-  """Compares integers, bool; as int64: GPUs have the host compare int32."""
+  """Compares integers as int64; int32 would be compared on the host."""
   return tf.equal(tf.cast(first, tf.int64), tf.cast(second, tf.int64))
 
 
@@ -474,32 +468,30 @@ def evaluation_metrics(reduce_sum: Reduce = identity,
                        **outputs: tf.Tensor) -> Dict[str, Any]:
   """Averages the student's outputs over all slots and sequences.
 
-  `masked_lm_training_loss` is the masked-LM term of the loss that is trained,
-  by default against the teacher; `masked_lm_loss` is its name of 2019.
+  `masked_lm_training_loss` is the masked-LM term of the training loss, by
+  default against the teacher; `masked_lm_loss` is its name of 2019.
 
   Args:
-    reduce_sum: as for `StudentOptions`; the processes evaluate on different
-      batches, and the averages are over those of all.
-    next_sentence_weight: as for `losses.LossOptions`; at 0 the next-sentence
-      metrics are left out.
-    **outputs: as `_student_outputs` gives them, without the scalars.
+    reduce_sum: as for `StudentOptions`; averages are over the batches of all
+      processes.
+    next_sentence_weight: as for `losses.LossOptions`; 0 leaves out the
+      next-sentence metrics.
+    **outputs: as returned by `_student_outputs`, without the scalars.
 
   Returns:
-    A value and an update operation by name of the metric.
+    By name of the metric, a value and an update operation.
   """
   weights = outputs["masked_lm_weights"]
   num_slots = tf.reduce_sum(weights)
   num_sequences = tf.cast(tf.size(outputs["next_sentence_losses"]), tf.float32)
-  # What is added up over the batches, by metric: numerators, with a last
-  # element that they are divided by in the end.
+  # By metric, sums over batches: the numerators, then their denominator.
   sums = {name: _weighted_sum(outputs[output], weights)
           for name, output in _MASKED_LM_METRICS.items() if output in outputs}
   if next_sentence_weight:
     for name, output in (("next_sentence_accuracy", "next_sentence_is_correct"),
                          ("next_sentence_loss", "next_sentence_losses")):
       sums[name] = [tf.reduce_sum(outputs[output]), num_sequences]
-  # The loss of a batch, weighted by its sequences: the last batch may be a
-  # smaller one.
+  # Weighted by the number of sequences, as the last batch may be smaller.
   masked_lm_loss = tf.reduce_sum(
       outputs["masked_lm_training_losses"] * weights) / (
           num_slots + _WEIGHT_EPSILON)
@@ -512,7 +504,7 @@ def evaluation_metrics(reduce_sum: Reduce = identity,
           weights)), num_slots]
   means, update = _means(sums, reduce_sum)
   metrics = {
-      # The calibration error is a mean of |accuracy - confidence| of each bin.
+      # The calibration error sums |accuracy - confidence| over the bins.
       name: (tf.reduce_sum(tf.abs(mean)) if name == _CALIBRATION_ERROR
              else mean[0], update)
       for name, mean in means.items()}
@@ -523,20 +515,20 @@ def evaluation_metrics(reduce_sum: Reduce = identity,
 
 
 def _weighted_sum(values: tf.Tensor, weights: tf.Tensor) -> List[tf.Tensor]:
-  """Returns the sum of weighted values, [N], and that of the weights."""
+  """Returns the sum of weighted values, [N], and the sum of the weights."""
   return [tf.reduce_sum(values * weights), tf.reduce_sum(weights)]
 
 
 def _means(sums: Mapping[str, Sequence[tf.Tensor]], reduce_sum: Reduce
           ) -> Tuple[Dict[str, tf.Tensor], tf.Operation]:
-  """Adds up scalars over batches and processes and divides them in the end.
+  """Accumulates sums over batches and processes, and divides the totals.
 
   Args:
-    sums: what a batch adds, by metric; the last one divides the others.
-    reduce_sum: as for `StudentOptions`; it is called once for all.
+    sums: by metric, the sums of a batch: numerators, then their denominator.
+    reduce_sum: as for `StudentOptions`; called once for all metrics.
 
   Returns:
-    The quotients, float32, a vector by metric; and the operation that adds a
+    By metric, the quotients, a float32 vector; and the operation that adds a
     batch.
   """
   batch = tf.cast(tf.stack([value for values in sums.values()
@@ -559,16 +551,16 @@ def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
   """Compares the student with the teacher in each slot.
 
   Args:
-    logits: float32 [N, V], the student's.
-    labels: what is stored of the teacher.
+    logits: float32 [N, V], the student's logits.
+    labels: the teacher's entries.
     temperature: as for `losses.teacher_losses`.
-    tail_samples: how many of the entries, the last ones, are a sample.
+    tail_samples: number of sampled entries, the last of the K.
 
   Returns:
-    By name of the metric, float32 [N]: the cross entropy of all entries; and
-    of those before the sample, the divergence with the rest as one entry,
-    whether the most probable token is the student's, and the share of the
-    student's most probable tokens that is among them.
+    By name of the metric, float32 [N]: the cross entropy over all entries; over
+    the entries that are not sampled, the divergence with the rest as one entry,
+    whether teacher and student agree on the top token, and the fraction of the
+    student's top tokens that the teacher's entries contain.
   """
   num_top = labels.indices.shape[-1] - tail_samples
   top = losses.TeacherLabels(labels.probabilities[:, :num_top],
@@ -594,7 +586,7 @@ def teacher_metrics(logits: tf.Tensor, labels: losses.TeacherLabels,
 
 
 _CALIBRATION_ERROR = "expected_calibration_error"
-# The means over masked tokens, by metric the output that they are of.
+# Metrics that are means over masked tokens, and the averaged outputs.
 _MASKED_LM_METRICS = {
     "masked_lm_accuracy": "masked_lm_is_correct",
     "masked_lm_cross_entropy": "masked_lm_cross_entropies",
@@ -602,26 +594,26 @@ _MASKED_LM_METRICS = {
     **{name: name for name in (
         "teacher_cross_entropy", "kl_from_teacher", "teacher_top1_agreement",
         "teacher_topk_precision")}}
-# masked_lm_loss is 2019's name and stays. teacher_topk_recall was wrong: it
-# stays until version 2.0.0, for scripts that read it.
+# masked_lm_loss is the name of 2019. teacher_topk_recall, a misnomer, stays
+# until version 2.0.0 for scripts that read it.
 _OLD_METRIC_NAMES = {"masked_lm_loss": "masked_lm_training_loss",
                      "teacher_topk_recall": "teacher_topk_precision"}
 
 
 def _calibration_gaps(confidences: tf.Tensor, is_correct: tf.Tensor,
                       weights: tf.Tensor) -> tf.Tensor:
-  """Returns what the expected calibration error is made of.
+  """Returns the terms of the expected calibration error.
 
-  That is the mean over the slots of |accuracy - confidence|, each taken over
-  the slots whose confidence falls into the same bin.
+  The error is the sum over bins of |sum of (accuracy - confidence)|, divided by
+  the number of slots. Bins group slots by confidence.
 
   Args:
     confidences: float32 [N], the probability of the most probable token.
-    is_correct: float32 [N], 1 where that token is the masked one.
+    is_correct: float32 [N], 1 if that token is correct, else 0.
     weights: float32 [N], 1 for a real prediction and 0 for padding.
 
   Returns:
-    float32, by bin the sum of accuracy - confidence.
+    float32 [bins], the sum of accuracy - confidence in each bin.
   """
   bins = tf.minimum(tf.cast(confidences * _CALIBRATION_BINS, tf.int64),
                     _CALIBRATION_BINS - 1)
