@@ -1,7 +1,7 @@
 """Sessions that compute with the variables of a checkpoint.
 
-Weights are variables, not constants: TensorFlow copies constants again and
-again on their way into a session, up to 14 times their size.
+Weights are variables, because a session copies constants: up to 14 times their
+size in memory.
 """
 
 import contextlib
@@ -10,18 +10,18 @@ from typing import Any, Iterator
 import tensorflow as tf
 import tensorflow.compat.v1 as tf1
 
-# What the names of the variables end with that products read.
+# Endings of the names of variables that dense layers and the decoder read.
 _OPERANDS = ("/kernel", "/bias", "/word_embeddings")
 
 
 @contextlib.contextmanager
 def variables_of(compute_type: tf.DType) -> Iterator[None]:
-  """Keeps what matrix products read in the type that they compute in.
+  """Gives the operands of matrix products the compute type.
 
-  Without it each step casts the float32 variables.
+  Otherwise each step casts the float32 variables.
 
   Args:
-    compute_type: of the model that is built in the context.
+    compute_type: dtype of the model that is built in the context.
   """
   def get(getter: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     if name.endswith(_OPERANDS):
@@ -36,12 +36,13 @@ def start_session(config: tf1.ConfigProto, checkpoint: str) -> tf1.Session:
   """Starts a session whose variables hold the values of a checkpoint.
 
   Args:
-    config: of the session.
-    checkpoint: path; it has all trainable variables of the default graph.
+    config: settings of the session.
+    checkpoint: path of a checkpoint that holds all trainable variables of the
+      default graph.
   """
   reader = tf1.train.NewCheckpointReader(checkpoint)
   session = tf1.Session(config=config)
-  # One by one, so that no more than one value is in memory twice.
+  # Assigned one by one, so that only one value is in memory twice.
   for variable in tf1.trainable_variables():
     value = reader.get_tensor(variable.op.name)
     session.run(variable.initializer, {

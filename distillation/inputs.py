@@ -1,4 +1,4 @@
-"""What a trainer reads: found and checked before anything is written."""
+"""Finds and checks a trainer's inputs before anything is written."""
 
 import re
 from typing import (Callable, ContextManager, Dict, Iterable, List,
@@ -20,9 +20,9 @@ from records.manifest import find_repeated, read_manifest
 from util import files
 from util.command_line import InputError
 
-# What may lie in a folder where training starts: what a training writes before
-# its first checkpoint, logs, and what belongs to its student.
-_OWN_NAMES = re.compile(
+# Names of files in output_dir that training expects: its own files, logs, and
+# the student's config and vocabulary.
+_EXPECTED_NAMES = re.compile(
     r"\..*|events\..*|graph\.pbtxt|checkpoint|model\.ckpt.*|eval|best|"
     r"student|eval_results\.txt|record_order\.json|(.*\.)?log(\..*)?|"
     r"bert_config\.json|vocab\.txt")
@@ -30,15 +30,16 @@ _CHECKPOINT_INDEX = re.compile(r"model\.ckpt-([0-9]+)\.index")
 
 
 class Records(NamedTuple):
-  """Checked record files, and how they are read.
+  """Checked record files, and their properties.
 
   Attributes:
-    paths: the files.
-    shape: lengths of the records.
-    flag: name of the flag that named them, for errors.
-    limits: what their integers stay below.
-    tail_samples: how many of the K entries, the last ones, are a sample.
-    decoder: path of the teacher's decoder, for hidden states; else None.
+    paths: paths of the files.
+    shape: lengths of the features.
+    flag: name of the flag with the files, for errors.
+    limits: exclusive upper bounds of the integer features, by name.
+    tail_samples: number of sampled entries, the last of the K.
+    decoder: path of the teacher's decoder if the labels are hidden states, else
+      None.
   """
   paths: List[str]
   shape: schema.RecordShape
@@ -50,10 +51,10 @@ class Records(NamedTuple):
   def errors(self, corpus: order.Corpus,
              pieces: Callable[[], Iterable[order.Piece]]
             ) -> ContextManager[None]:
-    """Turns what reading them raises into InputError.
+    """Returns a context that turns errors of reading into InputError.
 
     Args:
-      corpus: their blocks.
+      corpus: the blocks of the files.
       pieces: as for `input_pipeline.record_errors`.
     """
     return input_pipeline.record_errors(
@@ -61,7 +62,7 @@ class Records(NamedTuple):
 
 
 class Corpora(NamedTuple):
-  """Where the blocks of the records begin.
+  """The block offsets of the records.
 
   Attributes:
     training: records to train on.
@@ -72,18 +73,18 @@ class Corpora(NamedTuple):
 
 
 class Decoders(NamedTuple):
-  """The teacher's decoders, where the labels are hidden states.
+  """The teacher's decoders; None for records without hidden states.
 
   Attributes:
-    training: of the records to train on.
-    held_out: of the records to evaluate on.
+    training: decoder for the records to train on.
+    held_out: decoder for the records to evaluate on.
   """
   training: Optional[teacher_decoder.Decoder]
   held_out: Optional[teacher_decoder.Decoder]
 
 
 class Inputs(NamedTuple):
-  """What was read and checked before anything is written.
+  """Checked inputs of a trainer.
 
   Attributes:
     config: the student's size.
@@ -104,12 +105,13 @@ def check(options: TrainerOptions, is_writer: bool = True,
   """Checks the options against each other and the files; changes nothing.
 
   Args:
-    options: what to do.
-    is_writer: False for a process that may not see output_dir.
-    is_resumed: what such a process is told of a checkpoint there.
+    options: options of the trainer.
+    is_writer: whether this process has access to output_dir.
+    is_resumed: whether output_dir holds a checkpoint, for a process without
+      access.
 
   Raises:
-    InputError: an option, a file or the fit between them is wrong.
+    InputError: if options or files are wrong, or do not fit together.
   """
   if not options.do_train and not options.do_eval:
     raise InputError("--do_train and --do_eval are both False: nothing to do; "
@@ -125,8 +127,8 @@ def check(options: TrainerOptions, is_writer: bool = True,
       and not evaluation.eval_every_checkpoint):
     raise InputError(
         "--best_checkpoint_by={} has no effect without "
-        "--eval_every_checkpoint=True: set that too, or leave it out".format(
-            evaluation.best_checkpoint_by))
+        "--eval_every_checkpoint=True: set --eval_every_checkpoint=True, or "
+        "leave out --best_checkpoint_by".format(evaluation.best_checkpoint_by))
   if (evaluation.eval_every_checkpoint
       and evaluation.best_checkpoint_by == "kl_from_teacher"
       and not held_out.shape.has_labels):
@@ -144,25 +146,23 @@ def check(options: TrainerOptions, is_writer: bool = True,
       and options.loss.hidden_projection):
     _check_projection(options.output_dir, [
         config.hidden_size, training.shape.teacher_hidden_size])
-  if options.tpu.use_tpu:  # The last check, as it may wait for an answer.
+  if options.tpu.use_tpu:  # The last check, as the TPU may answer slowly.
     devices.find_tpu(options.tpu.tpu_name, options.tpu.tpu_zone,
                      options.tpu.gcp_project, options.tpu.master)
   return Inputs(config, training, held_out, init_layers, is_resumed)
 
 
 def read_corpora(inputs: Inputs, output_dir: str) -> Corpora:
-  """Finds where the blocks of the records begin.
+  """Reads the block offsets of the records.
 
-  That takes long the first time where no manifest tells; all processes find
-  the same.
+  Files without a manifest are indexed, which is slow the first time.
 
   Args:
-    inputs: what was checked.
-    output_dir: folder for what is found, where that of the records is
-      read-only.
+    inputs: the checked inputs.
+    output_dir: folder for the index if the folder of the records is read-only.
 
   Raises:
-    InputError: a file is damaged.
+    InputError: if a file is damaged.
   """
   training, held_out = inputs.training, inputs.held_out
   corpus = order.read_corpus(training.paths, training.flag, output_dir)
@@ -172,7 +172,7 @@ def read_corpora(inputs: Inputs, output_dir: str) -> Corpora:
 
 
 def read_decoders(inputs: Inputs) -> Decoders:
-  """Reads what makes the teacher's distributions of its hidden states."""
+  """Reads the teacher's decoders."""
   training, held_out = inputs.training.decoder, inputs.held_out.decoder
   decoder = teacher_decoder.read(training) if training else None
   if held_out == training:
@@ -182,7 +182,7 @@ def read_decoders(inputs: Inputs) -> Decoders:
 
 
 def _check_loss(loss: losses.LossOptions) -> None:
-  """Raises InputError for options that do not go together."""
+  """Raises InputError for options of the loss that exclude each other."""
   if not loss.temperature > 0:
     raise InputError("--temperature={} must be over 0".format(loss.temperature))
   if (loss.hard_label_schedule == "constant"
@@ -190,11 +190,11 @@ def _check_loss(loss: losses.LossOptions) -> None:
     raise InputError(
         "--final_hard_label_weight={} does not go with "
         "--hard_label_schedule=constant: set --hard_label_schedule=linear, or "
-        "leave the weight out".format(loss.final_hard_label_weight))
+        "leave out the weight".format(loss.final_hard_label_weight))
 
 
 def _check_tpu(options: TrainerOptions) -> None:
-  """Raises InputError for what a TPU does not do."""
+  """Raises InputError for options that TPUs do not support."""
   for name, value, default in (
       ("precision", options.device.precision, "fp32"),
       ("use_xla", options.device.use_xla, False),
@@ -211,7 +211,7 @@ def _training_records(options: TrainerOptions,
                       config: modeling.BertConfig) -> Records:
   """Finds and checks the records to train on.
 
-  Training on the hard labels reads no labels of the teacher.
+  Training on hard labels alone does not read the teacher's labels.
   """
   shape = schema.RecordShape(
       options.records.max_seq_length, options.records.max_predictions_per_seq)
@@ -225,9 +225,9 @@ def _training_records(options: TrainerOptions,
   repeated = find_repeated(paths)
   if repeated:
     logging.warning(
-        "--input_file: %s and %s hold the same records, made of the same files "
-        "with the same flags; unless they are to count twice, name only one of "
-        "them.", *repeated)
+        "--input_file: %s and %s hold the same records, made from the same "
+        "files with the same flags; name only one of the two, unless training "
+        "should read these records twice.", *repeated)
   return records
 
 
@@ -235,7 +235,7 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
                       training: Records) -> Records:
   """Finds and checks the records to evaluate on.
 
-  Evaluation compares with the teacher wherever it can.
+  Evaluation reads the teacher's labels wherever the records hold them.
   """
   if training.shape.has_labels and not options.records.eval_input_file:
     return training
@@ -251,7 +251,7 @@ def _held_out_records(options: TrainerOptions, config: modeling.BertConfig,
 
 def _records(paths: List[str], flag: str, shape: schema.RecordShape,
              loss: losses.LossOptions, config: modeling.BertConfig) -> Records:
-  """Checks record files."""
+  """Checks record files and the flags that their labels depend on."""
   shape = input_pipeline.check_records(paths, flag, shape, config.vocab_size)
   records = Records(paths, shape, flag, schema.limits(
       shape, config.vocab_size, config.type_vocab_size))
@@ -267,20 +267,21 @@ def _check_decoder(records: Records, config: modeling.BertConfig) -> str:
     The path of the decoder.
 
   Raises:
-    InputError: it is missing, damaged, or does not belong to the records or to
-      the student's vocabulary.
+    InputError: if the decoder is missing or damaged, or does not fit the
+      records or the student's vocabulary.
   """
   path = teacher_decoder.path_beside(records.paths[0])
   decoder = teacher_decoder.read(path)
   if decoder.vocab_size != config.vocab_size:
     raise InputError(
         "--bert_config_file has vocab_size {}, but the teacher's {} has {}: "
-        "student and teacher need one vocabulary".format(
+        "student and teacher must share one vocabulary".format(
             config.vocab_size, path, decoder.vocab_size))
   if decoder.hidden_size != records.shape.teacher_hidden_size:
     raise InputError(
-        "{} is of a teacher with hidden_size {}, but {} has hidden states of "
-        "{}: copy it from where the records were made".format(
+        "{} belongs to a teacher with hidden_size {}, but {} holds hidden "
+        "states of size {}: copy the decoder from the folder where the records "
+        "were made".format(
             path, decoder.hidden_size, records.paths[0],
             records.shape.teacher_hidden_size))
   fingerprint = decoder.fingerprint()
@@ -289,15 +290,15 @@ def _check_decoder(records: Records, config: modeling.BertConfig) -> str:
     wanted = manifest and manifest.fingerprints.get("teacher_decoder")
     if wanted and wanted != fingerprint:
       raise InputError(
-          "{} is not of the teacher that {} was made with: copy it from where "
-          "the records were made, and read records of one teacher at once"
-          .format(path, record_file))
+          "{} is not the decoder of the teacher that labelled {}: copy the "
+          "decoder from the folder where the records were made, and name "
+          "records of only one teacher".format(path, record_file))
   return path
 
 
 def _check_hidden_states(options: TrainerOptions, config: modeling.BertConfig,
                          training: Records, held_out: Records) -> None:
-  """Raises InputError where options do not fit hidden states as labels."""
+  """Raises InputError if options and hidden states do not fit together."""
   loss = options.loss
   hidden_size = training.shape.teacher_hidden_size
   remedy = ("label the records with extract_teacher_labels_truncated.py "
@@ -310,18 +311,19 @@ def _check_hidden_states(options: TrainerOptions, config: modeling.BertConfig,
   if loss.hidden_projection and not loss.hidden_cosine_weight:
     raise InputError(
         "--hidden_projection=True has no effect without "
-        "--hidden_cosine_weight: set that too, or leave it out")
+        "--hidden_cosine_weight: set --hidden_cosine_weight, or leave out "
+        "--hidden_projection")
   if (loss.hidden_cosine_weight and not loss.hidden_projection
       and hidden_size != config.hidden_size):
     raise InputError(
-        "--hidden_cosine_weight={} compares hidden states of one size, but "
+        "--hidden_cosine_weight={} compares hidden states of equal size, but "
         "--bert_config_file has hidden_size {} and the teacher {}: set "
         "--hidden_projection=True".format(
             loss.hidden_cosine_weight, config.hidden_size, hidden_size))
   if hidden_size and loss.tail_mass != "drop":
     raise InputError(
-        "--tail_mass={} has no meaning for {}, which holds hidden states: they "
-        "give the whole distribution; leave it out".format(
+        "--tail_mass={} has no meaning for the hidden states of {}, which give "
+        "the whole distribution: leave out --tail_mass".format(
             loss.tail_mass, training.paths[0]))
   for records in (training, held_out):
     if records.decoder and options.tpu.use_tpu:
@@ -331,17 +333,17 @@ def _check_hidden_states(options: TrainerOptions, config: modeling.BertConfig,
 
 
 def _check_labels(records: Records, loss: losses.LossOptions) -> int:
-  """Checks that the labels were made for the loss that is asked for.
+  """Checks that the labels in the manifests fit the loss.
 
   Args:
-    records: the files.
-    loss: what the student learns from.
+    records: the record files.
+    loss: terms of the loss, and their weights.
 
   Returns:
-    How many of the entries of a slot are a sample.
+    The number of sampled entries in a slot.
 
   Raises:
-    InputError: the manifest of a file says otherwise, or two differ.
+    InputError: if a manifest does not fit the loss, or two manifests differ.
   """
   top_k = records.shape.truncation_factor
   if not top_k:
@@ -349,44 +351,44 @@ def _check_labels(records: Records, loss: losses.LossOptions) -> int:
   wanted = {"temperature": loss.temperature}
   if loss.reads_teacher:
     wanted["truncation_factor"] = top_k
-  # What files without a manifest, of 2019, were made with.
-  made_with = {"temperature": 1.0, "tail_samples": 0}
+  # Flags that older manifests lack, with the values of 2019.
+  default_flags = {"temperature": 1.0, "tail_samples": 0}
   all_tail_samples: Dict[int, str] = {}
   for path in records.paths:
     manifest = read_manifest(path)
     if manifest is None:
       continue
-    found = dict(made_with, **manifest.flags)
+    found = dict(default_flags, **manifest.flags)
     for name, value in wanted.items():
       if found.get(name, value) != value:
         raise InputError(
             "--{0}={1} does not fit {2}, whose labels were made with "
-            "--{0}={3}: set --{0}={3}, or make the labels again".format(
+            "--{0}={3}: set --{0}={3}, or label the records again".format(
                 name, value, path, found[name]))
     tail_samples = found["tail_samples"]
     if tail_samples and loss.tail_mass == "bucket":
       raise InputError(
           "--tail_mass=bucket does not fit {}, whose labels were made with "
-          "--tail_samples={}: they stand for the whole distribution and leave "
-          "no rest; use --tail_mass=drop".format(path, tail_samples))
+          "--tail_samples={}: the samples represent the tail and leave no "
+          "rest; use --tail_mass=drop".format(path, tail_samples))
     all_tail_samples[tail_samples] = path
   if len(all_tail_samples) > 1:
     (first, path), (second, other) = list(all_tail_samples.items())[:2]
     raise InputError(
         "--{}: {} was made with --tail_samples={}, {} with --tail_samples={}; "
-        "read only one kind at once".format(
+        "name only files with equal --tail_samples".format(
             records.flag, path, first, other, second))
   return next(iter(all_tail_samples), 0)
 
 
 def _init_layers(model: ModelOptions) -> Optional[Tuple[int, ...]]:
-  """Returns --init_layers as numbers, None where it is not given."""
+  """Returns the numbers of --init_layers; None without the flag."""
   if not model.init_layers:
     return None
   text = ",".join(model.init_layers)
   if not model.init_checkpoint:
-    raise InputError("--init_layers={} needs --init_checkpoint, which has the "
-                     "layers".format(text))
+    raise InputError("--init_layers={} needs --init_checkpoint, the checkpoint "
+                     "with these layers".format(text))
   if not all(layer.strip().isdigit() for layer in model.init_layers):
     raise InputError("--init_layers={} must be numbers of layers, such as "
                      "0,2,4".format(text))
@@ -396,10 +398,10 @@ def _init_layers(model: ModelOptions) -> Optional[Tuple[int, ...]]:
 def _check_start(options: TrainerOptions, config: modeling.BertConfig,
                  init_layers: Optional[Tuple[int, ...]], is_writer: bool,
                  is_resumed: bool) -> bool:
-  """Checks the checkpoint that the variables start from.
+  """Checks the checkpoint that training or evaluation starts from.
 
   Returns:
-    Whether that is one in output_dir.
+    Whether this checkpoint is in output_dir.
   """
   newest = (tf.train.latest_checkpoint(options.output_dir) if is_writer
             else None)
@@ -409,10 +411,10 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
     match = checkpoints.match_checkpoint(config, newest, "output_dir")
     if match.missing or match.unused:
       raise InputError(
-          "--output_dir: {} {}: another model was trained there; choose "
+          "--output_dir: {} {}: this folder belongs to another model; choose "
           "another folder".format(
               newest, "has no " + match.missing[0] if match.missing else
-              "has {} too".format(match.unused[0])))
+              "also has " + match.unused[0]))
     if options.do_train:
       _check_resumable(newest)
     return True
@@ -431,72 +433,77 @@ def _check_start(options: TrainerOptions, config: modeling.BertConfig,
   elif not options.do_train:
     raise InputError(
         "--do_eval has nothing to evaluate: there is no checkpoint in "
-        "--output_dir={} and no --init_checkpoint".format(options.output_dir))
+        "--output_dir={} and no --init_checkpoint; train first, or set "
+        "--init_checkpoint".format(options.output_dir))
   return False
 
 
 def _check_resumable(checkpoint: str) -> None:
-  """Checks that a checkpoint in output_dir is one of a training.
+  """Checks that training can resume from a checkpoint in output_dir.
 
   Raises:
-    InputError: it is a published model.
+    InputError: if the checkpoint lacks the optimizer's variables.
   """
   missing = checkpoints.missing_of_training(checkpoint)
   if missing:
     raise InputError(
-        "--output_dir: {} has no {}: it is a model and no training that can "
-        "resume; name it with --init_checkpoint, and choose another "
-        "--output_dir".format(checkpoint, missing))
+        "--output_dir: {} has no {}: training cannot resume from this "
+        "checkpoint; name the checkpoint with --init_checkpoint, and choose "
+        "another --output_dir".format(checkpoint, missing))
 
 
 def _check_state(output_dir: str) -> None:
-  """Checks that no checkpoint is there of which TensorFlow does not know.
+  """Checks that TensorFlow knows the checkpoints in output_dir.
 
   Raises:
-    InputError: the file that names the newest one is lost.
+    InputError: if the file that names the newest checkpoint is lost.
   """
   steps = [int(match.group(1)) for match in map(
       _CHECKPOINT_INDEX.fullmatch, files.list_names(output_dir)
       if files.is_folder(output_dir) else ()) if match]
-  # At step 0 nothing is lost: a run was stopped in its first save.
+  # A run that was killed in its first save leaves step 0: nothing is lost.
   if max(steps, default=0):
     name = "model.ckpt-{}".format(max(steps))
     raise InputError(
         "--output_dir={} holds {}, but its file `checkpoint`, which names the "
-        "newest one, is lost or names another: training would start at step 0. "
+        "newest checkpoint, is lost or wrong: training would start at step 0. "
         "Write the file again (echo 'model_checkpoint_path: \"{}\"' > "
         "{}/checkpoint), or choose another folder".format(
             output_dir, name, name, output_dir))
 
 
 def _warn_of_other_files(output_dir: str) -> None:
-  """Warns where a folder without a training holds what no training writes."""
+  """Warns if output_dir, at the start of training, holds unexpected files."""
   if not files.is_folder(output_dir):
     return
   others = sorted((name for name in files.list_names(output_dir)
-                   if not _OWN_NAMES.fullmatch(name)), key=files.natural_key)
+                   if not _EXPECTED_NAMES.fullmatch(name)),
+                  key=files.natural_key)
   if others:
     logging.warning(
-        "--output_dir=%s holds %d files that are not of a training, such as "
-        "%s: those of this training will lie among them, for other stages to "
-        "read; an empty folder is better.", output_dir, len(others), others[0])
+        "--output_dir=%s holds %d files that training does not write, such as "
+        "%s: another stage that reads this folder would also find the files of "
+        "this training; choose an empty folder.", output_dir, len(others),
+        others[0])
 
 
 def _check_projection(output_dir: str, wanted: List[int]) -> None:
-  """Checks that training with a projection was begun with one of its shape.
+  """Checks that the newest checkpoint holds a projection of the wanted shape.
 
   Raises:
-    InputError: it was not.
+    InputError: if the projection is missing or has another shape.
   """
   checkpoint = tf.train.latest_checkpoint(output_dir)
   found = checkpoints.variable_shapes(checkpoint).get(
       checkpoints.HIDDEN_PROJECTION)
   if found is None:
     raise InputError(
-        "--hidden_projection=True does not fit {}, which was trained without: "
-        "leave it out, or choose another --output_dir".format(checkpoint))
+        "--hidden_projection=True does not fit {}, which was trained without a "
+        "projection: leave out --hidden_projection, or choose another "
+        "--output_dir".format(checkpoint))
   if found != wanted:
     raise InputError(
         "--input_file holds hidden states of a teacher with hidden_size {}, "
-        "but {} was trained on those of one with {}: read these, or choose "
-        "another --output_dir".format(wanted[1], checkpoint, found[1]))
+        "but {} was trained with a teacher with hidden_size {}: name records "
+        "of that teacher, or choose another --output_dir".format(
+            wanted[1], checkpoint, found[1]))

@@ -1,6 +1,6 @@
-"""The teacher's decoder, kept beside records that hold its hidden states.
+"""The teacher's decoder, stored beside records with hidden states.
 
-This module reads and writes it without TensorFlow.
+Reads and writes the file without TensorFlow.
 
 Dimensions:
   V: tokens in the vocabulary
@@ -20,13 +20,14 @@ from util import files
 from util.command_line import InputError
 
 FILE = "teacher_decoder.npz"
-# What NumPy and zipfile raise for bytes that are no such file.
-_DAMAGES = (EOFError, LookupError, MemoryError, OverflowError, RuntimeError,
-            SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+# Raised by NumPy and zipfile for damaged files.
+_DAMAGE_ERRORS = (
+    EOFError, LookupError, MemoryError, OverflowError, RuntimeError,
+    SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 class Decoder(NamedTuple):
-  """What makes logits of the teacher's hidden states.
+  """The linear layer from the teacher's hidden states to logits.
 
   Attributes:
     word_embeddings: float32 [V, H].
@@ -59,40 +60,42 @@ def path_beside(record_file: str) -> str:
 
 
 def store(decoder: Decoder, record_file: str) -> None:
-  """Writes the decoder beside a record file, unless it is there.
+  """Writes the decoder beside a record file, unless the folder holds it.
 
-  Files of one folder, labelled at the same time, share it. A damaged one is
-  replaced; that of another teacher never is, as other records may need it.
+  All record files of a folder share the decoder. A damaged file is replaced,
+  but not the decoder of another teacher, which other records may need.
 
   Args:
-    decoder: of the teacher.
-    record_file: a file with its hidden states.
+    decoder: the teacher's decoder.
+    record_file: path of a file with the teacher's hidden states.
 
   Raises:
-    InputError: the folder holds that of another teacher, or cannot be made.
+    InputError: if the folder holds the decoder of another teacher, or cannot be
+      made.
   """
   path = path_beside(record_file)
   if files.exists(path) and _is_stored(decoder, path):
     return
   files.make_output_folder(os.path.dirname(path), "output_file")
   with files.partial_file(path, wait=True) as partial:
-    if not _is_stored(decoder, path):  # By a process that held the lock.
-      content = io.BytesIO()  # Remote files cannot be written out of order.
+    # Another process may have written the file before this one had the lock.
+    if not _is_stored(decoder, path):
+      content = io.BytesIO()  # Remote files cannot seek.
       np.savez(content, **decoder._asdict())
       partial.file.write(content.getvalue())
       partial.commit()
 
 
 def _is_stored(decoder: Decoder, path: str) -> bool:
-  """Says whether a path holds the decoder; as for `store`."""
+  """Returns whether a file holds the decoder; raises as `store` does."""
   try:
     found = read(path)
   except InputError:
     return False
   if found.fingerprint() != decoder.fingerprint():
     raise InputError(
-        "{} is of another teacher, whose records need it: write to another "
-        "folder, or remove it with these records".format(path))
+        "{} belongs to another teacher, whose records need it: write to "
+        "another folder, or remove the file and those records".format(path))
   return True
 
 
@@ -100,23 +103,25 @@ def read(path: str) -> Decoder:
   """Reads a decoder.
 
   Raises:
-    InputError: it is missing or damaged.
+    InputError: if the file is missing or damaged.
   """
-  advice = ("copy it from where the records were made, or make them again with "
-            "extract_teacher_labels_truncated.py")
+  remedy = ("copy the file from the folder where the records were made, or "
+            "label the records again with extract_teacher_labels_truncated.py")
   try:
     with files.open_file(path) as file:
       content = io.BytesIO(file.read())
     with np.load(content, allow_pickle=False) as arrays:
       decoder = Decoder(*(arrays[name] for name in Decoder._fields))
   except FileNotFoundError:
-    raise InputError("there is no {}, which records with hidden states need: {}"
-                     .format(path, advice)) from None
-  except _DAMAGES as error:
+    raise InputError("{} is missing, but records with hidden states need it: {}"
+                     .format(path, remedy)) from None
+  except _DAMAGE_ERRORS as error:
     raise InputError("{} is damaged ({}); {}".format(
-        path, error, advice)) from None
+        path, error, remedy)) from None
   embeddings, bias = decoder
   if (embeddings.dtype != np.float32 or bias.dtype != np.float32
       or embeddings.ndim != 2 or bias.shape != embeddings.shape[:1]):
-    raise InputError("{} holds no decoder; {}".format(path, advice))
+    raise InputError(
+        "{} must hold word embeddings [V, H] and an output bias [V] in "
+        "float32; {}".format(path, remedy))
   return decoder

@@ -187,7 +187,8 @@ def test_a_decoder_is_stored_once(tmp_path):
   assert (found.vocab_size, found.hidden_size) == (4, 3)
   teacher_decoder.store(decoder, record_file)
   other = teacher_decoder.Decoder(values + 1, values[:, 0])
-  with pytest.raises(InputError, match="of another teacher.*another folder"):
+  with pytest.raises(InputError,
+                     match="to another teacher.*another folder"):
     teacher_decoder.store(other, record_file)
   stored = tmp_path / "folder" / "teacher_decoder.npz"
   assert stored.read_bytes() == content
@@ -240,7 +241,7 @@ def test_a_file_that_is_no_decoder_is_an_input_error(tmp_path, content):
     path.write_bytes(content)
   else:
     np.savez(path, **content)
-  with pytest.raises(InputError, match="decoder.npz.*copy it from where"):
+  with pytest.raises(InputError, match="decoder.npz.*copy the file from"):
     teacher_decoder.read(str(path))
 
 
@@ -348,7 +349,7 @@ def test_cosines_are_trained_and_leave_no_trace(
 @pytest.mark.slow
 @pytest.mark.parametrize("changes, told", [
     ({"hidden_cosine_weight": 0.0, "hidden_projection": False},
-     "--hidden_projection=True does not fit.*without: leave it out"),
+     "--hidden_projection=True does not fit.*without a projection: leave out"),
     ({"input_file": "hidden.tfrecord"},
      "hidden_size 12, but .*ckpt-2 was trained on those of one with 8"),
 ])
@@ -375,8 +376,8 @@ def test_a_projection_that_was_not_begun_with_is_refused(
      "hidden.tfrecord has labels of another --label_format"),
     ({"input_file": "hidden.tfrecord,wide/hidden.tfrecord"},
      "wide.*has 36 values for 24"),
-    ({"input_file": "elsewhere.tfrecord"}, "no .*teacher_decoder.npz.*copy"),
-    ({"input_file": "of_another.tfrecord"}, "is not of the teacher that"),
+    ({"input_file": "elsewhere.tfrecord"}, "decoder.npz is missing.*copy"),
+    ({"input_file": "of_another.tfrecord"}, "not the decoder of the teacher "),
     ({"bert_config_file": "large.json", "init_checkpoint": None},
      "vocab_size 31.*teacher.*has 29"),
     ({"use_tpu": True}, "--use_tpu=True does not read the hidden states"),

@@ -101,16 +101,16 @@ def test_a_folder_of_other_files_is_told(tmp_path, folder, caplog):
   for name in ("log.txt", "run.log", "bert_config.json", ".hidden"):
     (tmp_path / name).write_text("which belongs to the training")
   _run(folder, tmp_path, do_eval=False, num_train_steps=2)
-  assert "not of a training" not in caplog.text
+  assert "training does not write" not in caplog.text
   # What it has written is not told when it goes on, nor after a start that has
   # saved nothing.
   (tmp_path / "text_0.txt").write_text("a text")
   _run(folder, tmp_path, do_eval=False, num_train_steps=4)
-  assert "not of a training" not in caplog.text
+  assert "training does not write" not in caplog.text
   for path in [tmp_path / "checkpoint", *tmp_path.glob("model.ckpt*")]:
     path.unlink()
   _run(folder, tmp_path, do_eval=False, num_train_steps=2)
-  assert "holds 1 files that are not of a training, such as text_0.txt" in (
+  assert "holds 1 files that training does not write, such as text_0.txt" in (
       caplog.text)
 
 
