@@ -127,7 +127,7 @@ def training_rate(config: modeling.BertConfig, checkpoint: str,
 def product_rate() -> float:
   """Returns the rate of one large matrix product, in GFLOP/s."""
   dtype = {"fp16": tf.float16, "bf16": tf.bfloat16}.get(
-      devices.arithmetic(FLAGS.precision), tf.float32)
+      devices.effective_precision(FLAGS.precision), tf.float32)
   size = _CPU_MATRIX_SIZE
   if devices.has_gpu():
     size = _GPU_MATRIX_SIZE
@@ -153,7 +153,7 @@ def print_rates(folder: pathlib.Path) -> None:
   memory = (tf.config.experimental.get_memory_info("GPU:0")["peak"]
             if devices.has_gpu() else teacher_memory.peak_bytes())
   name = FLAGS.precision
-  if devices.arithmetic(name) != name:
+  if devices.effective_precision(name) != name:
     name += ", run at fp32"
   if name == "fp32" and devices.has_gpu() and FLAGS.tf32:
     name = "fp32, products in TF32"

@@ -67,7 +67,7 @@ def describe(options: TrainerOptions, inputs: Inputs,
   if start and not inputs.is_resumed:
     description["the content of --init_checkpoint={}".format(start)] = (
         checkpoints.fingerprint(start)[:_DIGITS])
-  description["the arithmetic of --precision"] = devices.arithmetic(
+  description["the precision in use"] = devices.effective_precision(
       options.device.precision)
   description["the version of Python"] = platform.python_version()
   description["the version of tensorflow"] = tf.__version__

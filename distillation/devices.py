@@ -16,29 +16,29 @@ import tensorflow.compat.v1 as tf1
 from util import workers
 from util.command_line import InputError
 
-# Arithmetic of the matrix products.
+# Values of --precision: the precision of matrix products.
 PRECISIONS = ("fp32", "bf16", "fp16")
 _COMPUTE_TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16, "fp16": tf.float16}
-# The first GPUs that multiply in bfloat16, Ampere.
+# Compute capability of Ampere, the first GPUs with bfloat16.
 _BFLOAT16_CAPABILITY = (8, 0)
 _CPU_FEATURES = "/proc/cpuinfo"
-# Is there where the driver of NVIDIA's GPUs is loaded.
+# Exists where NVIDIA's kernel driver is loaded.
 _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 _CUDA_DRIVER = "libcuda.so.1"
-# In TF_XLA_FLAGS, which the scripts set, it lets XLA compile for CPUs.
+# Part of TF_XLA_FLAGS, set by the scripts, that enables XLA on CPUs.
 _XLA_FLAG = "--tf_xla_cpu_global_jit"
-# How long a TPU may take to answer.
-_ANSWER_SECONDS = 10
-# The line of an error after which its cause stands.
+# Timeout of the connection to a TPU.
+_CONNECT_SECONDS = 10
+# In the message of a TensorFlow error, the line before the cause.
 _NODE = re.compile("Node: '.*'$")
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-  """Where a graph runs, and in what arithmetic.
+  """Precision and compiler of a graph.
 
   Attributes:
-    precision: one of `PRECISIONS`. Variables are float32 in any case.
+    precision: one of `PRECISIONS`. Variables are always float32.
     use_xla: whether XLA compiles the graph.
   """
   precision: str = "fp32"
@@ -48,20 +48,20 @@ class DeviceOptions:
 def session_config(options: DeviceOptions = DeviceOptions(),
                    gpu: Optional[int] = None, local_size: int = 1
                   ) -> tf1.ConfigProto:
-  """Returns a session's settings.
+  """Returns the settings of a session.
 
   Args:
     options: precision and compiler.
-    gpu: the GPU to use, None for TensorFlow's choice.
-    local_size: processes that share the cores of this machine; one alone has
-      as many threads as TensorFlow likes.
+    gpu: number of the GPU to use; None for TensorFlow's default.
+    local_size: number of processes that share the cores of this machine; for
+      one process TensorFlow chooses the number of threads.
   """
   config = tf1.ConfigProto()
   config.gpu_options.allow_growth = True
   if gpu is not None:
     config.gpu_options.visible_device_list = str(gpu)
   if local_size > 1:
-    # More threads than cores would take them from the other processes.
+    # The threads of all processes together do not exceed the cores.
     num_threads = max(1, workers.available_cores() // local_size)
     if "TF_NUM_INTRAOP_THREADS" not in os.environ:
       config.intra_op_parallelism_threads = num_threads
@@ -71,41 +71,41 @@ def session_config(options: DeviceOptions = DeviceOptions(),
   if options.use_xla and _has_compiler():
     config.graph_options.optimizer_options.global_jit_level = (
         tf1.OptimizerOptions.ON_1)
-    # XLA does not know the fused operations of CPUs.
+    # XLA does not compile the fused operations of CPUs.
     rewrites.remapping = rewrites.OFF
   return config
 
 
 def compute_type(precision: str) -> tf.DType:
-  """Returns the type in which a model's graph is to be built."""
-  return _COMPUTE_TYPES[arithmetic(precision)]
+  """Returns the dtype of a model's graph for a requested precision."""
+  return _COMPUTE_TYPES[effective_precision(precision)]
 
 
 def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
-  """Chooses one GPU for a process; TensorFlow takes its memory as needed.
+  """Makes one GPU visible to this process, with memory growth.
 
-  To be called before anything runs on a device: TensorFlow takes the whole
-  memory of every GPU that it sees when it first touches one.
+  Must run before TensorFlow uses a device: by default TensorFlow then allocates
+  the whole memory of every visible GPU.
 
   Args:
-    local_rank: the process among those of its machine; None where it is alone,
-      which takes the first GPU.
+    local_rank: rank of this process on its machine; None without a launcher,
+      for the first GPU.
 
   Returns:
-    The GPU's number, None on a machine without GPUs.
+    The GPU's number; None on a machine without GPUs.
 
   Raises:
-    InputError: there are fewer GPUs than processes.
+    InputError: if there are fewer GPUs than processes.
   """
   gpus = tf.config.list_physical_devices("GPU")
   if not gpus:
     return None
-  # Where just one is visible, the launcher has made the choice.
+  # A launcher may already have made just one GPU visible.
   chosen = (local_rank or 0) if len(gpus) > 1 else 0
   if chosen >= len(gpus):
     raise InputError(
-        "process {} of this machine finds no GPU of its own, as there are "
-        "{}: start no more processes than GPUs (-np, -H HOST:{})".format(
+        "there is no GPU for the process with local rank {}: this machine has "
+        "{} GPUs; start no more processes than GPUs (-np, -H HOST:{})".format(
             local_rank, len(gpus), len(gpus)))
   tf.config.set_visible_devices([gpus[chosen]], "GPU")
   tf.config.experimental.set_memory_growth(gpus[chosen], True)
@@ -113,15 +113,15 @@ def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
 
 
 def gpu_uuid(gpu: Optional[int]) -> Optional[str]:
-  """Returns what identifies a GPU wherever it is visible, in hexadecimal.
+  """Returns the UUID of a GPU, in hexadecimal.
 
-  It asks CUDA's driver, which takes no memory for that.
+  CUDA's driver answers without allocating GPU memory.
 
   Args:
-    gpu: as `choose_gpu` returns it.
+    gpu: as returned by `choose_gpu`.
 
   Returns:
-    The UUID; None where there is no GPU or no driver that tells.
+    The UUID; None without a GPU or a driver that knows the UUID.
   """
   if gpu is None:
     return None
@@ -138,10 +138,10 @@ def gpu_uuid(gpu: Optional[int]) -> Optional[str]:
 
 
 def warn_of_shared_gpus(uuids: Sequence[Optional[str]]) -> None:
-  """Warns where processes compute on the same GPU.
+  """Warns if several processes compute on the same GPU.
 
   Args:
-    uuids: as `gpu_uuid` returns them, by rank.
+    uuids: the UUID of each process's GPU, by rank; see `gpu_uuid`.
   """
   ranks = collections.defaultdict(list)
   for rank, uuid in enumerate(uuids):
@@ -160,45 +160,45 @@ def find_tpu(name: Optional[str], zone: Optional[str], project: Optional[str],
   """Finds the TPU to run on.
 
   Args:
-    name: its name, or its grpc:// address.
-    zone: where it is; None for the zone of this machine.
-    project: whose it is; None for that of this machine.
-    master: address of a TensorFlow server, where there is no name.
+    name: name or grpc:// address of the TPU.
+    zone: zone of the TPU; None for the zone of this machine.
+    project: project of the TPU; None for the project of this machine.
+    master: address of a TensorFlow server, if there is no name.
 
   Returns:
-    What tells its address; None where `master` does.
+    The resolver of the address; None if only `master` is given.
 
   Raises:
-    InputError: there is no such TPU, or it does not answer.
+    InputError: if the TPU does not exist or does not answer.
   """
   if not name and not master:
-    raise InputError("--use_tpu=True: which one? Set --tpu_name to the name or "
-                     "the grpc:// address of a TPU")
+    raise InputError("--use_tpu=True needs the name or the grpc:// address of "
+                     "a TPU: set --tpu_name")
   cluster, address = None, master or ""
   if name:
     try:
       cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
           name, zone=zone, project=project)
       address = cluster.master()
-    # Google's interface and the libraries below it fail in ways of their own.
+    # Google's client libraries document no common error class.
     except Exception as error:  # pylint: disable=broad-except
       raise InputError(
-          "--tpu_name={}: there is no such TPU, or it cannot be asked for from "
-          "here ({}); check the name, --tpu_zone and --gcp_project, or give "
-          "its grpc:// address".format(name, str(error).split("\n")[0])
-          ) from None
-  _check_answers(address, "tpu_name" if name else "master")
+          "--tpu_name={}: there is no such TPU, or this machine cannot look it "
+          "up ({}); check the name, --tpu_zone and --gcp_project, or give the "
+          "grpc:// address of the TPU".format(
+              name, str(error).split("\n")[0])) from None
+  _check_connection(address, "tpu_name" if name else "master")
   return cluster
 
 
-def _check_answers(address: str, flag: str) -> None:
-  """Raises InputError where no server answers; TensorFlow waits for minutes."""
+def _check_connection(address: str, flag: str) -> None:
+  """Raises InputError if no server answers; TensorFlow would wait minutes."""
   found = re.fullmatch(r"(?:grpc://)?\[?(.+?)\]?:([0-9]+)", address)
   if not found:
-    return  # Not a server of another machine.
+    return  # Not the address of a remote server.
   try:
     socket.create_connection(
-        (found.group(1), int(found.group(2))), _ANSWER_SECONDS).close()
+        (found.group(1), int(found.group(2))), _CONNECT_SECONDS).close()
   except (OSError, OverflowError) as error:
     raise InputError("--{}: {} does not answer ({}); check that the TPU runs "
                      "and can be reached from here".format(
@@ -207,27 +207,27 @@ def _check_answers(address: str, flag: str) -> None:
 
 def report_device(options: DeviceOptions, gpu: Optional[int] = None,
                   transport: Optional[str] = None) -> None:
-  """Logs where and how a graph runs; then as `warn_of_device`.
+  """Logs the device and precision of a graph, then calls `warn_of_device`.
 
   Args:
-    options: what is asked for.
-    gpu: the GPU that the process uses; None is the first one, if there is one.
-    transport: what carries gradients between processes, NCCL, MPI or Gloo;
-      None where a process is alone.
+    options: the requested precision and compiler.
+    gpu: number of this process's GPU; None for the first GPU, if any.
+    transport: transport of gradients between processes, NCCL, MPI or Gloo; None
+      for one process.
   """
   logging.info(
       "Running on %s in %s%s.", _describe_device(gpu),
-      arithmetic(options.precision), "; gradients travel by {}".format(
-          transport) if transport else "")
+      effective_precision(options.precision),
+      "; {} all-reduces gradients".format(transport) if transport else "")
   warn_of_device(options, transport)
 
 
 def warn_of_device(options: DeviceOptions,
                    transport: Optional[str] = None) -> None:
-  """Warns where a graph does not run as it is asked for, or as it could.
+  """Warns of unused devices, slow transports and unsupported options.
 
   Args:
-    options: what is asked for.
+    options: the requested precision and compiler.
     transport: as for `report_device`.
   """
   if not has_gpu() and os.path.exists(_NVIDIA_DRIVER):
@@ -237,26 +237,26 @@ def warn_of_device(options: DeviceOptions,
         "docs/devices.md says which packages TensorFlow needs.")
   if has_gpu() and transport and transport != "NCCL":
     logging.warning(
-        "Horovod was built without NCCL: gradients travel by %s, through the "
-        "memory of the host. docs/devices.md says how to build Horovod with "
-        "NCCL.", transport)
-  if not _has_arithmetic(options.precision):
+        "Horovod was built without NCCL: %s all-reduces gradients in the "
+        "memory of the host, which is slower. docs/devices.md says how to "
+        "build Horovod with NCCL.", transport)
+  if not _is_supported(options.precision):
     logging.warning(
-        "--precision=%s: this %s has no such arithmetic (bf16 needs %s); "
-        "running at fp32.", options.precision, *(
+        "--precision=%s: this %s does not support bfloat16 (needed: %s); "
+        "running in fp32.", options.precision, *(
             ("GPU", "compute capability 8.0, Ampere; use fp16") if has_gpu()
             else ("CPU", "avx512_bf16 or amx_bf16")))
   elif options.precision == "fp16" and not has_gpu():
     logging.warning(
-        "--precision=fp16: CPUs compute in float16 far more slowly than in "
-        "fp32; this is good for a trial.")
+        "--precision=fp16: on CPUs fp16 is far slower than fp32; use it only "
+        "for a trial run.")
   if options.use_xla and not _has_compiler():
-    logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which CPUs need; "
-                    "nothing is compiled.", _XLA_FLAG)
+    logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which XLA needs on "
+                    "CPUs; nothing is compiled.", _XLA_FLAG)
 
 
 def _describe_device(gpu: Optional[int]) -> str:
-  """Returns kind and memory of the device that a process uses."""
+  """Returns the kind and memory of this process's device."""
   if not has_gpu():
     return "{} CPU cores with {:.1f} GiB of memory".format(
         workers.available_cores(),
@@ -273,17 +273,17 @@ def _describe_device(gpu: Optional[int]) -> str:
 
 
 def has_gpu() -> bool:
-  """Says whether TensorFlow finds a GPU."""
+  """Returns whether TensorFlow finds a GPU."""
   return bool(tf.config.list_physical_devices("GPU"))
 
 
-def arithmetic(precision: str) -> str:
-  """Returns the precision that this device gives where one is asked for."""
-  return precision if _has_arithmetic(precision) else "fp32"
+def effective_precision(precision: str) -> str:
+  """Returns the requested precision if this device supports it, else fp32."""
+  return precision if _is_supported(precision) else "fp32"
 
 
-def _has_arithmetic(precision: str) -> bool:
-  """Returns whether the device computes in a precision."""
+def _is_supported(precision: str) -> bool:
+  """Returns whether the device supports a precision."""
   if precision != "bf16":
     return True
   gpus = tf.config.get_visible_devices("GPU")
@@ -300,16 +300,19 @@ def _has_arithmetic(precision: str) -> bool:
 
 
 def _has_compiler() -> bool:
-  """Says whether TensorFlow compiles graphs for this device when asked to."""
+  """Returns whether XLA can compile graphs for this device."""
   return has_gpu() or _XLA_FLAG in os.environ.get("TF_XLA_FLAGS", "")
 
 
 @contextlib.contextmanager
 def exhaustion_errors(remedy: str) -> Iterator[None]:
-  """Turns memory or disk that runs out in TensorFlow into InputError.
+  """Turns TensorFlow's ResourceExhaustedError into InputError.
 
   Args:
-    remedy: what to do, for the error.
+    remedy: what the user can do, for the message.
+
+  Raises:
+    InputError: if memory or disk space runs out in the block.
   """
   try:
     yield
@@ -319,9 +322,9 @@ def exhaustion_errors(remedy: str) -> Iterator[None]:
 
 
 def first_line(error: tf.errors.OpError) -> str:
-  """Returns what a TensorFlow error says first, after its headings."""
+  """Returns the first line of a TensorFlow error that states the cause."""
   lines = [line.strip() for line in error.message.split("\n")]
-  # Errors of a node begin with where the node was defined.
+  # Errors of a node begin with the definition of the node.
   nodes = [i for i, line in enumerate(lines) if _NODE.match(line)]
   lines = lines[nodes[0] + 1:] if nodes else lines
   return next((line for line in lines

@@ -219,7 +219,7 @@ _GRAPHS = {
         if name not in ("training, top-k", "labels, sample, fp32"))])
 def test_a_gpu_runs_the_graph_without_the_host(monkeypatch, name):
   monkeypatch.setattr(devices, "has_gpu", lambda: True)
-  monkeypatch.setattr(devices, "_has_arithmetic", lambda precision: True)
+  monkeypatch.setattr(devices, "_is_supported", lambda precision: True)
   (build, *arguments), limits = _GRAPHS[name]
   with tf.Graph().as_default() as graph:
     tf1.set_random_seed(1)  # With a seed dropout draws by step, as in training.

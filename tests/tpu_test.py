@@ -33,7 +33,7 @@ _OPTIONS = student.StudentOptions(
 
 
 @pytest.mark.parametrize("flags, told", [
-    ({}, "--use_tpu=True: which one.*--tpu_name"),
+    ({}, "--use_tpu=True needs .*--tpu_name"),
     ({"tpu_name": "no-such-tpu"}, "--tpu_name=no-such-tpu: there is no such"),
     ({"tpu_name": "grpc://127.0.0.1:1"}, "--tpu_name: .* does not answer"),
     ({"master": "grpc://127.0.0.1:1"}, "--master: .* does not answer"),

@@ -81,7 +81,7 @@ def test_each_process_has_a_gpu_of_its_own(gpus):
   gpus += ["a", "b"]
   assert devices.choose_gpu(1) == 1
   assert calls == [(["b"], "GPU"), ("b", True)]
-  with pytest.raises(InputError, match="process 2 .* there are 2: .*HOST:2"):
+  with pytest.raises(InputError, match="local rank 2: .* 2 GPUs; .*HOST:2"):
     devices.choose_gpu(2)
 
 
@@ -158,12 +158,12 @@ def test_processes_share_the_cores_of_a_machine(monkeypatch, has_gpu):
 @pytest.mark.parametrize("num_gpus, has_driver, transport, line, warning", [
     (0, False, None, "^Running on 4 CPU cores with [0-9.]+ GiB of memory in "
                      "fp32.$", ""),
-    (0, True, "MPI", "in fp32; gradients travel by MPI.$",
+    (0, True, "MPI", "in fp32; MPI all-reduces gradients.$",
      "NVIDIA driver, but TensorFlow finds no GPU.*CUDA_VISIBLE_DEVICES"),
     (2, True, "NCCL", "^Running on GPU 1, NVIDIA H200, with 120.0 GiB of "
-                      "memory in fp32; gradients travel by NCCL.$", ""),
-    (2, True, "Gloo", "travel by Gloo.$",
-     "built without NCCL: gradients travel by Gloo"),
+                      "memory in fp32; NCCL all-reduces gradients.$", ""),
+    (2, True, "Gloo", "Gloo all-reduces gradients.$",
+     "built without NCCL: Gloo all-reduces gradients in the memory"),
 ])
 def test_a_run_says_where_and_how_it_runs(
     monkeypatch, tmp_path, num_gpus, has_driver, transport, line, warning):
@@ -192,11 +192,11 @@ def test_a_run_says_where_and_how_it_runs(
 
 @pytest.mark.parametrize("has_gpu, precision, use_xla, wanted", [
     (False, "fp32", False, ""), (True, "fp16", True, ""),
-    (False, "fp16", False, "--precision=fp16.*slowly than in fp32.*a trial"),
-    (True, "bf16", False, "--precision=bf16: this GPU has no.*Ampere.*use fp16"
-                          ".*running at fp32"),
-    (False, "bf16", False, "--precision=bf16: this CPU has no.*amx_bf16"
-                           ".*running at fp32"),
+    (False, "fp16", False, "--precision=fp16.*slower than fp32.*a trial"),
+    (True, "bf16", False, "--precision=bf16: this GPU does not.*Ampere.*use "
+                          "fp16.*running in fp32"),
+    (False, "bf16", False, "--precision=bf16: this CPU does not.*amx_bf16"
+                           ".*running in fp32"),
     (False, "fp32", True, "--use_xla: TF_XLA_FLAGS lacks.*nothing is compiled"),
 ])
 def test_what_the_device_cannot_do_is_told(
@@ -204,7 +204,7 @@ def test_what_the_device_cannot_do_is_told(
   lines = []
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
   monkeypatch.setattr(
-      devices, "_has_arithmetic", lambda asked_for: asked_for != "bf16")
+      devices, "_is_supported", lambda precision: precision != "bf16")
   monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   monkeypatch.setattr(devices.logging, "warning",
                       lambda text, *values: lines.append(text % values))
