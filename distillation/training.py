@@ -1,7 +1,6 @@
 """The loop that both trainers share: train, export, evaluate.
 
-How many processes there are comes in as data (`Processes`); this module does
-not know Horovod.
+`Processes` describes the processes; this module does not import Horovod.
 """
 
 import contextlib
@@ -12,7 +11,8 @@ import math
 import os
 import shutil
 import tempfile
-from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Sequence
+from typing import (Any, Callable, Deque, Dict, List, NamedTuple, Optional,
+                    Sequence, Tuple)
 
 from absl import logging
 import tensorflow as tf
@@ -40,14 +40,14 @@ _STEPS_PER_WARMUP = 10
 
 
 def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
-  """Trains and evaluates.
+  """Trains, exports and evaluates, as the options say.
 
   Args:
-    options: what to do.
-    processes: those that train together.
+    options: options of the trainer.
+    processes: the processes that train together.
 
   Raises:
-    InputError: an option, a file or the fit between them is wrong.
+    InputError: if options or files are wrong, or do not fit together.
   """
   if not processes.is_writer:
     logging.set_verbosity(logging.ERROR)  # Rank 0 warns for all.
@@ -56,35 +56,21 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
     group = stack.enter_context(Group(processes, devices.session_config(
         options.device, local_size=processes.local_size)))
     stack.enter_context(group.errors())
-    # The other processes may not see the folder of rank 0.
-    is_resumed = group.broadcast(
-        processes.is_writer and bool(tf.train.latest_checkpoint(output_dir)))
-    # What rank 0 has read, the others only compare by time and size.
-    check_inputs: Callable[[], Inputs] = functools.partial(
-        check, options, processes.is_writer, is_resumed)
-    if processes.size > 1:
-      if processes.is_writer:
-        check_inputs = _attempt(check_inputs)
-      files.learn(group.broadcast(
-          files.known() if processes.is_writer else None))
-    gpu, inputs = group.check(
-        lambda: (devices.choose_gpu(processes.local_rank), check_inputs()),
-        lambda checked: agreement.describe(
-            options, checked[1], processes.flags))
+    gpu, inputs = _check_processes(options, processes, group)
     group.check(
         lambda: stack.enter_context(
             files.locked_folder(output_dir) if processes.is_writer
             else contextlib.nullcontext()),
         lambda unused_lock: {})
     devices.warn_of_shared_gpus(group.gather(devices.gpu_uuid(gpu)))
-    # What takes long is read once, not by every process.
+    # Slow reads happen once, in rank 0.
     corpora, decoders = group.broadcast(
         (read_corpora(inputs, output_dir), read_decoders(inputs))
         if processes.is_writer else None)
     stack.enter_context(devices.exhaustion_errors(
         "free some memory, or space in --output_dir={}, or lower "
         "--train_batch_size and --eval_batch_size; the same command resumes "
-        "from what is saved".format(output_dir)))
+        "from the newest checkpoint".format(output_dir)))
     model_dir = output_dir
     if not processes.is_writer:
       model_dir = stack.enter_context(tempfile.TemporaryDirectory())
@@ -103,8 +89,33 @@ def run(options: TrainerOptions, processes: Processes = Processes()) -> None:
       trainer.report()
 
 
-def _attempt(function: Callable[[], Inputs]) -> Callable[[], Inputs]:
-  """Calls a function; returns one that ends as the call did."""
+def _check_processes(options: TrainerOptions, processes: Processes, group: Group
+                    ) -> Tuple[Optional[int], Inputs]:
+  """Chooses the GPU, checks the inputs, and compares them in all processes.
+
+  Rank 0 reads the files first; other processes then compare only time and size
+  of these files.
+
+  Returns:
+    The GPU's number, as returned by `devices.choose_gpu`, and the inputs.
+  """
+  # Only rank 0 needs access to output_dir.
+  is_resumed = group.broadcast(processes.is_writer and bool(
+      tf.train.latest_checkpoint(options.output_dir)))
+  check_inputs: Callable[[], Inputs] = functools.partial(
+      check, options, processes.is_writer, is_resumed)
+  if processes.size > 1:
+    if processes.is_writer:
+      check_inputs = _call_now(check_inputs)
+    files.learn(group.broadcast(
+        files.known() if processes.is_writer else None))
+  return group.check(
+      lambda: (devices.choose_gpu(processes.local_rank), check_inputs()),
+      lambda checked: agreement.describe(options, checked[1], processes.flags))
+
+
+def _call_now(function: Callable[[], Inputs]) -> Callable[[], Inputs]:
+  """Calls a function; returns a function that repeats its result or error."""
   try:
     result = function()
   except (InputError, OSError) as caught:
@@ -118,13 +129,13 @@ def _attempt(function: Callable[[], Inputs]) -> Callable[[], Inputs]:
 
 
 class _Position(NamedTuple):
-  """The place of a checkpoint in the schedule of the present command.
+  """The position of a checkpoint in the schedule of the current command.
 
   Attributes:
-    step: its global step.
-    last_step: the global step at which training ends.
+    step: global step of the checkpoint.
+    last_step: global step at which training ends.
     schedule_offset: as for `optimization.create_train_step`.
-    skipped_steps: steps before it that changed no variable.
+    skipped_steps: number of earlier steps that overflowed.
   """
   step: int
   last_step: int
@@ -149,7 +160,7 @@ class _Trainer:
     schedule, divisor = options.schedule, processes.schedule_divisor
     self._student_options = student.StudentOptions(
         config=inputs.config, loss=options.loss,
-        # What is in output_dir already needs no start.
+        # A resumed run starts from its own checkpoint.
         init_checkpoint=(None if inputs.is_resumed
                          else options.model.init_checkpoint),
         init_layers=None if inputs.is_resumed else inputs.init_layers,
@@ -167,23 +178,14 @@ class _Trainer:
         for_cpu=not (devices.has_gpu() or options.tpu.use_tpu))
 
   def train(self) -> None:
-    """Trains up to the last step, from the newest checkpoint on."""
+    """Trains from the newest checkpoint to the last step."""
     output_dir, group = self._options.output_dir, self._group
     is_writer = self._processes.is_writer
     position = group.broadcast(
         self._position_of(tf.train.latest_checkpoint(output_dir))
         if is_writer else None)
     first_step, num_steps = position.step, position.last_step
-    held_out = None
-    if self._options.evaluation.eval_every_checkpoint:
-      held_out = evaluation.HeldOutListener(
-          self.evaluate, output_dir, self._measured_on(), is_writer,
-          self._options.evaluation.best_checkpoint_by)
-      if group.broadcast(is_writer and held_out.is_best_of_others()):
-        held_out.measure_best()
-      if group.broadcast(
-          is_writer and first_step > 0 and held_out.is_behind()):
-        held_out.evaluate_newest()
+    listeners = self._listeners(first_step)
     if first_step >= num_steps:
       logging.info("%s holds step %d: training is finished.", output_dir,
                    first_step)
@@ -192,8 +194,8 @@ class _Trainer:
       logging.info("Resuming from step %d of %s.", first_step, output_dir)
     if position.schedule_offset:
       logging.info(
-          "Some of these steps read another number of sequences than the %d of "
-          "each step now: %d steps are left.",
+          "Some earlier steps read another number of sequences than the %d per "
+          "step of this command: %d steps are left.",
           self._sequences_per_step * self._processes.size,
           num_steps - first_step)
     logging.info(describe_reading(
@@ -224,11 +226,11 @@ class _Trainer:
               max_steps=num_steps,
               hooks=[hooks.GroupHook(group), *self._processes.broadcast_hooks,
                      progress, stop, saver],
-              saving_listeners=[held_out] if held_out else None)
+              saving_listeners=listeners)
       except tf1.train.NanLossDuringTrainingError:
         group.fail(InputError(
-            "the loss is NaN or infinite at step {}; what is saved in {} is "
-            "from before: run the same command again with a lower "
+            "the loss is NaN or infinite at step {}; the checkpoints in {} are "
+            "of earlier steps: run the same command again with a lower "
             "--learning_rate or more --num_warmup_steps".format(
                 progress.step, output_dir)))
     if stop.is_stopped and progress.step < num_steps:
@@ -236,8 +238,29 @@ class _Trainer:
           "step {} is saved in {}; the same command resumes from there".format(
               progress.step, output_dir))
 
+  def _listeners(self, first_step: int) -> List[evaluation.HeldOutListener]:
+    """Returns the listener of --eval_every_checkpoint, if set.
+
+    First makes up for evaluations that an earlier command has left out.
+
+    Args:
+      first_step: step of the newest checkpoint; 0 without a checkpoint.
+    """
+    if not self._options.evaluation.eval_every_checkpoint:
+      return []
+    group, is_writer = self._group, self._processes.is_writer
+    listener = evaluation.HeldOutListener(
+        self.evaluate, self._options.output_dir, self._evaluation_set(),
+        is_writer, self._options.evaluation.best_checkpoint_by)
+    if group.broadcast(is_writer and listener.is_best_outdated()):
+      listener.evaluate_best()
+    if group.broadcast(
+        is_writer and first_step > 0 and listener.is_newest_unevaluated()):
+      listener.evaluate_newest()
+    return [listener]
+
   def export(self) -> None:
-    """Exports the best checkpoint, if each is evaluated, else the newest."""
+    """Exports the best checkpoint if each is evaluated, else the newest."""
     output_dir = self._options.output_dir
     checkpoint = tf.train.latest_checkpoint(output_dir)
     if self._options.evaluation.eval_every_checkpoint:
@@ -245,11 +268,10 @@ class _Trainer:
     folder = checkpoints.export_model(
         self._inputs.config, self._options.model.bert_config_file, checkpoint,
         output_dir)
-    logging.info("%s holds the student of %s.", folder,
-                 os.path.basename(checkpoint))
+    logging.info("Exported %s to %s.", os.path.basename(checkpoint), folder)
 
   def report(self) -> None:
-    """Evaluates what is exported, else the newest checkpoint or the start."""
+    """Evaluates the exported, else the newest, else the initial checkpoint."""
     if not self._processes.is_writer:
       self.evaluate(None)
       return
@@ -263,7 +285,7 @@ class _Trainer:
       checkpoint = newest
     name = (os.path.relpath(checkpoint, output_dir) if checkpoint
             else self._options.model.init_checkpoint)
-    assert name  # Without any of these the check of the options has failed.
+    assert name  # Otherwise the check of the inputs has failed.
     results = self.evaluate(checkpoint)
     results.update(evaluation.teacher_results(
         self._corpora.held_out.paths, self._num_evaluated))
@@ -272,39 +294,40 @@ class _Trainer:
     is_best = name.startswith(evaluation.BEST_FOLDER + os.sep)
     if newest and not is_best and name != os.path.basename(newest):
       logging.warning(
-          "%s is newer than %s, of which student/ was made and the results "
-          "are: finish the training to export it.", newest, name)
+          "%s is newer than %s, the checkpoint that was exported to student/ "
+          "and evaluated: finish the training to export the newest one.",
+          newest, name)
 
   def evaluate(self, checkpoint: Optional[str]) -> Dict[str, Any]:
     """Evaluates on the held-out records in order, in all processes together.
 
     Args:
-      checkpoint: which one; None takes the initial variables. That of rank 0
-        counts.
+      checkpoint: path of the checkpoint, used in rank 0; None for the initial
+        variables.
 
     Returns:
-      The results by key. Those of each masked token and sequence are means
-      over all of them; `loss` is a mean over batches, weighted by their
-      sequences, as 2019's; `training_loss` is the weighted sum of its two
+      The results by key: means over masked tokens or sequences; `loss`, a mean
+      over batches, weighted by their number of sequences, as in 2019; and
+      `training_loss`, the weighted sum of the masked-LM and next-sentence
       terms.
     """
-    held_out, share = self._inputs.held_out, self._held_out_share
+    held_out, batches = self._inputs.held_out, self._held_out_range
     schedule_offset = self._group.broadcast(
         self._position_of(checkpoint).schedule_offset
         if self._processes.is_writer else None)
     input_fn = input_pipeline.evaluation_input_fn(
         self._corpora.held_out, held_out.shape, held_out.flag,
         drop_remainder=self._options.tpu.use_tpu, limits=held_out.limits,
-        first_record=share.first_record, num_records=share.num_records,
+        first_record=batches.first_record, num_records=batches.num_records,
         prepare=self._prepare(1))
     with held_out.errors(self._corpora.held_out, lambda: order.pieces_of(
-        self._corpora.held_out, share.first_record,
-        min(share.first_record + share.num_records,
+        self._corpora.held_out, batches.first_record,
+        min(batches.first_record + batches.num_records,
             self._corpora.held_out.size))):
       results = self._build_estimator(
           self._decoders.held_out, schedule_offset).evaluate(
-          # Without a batch the first step finds the end of the records.
-          input_fn, steps=max(1, share.num_batches),
+          # A process without batches ends at once: its records are empty.
+          input_fn, steps=max(1, batches.num_batches),
           hooks=[hooks.GroupHook(self._group),
                  *self._processes.broadcast_hooks],
           checkpoint_path=checkpoint)
@@ -314,51 +337,51 @@ class _Trainer:
         * results.get("next_sentence_loss", 0.0))
     return results
 
-  def _measured_on(self) -> str:
-    """Returns what the figures of a checkpoint depend on beside it."""
+  def _evaluation_set(self) -> str:
+    """Describes the records that evaluation reads."""
     corpus = self._corpora.held_out
     return "{} of {} records, {}".format(
         self._num_evaluated, corpus.size, corpus.fingerprint())
 
   @property
   def _num_evaluated(self) -> int:
-    """Held-out records that an evaluation reads, in all processes together."""
+    """Number of held-out records that all processes together evaluate."""
     options = self._options.evaluation
     return min(self._corpora.held_out.size,
                options.max_eval_steps * options.eval_batch_size)
 
   def _prepare(self, num_micro_batches: int) -> input_pipeline.Prepare:
-    """Returns what makes the student's features of a batch."""
+    """Returns the function that turns a batch into the student's features."""
     return functools.partial(
         student.prepare_batch, num_micro_batches=num_micro_batches,
-        # Compilers ask for shapes that do not change.
+        # Compilers need static shapes.
         has_padding=self._options.device.use_xla or self._options.tpu.use_tpu)
 
   @property
-  def _held_out_share(self) -> evaluation.Share:
-    """What this process evaluates of the batches that one would form."""
+  def _held_out_range(self) -> evaluation.BatchRange:
+    """The range of held-out batches that this process evaluates."""
     options = self._options.evaluation
     num_batches = min(
         options.max_eval_steps,
         math.ceil(self._corpora.held_out.size / options.eval_batch_size))
-    return evaluation.share(num_batches, options.eval_batch_size,
-                            self._processes.rank, self._processes.size)
+    return evaluation.batch_range(
+        num_batches, options.eval_batch_size, self._processes.rank,
+        self._processes.size)
 
   @property
   def _sequences_per_step(self) -> int:
-    """Sequences that this process takes in a step."""
+    """Number of sequences that this process reads per step."""
     schedule = self._options.schedule
     return schedule.train_batch_size * schedule.gradient_accumulation_steps
 
   def _position_of(self, checkpoint: Optional[str]) -> _Position:
-    """Finds where a checkpoint of output_dir is in the schedule.
+    """Returns the position of a checkpoint of output_dir in the schedule.
 
-    Where the numbers of steps follow the number of processes, the schedule
-    counts sequences: steps of another size, of earlier commands, count as
-    many steps as would have read the same sequences now.
+    With --scale_learning_rate the schedule counts sequences: steps of earlier
+    commands count as the number of current steps that read as many sequences.
 
     Args:
-      checkpoint: None is before the first step.
+      checkpoint: path of the checkpoint; None for the start of training.
     """
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     num_train_steps = self._student_options.num_train_steps
@@ -379,7 +402,12 @@ class _Trainer:
   def _training_input_fn(
       self, start: _Position, in_flight: Deque[Sequence[order.Piece]]
   ) -> input_pipeline.InputFn:
-    """Reads this process's share of the records, those after a checkpoint."""
+    """Returns the input_fn of this process, which reads on from a checkpoint.
+
+    Args:
+      start: position of the checkpoint.
+      in_flight: as for `input_pipeline.training_input_fn`.
+    """
     training, processes = self._inputs.training, self._processes
     corpus, seed = self._corpora.training, self._options.schedule.random_seed
     position = self._group.broadcast(order.resume(
@@ -394,7 +422,12 @@ class _Trainer:
 
   def _build_estimator(self, decoder: Optional[teacher_decoder.Decoder],
                        schedule_offset: float) -> tf1.estimator.Estimator:
-    """Builds the estimator; only that of rank 0 saves checkpoints."""
+    """Builds the estimator, which saves checkpoints only in rank 0.
+
+    Args:
+      decoder: the teacher's decoder, if the records hold hidden states.
+      schedule_offset: as for `optimization.create_train_step`.
+    """
     options, schedule, tpu = (
         self._options, self._options.schedule, self._options.tpu)
     is_writer = self._processes.is_writer
@@ -410,9 +443,9 @@ class _Trainer:
             schedule.save_checkpoints_steps if is_writer else None),
         save_checkpoints_secs=None,
         keep_checkpoint_max=schedule.keep_checkpoint_max,
-        # Processes start alike in any case; their dropout should not be.
+        # Processes start from equal variables, but differ in dropout.
         tf_random_seed=schedule.random_seed + self._processes.rank,
-        save_summary_steps=None,  # `ProgressHook` does.
+        save_summary_steps=None,  # `ProgressHook` writes summaries.
         log_step_count_steps=None,
         tpu_config=tf1.estimator.tpu.TPUConfig(
             iterations_per_loop=tpu.iterations_per_loop,
@@ -429,11 +462,11 @@ class _Trainer:
 
 
 def describe_reading(num_sequences: int, num_records: int) -> str:
-  """Returns which share of the records, or how many epochs, training reads.
+  """Returns the log line with the number of epochs, or percentage, to read.
 
   Args:
-    num_sequences: sequences of all steps that are left, of all processes.
-    num_records: records of --input_file.
+    num_sequences: number of sequences left to read, over all processes.
+    num_records: number of records in --input_file.
   """
   if num_sequences < num_records:
     what = "{:.3g}% of the {:,} records of --input_file".format(
@@ -445,9 +478,9 @@ def describe_reading(num_sequences: int, num_records: int) -> str:
 
 
 def _warn_of_warmup(schedule: ScheduleOptions) -> None:
-  """Warns where warm-up takes so long that the rate stays low."""
+  """Warns if warm-up takes so long that the learning rate stays low."""
   steps, warmup = schedule.num_train_steps, schedule.num_warmup_steps
-  remedy = "--num_warmup_steps={} would do".format(steps // _STEPS_PER_WARMUP)
+  remedy = "try --num_warmup_steps={}".format(steps // _STEPS_PER_WARMUP)
   if warmup >= steps:
     logging.warning(
         "--num_warmup_steps=%d is not less than --num_train_steps=%d: the "

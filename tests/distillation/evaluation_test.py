@@ -69,12 +69,12 @@ def test_a_student_past_its_teacher_is_warned_of(
 class _Run:
   """A training run that saves checkpoints, and what evaluates them."""
 
-  def __init__(self, folder, values, measured_on="5 records"):
+  def __init__(self, folder, values, evaluation_set="5 records"):
     self.folder = folder
     self.evaluated = []
     self._values = values
     self.listener = evaluation.HeldOutListener(
-        self._evaluate, str(folder), measured_on)
+        self._evaluate, str(folder), evaluation_set)
 
   def _evaluate(self, checkpoint):
     step = int(checkpoint.rpartition("-")[2])
@@ -130,11 +130,11 @@ def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
   run = _Run(tmp_path, [2.0, 1.0])
   run.save(0)
   run.listener.after_save(None, 0)
-  assert not run.listener.is_behind()
+  assert not run.listener.is_newest_unevaluated()
   run.save(1)  # And a kill.
-  assert run.listener.is_behind()
+  assert run.listener.is_newest_unevaluated()
   run.listener.evaluate_newest()
-  assert not run.listener.is_behind()
+  assert not run.listener.is_newest_unevaluated()
   assert run.evaluated == [0, 1] and run.best_step() == 1
 
 
@@ -144,15 +144,15 @@ def test_figures_of_other_records_are_not_compared(tmp_path, has_note):
   run = _Run(tmp_path, [2.0])
   run.save(0)
   run.listener.after_save(None, 0)
-  assert not run.listener.is_best_of_others()
+  assert not run.listener.is_best_outdated()
   if not has_note:  # As an earlier version leaves it.
     (tmp_path / "best" / "measured_on.txt").unlink()
   run = _Run(tmp_path, [9.0, 8.0], "5 records" if not has_note else "3 records")
-  assert run.listener.is_best_of_others()
-  run.listener.measure_best()
+  assert run.listener.is_best_outdated()
+  run.listener.evaluate_best()
   assert run.evaluated == [0]
   assert tiny.read_results(tmp_path / "best")["kl_from_teacher"] == 9.0
-  assert not run.listener.is_best_of_others()
+  assert not run.listener.is_best_outdated()
   # 8 is worse than the 2 of the other records, and better than 9.
   run.save(1)
   run.listener.after_save(None, 1)
@@ -182,6 +182,6 @@ def test_a_kill_leaves_the_best_checkpoint_of_before(
     with pytest.raises(KeyboardInterrupt):
       run.listener.after_save(None, 1)
   assert run.best_step() == 0
-  assert run.listener.is_behind()
+  assert run.listener.is_newest_unevaluated()
   run.listener.evaluate_newest()
   assert run.best_step() == 1

@@ -84,7 +84,7 @@ def test_the_share_of_the_records_is_told(num_sequences, num_records, told):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps, warmup, told", [
-    (4, 8, "only reaches 0.000375 of 0.001; --num_warmup_steps=0 would do"),
+    (4, 8, "only reaches 0.000375 of 0.001; try --num_warmup_steps=0"),
     (2, 10000, "--num_warmup_steps=10000 is not less than --num_train_steps=2"),
     (2, 0, ""),
 ])
