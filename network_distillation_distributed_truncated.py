@@ -139,6 +139,7 @@ def _transport() -> Optional[str]:
 
 
 def main() -> None:
+  """Runs the trainer in one of Horovod's processes."""
   set_engine_defaults(os.environ, devices.has_gpu())
   hvd.init()
   distribution = command_line.options(DistributionOptions)

@@ -30,6 +30,7 @@ from util import command_line
 
 
 def main() -> None:
+  """Runs the trainer in one process."""
   training.run(command_line.options(options.TrainerOptions))
 
 

@@ -1,7 +1,7 @@
-"""What processes that train together must have in common, and who has not.
+"""Compares flags, files and packages of the processes that train together.
 
-A description says what one process was told and what it found; this module
-makes and compares descriptions. How they get to each other is not its business.
+Makes a description in each process, and compares the descriptions of all
+processes, which the caller collects.
 """
 
 import collections
@@ -22,21 +22,21 @@ from distillation.options import TrainerOptions
 from records import manifest
 from util import files
 
-# By what it is, what was found of it.
+# Values that must be equal in all processes, by name, as in messages.
 Description = Dict[str, str]
 
-# Digits of a SHA-256 that tell two files apart.
+# Digits of a fingerprint in a description.
 _DIGITS = 12
-_NOTHING = "missing"
+_MISSING = "missing"
 
 
 class Member(NamedTuple):
-  """One process, as it presents itself to the others.
+  """Result of the checks in one process.
 
   Attributes:
-    host: where it runs.
-    description: what must not differ.
-    error: why it cannot go on; None where it can.
+    host: name of the host.
+    description: values that must be equal in all processes.
+    error: message of a failed check; None if all checks passed.
   """
   host: str
   description: Description
@@ -45,12 +45,12 @@ class Member(NamedTuple):
 
 def describe(options: TrainerOptions, inputs: Inputs,
              other_flags: Mapping[str, Any]) -> Description:
-  """Describes what a trainer was told, what it reads and what it runs on.
+  """Describes the flags, input files and packages of a trainer.
 
   Args:
-    options: what it was told.
-    inputs: what it found.
-    other_flags: values of flags that are not in the options, by name.
+    options: options of the trainer.
+    inputs: the checked inputs.
+    other_flags: values of flags that the options lack, by name.
   """
   description = {
       "--" + name: repr(value)
@@ -62,7 +62,7 @@ def describe(options: TrainerOptions, inputs: Inputs,
     description["the number of files of --" + records.flag] = str(
         len(records.paths))
     for path in records.paths:
-      description["{} (--{})".format(path, records.flag)] = _records(path)
+      description["{} (--{})".format(path, records.flag)] = _record_file(path)
   start = options.model.init_checkpoint
   if start and not inputs.is_resumed:
     description["the content of --init_checkpoint={}".format(start)] = (
@@ -79,7 +79,7 @@ def describe(options: TrainerOptions, inputs: Inputs,
 
 
 def _fields(options: Any) -> Iterator[Tuple[str, Any]]:
-  """Yields the fields of nested dataclasses, which have the flags' names."""
+  """Yields names and values of the fields of nested dataclasses."""
   for field in dataclasses.fields(options):
     value = getattr(options, field.name)
     if dataclasses.is_dataclass(value):
@@ -88,8 +88,8 @@ def _fields(options: Any) -> Iterator[Tuple[str, Any]]:
       yield field.name, value
 
 
-def _records(path: str) -> str:
-  """Describes a record file without reading it."""
+def _record_file(path: str) -> str:
+  """Describes a record file by its size and manifest."""
   has_manifest = manifest.read_manifest(path) is not None
   return "{} bytes, {}".format(
       tf.io.gfile.stat(path).length,
@@ -98,18 +98,18 @@ def _records(path: str) -> str:
 
 
 def process_name(rank: int, size: int, host: str) -> str:
-  """Returns what errors call a process."""
+  """Returns the name of a process in messages."""
   return "process {} of {} on {}".format(rank, size, host)
 
 
 def find_problem(members: Sequence[Member]) -> Optional[str]:
-  """Says what keeps processes from training together.
+  """Returns the error that keeps processes from training together.
 
   Args:
-    members: the processes, by rank.
+    members: results of all processes, by rank.
 
   Returns:
-    An error, None where there is none.
+    The message; None if all checks passed and all descriptions are equal.
   """
   errors = [member.error for member in members]
   if any(errors):
@@ -120,10 +120,10 @@ def find_problem(members: Sequence[Member]) -> Optional[str]:
         process_name(rank, len(members), members[rank].host), errors[rank])
   keys = dict.fromkeys(key for member in members for key in member.description)
   for key in keys:
-    values = [member.description.get(key, _NOTHING) for member in members]
+    values = [member.description.get(key, _MISSING) for member in members]
     counts = collections.Counter(values)
     if len(counts) > 1:
-      # The first of the most common ones, so that of rank 0 where all differ.
+      # Of equally common values, the value of the lowest rank.
       usual = counts.most_common(1)[0][0]
       rank = next(rank for rank, value in enumerate(values) if value != usual)
       return (

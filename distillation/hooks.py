@@ -15,27 +15,26 @@ import tqdm
 from distillation.processes import ENGINE, Group
 from util.command_line import InputError
 
-# A graph's collection of the global step as a step of training leaves it.
+# Graph collection of the global step as read after a training step.
 STEP_AFTER = "step_after"
-# Steps between two lines of the log, where no terminal shows the bar.
+# Steps between two log lines, if no terminal shows the progress bar.
 LOG_STEPS = 100
 
 
 @contextlib.contextmanager
 def without_recovery(output_dir: str) -> Iterator[None]:
-  """Ends in an error what a session would recover from by itself.
+  """Turns a lost session into an error instead of TensorFlow's recovery.
 
-  TensorFlow's monitored sessions start again from the newest checkpoint after
-  an AbortedError or UnavailableError, but their input continues where it is:
-  the records between would be left out, or come twice. Neither Estimator nor
-  session has a switch for that, so their private tuple of such errors is
-  emptied within the block.
+  TensorFlow's monitored sessions restart from the newest checkpoint after an
+  AbortedError or UnavailableError, but their input pipeline does not: records
+  would be skipped or repeated. Neither Estimator nor session has an option to
+  disable recovery, so the block empties their private tuple of these errors.
 
   Args:
-    output_dir: folder of the checkpoints, for the error.
+    output_dir: folder of the checkpoints, for the message.
 
   Raises:
-    InputError: the session was lost.
+    InputError: if the session is lost.
   """
   recoverable = monitored_session._PREEMPTION_ERRORS
   monitored_session._PREEMPTION_ERRORS = ()
@@ -43,10 +42,10 @@ def without_recovery(output_dir: str) -> Iterator[None]:
     yield
   except recoverable as error:
     if ENGINE in error.message:
-      raise  # Another process is lost, which has an error of its own.
+      raise  # `Group.errors` reports the lost process.
     raise InputError(
         "TensorFlow lost its session ({}: {}); the same command resumes from "
-        "what is saved in {}".format(
+        "the newest checkpoint in {}".format(
             type(error).__name__, error.message.split("\n")[0], output_dir)
     ) from error
   finally:
@@ -54,23 +53,23 @@ def without_recovery(output_dir: str) -> Iterator[None]:
 
 
 class SaverHook(tf1.train.CheckpointSaverHook):
-  """Saves as the estimator does, but never over what the run resumes from.
+  """Saves checkpoints, but never overwrites the one that a run resumes from.
 
-  The estimator's hook saves at once when a run starts, in place: a kill at
-  that moment would cost the newest checkpoint.
+  The estimator's hook saves in place when a run starts: a kill at that moment
+  would damage the newest checkpoint.
   """
 
   def __init__(self, folder: str, save_steps: int, first_step: int,
                is_writer: bool = True, wait: Callable[[], None] = lambda: None):
-    """Prepares saving.
+    """Initialises the hook.
 
     Args:
-      folder: of the checkpoints.
+      folder: folder of the checkpoints.
       save_steps: steps between two checkpoints.
-      first_step: of the checkpoint that the run resumes from; 0 for none.
-      is_writer: False saves nothing, but calls the listeners after the same
-        steps as in the process that saves.
-      wait: what is done between saving and the listeners.
+      first_step: step of the checkpoint that the run resumes from; 0 for none.
+      is_writer: whether to save; otherwise the hook only calls the listeners,
+        after the same steps.
+      wait: called after each save, before the other listeners.
     """
     super().__init__(folder, save_steps=save_steps,
                      listeners=[_WaitListener(wait)])
@@ -79,54 +78,57 @@ class SaverHook(tf1.train.CheckpointSaverHook):
 
   def _save(self, session, step):
     if self._first_step and step == self._first_step:
-      return False  # As the base: whether a listener asks for a stop.
+      return False  # No listener requests a stop.
     if self._is_writer:
       return super()._save(session, step)
-    # A list, so that none of them is left out.
+    # any() would skip the other listeners of a generator after one is True.
     return any([listener.after_save(session, step)  # noqa: C419
                 for listener in self._listeners])
 
 
 class _WaitListener(tf1.train.CheckpointSaverListener):
-  """Waits after each checkpoint."""
+  """Calls a function after each checkpoint."""
 
   def __init__(self, wait: Callable[[], None]):
     self._wait = wait
 
   def after_save(self, session, global_step_value):
+    """Calls the function."""
     self._wait()
 
 
 class GroupHook(tf1.train.SessionRunHook):
   """Waits for all processes when a session starts and when it ends.
 
-  Up to the end of its first step the engine may set up connections between
-  GPUs, which takes minutes on many hosts and is no stall.
+  Until the end of the first step, the engine may set up connections between
+  GPUs. This takes minutes on many hosts and must not count as a stall.
   """
 
   def __init__(self, group: Group):
-    """Takes the processes that run the session together."""
+    """Initialises the hook for the processes that run the session."""
     self._group = group
 
   def after_create_session(self, session, coord):
+    """Waits for all processes; suspends the stall limit."""
     self._group.barrier()
     self._group.liveness.is_connecting = True
 
   def after_run(self, run_context, run_values):
+    """Starts the stall limit."""
     self._group.liveness.is_connecting = False
 
   def end(self, session):
+    """Waits for all processes."""
     self._group.liveness.is_connecting = False
     self._group.barrier()
 
 
 class StopAtSignalHook(tf1.train.SessionRunHook):
-  """Ends training after the step in which SIGTERM or Ctrl-C comes.
+  """Ends training after a step in which SIGTERM or Ctrl-C arrives.
 
-  The estimator then saves. A second signal ends the process at once.
-
-  Of several processes all stop after the same step, the next one, whichever of
-  them the signal reaches.
+  The estimator then saves a checkpoint. A second signal ends the process at
+  once. If one of several processes receives the signal, all processes stop
+  after the next step.
 
   Attributes:
     is_stopped: whether a signal has ended training.
@@ -134,91 +136,92 @@ class StopAtSignalHook(tf1.train.SessionRunHook):
 
   def __init__(self, reduce_sum: Optional[
       Callable[[tf.Tensor, str], tf.Tensor]] = None):
-    """Takes over the signals within a `with` block.
+    """Initialises the hook, which handles signals within a `with` block.
 
     Args:
-      reduce_sum: returns the sum of a tensor over all processes; None where
-        there is one.
+      reduce_sum: returns the sum of a tensor over all processes; None for one
+        process.
     """
     self._reduce_sum = reduce_sum
-    self._previous: Dict[int, Any] = {}
-    self._is_asked = False
+    self._previous_handlers: Dict[int, Any] = {}
+    self._has_signal = False
     self.is_stopped = False
 
   def __enter__(self):
     # Python handles signals only in its main thread.
     if threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGINT):
-        self._previous[number] = signal.signal(number, self._receive)
+        self._previous_handlers[number] = signal.signal(number, self._receive)
 
   def __exit__(self, *unused_exception):
-    for number, handler in self._previous.items():
+    for number, handler in self._previous_handlers.items():
       signal.signal(number, handler)
 
   def _receive(self, unused_number, unused_frame):
-    self._is_asked = True
+    self._has_signal = True
     self.__exit__()
 
   def begin(self):
+    """Builds the sum of signals over all processes."""
     if self._reduce_sum:
-      self._asks = tf1.placeholder(tf.float32, [])
-      self._num_asking = self._reduce_sum(self._asks, "stop_at_signal")
+      self._own_signal = tf1.placeholder(tf.float32, [])
+      self._num_signals = self._reduce_sum(self._own_signal, "stop_at_signal")
 
   def before_run(self, run_context):
+    """Requests the sum of signals with the step."""
     if not self._reduce_sum:
       return None
-    # Within the step: a collective of its own would cost each step a wait.
+    # Summed within the step: a separate collective would delay each step.
     return tf1.train.SessionRunArgs(
-        self._num_asking, {self._asks: float(self._is_asked)})
+        self._num_signals, {self._own_signal: float(self._has_signal)})
 
   def after_run(self, run_context, run_values):
-    if run_values.results if self._reduce_sum else self._is_asked:
+    """Stops training if any process has received a signal."""
+    if run_values.results if self._reduce_sum else self._has_signal:
       self.is_stopped = True
       run_context.request_stop()
 
 
 class StopAtNonFiniteHook(tf1.train.SessionRunHook):
-  """Stops training after a step whose gradients are NaN or infinite.
-
-  It raises the error that the estimator raises where the loss is NaN.
-  """
+  """Raises the estimator's error for a NaN loss if gradients are not finite."""
 
   def __init__(self, is_finite: tf.Tensor):
-    """Prepares the check.
+    """Initialises the hook.
 
     Args:
-      is_finite: bool, a scalar, of the step.
+      is_finite: bool, a scalar: whether the step's gradients are finite.
     """
     self._is_finite = is_finite
 
   def before_run(self, run_context):
+    """Requests whether the gradients are finite."""
     return tf1.train.SessionRunArgs(self._is_finite)
 
   def after_run(self, run_context, run_values):
+    """Raises NanLossDuringTrainingError if the gradients are not finite."""
     if not run_values.results:
       raise tf1.train.NanLossDuringTrainingError
 
 
 class ProgressHook(tf1.train.SessionRunHook):
-  """Shows step, loss, speed and the time left, and writes the curves.
+  """Shows step, loss, throughput and time left, and writes the summaries.
 
-  Progress is a bar on a terminal, else lines in the log. Each step computes the
-  points of the curves, although few are written: TensorFlow would optimise one
-  graph with them and another one without.
+  Shows a progress bar on a terminal, else writes log lines. Each step fetches
+  the summaries, although few are written: TensorFlow would optimise a second
+  graph for steps without summaries.
 
   Attributes:
-    step: the steps done.
+    step: the number of steps done.
   """
 
   def __init__(self, num_steps: int, sequences_per_step: int,
                summary_folder: Optional[str]):
-    """Prepares the display.
+    """Initialises the hook.
 
     Args:
       num_steps: the last step.
-      sequences_per_step: of all processes together.
-      summary_folder: where the curves of the speed and of all summaries are
-        written; None shows and writes nothing.
+      sequences_per_step: the global batch size.
+      summary_folder: folder for the summaries; None shows and writes nothing.
     """
     self._num_steps = num_steps
     self._sequences_per_step = sequences_per_step
@@ -226,8 +229,10 @@ class ProgressHook(tf1.train.SessionRunHook):
     self.step = 0
 
   def begin(self):
+    """Chooses the tensors to fetch with each step."""
     self._step = tf1.train.get_global_step()
-    # On a TPU a run takes many steps, and the step is asked for after them.
+    # On a TPU a run takes many steps; `after_run` reads the step in a run of
+    # its own.
     self._fetches = [tf1.get_collection(tf1.GraphKeys.LOSSES)[-1],
                      tf1.get_collection(STEP_AFTER)]
     if self._summary_folder:
@@ -235,9 +240,10 @@ class ProgressHook(tf1.train.SessionRunHook):
       self._fetches.append(tf1.summary.merge_all())
 
   def after_create_session(self, session, coord):
+    """Reads the first step and opens the progress bar."""
     self.step = session.run(self._step)
     if self._summary_folder:
-      # TensorBoard leaves out what a stopped run wrote of later steps.
+      # TensorBoard then drops later steps of an interrupted run.
       self._writer.add_session_log(
           tf1.SessionLog(status=tf1.SessionLog.START), self.step + 1)
     self._bar = tqdm.tqdm(
@@ -247,9 +253,11 @@ class ProgressHook(tf1.train.SessionRunHook):
     self._logged_step, self._logged_time = self.step, time.monotonic()
 
   def before_run(self, run_context):
+    """Requests loss, step and summaries."""
     return tf1.train.SessionRunArgs(self._fetches)
 
   def after_run(self, run_context, run_values):
+    """Updates the bar; every LOG_STEPS steps, logs and writes summaries."""
     loss, step_after, *summaries = run_values.results
     self.step = (step_after[0] if step_after
                  else run_context.session.run(self._step))
@@ -270,7 +278,7 @@ class ProgressHook(tf1.train.SessionRunHook):
       self._logged_step, self._logged_time = self.step, now
 
   def _report(self, loss: float, steps_per_second: float) -> None:
-    """Writes a line of the log and a point of the curve of the speed."""
+    """Logs the progress and writes the throughput as a summary."""
     sequences_per_second = steps_per_second * self._sequences_per_step
     if self._bar.disable:
       logging.info(
@@ -285,6 +293,7 @@ class ProgressHook(tf1.train.SessionRunHook):
           self.step)
 
   def end(self, session):
+    """Closes the bar and flushes the summaries."""
     self._bar.close()
     if self._summary_folder:
       self._writer.flush()

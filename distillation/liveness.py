@@ -1,20 +1,23 @@
-"""Liveness of the processes that train together: who runs, and who is lost.
+"""Liveness of the processes that train together: barriers and lost processes.
 
-Two threads of each process work while the main thread trains. One exchanges a
-few numbers with all processes every other second. The other one looks for lost
-processes. How the numbers travel comes in as a function.
+Each process runs two threads beside the main thread, which trains. The exchange
+thread exchanges states with all processes every two seconds, by a function of
+the caller. The watch thread looks for lost processes.
 
-A process        | says                 | The other processes
+A process        | sends                | The other processes
 -----------------|----------------------|--------------------------------------
 trains           | RUNNING              | train.
-is at a barrier  | RUNNING, one barrier | wait there until all have come, for
-                 | more than before     | as long as that takes.
+is at a barrier  | RUNNING, one barrier | wait at their barrier, without a time
+                 | more than before     | limit.
 has finished     | FINISHED             | end when all have finished.
-has an error     | FAILED               | end; that process prints the error.
-got a signal     | INTERRUPTED          | end; that process prints a line.
+has an error     | FAILED               | end; the failed process prints the
+                 |                      | error.
+got a signal     | INTERRUPTED          | end; the interrupted process prints a
+                 |                      | line.
 died or stopped  | nothing              | end; the lowest rank left on its host
                  |                      | prints which process is lost.
-is unreachable   | nothing              | end after the stall limit, likewise.
+is unreachable   | nothing              | end after the stall limit; the lowest
+                 |                      | rank of each host prints a line.
 """
 
 import contextlib
@@ -31,22 +34,23 @@ import tensorflow as tf
 from util import command_line
 from util.command_line import InputError
 
-# Takes [barriers reached, state] of this process. Returns those of all, int64,
-# [processes, 2]; raises OpError where the engine is shut down.
+# Takes [number of barriers reached, state] of this process. Returns the rows of
+# all processes, int64 [processes, 2]; raises OpError after a shutdown of the
+# engine.
 Exchange = Callable[[Sequence[int]], np.ndarray]
 
-# Seconds between two exchanges while no process waits.
+# Seconds between two exchanges while no process waits at a barrier.
 _EXCHANGE_SECONDS = 2.0
-# Seconds between two looks. Open MPI leaves one second before it kills.
+# Seconds between two checks. Open MPI kills one second after its signal.
 _WATCH_SECONDS = 0.1
-# Seconds in which the last word of a process that ends still arrives.
+# Seconds to wait for the final state of a process.
 _GRACE_SECONDS = 0.2
-# Seconds in which the main thread may end by itself once a process is lost.
+# Seconds that the main thread has to end after a process is lost.
 _EXIT_SECONDS = 3.0
 
 
 class State(enum.IntEnum):
-  """What a process says of itself."""
+  """State that a process sends to the others."""
   RUNNING = 0
   FINISHED = 1
   FAILED = 2
@@ -54,13 +58,13 @@ class State(enum.IntEnum):
 
 
 class Peer(NamedTuple):
-  """Where a process runs.
+  """Host and process id of a process.
 
   Attributes:
-    host: the name of its host.
-    process_space: equal where a process id means the same process; None if
-      unknown.
-    process_id: of the process.
+    host: name of the host.
+    process_space: identifies the boot and PID namespace; None if unknown.
+      Process ids of equal spaces are comparable.
+    process_id: id of the process.
   """
   host: str
   process_space: Optional[str]
@@ -68,7 +72,7 @@ class Peer(NamedTuple):
 
   @classmethod
   def of_this_process(cls) -> "Peer":
-    """Describes this process."""
+    """Returns the host and id of this process."""
     space = None
     with contextlib.suppress(OSError):
       with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
@@ -78,7 +82,7 @@ class Peer(NamedTuple):
   def state(self) -> str:
     """Returns Linux's letter for the state of a process of this host.
 
-    Z and X stand for a dead process, "" for none, T for a stopped one.
+    Z or X means dead, T means stopped, "" means that the process is gone.
     """
     try:
       with open("/proc/{}/stat".format(self.process_id), encoding="ascii",
@@ -92,24 +96,27 @@ class Liveness:
   """Exchanges states and finds lost processes.
 
   Attributes:
-    peers: all processes, by rank, once they are known.
-    activity: returns what this process does, such as "at step 12", for errors.
-    before_exit: called before this process may exit within its `with` blocks.
-    is_shut_down: whether the engine has ended.
-    is_connecting: whether the engine sets up connections, when it answers
-      nobody; the stall limit starts afterwards.
+    peers: all processes, by rank; empty until set.
+    activity: returns the activity of this process, such as "at step 12", for
+      messages.
+    before_exit: called before the watch thread ends the process, whose `with`
+      blocks then do not exit.
+    is_shut_down: whether the engine has shut down.
+    is_connecting: whether the engine sets up connections, and does not answer;
+      suspends the stall limit.
   """
 
   def __init__(self, rank: int, size: int, name: str, exchange: Exchange,
                stall_seconds: float):
-    """Prepares the threads.
+    """Creates the threads without starting them.
 
     Args:
-      rank: of this process.
-      size: the number of processes.
-      name: what errors call this process.
+      rank: rank of this process.
+      size: number of processes.
+      name: name of this process in messages.
       exchange: see `Exchange`.
-      stall_seconds: how long another process may not answer; 0 for ever.
+      stall_seconds: seconds without an answer after which another process
+        counts as lost; 0 for no limit.
     """
     self.peers: Sequence[Peer] = ()
     self.activity: Callable[[], str] = lambda: "before the first step"
@@ -119,71 +126,73 @@ class Liveness:
     self._stall_seconds = stall_seconds
     self._changed = threading.Condition()
     self._num_barriers, self._state = 0, State.RUNNING
-    self._heard = np.zeros([size, 2], np.int64)  # As of the last exchange.
-    self._asked_at: Optional[float] = None
+    # Rows of all processes after the last exchange.
+    self._states = np.zeros([size, 2], np.int64)
+    # Start of the exchange in progress.
+    self._exchange_start: Optional[float] = None
     self._reported, self._ended = threading.Event(), threading.Event()
-    # A thread that waits for a lost process must not keep this one alive.
-    self._exchanging = threading.Thread(target=self._keep_in_touch, daemon=True)
-    self._watching = threading.Thread(target=self._watch, daemon=True)
+    # Daemons, as an exchange with a lost process may never return.
+    self._exchange_thread = threading.Thread(
+        target=self._exchange_states, daemon=True)
+    self._watch_thread = threading.Thread(target=self._watch, daemon=True)
 
   def start(self) -> None:
     """Starts both threads."""
-    self._exchanging.start()
-    self._watching.start()
+    self._exchange_thread.start()
+    self._watch_thread.start()
 
   def barrier(self, state: State = State.RUNNING) -> None:
     """Waits for all processes.
 
-    The engine takes it for a stall where a process waits in a collective
-    operation that another one has not begun; at a barrier none does.
+    Waiting in a collective operation would count as a stall of the engine;
+    waiting at a barrier does not.
 
     Raises:
-      ReportedError: a process is lost, or has failed.
+      ReportedError: if a process is lost or has failed.
     """
     with self._changed:
       self._num_barriers += 1
       self._state = state
       self._changed.notify_all()
-      self._changed.wait_for(lambda: self._are_all_here() or self.is_shut_down
-                             or self._has_failure())
-      if self._are_all_here():
+      self._changed.wait_for(lambda: self._is_barrier_complete()
+                             or self.is_shut_down or self._has_failure())
+      if self._is_barrier_complete():
         return
     self.raise_lost()
 
   def leave(self, state: Optional[State] = None) -> None:
-    """Ends both threads, after a last word if one is given."""
+    """Ends both threads, after sending a final state if one is given."""
     if state is not None:
       with self._changed:
         self._state = state
         self._changed.notify_all()
-    self._exchanging.join(2 * _EXCHANGE_SECONDS)
+    self._exchange_thread.join(2 * _EXCHANGE_SECONDS)
     self._ended.set()
 
   def is_any_lost(self) -> bool:
-    """Returns whether the engine is shut down or a process of this host died.
-    """
-    return self.is_shut_down or bool(self._lost())
+    """Returns whether the engine shut down or a process of this host died."""
+    return self.is_shut_down or bool(self._lost_neighbours())
 
   def has_failed(self) -> bool:
-    """Returns whether another process has said that it failed."""
-    return bool((self._heard[:, 1] == State.FAILED).any())
+    """Returns whether a process has sent FAILED."""
+    return bool((self._states[:, 1] == State.FAILED).any())
 
   def raise_lost(self) -> NoReturn:
-    """Lets the watching thread report what has ended the engine.
+    """Waits until the watch thread has reported the lost process.
 
     Raises:
-      ReportedError: always, once a line says which process is lost.
+      ReportedError: always.
     """
     self.is_shut_down = True
     self._reported.wait()
     raise command_line.ReportedError
 
-  def _are_all_here(self) -> bool:
-    return bool((self._heard[:, 0] >= self._num_barriers).all())
+  def _is_barrier_complete(self) -> bool:
+    return bool((self._states[:, 0] >= self._num_barriers).all())
 
   def _has_failure(self) -> bool:
-    """Returns whether another process ends with a message of its own."""
-    return bool((self._heard[:, 1] >= State.FAILED).any())
+    """Returns whether a process has sent FAILED or INTERRUPTED."""
+    return bool((self._states[:, 1] >= State.FAILED).any())
 
   def _neighbours(self) -> List[int]:
     """Returns the ranks of the other processes of this host."""
@@ -191,66 +200,66 @@ class Liveness:
     return [rank for rank, space in enumerate(spaces)
             if rank != self._rank and space and space == spaces[self._rank]]
 
-  def _lost(self, states: str = "ZX") -> List[int]:
-    """Returns the neighbours that are gone without a word.
+  def _lost_neighbours(self, states: str = "ZX") -> List[int]:
+    """Returns the neighbours that ended without sending a final state.
 
     Args:
-      states: letters of `Peer.state` that count as gone, as "" does.
+      states: letters of `Peer.state` that count as ended, as "" does.
     """
     return [rank for rank in self._neighbours()
-            if self._heard[rank, 1] == State.RUNNING
+            if self._states[rank, 1] == State.RUNNING
             and self.peers[rank].state() in states]
 
-  def _keep_in_touch(self) -> None:
-    """Exchanges states until all processes have finished or one has not."""
+  def _exchange_states(self) -> None:
+    """Exchanges states until all processes have finished or one has failed."""
     while True:
       with self._changed:
-        # A process that waits asks again at once; the others answer in time.
+        # A process at a barrier starts the next exchange at once.
         self._changed.wait_for(
-            lambda: self._state != State.RUNNING or not self._are_all_here(),
-            _EXCHANGE_SECONDS)
-        said = (self._num_barriers, self._state)
-        self._asked_at = time.monotonic()
+            lambda: self._state != State.RUNNING
+            or not self._is_barrier_complete(), _EXCHANGE_SECONDS)
+        own_state = (self._num_barriers, self._state)
+        self._exchange_start = time.monotonic()
       try:
-        heard = self._exchange(said)
+        states = self._exchange(own_state)
       except tf.errors.OpError:
-        heard = None
+        states = None
       with self._changed:
-        self._asked_at = None
-        if heard is None:
+        self._exchange_start = None
+        if states is None:
           self.is_shut_down = True
         else:
-          self._heard = heard
+          self._states = states
         self._changed.notify_all()
-        # All processes hear the same, so all stop after the same exchange.
-        if (heard is None or self._has_failure()
-            or (heard[:, 1] == State.FINISHED).all()):
+        # All processes receive equal states and stop after the same exchange.
+        if (states is None or self._has_failure()
+            or (states[:, 1] == State.FINISHED).all()):
           return
 
   def _watch(self) -> None:
-    """Ends this process where another one is lost or has failed."""
-    looked_at, connected_at = time.monotonic(), 0.0
+    """Ends this process if another process is lost or has failed."""
+    last_check, connected_at = time.monotonic(), 0.0
     was_suspended, cause = False, ""
     while not cause:
       if self._ended.wait(_WATCH_SECONDS):
         return
       now = time.monotonic()
-      was_suspended |= self._is_over_limit(looked_at, now)
-      looked_at = now
+      was_suspended |= self._is_over_limit(last_check, now)
+      last_check = now
       if self.is_connecting:
         connected_at = now
-      asked_at = self._asked_at
+      exchange_start = self._exchange_start
       if self.is_any_lost() or self._has_failure():
-        cause = ("the engine shut down; its warning, if any, names who is "
-                 "missing")
-      elif asked_at is not None and self._is_over_limit(
-          max(asked_at, connected_at), now):
+        cause = ("the engine shut down; its warning, if any, names the missing "
+                 "processes")
+      elif exchange_start is not None and self._is_over_limit(
+          max(exchange_start, connected_at), now):
         cause = "no answer for {:.0f} seconds".format(self._stall_seconds)
-    # A process that fails or finishes has said so, but perhaps just now.
-    self._exchanging.join(_GRACE_SECONDS)
+    # The final state of a failed or finished process may still be under way.
+    self._exchange_thread.join(_GRACE_SECONDS)
     if self._ended.wait(_GRACE_SECONDS):
       return
-    # A process that was suspended only finds that the others have gone.
+    # After a suspension of this process, the other processes have reported it.
     if not was_suspended and not self._has_failure():
       self._report(cause)
     self.before_exit()
@@ -262,15 +271,15 @@ class Liveness:
     return 0 < self._stall_seconds < now - start
 
   def _report(self, cause: str) -> None:
-    """Prints which processes are lost, in the lowest rank left on the host.
+    """Prints the lost processes, in the lowest rank left on the host.
 
     Args:
-      cause: how the loss was noticed, where the processes are not known.
+      cause: reason to print if the lost processes are unknown.
     """
-    lost = self._lost("ZXT")
+    lost = self._lost_neighbours("ZXT")
     neighbours = [rank for rank in self._neighbours() if rank < self._rank]
     if any(rank not in lost for rank in neighbours):
-      # The launcher ends all processes when the first one ends.
+      # A launcher kills all processes once one process ends.
       self._ended.wait(_EXIT_SECONDS)
       return
     names = ", ".join("process {} (pid {} on {}, {})".format(
@@ -278,7 +287,7 @@ class Liveness:
         "stopped" if self.peers[rank].state() == "T" else "which has died")
                       for rank in lost)
     command_line.print_error(InputError(
-        "{} lost {} {}: see the messages of the others and of the launcher; "
-        "the same command resumes from what is saved".format(
+        "{} lost {} {}: see the messages of the other processes and of the "
+        "launcher; the same command resumes from the newest checkpoint".format(
             self._name, names or "the others ({})".format(cause),
             self.activity())))

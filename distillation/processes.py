@@ -1,8 +1,8 @@
-"""The processes that train together, and what they do in common.
+"""The processes that train together, and their collective operations.
 
-How tensors get from one process to the others comes in as data (`Processes`);
-this module does not know Horovod. `Group` compares and shares values, and ends
-all processes with one message. `liveness.py` finds lost processes.
+`Processes` holds the collectives of the engine; this module does not import
+Horovod. `Group` exchanges and compares values, and ends all processes with one
+message. `liveness.py` finds lost processes.
 """
 
 import contextlib
@@ -25,42 +25,42 @@ from util import command_line
 from util.command_line import InputError
 
 T = TypeVar("T")
-# Takes a tensor of this process, the same shape in all, and a name.
+# Collective operation. Takes a tensor, whose shape is equal in all processes,
+# and a name.
 Reduce = Callable[[tf.Tensor, str], tf.Tensor]
 
-# Part of each error that Horovod raises in a session.
+# Part of every error message of Horovod in a session.
 ENGINE = "Horovod"
-# Part of those errors where another process has gone.
-_LOSSES = re.compile("shut down|[Cc]onnection|[Bb]roken pipe")
+# Part of such a message if another process has ended.
+_LOST_PROCESS = re.compile("shut down|[Cc]onnection|[Bb]roken pipe")
 
 
 def identity(tensor: tf.Tensor, unused_name: str = "") -> tf.Tensor:
-  """Returns what one process alone has: the sum and the list of one."""
+  """Returns the tensor: the sum, and the concatenation, over one process."""
   return tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-  """The processes that train together, as one of them sees them.
+  """Rank, size and collectives of the processes that train together.
 
   Attributes:
-    rank: this process; 0 writes checkpoints and results, and reports.
-    size: how many there are.
-    local_rank: this process among those of its machine, which says what GPU
-      it uses; None leaves the choice to TensorFlow.
-    local_size: how many share this machine and its cores.
+    rank: rank of this process; rank 0 writes checkpoints, results and messages.
+    size: number of processes.
+    local_rank: rank among the processes of this machine, the number of this
+      process's GPU; None for one process.
+    local_size: number of processes on this machine.
     wrap_optimizer: as for `optimization.create_train_step`.
-    broadcast_hooks: session hooks that give each variable of a session the
-      value that it has in rank 0.
+    broadcast_hooks: session hooks that copy all variables from rank 0.
     reduce_sum: returns the sum of a tensor over all processes.
-    gather: returns the tensors of all processes, by rank, as one along the
-      first dimension.
-    transport: what carries gradients, NCCL, MPI or Gloo; None where there is
-      one process.
-    flags: by name what this process was told beside the trainers' flags.
-    scale_learning_rate: whether the learning rate is multiplied and the
-      numbers of steps are divided by the number of processes.
-    stall_seconds: how long another process may not answer; 0 for ever.
+    gather: returns the tensors of all processes, concatenated by rank along the
+      first axis.
+    transport: transport of gradients, NCCL, MPI or Gloo; None for one process.
+    flags: values of flags that `TrainerOptions` lacks, by name.
+    scale_learning_rate: whether to multiply the learning rate, and to divide
+      the numbers of steps, by the number of processes.
+    stall_seconds: seconds without an answer after which a process counts as
+      lost; 0 for no limit.
   """
   rank: int = 0
   size: int = 1
@@ -83,31 +83,30 @@ class Processes:
 
   @property
   def schedule_divisor(self) -> int:
-    """What multiplies the learning rate and divides the numbers of steps."""
+    """Factor of the learning rate, and divisor of the numbers of steps."""
     return self.size if self.scale_learning_rate else 1
 
   def name(self) -> str:
-    """Returns what errors call this process."""
+    """Returns the name of this process in messages."""
     return agreement.process_name(self.rank, self.size, socket.gethostname())
 
 
 class Group:
-  """Joins this process with the others, within a `with` block.
+  """Collective operations of all processes, within a `with` block.
 
-  All processes go through the block, and call the methods below in the same
-  order.
+  All processes enter the block and call the methods in the same order.
 
   Attributes:
-    liveness: what this process knows of the others.
+    liveness: watches the other processes.
   """
 
   def __init__(self, processes: Processes, session_config: tf1.ConfigProto):
-    """Prepares the exchange.
+    """Initialises the group.
 
     Args:
-      processes: those that train together.
-      session_config: of the training session, for its threads: TensorFlow's
-        pool has the size that the first session of a process asks for.
+      processes: the processes that train together.
+      session_config: settings of the training session: the first session of a
+        process determines the number of threads of all sessions.
     """
     self._processes = processes
     self.liveness = Liveness(
@@ -128,8 +127,8 @@ class Group:
       self._all_bytes = gather(self._own_bytes, "group_bytes")
     self._session = tf1.Session(graph=graph, config=config)
 
-  def _exchange_states(self, said: Sequence[int]) -> np.ndarray:
-    return self._session.run(self._all_states, {self._own_state: [said]})
+  def _exchange_states(self, own_state: Sequence[int]) -> np.ndarray:
+    return self._session.run(self._all_states, {self._own_state: [own_state]})
 
   def __enter__(self) -> "Group":
     if self._processes.size > 1:
@@ -146,23 +145,23 @@ class Group:
         self.barrier(State.FINISHED)
       self.liveness.leave()
     else:
-      # The others hear that this process has something to say itself.
+      # The other processes learn that this process prints the message.
       self.liveness.leave(
           State.INTERRUPTED
           if issubclass(exception_type, KeyboardInterrupt)
           else State.FAILED)
 
   def barrier(self, state: State = State.RUNNING) -> None:
-    """Waits until all processes have come here, however long that takes.
+    """Waits, without a time limit, until all processes reach this call.
 
     Raises:
-      ReportedError: a process is lost or has failed, and a line says so.
+      ReportedError: if a process is lost or has failed; the error is printed.
     """
     if self._processes.size > 1:
       self.liveness.barrier(state)
 
   def gather(self, value: Any) -> List[Any]:
-    """Returns the values that all processes give, by rank."""
+    """Returns the values of all processes, by rank."""
     if self._processes.size == 1:
       return [value]
     pickled = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -172,24 +171,25 @@ class Group:
     return [pickle.load(gathered) for _ in range(self._processes.size)]
 
   def broadcast(self, value: Optional[T]) -> T:
-    """Returns the value that rank 0 gives; the others may have None."""
+    """Returns the value of rank 0; other processes may pass None."""
     return self.gather(value)[0]
 
   def check(self, check: Callable[[], T],
             describe: Callable[[T], agreement.Description]) -> T:
-    """Checks something in each process, and that all find the same.
+    """Runs a check in each process, and compares the results.
 
     Args:
-      check: what raises InputError or OSError where something is wrong.
-      describe: takes what `check` returned; what it returns must not differ
-        between processes.
+      check: raises InputError or OSError for bad input.
+      describe: returns the description of a result of `check`, which must be
+        equal in all processes.
 
     Returns:
-      What `check` returned here.
+      The result of `check` in this process.
 
     Raises:
-      InputError: there is one process, and its check failed.
-      ReportedError: a check failed, or processes differ; rank 0 has said so.
+      InputError: if the check fails and there is one process.
+      ReportedError: if a check fails or processes differ; rank 0 prints the
+        error.
     """
     if self._processes.size == 1:
       return check()
@@ -206,25 +206,25 @@ class Group:
     return result
 
   def fail(self, error: InputError) -> NoReturn:
-    """Ends all processes with an error that each of them has found.
+    """Ends all processes with an error that all processes have found.
 
     Raises:
-      InputError: there is one process.
-      ReportedError: rank 0 has printed the error.
+      InputError: if there is one process.
+      ReportedError: if there are several; rank 0 prints the error.
     """
     if self._processes.size == 1:
       raise error
     if self._processes.is_writer:
       command_line.print_error(error)
-    # A launcher ends all processes when the first one ends with an error.
+    # A launcher kills all processes once one process ends with an error.
     self.barrier()
     raise command_line.ReportedError
 
   def interrupt(self, details: str) -> NoReturn:
-    """Ends all processes after a signal that each of them knows of.
+    """Ends all processes after a signal that all processes know of.
 
     Raises:
-      KeyboardInterrupt: always; rank 0 has printed the details, or will.
+      KeyboardInterrupt: always; rank 0 prints the details.
     """
     if self._processes.size == 1:
       raise KeyboardInterrupt(details)
@@ -235,7 +235,7 @@ class Group:
 
   @contextlib.contextmanager
   def errors(self) -> Iterator[None]:
-    """Says which process an error is of, and who is lost where one is."""
+    """Adds the name of this process to errors, and reports lost processes."""
     if self._processes.size == 1:
       yield
       return
@@ -249,15 +249,15 @@ class Group:
     except tf.errors.OpError as error:
       if ENGINE not in error.message and not self.liveness.is_shut_down:
         raise
-      if _LOSSES.search(error.message) or self.liveness.is_any_lost():
+      if _LOST_PROCESS.search(error.message) or self.liveness.is_any_lost():
         self.liveness.raise_lost()
       raise InputError(
-          "{}: {} failed {}: {}; NCCL_DEBUG=INFO says more of GPUs, and the "
-          "same command resumes from what is saved".format(
+          "{}: {} failed {}: {}; set NCCL_DEBUG=INFO for details of GPUs; the "
+          "same command resumes from the newest checkpoint".format(
               self._processes.name(), ENGINE, self.liveness.activity(),
               devices.first_line(error))) from error
     except KeyboardInterrupt:
-      # The launcher ends the others when one is lost.
+      # A launcher interrupts all processes once one process is lost.
       if self.liveness.has_failed() or self.liveness.is_any_lost():
         self.liveness.raise_lost()
       raise

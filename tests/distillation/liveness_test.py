@@ -107,8 +107,8 @@ def test_others_that_do_not_answer_are_lost(clock, printed, ended):
   assert _LIMIT < clock.now
   assert printed == [
       "process 0 of 2 on here lost the others (no answer for 60 seconds) at "
-      "step 3: see the messages of the others and of the launcher; the same "
-      "command resumes from what is saved"]
+      "step 3: see the messages of the other processes and of the launcher; "
+      "the same command resumes from the newest checkpoint"]
 
 
 def test_the_stall_limit_starts_once_the_engine_is_connected(
