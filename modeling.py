@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2018, arXiv 1810.04805): config, encoder and heads.
 
 Builds `tf.compat.v1` graphs for CPU, GPU and TPU. Variables have the names of
-Google's checkpoints. Fine-tuning scripts for BERT find the names they import.
+Google's checkpoints. Classes and functions have BERT's names and signatures.
 
 Dimensions:
   B: sequences in a batch
@@ -31,7 +31,7 @@ Activation = Callable[[tf.Tensor], tf.Tensor]
 # Takes shape and dtype.
 Initializer = Callable[..., tf.Tensor]
 
-# Graph collection of scalar integers that dropout adds to its seed, so that
+# Graph collection of scalar integers that dropout mixes into its seed, so that
 # replicas of a graph, such as the cores of a TPU, drop different values.
 DROPOUT_SEEDS = "dropout_seeds"
 # Graph collection of dropout's copy of the global step, on the host.
@@ -260,7 +260,7 @@ class BertModel:
     return self.sequence_output
 
   def get_all_encoder_layers(self) -> List[tf.Tensor]:
-    """Returns each layer, [B, S, H]; the last is the sequence output."""
+    """Returns all layers, each [B, S, H]; the last is the sequence output."""
     return self.all_encoder_layers
 
   def get_embedding_output(self) -> tf.Tensor:

@@ -1,8 +1,8 @@
 """BERT's optimizer: learning-rate schedule, clipping, AdamW, loss scaling.
 
 Slots have the names of Google's checkpoints: NAME/adam_m and NAME/adam_v.
-Fine-tuning scripts for BERT find the names they import. The caller distributes
-training over processes with `wrap_optimizer`.
+`create_optimizer` and the optimizer have BERT's names and signatures. Callers
+distribute training over processes with `wrap_optimizer`.
 """
 
 import re

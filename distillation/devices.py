@@ -322,7 +322,7 @@ def exhaustion_errors(remedy: str) -> Iterator[None]:
 
 
 def first_line(error: tf.errors.OpError) -> str:
-  """Returns the first line of a TensorFlow error that states the cause."""
+  """Returns the line of a TensorFlow error that states the cause."""
   lines = [line.strip() for line in error.message.split("\n")]
   # Errors of a node begin with the definition of the node.
   nodes = [i for i, line in enumerate(lines) if _NODE.match(line)]
