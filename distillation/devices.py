@@ -88,8 +88,7 @@ def choose_gpu(local_rank: Optional[int]) -> Optional[int]:
   the whole memory of every visible GPU.
 
   Args:
-    local_rank: rank of this process on its machine; None without a launcher,
-      for the first GPU.
+    local_rank: rank of this process on its machine; None for the first GPU.
 
   Returns:
     The GPU's number; None on a machine without GPUs.

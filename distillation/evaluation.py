@@ -166,7 +166,7 @@ class HeldOutListener(tf1.train.CheckpointSaverListener):
     self.evaluate_newest()
 
   def is_newest_unevaluated(self) -> bool:
-    """Returns whether a kill has prevented the newest evaluation."""
+    """Returns whether a kill left the newest checkpoint unevaluated."""
     newest = tf.train.latest_checkpoint(self._output_dir)
     return _read_line(self._evaluated_path) != os.path.basename(newest)
 

@@ -47,8 +47,8 @@ class Processes:
   Attributes:
     rank: rank of this process; rank 0 writes checkpoints, results and messages.
     size: number of processes.
-    local_rank: rank among the processes of this machine, the number of this
-      process's GPU; None for one process.
+    local_rank: rank among the processes of this machine, which chooses the GPU;
+      None without Horovod.
     local_size: number of processes on this machine.
     wrap_optimizer: as for `optimization.create_train_step`.
     broadcast_hooks: session hooks that copy all variables from rank 0.
