@@ -472,7 +472,7 @@ def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
   # A smaller model would find all that it wants.
   tiny.write_checkpoint(tmp_path / "model.ckpt-5", dict(
       tiny.random_variables(config), global_step=np.int64(5)))
-  with pytest.raises(InputError, match="--output_dir.*has .*layer_1.* too"):
+  with pytest.raises(InputError, match="--output_dir.*also has .*layer_1"):
     _run(folder, tmp_path)
 
 
