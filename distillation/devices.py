@@ -247,8 +247,8 @@ def warn_of_device(options: DeviceOptions,
             else ("CPU", "avx512_bf16 or amx_bf16")))
   elif options.precision == "fp16" and not has_gpu():
     logging.warning(
-        "--precision=fp16: on CPUs fp16 is far slower than fp32; use it only "
-        "for a trial run.")
+        "--precision=fp16: CPUs are far slower in fp16 than in fp32; use fp16 "
+        "on CPUs only for a trial run.")
   if options.use_xla and not _has_compiler():
     logging.warning("--use_xla: TF_XLA_FLAGS lacks %s, which XLA needs on "
                     "CPUs; nothing is compiled.", _XLA_FLAG)

@@ -192,7 +192,7 @@ def test_a_run_says_where_and_how_it_runs(
 
 @pytest.mark.parametrize("has_gpu, precision, use_xla, wanted", [
     (False, "fp32", False, ""), (True, "fp16", True, ""),
-    (False, "fp16", False, "--precision=fp16.*slower than fp32.*a trial"),
+    (False, "fp16", False, "--precision=fp16: CPUs.*slower in fp16.*a trial"),
     (True, "bf16", False, "--precision=bf16: this GPU does not.*Ampere.*use "
                           "fp16.*running in fp32"),
     (False, "bf16", False, "--precision=bf16: this CPU does not.*amx_bf16"
