@@ -107,8 +107,8 @@ def _check_processes(options: TrainerOptions, processes: Processes, group: Group
   if processes.size > 1:
     if processes.is_writer:
       check_inputs = _call_now(check_inputs)
-    files.learn(group.broadcast(
-        files.known() if processes.is_writer else None))
+    files.import_cache(group.broadcast(
+        files.export_cache() if processes.is_writer else None))
   return group.check(
       lambda: (devices.choose_gpu(processes.local_rank), check_inputs()),
       lambda checked: agreement.describe(options, checked[1], processes.flags))

@@ -1,15 +1,15 @@
-"""What every script shares: it parses the command line and reports errors.
+"""Parses the command line and reports errors, for every script.
 
-A script defines its flags under its `__main__` guard and hands `main` to
+A script defines its flags under its `__main__` guard and passes `main` to
 `run`:
 
   if __name__ == "__main__":
     define_flags()
     command_line.run(main, required=("read_file", "folder"))
 
-This differs from absl's own `app.run` in four ways: `--flag True` means True
-for a boolean flag too, a stray word is an error, `--help` lists every flag of
-the stage and exits 0, and an error that a user can cause is one line.
+`run` differs from absl's `app.run` in four ways: `--flag True` sets a boolean
+flag, a stray word is an error, `--help` lists every flag of the stage and exits
+0, and an error that a user can cause is printed as one line.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _BOOLEAN_VALUES = ("true", "t", "1", "false", "f", "0")
 _HELP_FLAGS = ("--help", "-help", "--helpshort", "--helpfull", "-h")
 # Packages whose flags are not listed by --help.
 _FOREIGN_PACKAGES = ("absl", "tensorflow")
-# What to do about an error of the system.
+# Remedies by errno.
 _REMEDIES: Mapping[Optional[int], str] = {
     errno.EACCES: "check the permissions of the file and its folder",
     errno.EPERM: "check the permissions of the file and its folder",
@@ -46,15 +46,15 @@ _REMEDIES: Mapping[Optional[int], str] = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path: a file stands where a folder should",
     errno.EEXIST: "choose another name: a file stands where a folder should",
-    errno.EISDIR: "give a file",
+    errno.EISDIR: "give the path of a file",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENOSPC: "free some space and give the same command again",
-    errno.EDQUOT: "free some space and give the same command again",
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another "
                  "file system",
 }
-# What Python says of words that are no numbers, and what to do.
+# Remedies by the start of Python's message about a value that is not a number.
 _NOT_NUMBERS: Mapping[str, str] = {
     "invalid literal for int": "give a whole number",
     "could not convert string to float": "give a number",
@@ -64,39 +64,39 @@ _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells.
 
 
 class InputError(ValueError):
-  """An error that a user can cause and can correct.
+  """An error that a user can cause and correct.
 
-  Its message says what was found, what was expected and what to do; `run`
-  prints it as one line.
+  The message says where the error is, what was found, what was expected and
+  what to do. `run` prints the message as one line.
   """
 
 
 class ReportedError(InputError):
-  """An error that is printed already: no line, only the exit code."""
+  """An error that is already printed: `run` only sets the exit code."""
 
 
 class ReportedInterrupt(KeyboardInterrupt):
-  """An interrupt that is printed already."""
+  """An interrupt that is already printed: `run` only sets the exit code."""
 
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
   """Parses sys.argv, calls `main` and exits the process.
 
   The exit code is 0 when `main` returns, 1 after an error and 130 after
-  Ctrl-C or SIGTERM, which both raise KeyboardInterrupt in `main`. An
+  Ctrl-C or SIGTERM, both of which raise KeyboardInterrupt in `main`. An
   InputError or OSError is printed as one line; `--verbosity=1` adds its
   traceback. Any other exception is a bug and keeps its traceback.
 
   Args:
-    main: the script's work; takes no arguments and turns the flags into
-      options, as `options` does.
-    required: names of the flags that must be given.
+    main: function without arguments that reads the flags, for example with
+      `options`, and does the script's work.
+    required: names of the required flags.
   """
   _open_standard_streams()
   logging.use_absl_handler()
   flags.FLAGS.set_default("verbosity", logging.INFO)
-  # TensorFlow warns of its own deprecations, which no user can act on; its
-  # errors come as exceptions too.
+  # TensorFlow logs its own deprecations, which no user can act on. Its errors
+  # are also raised as exceptions.
   standard_logging.getLogger("tensorflow").setLevel(standard_logging.CRITICAL)
   if any(word in _HELP_FLAGS for word in sys.argv[1:]):
     sys.stdout.write(help_text(required))
@@ -119,16 +119,16 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-  """Opens the null device where stdin, stdout or stderr is closed.
+  """Opens the null device in place of a closed stdin, stdout or stderr.
 
-  Python has no stream there, which absl cannot log to; and the next file that
-  is opened would get its number, and what C++ code logs would get into it.
+  Without a stream, absl cannot log. The next file opened would also get the
+  stream's descriptor, so C++ code would log into that file.
   """
   for number in range(3):
     try:
       os.fstat(number)
     except OSError:
-      os.open(os.devnull, os.O_RDWR)  # It gets the lowest number that is free.
+      os.open(os.devnull, os.O_RDWR)  # Gets the lowest free descriptor.
   if sys.stdout is None:
     sys.stdout = open(os.devnull, "w", encoding="utf-8")
   if sys.stderr is None:
@@ -141,11 +141,12 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
 
   Args:
     argv: the program's name, then the words of its command line.
-    required: names of the flags that must be given.
+    required: names of the required flags.
 
   Raises:
-    InputError: a word belongs to no flag, or a required flag is missing.
-    flags.Error: a flag is unknown, or its value is not valid.
+    InputError: if a word belongs to no flag, a float is not finite, or a
+      required flag is missing.
+    flags.Error: if a flag is unknown or its value is invalid.
   """
   words = join_boolean_values(argv)
   for flag, value in zip(words[1:], words[2:]):
@@ -163,13 +164,13 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
     stray = flags.FLAGS(words)[1:]
   except flags.IllegalFlagValueError as error:
     for reason, remedy in _NOT_NUMBERS.items():
-      told, separator, _ = str(error).partition(": " + reason)
+      prefix, separator, _ = str(error).partition(": " + reason)
       if separator:
-        raise InputError("{}: {}".format(told, remedy)) from None
+        raise InputError("{}: {}".format(prefix, remedy)) from None
     raise
   if stray:
     raise InputError(
-        "unexpected word {!r}: every word must be a flag or the value of one; "
+        "unexpected word {!r}: every word must be a flag or a flag's value; "
         "see --help".format(stray[0]))
   _check_numbers()
   missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
@@ -180,14 +181,11 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
 
 
 def options(cls: Type[Options]) -> Options:
-  """Reads a dataclass from the flags that have the names of its fields.
+  """Builds a dataclass from the flags named like its fields.
 
   Args:
-    cls: the dataclass; a field that is a dataclass itself is read likewise,
-      from flags with the names of its own fields.
-
-  Returns:
-    The options that the parsed command line gives.
+    cls: the dataclass. A field that is a dataclass itself is built the same
+      way, from the flags named like its own fields.
   """
   types = typing.get_type_hints(cls)
   return cls(**{
@@ -198,15 +196,12 @@ def options(cls: Type[Options]) -> Options:
 
 
 def join_boolean_values(argv: Sequence[str]) -> List[str]:
-  """Joins `--flag value` to `--flag=value` where the flag is boolean.
+  """Joins each boolean flag with the value after it, as `--flag=value`.
 
   absl reads `--do_train False` as do_train = True and a stray word.
 
   Args:
     argv: the program's name, then the words of its command line.
-
-  Returns:
-    The same words, each boolean flag joined with the value that follows it.
   """
   joined: List[str] = []
   for word in argv:
@@ -222,8 +217,8 @@ def help_text(required: Sequence[str] = ()) -> str:
   """Returns the script's docstring and the flags of the project's modules.
 
   Args:
-    required: names of the flags that must be given, which come first; the
-      others follow in the order of definition.
+    required: names of the required flags, which are listed first. The others
+      follow in the order of their definition.
   """
   own_flags = [
       flag for module, flags_of_module in
@@ -255,7 +250,7 @@ def _is_boolean_flag(word: str) -> bool:
 
 
 def _check_numbers() -> None:
-  """Raises InputError for a float that is NaN, which no bound refuses."""
+  """Raises InputError if a flag is NaN or infinite: NaN passes all bounds."""
   for name in flags.FLAGS:
     value = flags.FLAGS[name].value
     if isinstance(value, float) and not math.isfinite(value):
@@ -268,12 +263,12 @@ def print_error(error: Exception) -> None:
 
 
 def print_interrupt(*details: str) -> None:
-  """Prints that the process was told to stop as one line on stderr."""
+  """Prints one line on stderr that says that the process was interrupted."""
   _print("; ".join(["interrupted", *details]))
 
 
 def message(error: Exception) -> str:
-  """Returns what an error says; what to do too, if the system says it."""
+  """Returns an error's message; for an error of the system, with a remedy."""
   if not isinstance(error, OSError) or not error.filename:
     return str(error)
   return "{}: {}; {}".format(
@@ -286,13 +281,13 @@ def _first_sentence(text: str) -> str:
 
 
 def _print(line: str) -> None:
-  # In one piece, so that lines of several processes do not mix.
+  # One write, so that lines of several processes do not mix.
   sys.stderr.write("{}: {}\n".format(os.path.basename(sys.argv[0]), line))
   sys.stderr.flush()
 
 
 def _exit(code: int) -> NoReturn:
-  # Nothing is left that a signal could stop in order: a launcher that ends all
-  # processes must not find this one in the middle of its exit.
+  # Nothing is left to clean up, so SIGTERM from a launcher that ends all
+  # processes must not raise KeyboardInterrupt during the exit.
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   sys.exit(code)

@@ -1,8 +1,9 @@
-"""Files: finding, locking, atomic writing, fingerprints.
+"""Finds, reads, locks and atomically writes files, for every stage.
 
-A final name never holds a half-written file. What is written goes to a hidden
-file beside it, which its writer locks and renames at the end. Paths with a
-scheme, such as gs://, are files in remote storage, which has no locks.
+A final name never holds a half-written file: a writer locks a hidden file
+beside the final name, writes to the hidden file, and renames it at the end.
+Paths with a scheme, such as gs://, name files in remote storage, which has no
+locks.
 """
 
 import collections
@@ -30,7 +31,8 @@ from util.remote import is_remote
 T = TypeVar("T")
 
 _BLOCK_BYTES = 1 << 20
-_YOUNG_NANOSECONDS = 2 * 10**9
+# A later change may not alter the time of a file modified within this time.
+_CLOCK_NANOSECONDS = 2 * 10**9
 _MANIFEST_SUFFIX = ".json"
 _LOCK_FILE = ".lock"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,9 +42,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def natural_key(path: str) -> Tuple[Any, ...]:
-  """Returns a sort key that puts `wiki_2` before `wiki_10`.
+  """Returns a sort key for natural order: `wiki_2` before `wiki_10`.
 
-  Files of one folder stay together, whatever the folder's name begins with.
+  Files of the same folder stay together.
   """
   names = [re.split(r"([0-9]+)", name) for name in path.split(os.sep)]
   return [[int(part) if i % 2 else part for i, part in enumerate(parts)]
@@ -52,7 +54,7 @@ def natural_key(path: str) -> Tuple[Any, ...]:
 def find_files(patterns: str, flag: str) -> List[str]:
   """Lists the regular files that a flag's value names.
 
-  Hidden files and manifests are left out of what a pattern matches.
+  A pattern does not match hidden files and manifests.
 
   Args:
     patterns: paths and globs, separated by commas.
@@ -62,8 +64,8 @@ def find_files(patterns: str, flag: str) -> List[str]:
     Paths, the matches of each pattern in natural order.
 
   Raises:
-    InputError: a path does not exist or is a folder; a pattern matches
-      nothing; a file is named twice.
+    InputError: if a path does not exist or is a folder, a pattern matches
+      nothing, or a file is named twice.
   """
   paths = []
   for pattern in filter(None, (part.strip() for part in patterns.split(","))):
@@ -96,19 +98,19 @@ def find_files(patterns: str, flag: str) -> List[str]:
 
 def list_files(folder: str, flag: str, advice: str,
                recursive: bool = False) -> List[str]:
-  """Lists the regular files in a folder, hidden ones left out.
+  """Lists the regular files in a folder, except hidden files.
 
   Args:
     folder: the folder.
-    flag: name of the flag that named it, for errors.
-    advice: what to give instead, for errors.
+    flag: name of the flag that named the folder, for errors.
+    advice: the remedy, for errors.
     recursive: whether to list the files of subfolders too.
 
   Returns:
     Paths in natural order.
 
   Raises:
-    InputError: there is no such folder, or no file in it.
+    InputError: if the folder does not exist or has no files.
   """
   if not is_folder(folder):
     raise InputError("--{}: there is no folder {}; {}".format(
@@ -130,7 +132,7 @@ def check_file(path: str, flag: str) -> None:
   """Checks that a flag names a regular file, which can be read twice.
 
   Raises:
-    InputError: there is no such file, or it is a folder, a pipe or a device.
+    InputError: if the path does not exist, or is a folder, a pipe or a device.
   """
   problem = None
   if is_folder(path):
@@ -138,21 +140,21 @@ def check_file(path: str, flag: str) -> None:
   elif not exists(path):
     problem = "there is no file {}; check the path"
   elif not _is_regular(path):
-    problem = ("{} is a pipe or a device, not a regular file; write what it "
-               "gives to a file first")
+    problem = ("{} is a pipe or a device, not a regular file; write its output "
+               "to a file first")
   if problem:
     raise InputError("--{}: {}".format(flag, problem.format(path)))
 
 
 def _glob(pattern: str) -> List[str]:
-  # A name that has the characters of a pattern is taken as it is.
+  # The name of an existing file may contain the characters of a pattern.
   if exists(pattern) or os.path.islink(pattern):
     return [pattern]
   return (remote if is_remote(pattern) else glob).glob(pattern)
 
 
 def _is_regular(path: str) -> bool:
-  """Returns whether a path that is there is that of a regular file."""
+  """Returns whether an existing path is a regular file."""
   return not remote.is_folder(path) if is_remote(path) else os.path.isfile(path)
 
 
@@ -160,17 +162,17 @@ def _is_regular(path: str) -> bool:
 
 
 def exists(path: str) -> bool:
-  """Returns whether there is a file or folder."""
+  """Returns whether a file or folder exists."""
   return (remote if is_remote(path) else os.path).exists(path)
 
 
 def is_folder(path: str) -> bool:
-  """Returns whether there is a folder."""
+  """Returns whether a path is an existing folder."""
   return remote.is_folder(path) if is_remote(path) else os.path.isdir(path)
 
 
 def size(path: str) -> int:
-  """Returns the bytes of a file."""
+  """Returns the size of a file in bytes."""
   return remote.size(path) if is_remote(path) else os.path.getsize(path)
 
 
@@ -180,22 +182,23 @@ def list_names(folder: str) -> List[str]:
 
 
 def is_same(path: str, other: str) -> bool:
-  """Returns whether two paths name one file, which need not be there."""
+  """Returns whether two paths name the same file, which need not exist."""
   if is_remote(path) or is_remote(other):
     return path == other
   return os.path.realpath(path) == os.path.realpath(other)
 
 
 def read_text(path: str) -> str:
-  """Reads a small text file, UTF-8."""
+  """Reads a small text file in UTF-8."""
   with open_file(path) as file:
     return file.read().decode("utf-8")
 
 
 def read_lines(path: str) -> List[bytes]:
-  """Reads the lines of a small text file, except a last one without an end.
+  """Reads the lines of a small text file that `append_line` extends.
 
-  A first line counts in any case: files begin with it atomically.
+  A last line without a line end is incomplete and left out, unless it is the
+  first line, which is written atomically.
   """
   with open_file(path) as file:
     lines = file.read().split(b"\n")
@@ -215,9 +218,13 @@ def parse_json(content: bytes) -> Any:
 
 
 def encoding_advice(content: bytes) -> str:
-  """Returns how to convert text that is not UTF-8, by its first bytes.
+  """Returns advice on how to convert text that is not UTF-8.
 
-  Text in UTF-16 begins with a mark, or has a NUL beside each ASCII character.
+  UTF-16 is recognized by a byte order mark, or by the NUL in each ASCII
+  character.
+
+  Args:
+    content: the first bytes of the text.
   """
   encoding = "latin1"
   if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -233,11 +240,10 @@ def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
 
   Args:
     path: the file.
-    unbuffered: whether a local file is read in just the pieces that are asked
-      for, and not ahead.
+    unbuffered: whether to read a local file without read-ahead.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: if the file does not exist.
   """
   if is_remote(path):
     return remote.open_file(path, "rb")
@@ -245,7 +251,7 @@ def open_file(path: str, unbuffered: bool = False) -> BinaryIO:
 
 
 def fingerprint(path: str) -> str:
-  """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+  """Returns the SHA-256 of a file in hexadecimal."""
   def compute():
     digest = hashlib.sha256()
     with open_file(path) as file:
@@ -256,17 +262,18 @@ def fingerprint(path: str) -> str:
   return once("fingerprint", [path], compute)
 
 
-# --- What is known of files --------------------------------------------------
+# --- Caching -----------------------------------------------------------------
 
 
 class Stamp(NamedTuple):
-  """What changes with a file; all zero where there is no file.
+  """Size, times and inode of a file, to detect changes; all zero for no file.
 
   Attributes:
-    size: bytes of the file.
-    modified: time of the last change of its bytes, in nanoseconds.
-    changed: likewise, of its name or its rights too.
-    inode: its number in the file system.
+    size: size of the file in bytes.
+    modified: time of the last change of the content, in nanoseconds.
+    changed: time of the last change of content, name or permissions, in
+      nanoseconds.
+    inode: number of the file in its file system.
   """
   size: int = 0
   modified: int = 0
@@ -274,16 +281,15 @@ class Stamp(NamedTuple):
   inode: int = 0
 
 
-Known = Dict[Tuple[str, ...], Tuple[List[Stamp], Any]]
-_known: Known = {}
+Cache = Dict[Tuple[str, ...], Tuple[List[Stamp], Any]]
+_cache: Cache = {}
 
 
 def stamp(path: str) -> Optional[Stamp]:
-  """Returns a file's stamp.
+  """Returns a file's stamp, or None where a change may not alter the stamp.
 
-  Returns:
-    None where it may stay the same when the file changes: in remote storage,
-    and for two seconds after a change, as clocks of file systems are coarse.
+  The stamp is None in remote storage, and for two seconds after each change,
+  because clocks of file systems are coarse.
   """
   if is_remote(path):
     return None
@@ -291,58 +297,58 @@ def stamp(path: str) -> Optional[Stamp]:
     found = os.stat(path)
   except (FileNotFoundError, NotADirectoryError):
     return Stamp()
-  if time.time_ns() - found.st_mtime_ns < _YOUNG_NANOSECONDS:
+  if time.time_ns() - found.st_mtime_ns < _CLOCK_NANOSECONDS:
     return None
   return Stamp(found.st_size, found.st_mtime_ns, found.st_ctime_ns,
                found.st_ino)
 
 
 def once(kind: str, paths: Sequence[str], read: Callable[[], T]) -> T:
-  """Returns what is read from files, and reads it again only if they change.
+  """Returns the cached result of `read`; calls `read` if a file has changed.
 
   Args:
-    kind: what is read.
-    paths: the files.
-    read: reads it; not kept where it raises an error.
+    kind: name of the result, part of the cache's key.
+    paths: the files that `read` reads.
+    read: function without arguments. An error that it raises is not cached.
   """
   stamps = [stamp(path) for path in paths]
   key = (kind, *paths)
-  if key in _known and _known[key][0] == stamps:
-    return _known[key][1]
+  if key in _cache and _cache[key][0] == stamps:
+    return _cache[key][1]
   value = read()
   if None not in stamps:
-    _known[key] = [each for each in stamps if each is not None], value
+    _cache[key] = [each for each in stamps if each is not None], value
   return value
 
 
-def known() -> Known:
-  """Returns what `once` has read, for another process to `learn`."""
-  return dict(_known)
+def export_cache() -> Cache:
+  """Returns the cache of `once`, for `import_cache` in another process."""
+  return dict(_cache)
 
 
-def learn(other: Known) -> None:
-  """Takes over what another process has read.
+def import_cache(other: Cache) -> None:
+  """Adds the cache of another process to the cache of `once`.
 
-  It counts for files with the same stamps only: where hosts have copies of
-  their own, those are read.
+  An entry is used only if the stamps of its files are equal here, so a host
+  with its own copies of the files reads its copies.
   """
-  _known.update(other)
+  _cache.update(other)
 
 
 # --- Writing -----------------------------------------------------------------
 
 
 class PartialFile:
-  """A file that appears under its name only when it is complete.
+  """A local file that appears under its final name only when it is complete.
 
-  It is written as the hidden file that `partial_path` names, under a lock
-  that ends with its process, however that ends. `commit` gives it its name;
-  without it, leaving a `with` block removes the hidden file, unless `keep` is
-  set.
+  The content is written to the hidden file that `partial_path` names, under a
+  lock that ends with the process. `commit` renames the hidden file to the final
+  name. Leaving a `with` block without `commit` removes the hidden file, unless
+  `keep` is set.
 
   Attributes:
     file: the hidden file, open for binary reading and writing.
-    keep: whether the hidden file outlives this object, for a later run.
+    keep: whether `close` keeps the hidden file, for a later run.
   """
 
   def __init__(self, path: str, resume: bool = False, wait: bool = False):
@@ -350,13 +356,13 @@ class PartialFile:
 
     Args:
       path: the final name.
-      wait: whether to wait for a process that is writing the file.
-      resume: whether to keep what an earlier run has left in the hidden file,
-        and to continue at its end; `truncate` says how much of it is of use.
+      resume: whether to keep the content of an existing hidden file and
+        continue at its end; `truncate` cuts off what is of no use.
+      wait: whether to wait until no other process writes the file.
 
     Raises:
-      InputError: another process is writing the file, unless `wait`.
-      OSError: the hidden file cannot be opened.
+      InputError: if another process is writing the file and `wait` is False.
+      OSError: if the hidden file cannot be opened.
     """
     self._path = path
     self._partial = partial_path(path)
@@ -369,22 +375,22 @@ class PartialFile:
       self.file.truncate(0)
 
   def truncate(self, num_bytes: int) -> None:
-    """Cuts the hidden file to its first bytes, and continues there."""
+    """Cuts the hidden file to its first `num_bytes` and continues there."""
     self.file.truncate(num_bytes)
     self.file.seek(num_bytes)
 
   def sync(self) -> None:
-    """Makes what is written so far survive a power cut.
+    """Flushes the content to the disk, so that it survives a power cut.
 
     Raises:
-      InputError: another process has taken over meanwhile.
+      InputError: if another process has taken over the lock.
     """
     self.file.flush()
     os.fsync(self.file.fileno())
     self._locked.check()
 
   def commit(self) -> None:
-    """Makes the file durable and gives it its name; raises what `sync` does."""
+    """Flushes the file and gives it its final name; errors as for `sync`."""
     self.sync()
     os.replace(self._partial, self._path)
     self._locked.close()
@@ -399,8 +405,8 @@ class PartialFile:
       return
     with contextlib.suppress(InputError):  # Another process has taken over.
       self._locked.check()
-      remove(self._partial)  # Under the lock, so that it is ours.
-    with contextlib.suppress(OSError):  # What a full disk has left in memory.
+      remove(self._partial)  # Under the lock, so no other process writes it.
+    with contextlib.suppress(OSError):  # A full disk fails the final flush.
       self._locked.close()
 
   def __enter__(self) -> "PartialFile":
@@ -412,7 +418,7 @@ class PartialFile:
       self.close()
     except OSError as error:
       raise OSError(error.errno, error.strerror, self._path) from error
-    # Nor does a full disk say which file it had no space for.
+    # An error of a full disk does not name the file.
     if (isinstance(exception, OSError) and exception.errno in _NO_SPACE
         and exception.filename is None):
       raise OSError(
@@ -420,43 +426,43 @@ class PartialFile:
 
 
 class RemoteFile:
-  """What `PartialFile` is, in remote storage.
+  """A `PartialFile` in remote storage.
 
-  There is no lock there, and nothing to resume from: what is half written is
-  of no use. Where a rename copies, another process may see the name before all
-  of the file; what is written after it says that it is complete.
+  Remote storage has no locks, and a half-written file cannot be resumed. Where
+  a rename copies the file, another process may see the final name before the
+  copy is complete; a second file, written afterwards, shows that it is.
 
   Attributes:
     file: the hidden file, open for binary writing.
-    keep: whether the hidden file outlives this object, for `commit_kept`.
+    keep: whether `close` keeps the hidden file, for `commit_kept`.
   """
 
   def __init__(self, path: str):
-    """Opens the hidden file, a new one."""
+    """Opens a new hidden file."""
     self._path = path
     self._partial = partial_path(path)
     self.keep = False
     self.file = remote.open_file(self._partial, "wb")
 
   def truncate(self, num_bytes: int) -> None:
-    """Checks that nothing is to be kept."""
+    """Asserts that `num_bytes` is 0: a remote file starts empty."""
     assert num_bytes == 0, num_bytes
 
   def sync(self) -> None:
-    """Does nothing: some storage sends all of a file each time."""
+    """Does nothing: some storage uploads the whole file at each flush."""
 
   def commit(self) -> None:
-    """Gives the file its name."""
+    """Gives the file its final name."""
     self.file.close()
     remote.rename(self._partial, self._path)
-    self.keep = True  # It is no longer hidden.
+    self.keep = True  # The hidden name no longer exists.
 
   def close(self) -> None:
     """Closes the hidden file, and removes it unless `keep` is set."""
     if self.keep:
       self.file.close()
       return
-    with contextlib.suppress(OSError):  # What could not be written.
+    with contextlib.suppress(OSError):  # The final flush may fail.
       self.file.close()
     remove(self._partial)
 
@@ -472,12 +478,12 @@ HiddenFile = Union[PartialFile, RemoteFile]
 
 def partial_file(path: str, resume: bool = False, wait: bool = False
                 ) -> HiddenFile:
-  """Opens a file that appears when it is complete, wherever its path leads.
+  """Opens a `PartialFile`, or a `RemoteFile` for a path in remote storage.
 
   Args:
     path: the final name.
-    resume: as for `PartialFile`; of no effect in remote storage.
-    wait: likewise.
+    resume: as for `PartialFile`; no effect in remote storage.
+    wait: as for `PartialFile`; no effect in remote storage.
   """
   if is_remote(path):
     return RemoteFile(path)
@@ -485,7 +491,7 @@ def partial_file(path: str, resume: bool = False, wait: bool = False
 
 
 def commit_kept(path: str) -> None:
-  """Gives a file its name that was written to its end and kept hidden."""
+  """Gives a complete file that was kept hidden its final name."""
   if is_remote(path):
     remote.rename(partial_path(path), path)
     return
@@ -494,7 +500,7 @@ def commit_kept(path: str) -> None:
 
 
 def make_folder(folder: str) -> None:
-  """Makes a folder that may be there, and those above it."""
+  """Makes a folder and its parents, unless they exist."""
   if is_remote(folder):
     remote.make_folder(folder)
   else:
@@ -505,7 +511,7 @@ def make_output_folder(folder: str, flag: str) -> None:
   """Makes the folder that a flag names, as `make_folder` does.
 
   Raises:
-    InputError: it cannot be made.
+    InputError: if the folder cannot be made.
   """
   try:
     make_folder(folder)
@@ -515,17 +521,17 @@ def make_output_folder(folder: str, flag: str) -> None:
 
 
 def write_atomically(path: str, text: str) -> None:
-  """Writes a small text file, UTF-8, that is never half there."""
+  """Writes a small text file in UTF-8, which is never half written."""
   with partial_file(path) as partial:
     partial.file.write(text.encode("utf-8"))
     partial.commit()
 
 
 def append_line(path: str, line: str) -> None:
-  """Adds a line to a small text file, which survives a power cut.
+  """Appends a line to a small text file and flushes it to the disk.
 
-  A power cut while it is added may leave a last line without an end, which
-  `read_lines` leaves out; begin the file anew before more is added to that.
+  A power cut may leave an incomplete last line, which `read_lines` leaves out.
+  Rewrite such a file before you append to it.
   """
   if is_remote(path):
     write_atomically(path, read_text(path) + line + "\n")
@@ -537,7 +543,7 @@ def append_line(path: str, line: str) -> None:
 
 
 def copy_atomically(source: str, path: str) -> None:
-  """Copies a file to a name that never holds half of it."""
+  """Copies a file to a name that never holds a half-written copy."""
   with open_file(source) as file, partial_file(path) as partial:
     shutil.copyfileobj(file, partial.file, _BLOCK_BYTES)
     partial.commit()
@@ -545,17 +551,17 @@ def copy_atomically(source: str, path: str) -> None:
 
 @contextlib.contextmanager
 def replaced_folder(folder: str, last: str) -> Iterator[str]:
-  """Gives a folder new contents, which appear under its name when complete.
+  """Replaces a folder when its new content is complete.
 
-  In remote storage, where folders have no names of their own, they appear one
-  by one: the file that is named last says that all are there.
+  Remote storage cannot rename folders: the files appear one by one, `last`
+  after all others.
 
   Args:
-    folder: the folder to make or to replace.
-    last: name of a file in it, which only a complete folder has.
+    folder: the folder to make or replace.
+    last: name of the file that only a complete folder has.
 
   Yields:
-    The path of an empty hidden folder beside it, to be filled.
+    The path of an empty hidden folder beside `folder`, for the new content.
   """
   if is_remote(folder):
     partial = partial_path(folder)
@@ -581,9 +587,9 @@ def replaced_folder(folder: str, last: str) -> Iterator[str]:
 
 
 def _replace_one_by_one(folder: str, partial: str, last: str) -> None:
-  """Moves the files of one remote folder to another one."""
+  """Moves the files of a remote folder to another remote folder."""
   remote.make_folder(folder)
-  # It goes first and comes last.
+  # The file `last` is removed first and added last.
   for name in sorted(remote.list_names(folder), key=lambda name: name != last):
     remote.remove(os.path.join(folder, name))
   for name in sorted(remote.list_names(partial), key=lambda name: name == last):
@@ -592,15 +598,15 @@ def _replace_one_by_one(folder: str, partial: str, last: str) -> None:
 
 
 def partial_path(path: str) -> str:
-  """Returns the hidden name beside `path` that unfinished output has."""
+  """Returns the hidden name of the unfinished file or folder `path`."""
   folder, name = os.path.split(path)
   return os.path.join(folder, ".{}.partial".format(name))
 
 
 def remove_partial(path: str) -> None:
-  """Removes the hidden file that a writer of `path` has left.
+  """Removes the hidden file that an earlier writer of `path` has left.
 
-  One that another process is writing stays, where there are locks.
+  Where there are locks, a hidden file that another process writes stays.
   """
   if is_remote(path):
     remote.remove(partial_path(path))
@@ -610,7 +616,7 @@ def remove_partial(path: str) -> None:
 
 
 def remove(path: str) -> None:
-  """Removes a file that may not be there."""
+  """Removes a file if it exists."""
   if is_remote(path):
     remote.remove(path)
     return
@@ -619,13 +625,13 @@ def remove(path: str) -> None:
 
 
 def sync(path: str) -> None:
-  """Makes a file's bytes survive a power cut."""
+  """Flushes a file's content to the disk."""
   with open(path, "rb") as file:
     os.fsync(file.fileno())
 
 
 def _sync_folder(path: str) -> None:
-  """Makes the name of a file or folder survive a power cut."""
+  """Flushes the name of a file or folder to the disk."""
   descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -637,19 +643,18 @@ def _sync_folder(path: str) -> None:
 
 
 def warn_of_missing_locks(path: str) -> None:
-  """Warns where nothing keeps a second process from writing a file or folder.
-  """
+  """Warns if a path is remote, where no lock excludes a second writer."""
   if is_remote(path):
-    logging.warning("%s: remote storage has no locks: take care that no second "
-                    "process writes there.", path)
+    logging.warning("%s: remote storage has no locks: make sure that no second "
+                    "process writes to this path.", path)
 
 
 @contextlib.contextmanager
 def locked_folder(folder: str) -> Iterator[None]:
-  """Holds a lock on the folder that --output_dir names, and makes it.
+  """Makes the folder that --output_dir names, and holds a lock on it.
 
   Raises:
-    InputError: another process holds it, or it cannot be made.
+    InputError: if another process holds the lock, or the folder cannot be made.
   """
   if is_remote(folder):
     warn_of_missing_locks(folder)
@@ -661,4 +666,4 @@ def locked_folder(folder: str) -> Iterator[None]:
     try:
       yield
     finally:
-      remove(path)  # Under the lock, so that it is ours.
+      remove(path)  # Under the lock, so no other process holds the folder.

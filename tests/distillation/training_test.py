@@ -46,11 +46,11 @@ def test_other_processes_open_no_records_that_rank_0_has_read(
   names = [name for path in map(str, paths) for name in (path, path + ".json")]
   for name in names:
     os.utime(name, (1e9, 1e9))
-  monkeypatch.setattr(files, "_known", {})
+  monkeypatch.setattr(files, "_cache", {})
   options = tiny.trainer_options(
       folder, tmp_path / "out", input_file=",".join(map(str, paths)))
   inputs.check(options)
-  known = pickle.dumps(files.known())
+  cache = pickle.dumps(files.export_cache())
   opened = []
   open_file = files.open_file
 
@@ -59,8 +59,8 @@ def test_other_processes_open_no_records_that_rank_0_has_read(
     return open_file(path, *arguments, **keywords)
 
   def start():
-    monkeypatch.setattr(files, "_known", {})
-    files.learn(pickle.loads(known))
+    monkeypatch.setattr(files, "_cache", {})
+    files.import_cache(pickle.loads(cache))
     opened.clear()
     inputs.check(options, is_writer=False)
     return set(opened) & set(names)

@@ -355,7 +355,7 @@ def _make_old(path):
 @pytest.fixture(name="opened")
 def _opened(monkeypatch):
   """What is opened for reading from now on, as by a process that starts."""
-  monkeypatch.setattr(files, "_known", {})
+  monkeypatch.setattr(files, "_cache", {})
   paths = []
   open_file = files.open_file
 
@@ -368,7 +368,7 @@ def _opened(monkeypatch):
 
 
 def _start_again(monkeypatch, opened):
-  monkeypatch.setattr(files, "_known", {})
+  monkeypatch.setattr(files, "_cache", {})
   opened.clear()
 
 

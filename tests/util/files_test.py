@@ -131,7 +131,7 @@ def test_a_fingerprint_is_the_hash_of_all_bytes(tmp_path):
 
 def test_what_was_read_is_read_again_only_if_the_file_changes(
     tmp_path, monkeypatch):
-  monkeypatch.setattr(files, "_known", {})
+  monkeypatch.setattr(files, "_cache", {})
   path, gone = tmp_path / "a", tmp_path / "gone"
   reads = []
 
@@ -150,9 +150,9 @@ def test_what_was_read_is_read_again_only_if_the_file_changes(
   age(10)
   assert [read(), read()] == ["one", "one"] and len(reads) == 3
   # Another process may use it for the same file only.
-  known = files.known()
-  monkeypatch.setattr(files, "_known", {})
-  files.learn(pickle.loads(pickle.dumps(known)))
+  cache = files.export_cache()
+  monkeypatch.setattr(files, "_cache", {})
+  files.import_cache(pickle.loads(pickle.dumps(cache)))
   assert read() == "one" and len(reads) == 3
   path.write_text("two")
   age(10)
