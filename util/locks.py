@@ -1,10 +1,10 @@
-"""Locks that let one process at a time write a file, on one host or several.
+"""Locks files against a second writer, on one host or several hosts.
 
-Where the file system has locks that hold across hosts, the lock is all. Where
-it has none, or each host has its own, the writer also keeps a note beside the
-file and renews the note every minute. A process of another host is refused
-while the note is younger than five minutes; a process of the same host, while
-the writer of the note lives.
+If the locks of the file system hold across hosts, a lock suffices. If the file
+system has no locks, or separate locks for each host, the writer also keeps a
+note beside the file and renews the note every minute. The note excludes a
+process of the same host while the note's writer runs, and a process of another
+host until the note is five minutes old.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ from util.command_line import InputError
 
 # Lustre without flock answers ENOSYS, NFS without a lock service ENOLCK.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-# Mount options of NFS and Lustre with which each host has locks of its own.
+# Mount options of NFS and Lustre with which each host has separate locks.
 _LOCAL_LOCKS = {"nolock", "localflock", "local_lock=all", "local_lock=posix"}
 _MOUNTS = "/proc/self/mountinfo"
-# What Linux fills in for F_GETLK: type, whence, start, length, process.
+# struct flock of Linux, for F_GETLK: type, whence, start, length, process.
 _FLOCK = struct.Struct("hhqqi")
 _RENEWAL_SECONDS = 60.0
 _STALE_SECONDS = 300.0
-# Seconds between two looks at a note that is waited for.
+# Interval at which a waiting process reads the other writer's note.
 _WAIT_SECONDS = 0.5
 
 
 class LockedFile:
-  """A file that no other process writes until it is closed.
+  """A file that no other process writes until this object is closed.
 
   Attributes:
     file: the file, open for binary reading and writing.
@@ -48,14 +48,15 @@ class LockedFile:
     """Opens and locks a file.
 
     Args:
-      path: the file; made if it is missing. A symbolic link is not followed.
-      output: what the lock protects, for errors.
-      wait: whether to wait for a process that writes the file.
+      path: the file, which is made if it is missing. A symbolic link is not
+        followed.
+      output: the protected file or folder, for errors.
+      wait: whether to wait until no other process writes the file.
 
     Raises:
-      InputError: another process writes the file, unless `wait`, or the file
-        is a link.
-      OSError: the file cannot be opened or locked.
+      InputError: if another process writes the file and `wait` is False, or if
+        the file is a symbolic link.
+      OSError: if the file cannot be opened or locked.
     """
     self._note: Optional[_Note] = None
     while True:
@@ -63,7 +64,7 @@ class LockedFile:
       try:
         if not _lock(self.file.fileno(), path, output, wait):
           self._note = _Note(path + ".note", output, wait)
-        # Its last writer may have renamed or removed it since it was opened.
+        # The previous writer may have renamed or removed the file meanwhile.
         with contextlib.suppress(FileNotFoundError):
           if os.path.samestat(os.fstat(self.file.fileno()), os.lstat(path)):
             return
@@ -73,16 +74,17 @@ class LockedFile:
       self.close()
 
   def check(self) -> None:
-    """Checks that no other process has taken over.
+    """Checks that no other process has taken over the lock.
 
     Raises:
-      InputError: one has, while this process was stopped for minutes.
+      InputError: if this process was stopped for more than `_STALE_SECONDS`
+        and another process has taken over.
     """
     if self._note:
       self._note.check()
 
   def close(self) -> None:
-    """Closes the file, which ends the lock."""
+    """Closes the file and ends the lock."""
     try:
       self.file.close()
     finally:
@@ -98,7 +100,7 @@ class LockedFile:
 
 
 def _open(path: str) -> BinaryIO:
-  """Opens a file for reading and writing; makes it if it is missing."""
+  """Opens a file for reading and writing, and makes a missing file."""
   try:
     return os.fdopen(os.open(
         path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666),
@@ -107,11 +109,11 @@ def _open(path: str) -> BinaryIO:
     if error.errno != errno.ELOOP:
       raise
     raise InputError("{} is a symbolic link, which is not followed; remove "
-                     "it".format(path)) from None
+                     "the link".format(path)) from None
 
 
 def _lock(descriptor: int, path: str, output: str, wait: bool) -> bool:
-  """Locks a file; returns whether the lock keeps other hosts away too."""
+  """Locks a file and returns whether the lock holds across hosts."""
   try:
     fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
   except (BlockingIOError, PermissionError):
@@ -119,7 +121,7 @@ def _lock(descriptor: int, path: str, output: str, wait: bool) -> bool:
   except OSError as error:
     if error.errno not in _NO_LOCKS:
       raise OSError(error.errno, error.strerror, path) from None
-    _tell_of_notes(os.path.dirname(path) or ".")
+    _warn_of_notes(os.path.dirname(path) or ".")
     return False
   return not _has_local_locks(os.fstat(descriptor).st_dev)
 
@@ -131,32 +133,33 @@ def _refusal(output: str, holder: str) -> InputError:
 
 
 def _lock_holder(descriptor: int) -> str:
-  """Returns " (process N)" where the system tells who holds a lock."""
+  """Returns " (process N)" for the holder of a lock; "" if unknown."""
   try:
     found = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(
         fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     process_id = _FLOCK.unpack(found)[-1]
   except (OSError, struct.error):
     return ""
-  # Holders on other hosts have none.
+  # A holder on another host has no process id here.
   return " (process {})".format(process_id) if process_id > 0 else ""
 
 
 @functools.lru_cache(maxsize=None)
-def _tell_of_notes(folder: str) -> None:
-  """Warns once of a folder whose file system has no locks."""
+def _warn_of_notes(folder: str) -> None:
+  """Warns once about each folder whose file system has no locks."""
   logging.warning(
-      "The file system of %s has no locks: hidden notes, renewed every minute, "
-      "keep a second process from writing the same file there.", folder)
+      "The file system of %s has no locks. Hidden notes, renewed every minute, "
+      "keep a second process from writing the same file.", folder)
 
 
 @functools.lru_cache(maxsize=None)
 def _has_local_locks(device: int, mounts: str = _MOUNTS) -> bool:
-  """Returns whether a file system is mounted with locks of each host.
+  """Returns whether a file system is mounted with separate locks per host.
 
   Args:
-    device: number of the file system, as `os.stat` gives it.
-    mounts: the file in which Linux lists the mounts.
+    device: number of the file system, the st_dev of `os.stat`.
+    mounts: path of the file that lists the mounts, such as
+      /proc/self/mountinfo.
   """
   number = "{}:{}".format(os.major(device), os.minor(device))
   try:
@@ -164,7 +167,7 @@ def _has_local_locks(device: int, mounts: str = _MOUNTS) -> bool:
       for line in file:
         fields = line.split()
         if fields[2] == number:
-          # Options of the mount, and those of the file system.
+          # Options of the mount and of the file system.
           options = ",".join([fields[5], fields[-1]])
           return bool(_LOCAL_LOCKS & set(options.split(",")))
   except (OSError, IndexError):
@@ -175,19 +178,20 @@ def _has_local_locks(device: int, mounts: str = _MOUNTS) -> bool:
 # --- Notes -------------------------------------------------------------------
 
 
-class _Found(NamedTuple):
-  """A note as it was found.
+class _StoredNote(NamedTuple):
+  """A note that was read from its file.
 
   Attributes:
-    content: what it says.
-    time: when it was renewed, by the clock of the file system.
+    content: text of the note.
+    time: seconds since the epoch of the last renewal, by the clock of the file
+      system.
   """
   content: str
   time: float
 
   @property
   def writer(self) -> Dict[str, Any]:
-    """What the note says of its writer; empty for a note that is cut."""
+    """The fields of `_this_process`; empty if the note is incomplete."""
     with contextlib.suppress(ValueError, RecursionError):
       writer = json.loads(self.content)
       if isinstance(writer, dict):
@@ -196,20 +200,20 @@ class _Found(NamedTuple):
 
 
 class _Note:
-  """A note of the process that writes a file, renewed while it does."""
+  """The note of this process beside a file, renewed until `close`."""
 
   def __init__(self, path: str, output: str, wait: bool):
-    """Writes the note; arguments and errors as for `LockedFile`."""
+    """Writes the note. Arguments and errors are those of `LockedFile`."""
     self._path = path
     self._output = output
     self._content = json.dumps(_this_process())
     while not self._is_written():
-      found = _read(path)
-      if found is None:
+      note = _read(path)
+      if note is None:
         continue
-      holder = _living_writer(found, os.path.dirname(path))
+      holder = _living_writer(note, os.path.dirname(path))
       if holder is None:
-        _remove_stale(path, found)
+        _remove_stale(path, note)
       elif not wait:
         raise _refusal(output, holder)
       else:
@@ -218,7 +222,7 @@ class _Note:
     threading.Thread(target=self._renew, daemon=True).start()
 
   def _is_written(self) -> bool:
-    """Writes the note unless there is one; returns whether it did."""
+    """Writes the note unless one exists, and returns whether it was written."""
     try:
       with open(self._path, "x", encoding="utf-8") as file:
         file.write(self._content)
@@ -227,8 +231,8 @@ class _Note:
       return False
 
   def _is_own(self) -> bool:
-    found = _read(self._path)
-    return found is not None and found.content == self._content
+    note = _read(self._path)
+    return note is not None and note.content == self._content
 
   def _renew(self) -> None:
     while not self._ended.wait(_RENEWAL_SECONDS):
@@ -237,12 +241,13 @@ class _Note:
           os.utime(self._path)
 
   def check(self) -> None:
-    """Checks that the note is still this process's; as `LockedFile.check`."""
+    """Checks that this process wrote the note; errors as `LockedFile.check`."""
     if not self._is_own():
       raise InputError(
-          "{}: another process has taken over, as this one was stopped for "
-          "more than {:.0f} minutes; run the same command again when the other "
-          "one has finished".format(self._output, _STALE_SECONDS / 60))
+          "{}: another process has taken over, because this process was "
+          "stopped for more than {:.0f} minutes; run the same command again "
+          "when the other process has finished".format(
+              self._output, _STALE_SECONDS / 60))
 
   def close(self) -> None:
     """Removes the note."""
@@ -253,13 +258,17 @@ class _Note:
 
 
 def _this_process() -> Dict[str, Any]:
-  """Describes this process as notes do."""
-  return {"host": socket.gethostname(), "boot": _boot(), "process": os.getpid(),
-          "start": _start(os.getpid())}
+  """Returns the content of this process's notes."""
+  return {"host": socket.gethostname(), "boot": _boot_id(),
+          "process": os.getpid(), "start": _start_time(os.getpid())}
 
 
-def _boot() -> str:
-  """Returns what is the same where process ids mean the same; "" if unknown."""
+def _boot_id() -> str:
+  """Identifies the kernel's boot and the namespace of process ids.
+
+  Two processes with equal results can compare process ids. Returns "" if the
+  system does not provide both.
+  """
   try:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
       return "{} {}".format(
@@ -268,8 +277,8 @@ def _boot() -> str:
     return ""
 
 
-def _start(process_id: int) -> str:
-  """Returns when a process of this host began, "" for one that has ended."""
+def _start_time(process_id: int) -> str:
+  """Returns the start time of a process; "" if the process has ended."""
   try:
     with open("/proc/{}/stat".format(process_id), encoding="ascii",
               errors="replace") as file:
@@ -279,31 +288,31 @@ def _start(process_id: int) -> str:
     return ""
 
 
-def _read(path: str) -> Optional[_Found]:
-  """Reads a note; None where there is none."""
+def _read(path: str) -> Optional[_StoredNote]:
+  """Reads a note; returns None if the file does not exist."""
   try:
     with open(path, encoding="utf-8", errors="replace") as file:
-      return _Found(file.read(), os.fstat(file.fileno()).st_mtime)
+      return _StoredNote(file.read(), os.fstat(file.fileno()).st_mtime)
   except FileNotFoundError:
     return None
 
 
-def _living_writer(found: _Found, folder: str) -> Optional[str]:
-  """Returns " (process N on HOST)" of a note; None where its writer is gone.
+def _living_writer(note: _StoredNote, folder: str) -> Optional[str]:
+  """Returns " (process N on HOST)" for a note; None if its writer has ended.
 
   Args:
-    found: the note.
-    folder: of the note.
+    note: the note.
+    folder: folder of the note.
   """
-  writer = found.writer
+  writer = note.writer
   name = "process {} on {}".format(
       writer.get("process", "?"), writer.get("host", "another host"))
-  if writer.get("boot") and writer["boot"] == _boot():
-    is_there = _start(writer.get("process", 0)) == writer.get("start")
-    return " ({})".format(name) if is_there else None
-  # By the clock of the file system, as those of two hosts may differ.
+  if writer.get("boot") and writer["boot"] == _boot_id():
+    is_running = _start_time(writer.get("process", 0)) == writer.get("start")
+    return " ({})".format(name) if is_running else None
+  # Both times are from the clock of the file system: clocks of hosts differ.
   with tempfile.NamedTemporaryFile(dir=folder or ".", prefix=".") as file:
-    age = os.fstat(file.fileno()).st_mtime - found.time
+    age = os.fstat(file.fileno()).st_mtime - note.time
   if age > _STALE_SECONDS:
     return None
   return (" ({}, which renewed its note {:.0f} seconds ago; after {:.0f} "
@@ -311,15 +320,15 @@ def _living_writer(found: _Found, folder: str) -> Optional[str]:
               name, max(0, age), _STALE_SECONDS / 60))
 
 
-def _remove_stale(path: str, found: _Found) -> None:
-  """Removes a note whose writer is gone, unless another process just did."""
+def _remove_stale(path: str, note: _StoredNote) -> None:
+  """Removes a stale note, unless another process has just replaced it."""
   moved = "{}.{}.{}".format(path, socket.gethostname(), os.getpid())
   try:
     os.rename(path, moved)
   except FileNotFoundError:
     return
-  if _read(moved) != found:
-    # Another process has taken over in between: its note goes back.
+  if _read(moved) != note:
+    # Another process has taken over since `note` was read: restore its note.
     with contextlib.suppress(FileExistsError):
       os.link(moved, path)
   os.remove(moved)

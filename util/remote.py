@@ -1,8 +1,8 @@
-"""Files in remote storage, such as gs://, through TensorFlow's file systems.
+"""Accesses files in remote storage, such as gs://, through tf.io.gfile.
 
-TensorFlow is imported for the first path with a scheme: stages that can do
-without it do so on local files. Its errors become an OSError that names the
-path, or an InputError.
+TensorFlow is imported for the first path with a scheme, so stages that do not
+need it start without it on local files. TensorFlow's errors become an OSError
+that names the path, or an InputError.
 """
 
 import contextlib
@@ -22,63 +22,63 @@ def is_remote(path: str) -> bool:
 
 
 def exists(path: str) -> bool:
-  """Returns whether there is a file or folder."""
+  """Returns whether a file or folder exists."""
   with _file_system(path) as file_system:
     return file_system.exists(path)
 
 
 def is_folder(path: str) -> bool:
-  """Returns whether there is a folder."""
+  """Returns whether a path is an existing folder."""
   with _file_system(path) as file_system:
-    # Where the storage is out of reach, only the first one says so.
+    # If the storage is unreachable, `exists` raises and `isdir` returns False.
     return file_system.exists(path) and file_system.isdir(path)
 
 
 def size(path: str) -> int:
-  """Returns the bytes of a file."""
+  """Returns the size of a file in bytes."""
   with _file_system(path) as file_system:
     return file_system.stat(path).length
 
 
 def glob(pattern: str) -> List[str]:
-  """Lists what a pattern matches."""
+  """Lists the files and folders that a pattern matches."""
   with _file_system(pattern) as file_system:
     return file_system.glob(pattern)
 
 
 def list_names(folder: str) -> List[str]:
-  """Lists the names in a folder."""
+  """Lists the names of all files and folders in a folder."""
   with _file_system(folder) as file_system:
     return [name.rstrip("/") for name in file_system.listdir(folder)]
 
 
 def walk(folder: str) -> Iterator[Tuple[str, List[str], List[str]]]:
-  """Lists a folder and those in it, as `os.walk` does."""
+  """Lists a folder and its subfolders, as `os.walk` does."""
   with _file_system(folder) as file_system:
     yield from file_system.walk(folder)
 
 
 def make_folder(folder: str) -> None:
-  """Makes a folder that may be there, and those above it."""
+  """Makes a folder and its parents, unless they exist."""
   with _file_system(folder) as file_system:
     file_system.makedirs(folder)
 
 
 def rename(path: str, new_path: str) -> None:
-  """Gives a file another name, whether or not there is a file of that name."""
+  """Renames a file and replaces an existing file of the new name."""
   with _file_system(path) as file_system:
     file_system.rename(path, new_path, overwrite=True)
 
 
 def remove(path: str) -> None:
-  """Removes a file that may not be there."""
+  """Removes a file if it exists."""
   with _file_system(path) as file_system:
     if file_system.exists(path):
       file_system.remove(path)
 
 
 def remove_folder(folder: str) -> None:
-  """Removes a folder that may not be there, with all that is in it."""
+  """Removes a folder and its content if the folder exists."""
   with _file_system(folder) as file_system:
     if file_system.exists(folder):
       file_system.rmtree(folder)
@@ -89,20 +89,20 @@ def open_file(path: str, mode: str) -> BinaryIO:
 
   Args:
     path: the file.
-    mode: "rb" or "wb". There is no position in a file that is written.
+    mode: "rb" or "wb". A file opened with "wb" cannot seek or tell.
 
   Raises:
-    FileNotFoundError: there is no file to read.
+    FileNotFoundError: if the file to read does not exist.
   """
   if mode == "wb":
     return io.BufferedWriter(_File(path, mode), _BUFFER_BYTES)
-  if not exists(path):  # TensorFlow would say so later, in the first read.
+  if not exists(path):  # TensorFlow raises only at the first read.
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
   return io.BufferedReader(_File(path, mode), _BUFFER_BYTES)
 
 
 class _File(io.RawIOBase):
-  """A file of TensorFlow's as a stream of Python's, without a buffer."""
+  """Adapts tf.io.gfile.GFile to an unbuffered stream of Python's io."""
 
   def __init__(self, path: str, mode: str):
     super().__init__()
@@ -111,7 +111,7 @@ class _File(io.RawIOBase):
     with _file_system(path) as file_system:
       self._file = file_system.GFile(path, mode)
       if self._is_written:
-        self._file.write(b"")  # Without it, an empty file is never there.
+        self._file.write(b"")  # Creates the file even if it stays empty.
 
   def readable(self) -> bool:
     return not self._is_written
@@ -152,25 +152,25 @@ class _File(io.RawIOBase):
 
 @contextlib.contextmanager
 def _file_system(path: str) -> Iterator[Any]:
-  """Gives tf.io.gfile, whose errors become those of this module.
+  """Yields tf.io.gfile and converts TensorFlow's errors.
 
   Raises:
-    InputError: TensorFlow is missing, or has no file system for the path.
-    OSError: what was done with the path failed.
+    InputError: if TensorFlow is missing or has no file system for the path.
+    OSError: if an operation in the `with` block fails.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   try:
     import tensorflow as tf  # pylint: disable=import-outside-toplevel
   except ImportError as error:
     raise InputError("{}: paths with a scheme need TensorFlow ({}); run "
-                     "./setup.sh, or copy the file".format(
+                     "./setup.sh, or copy the file to a local folder".format(
                          path, error)) from None
   scheme = path.partition("://")[0]
   schemes = sorted(filter(None, tf.io.gfile.get_registered_schemes()))
   if scheme not in schemes:
     raise InputError(
         "{}: TensorFlow has no file system for {}://, only for {}; copy the "
-        "file, or mount the storage as a folder".format(
+        "file to a local folder, or mount the storage as a folder".format(
             path, scheme, ", ".join(schemes)))
   with _errors(path):
     yield tf.io.gfile
@@ -178,7 +178,7 @@ def _file_system(path: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _errors(path: str) -> Iterator[None]:
-  """Turns TensorFlow's errors into an OSError that names the path."""
+  """Converts TensorFlow's errors into an OSError that names the path."""
   from tensorflow import errors  # pylint: disable=import-outside-toplevel
   try:
     yield

@@ -1,15 +1,16 @@
-"""Worker processes, and the cores and memory that they may use.
+"""Runs tasks in worker processes; finds the available cores and memory.
 
 `run` serves two kinds of work: long tasks that report their progress, with
 results in any order, and a stream of small tasks, with results in its order.
-The pools of the standard library serve neither: `multiprocessing.Pool` reads
-the whole stream at once and waits for ever when a worker is killed, and so does
-`ProcessPoolExecutor` before Python 3.11 when its queue is full.
+The pools of the standard library serve neither. `multiprocessing.Pool` reads
+the whole stream at once and hangs when a worker is killed.
+`ProcessPoolExecutor` before Python 3.11 hangs when a worker is killed while the
+queue is full.
 
-Workers are spawned, not forked, so the parent may have threads. A thread in
-each worker receives tasks while the main thread does one. So the parent never
-waits for a busy worker, parent and worker cannot block each other, and a worker
-ends as soon as its parent is gone.
+Workers are spawned, not forked, so the parent may have threads. Each worker
+has a thread that receives tasks while the main thread works. Therefore the
+parent never waits for a busy worker, parent and worker cannot block each other,
+and a worker ends as soon as its parent ends.
 """
 
 import collections
@@ -34,13 +35,13 @@ Report = Callable[[Any], None]
 
 # The kinds of messages that a worker sends.
 _REPORT, _RESULT, _ERROR = range(3)
-# In order, a worker holds the task that it does and the next one.
+# Tasks that a worker holds with results in order: the current and the next one.
 _TASKS_HELD = 2
-# In order, tasks per worker that are drawn ahead of the results taken: enough
-# for no worker to wait while a slow task holds up the order.
+# Tasks per worker drawn ahead of the results taken. With results in order, no
+# worker waits while a slow task delays the next result.
 _LOOK_AHEAD = 4
-# Signals that may reach the whole process group. What they mean for the workers
-# is up to the parent.
+# Signals that may reach the whole process group. The parent handles them and
+# ends its workers.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _END = object()
 
@@ -54,29 +55,30 @@ def run(function: Callable[[Any, Report], Any], tasks: Iterable[Any],
        ) -> Generator[Tuple[int, Any], None, None]:
   """Runs a function over tasks in worker processes.
 
-  No worker outlives the iteration, however it ends; close the iterator to end
-  it early. Nor does a worker outlive the parent, however that ends.
+  No worker outlives the iteration or the parent. Close the iterator to end the
+  iteration early.
 
   Args:
-    function: takes a task and a function to report with; returns a result. It
-      must be importable by name; tasks, reports and results are pickled.
-    tasks: drawn one by one as workers can take them.
-    num_workers: processes at a time; no more are started than there are tasks.
-      0 does each task in this process when its result is asked for.
+    function: takes a task and a function that sends a report to the parent;
+      returns a result. `function` must be importable by name. Tasks, reports
+      and results are pickled.
+    tasks: tasks, drawn one by one when a worker can take the next one.
+    num_workers: largest number of processes. With 0, each task runs in this
+      process when the iteration reaches its result.
     on_report: called in this process with each report.
-    in_order: whether the results keep the order of the tasks. A worker then
-      gets its next task early, and only a few tasks for each worker are drawn
-      ahead of the results that are taken.
-    remedy: what a user can do when a worker is killed or runs out of memory.
+    in_order: whether the results keep the order of the tasks. If so, a worker
+      receives its next task early, and only a few tasks per worker are drawn
+      ahead of the results taken.
+    remedy: remedy for a killed worker or a lack of memory, for errors.
 
   Yields:
     The index of a task and its result.
 
   Raises:
-    InputError, OSError: raised by the function.
-    InputError: a worker died, or a task ran out of memory.
-    RuntimeError: the function raised any other exception in a worker; the
-      message is its traceback.
+    InputError, OSError: if `function` raises it.
+    InputError: if a worker dies or a task runs out of memory.
+    RuntimeError: if `function` raises any other exception in a worker; the
+      message is the traceback.
   """
   if not num_workers:
     for index, task in enumerate(tasks):
@@ -102,14 +104,14 @@ def run(function: Callable[[Any, Report], Any], tasks: Iterable[Any],
 
 
 class _Worker(NamedTuple):
-  """A process, the pipe to it, and the indices of the tasks that it holds."""
+  """A worker process, its pipe, and the indices of the tasks it holds."""
   process: multiprocessing.process.BaseProcess
   connection: multiprocessing.connection.Connection
   held: Deque[int]
 
 
 class _Pool:
-  """The workers of one run, their tasks, and results that wait to be taken."""
+  """The workers of one run, their tasks, and the results not yet taken."""
 
   def __init__(self, function: Callable[[Any, Report], Any],
                tasks: Iterable[Any], num_workers: int, in_order: bool,
@@ -129,7 +131,7 @@ class _Pool:
     return any(worker.held for worker in self._workers)
 
   def send_tasks(self) -> None:
-    """Sends tasks while there are any and a worker can take one."""
+    """Sends tasks until none is left or no worker can take another."""
     while self._can_take_task():
       task = next(self._tasks, _END)
       if task is _END:
@@ -150,7 +152,7 @@ class _Pool:
         or any(len(worker.held) < tasks_held for worker in self._workers))
 
   def _least_busy_worker(self) -> _Worker:
-    """Returns the worker with the fewest tasks, a new one if all are busy."""
+    """Returns the worker with the fewest tasks; starts one if all are busy."""
     if len(self._workers) < self._num_workers and all(
         worker.held for worker in self._workers):
       self._start_worker()
@@ -161,8 +163,8 @@ class _Pool:
     connection, far_end = context.Pipe()
     process = context.Process(
         target=_work, args=(far_end, self._function), daemon=True)
-    # The worker inherits the mask. The tracker must run before, since starting
-    # it resets the mask.
+    # The worker inherits the signal mask. Starting the resource tracker resets
+    # the mask, so the tracker must already run.
     multiprocessing.resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
@@ -173,7 +175,7 @@ class _Pool:
     far_end.close()  # So that the worker's death closes the pipe.
 
   def take_result(self) -> Optional[Tuple[int, Any]]:
-    """Removes and returns the next result, or None if it is not there yet."""
+    """Removes and returns the next result, or None if it has not arrived."""
     index = (self._num_taken if self._in_order
              else next(iter(self._results), None))
     if index not in self._results:
@@ -182,7 +184,7 @@ class _Pool:
     return index, self._results.pop(index)
 
   def receive(self, on_report: Report) -> None:
-    """Waits for messages, and takes one from each worker that sent any."""
+    """Waits for messages and handles one from each worker that sent any."""
     busy: Dict[Any, _Worker] = {
         worker.connection: worker for worker in self._workers if worker.held}
     for connection in multiprocessing.connection.wait(list(busy)):
@@ -204,7 +206,7 @@ class _Pool:
   def _raise_death(self, worker: _Worker) -> NoReturn:
     worker.process.join()
     exit_code = worker.process.exitcode
-    assert exit_code is not None  # It has ended.
+    assert exit_code is not None
     if exit_code < 0:
       how = "was killed by signal {} ({})".format(
           -exit_code, signal.Signals(-exit_code).name)
@@ -230,9 +232,9 @@ def _out_of_memory(remedy: str) -> InputError:
 
 def _work(connection: multiprocessing.connection.Connection,
           function: Callable[[Any, Report], Any]) -> None:
-  """Does tasks until the parent ends this process."""
-  # SIGINT stays blocked. SIGTERM ends this process, even if the parent ignores
-  # it: that is how multiprocessing ends daemons at exit.
+  """Runs tasks until the parent ends this process."""
+  # SIGINT stays blocked. SIGTERM must end this process even if the parent
+  # ignores the signal: multiprocessing ends daemons at exit with SIGTERM.
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
   tasks: "queue.SimpleQueue[bytes]" = queue.SimpleQueue()
@@ -242,7 +244,7 @@ def _work(connection: multiprocessing.connection.Connection,
   def report(value: Any) -> None:
     connection.send((_REPORT, value))
 
-  with contextlib.suppress(ConnectionError):  # The parent is gone.
+  with contextlib.suppress(ConnectionError):  # The parent has ended.
     while True:
       task = tasks.get()
       try:
@@ -257,7 +259,7 @@ def _work(connection: multiprocessing.connection.Connection,
 
 def _receive_tasks(connection: multiprocessing.connection.Connection,
                    tasks: "queue.SimpleQueue[bytes]") -> NoReturn:
-  """Queues tasks; ends this process, busy or not, when the parent is gone."""
+  """Queues tasks, and ends this process when the parent has ended."""
   try:
     while True:
       tasks.put(connection.recv_bytes())
@@ -271,11 +273,11 @@ def _receive_tasks(connection: multiprocessing.connection.Connection,
 def available_cores(root: str = "/") -> int:
   """Returns how many cores this process may use, at least 1.
 
-  CPU affinity and the quota of a container count; a part of a core counts as
-  one.
+  CPU affinity and a container's quota limit the number. A fraction of a core
+  counts as one core.
 
   Args:
-    root: the folder that holds proc and sys.
+    root: folder that contains proc and sys.
   """
   if hasattr(os, "sched_getaffinity"):
     cores = len(os.sched_getaffinity(0))
@@ -292,13 +294,13 @@ def available_cores(root: str = "/") -> int:
 
 
 def available_memory(root: str = "/") -> Optional[int]:
-  """Returns how many bytes new processes may use, or None if that is unknown.
+  """Returns how many bytes new processes may use, or None if unknown.
 
-  It is what the system has available, or what the limit of a container leaves
-  if that is less. File cache that can be reclaimed does not count as used.
+  The number is the smaller of the system's available memory and the unused
+  memory of the container. Reclaimable file cache does not count as used.
 
   Args:
-    root: the folder that holds proc and sys.
+    root: folder that contains proc and sys.
   """
   amounts = []
   kilobytes = _read_integer(root, "proc/meminfo", "MemAvailable:")
@@ -307,7 +309,7 @@ def available_memory(root: str = "/") -> Optional[int]:
   for folder in _control_groups("memory", root):
     for limit_file, used_file, cache in (
         ("memory.max", "memory.current", "inactive_file"),
-        # Version 1; the total includes groups within.
+        # Version 1; the total includes the groups below.
         ("memory.limit_in_bytes", "memory.usage_in_bytes",
          "total_inactive_file")):
       limit = _read_integer(folder, limit_file)
@@ -319,11 +321,11 @@ def available_memory(root: str = "/") -> Optional[int]:
 
 
 def is_in_memory(folder: str, root: str = "/") -> bool:
-  """Returns whether files in a folder take memory, as on tmpfs.
+  """Returns whether the files of a folder are in memory, as on tmpfs.
 
   Args:
-    folder: the folder, or one that is to be made.
-    root: the folder that holds proc.
+    folder: the folder, which need not exist.
+    root: folder that contains proc.
   """
   while folder and not os.path.isdir(folder):
     folder = os.path.dirname(folder)
@@ -340,11 +342,11 @@ def _control_groups(controller: str, root: str) -> List[str]:
   """Lists the folders of this process's control groups and their ancestors.
 
   Args:
-    controller: the controller whose groups to list, such as "memory".
-    root: the folder that holds proc and sys.
+    controller: name of the controller, such as "memory".
+    root: folder that contains proc and sys.
   """
-  # Version 2 has one tree, version 1 one for each controller. A container may
-  # see its own group at the top of the tree, whatever its path is.
+  # Version 2 has one tree, version 1 has a tree for each controller. A
+  # container may see its own group at the top of the tree.
   paths = {"": "/", controller: "/"}
   for line in _read(root, "proc/self/cgroup").splitlines():
     _, controllers, path = line.split(":", 2)
@@ -363,7 +365,7 @@ def _control_groups(controller: str, root: str) -> List[str]:
 
 
 def _read_integer(folder: str, name: str, label: str = "") -> Optional[int]:
-  """Returns the integer after a label in a file, or None if there is none."""
+  """Returns the integer after a label in a file, or None without a match."""
   match = re.search(r"^{}\s*(\d+)\b".format(re.escape(label)),
                     _read(folder, name), re.MULTILINE)
   return int(match.group(1)) if match else None

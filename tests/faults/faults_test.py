@@ -119,7 +119,7 @@ def _output_cases():
       ("label", "out/.labelled.tfrecord.json.partial"),
       ("train", "out/.lock")):
     yield Case("planted_link_" + os.path.basename(path), stage,
-               (path, "is a symbolic link", "not followed", "remove it"),
+               (path, "is a symbolic link", "not followed", "remove the link"),
                spoilers.link(path, "../dump.xml"))
 
 
