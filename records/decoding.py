@@ -1,4 +1,4 @@
-"""Serialized records to tensors.
+"""Decodes serialized records into tensors.
 
 Dimensions:
   B: sequences in a batch
@@ -18,7 +18,7 @@ from records import schema
 
 Limits = Mapping[str, int]
 
-# How the error is recognized.
+# Part of the error's message by which callers recognize the error.
 OUT_OF_RANGE = "an integer of a record is out of range"
 
 
@@ -29,14 +29,18 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
   Args:
     serialized: string [B].
     shape: the lengths and layouts of the records.
-    limits: what the integers must stay below, as `schema.limits` gives it.
-      Where a GPU gathers by an index out of range, it gets zeros and tells
-      nobody.
+    limits: exclusive upper bounds of the integers, from `schema.limits`. They
+      are checked here because a GPU gathers zeros, without an error, at an
+      index out of range.
 
   Returns:
     Tensors by feature name, [B, S], [B, P], [B, 1] and, where K > 0,
-    [B, P, K], or, where H > 0, [B, P, H]; integers as int32, which TPUs need,
-    the others as float32.
+    [B, P, K], or, where H > 0, [B, P, H]. Integers are int32, which TPUs need;
+    all other features are float32.
+
+  Raises:
+    tf.errors.InvalidArgumentError: at run time, if a record has other features,
+      lengths or layouts, or an integer out of range.
   """
   stored = parse(serialized, shape)
   features = {name: _cast(values) for name, values in stored.items()}
@@ -50,7 +54,7 @@ def decode(serialized: tf.Tensor, shape: schema.RecordShape,
 
 def parse(serialized: tf.Tensor,
           shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
-  """Parses a batch of serialized Examples; as `decode`, but for dtypes."""
+  """Parses a batch as `decode` does, but keeps the dtypes of the records."""
   parsed = (_parse_one_kind(serialized, shape, shape.layouts[0])
             if len(shape.layouts) == 1 else _parse_mixed(serialized, shape))
   for name, feature in schema.features(shape).items():
@@ -68,27 +72,27 @@ def _parse_one_kind(serialized: tf.Tensor, shape: schema.RecordShape,
 
 def _parse_mixed(serialized: tf.Tensor,
                  shape: schema.RecordShape) -> Dict[str, tf.Tensor]:
-  """Parses records of several layouts, each of them by itself."""
+  """Parses records of several layouts, one layout at a time."""
   payloads = tf.io.parse_example(serialized, {
       schema.COMPACT: tf.io.FixedLenFeature([], tf.string, "")})[schema.COMPACT]
   prefixes = tf.strings.substr(payloads, 0, compact.PREFIX_BYTES)
   indices = [
       tf.where(tf.equal(prefixes, compact.prefix(layout) if layout else ""))
       [:, 0] for layout in shape.layouts]
-  num_known = tf.add_n([tf.size(some) for some in indices])
+  num_known = tf.add_n([tf.size(rows) for rows in indices])
   with tf.control_dependencies([_assert_lengths(
       [tf.equal(num_known, tf.size(serialized))], schema.COMPACT)]):
-    parsed = [_parse_one_kind(tf.gather(serialized, some), shape, layout)
-              for layout, some in zip(shape.layouts, indices)]
-  # Not yet int32, in which a number that is out of range may be within.
+    parsed = [_parse_one_kind(tf.gather(serialized, rows), shape, layout)
+              for layout, rows in zip(shape.layouts, indices)]
+  # int64, because a cast to int32 may bring a number back into its range.
   return {name: tf.dynamic_stitch(
-      [tf.cast(some, tf.int32) for some in indices],
+      [tf.cast(rows, tf.int32) for rows in indices],
       [_cast(features[name], tf.int64) for features in parsed])
           for name in parsed[0]}
 
 
 def _cast(values: tf.Tensor, integers: tf.DType = tf.int32) -> tf.Tensor:
-  """Returns what models read: integers of one dtype, or float32."""
+  """Casts integers to one dtype and floats to float32."""
   return tf.cast(values, integers if values.dtype.is_integer else tf.float32)
 
 
@@ -141,11 +145,11 @@ def _parse_compact(serialized: tf.Tensor, shape: schema.RecordShape,
 
 def _parse_header(payloads: tf.Tensor, layout: schema.Layout
                  ) -> Tuple[Dict[str, tf.Tensor], tf.Tensor, tf.Tensor]:
-  """Reads what compact records begin with, and checks their lengths.
+  """Parses the headers of compact records and checks the records' lengths.
 
   Returns:
-    The header's numbers by name, the numbers of tokens and where these begin,
-    int32 [B].
+    The header's numbers by name, the numbers of tokens, and the offsets of the
+    tokens in bytes; each int32 [B].
   """
   dtype = compact.header_dtype(layout)
   start = compact.PREFIX_BYTES + dtype.itemsize
@@ -159,16 +163,17 @@ def _parse_header(payloads: tf.Tensor, layout: schema.Layout
   for name in dtype.names:
     field_dtype, offset = dtype.fields[name][:2]
     offset += compact.PREFIX_BYTES
-    some = first_bytes[:, offset:offset + field_dtype.itemsize]
+    field_bytes = first_bytes[:, offset:offset + field_dtype.itemsize]
     header[name] = tf.cast(tf.bitcast(
-        some if field_dtype.itemsize > 1 else some[:, 0],
+        field_bytes if field_dtype.itemsize > 1 else field_bytes[:, 0],
         tf.as_dtype(field_dtype)), tf.int32)
   tokens, *per_slot = compact.fields(layout)
-  left = lengths - start - header["num_slots"] * sum(
+  token_bytes = lengths - start - header["num_slots"] * sum(
       field.row_bytes for field in per_slot)
-  num_tokens = left // tokens.row_bytes
+  num_tokens = token_bytes // tokens.row_bytes
   are_right = [
-      is_known, left >= 0, tf.equal(left % tokens.row_bytes, 0),
+      is_known, token_bytes >= 0,
+      tf.equal(token_bytes % tokens.row_bytes, 0),
       num_tokens <= layout.max_seq_length,
       header["first_length"] <= num_tokens,
       header["num_slots"] <= layout.max_predictions_per_seq]
@@ -177,7 +182,7 @@ def _parse_header(payloads: tf.Tensor, layout: schema.Layout
 
 
 def _ones(counts: tf.Tensor, length: int) -> tf.Tensor:
-  """Returns rows of ones, as many as counts, [B], say, and zeros; uint8."""
+  """Returns rows of `counts` [B] ones, then zeros, uint8 [B, length]."""
   # A comparison with indices, as in tf.sequence_mask, takes ten times as long.
   return tf.io.decode_raw(
       tf.strings.substr(b"\1" * length, tf.zeros_like(counts), counts),
@@ -185,57 +190,58 @@ def _ones(counts: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def _from_codes(values: tf.Tensor, field: compact.Field) -> tf.Tensor:
-  """Gives a field of compact records, [B, size], its shape and meaning."""
+  """Reshapes a field of compact records, [B, size], and decodes its codes."""
   values = tf.reshape(values, [-1, *field.shape])
   if (field.name == schema.TEACHER_PROBABILITIES
       and values.dtype.is_integer):
     most = values.dtype.max
     codes = tf.cast(values, tf.float32)
     scale = compact.LEAST_EXPONENT * np.log(2.0) / (most - 1)
-    # The minimum is 0 for the code 0, which stands for 0.
+    # The minimum maps the code 0 to the probability 0.
     return tf.minimum(codes, 1.0) * tf.exp((most - codes) * scale)
   return values
 
 
 def is_bytes(feature: schema.Feature) -> bool:
-  """Returns whether a feature is a string of bytes in the file."""
+  """Returns whether a feature is stored as a string of bytes."""
   return feature.dtype == np.float16
 
 
 def _from_bytes(values: tf.Tensor, name: str,
                 feature: schema.Feature) -> tf.Tensor:
-  """Turns strings [B] into the arrays that they hold."""
+  """Decodes strings [B] into arrays of the feature's dtype and shape."""
   num_bytes = np.prod(feature.shape) * np.dtype(feature.dtype).itemsize
   lengths = tf.strings.length(values)
   with tf.control_dependencies([_assert_lengths(
       [tf.equal(lengths, num_bytes)], name)]):
-    # TensorFlow has no kernel for float16 itself.
+    # TensorFlow has no kernel that decodes float16.
     decoded = tf.io.decode_raw(values, tf.uint16, fixed_length=num_bytes)
   return tf.reshape(tf.bitcast(decoded, tf.float16), [-1, *feature.shape])
 
 
 def _assert_lengths(are_right: Sequence[tf.Tensor], name: str) -> tf.Operation:
-  """Asserts that the strings of a feature have the length that they should.
+  """Asserts that the strings of a feature have the right lengths.
 
-  It is said as TensorFlow says it of a list of another length.
+  The message begins like TensorFlow's for a list of the wrong length, so
+  callers recognize both.
   """
   return _assert(
-      are_right, "Key: {}. A string of another length".format(name))
+      are_right, "Key: {}. A string of unexpected length".format(name))
 
 
 def are_within(values: tf.Tensor, limit: int) -> tf.Tensor:
-  """Returns whether integers are from 0 to under a limit, bool."""
+  """Returns whether each integer is in [0, limit), as bool."""
   return tf.logical_and(values >= 0, values < limit)
 
 
 def _are_all_within(stored: tf.Tensor, read: tf.Tensor,
                     limit: int) -> tf.Tensor:
-  """Returns whether integers are from 0 to under a limit, bool.
+  """Returns whether all integers are in [0, limit), as a bool scalar.
 
   Args:
-    stored: the integers as they are in the records.
-    read: the same as int32.
-    limit: what they must stay below.
+    stored: integers in the dtype of the records.
+    read: the same integers as int32.
+    limit: exclusive upper bound.
   """
   if stored.dtype.is_unsigned:  # The maximum of int32 takes half the time.
     return tf.reduce_max(read) < limit
@@ -244,7 +250,7 @@ def _are_all_within(stored: tf.Tensor, read: tf.Tensor,
 
 
 def _assert(conditions: Sequence[tf.Tensor], message: str) -> tf.Operation:
-  """Asserts some bools, [] or [B]."""
-  # tf.debugging.Assert makes a conditional of each, at ten times the cost.
+  """Asserts that all bools, each [] or [B], are true."""
+  # tf.debugging.Assert adds a conditional per bool, at ten times the cost.
   return tf.raw_ops.Assert(
       condition=tf.reduce_all(tf.stack(conditions)), data=[message])

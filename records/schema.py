@@ -1,7 +1,7 @@
-"""The features of a record: their names, dtypes and shapes.
+"""Defines the features of a record: names, dtypes and shapes.
 
-A record is one `tf.train.Example` for one sequence, with a list of numbers for
-each feature, or with all of them in one string of bytes: see `compact`.
+A record is one `tf.train.Example` for one sequence. It has a list of numbers
+for each feature, or all features in one string of bytes: see `compact`.
 
 Dimensions:
   S: max_seq_length, tokens in a sequence
@@ -24,23 +24,23 @@ NEXT_SENTENCE_LABELS = "next_sentence_labels"
 TEACHER_PROBABILITIES = "truncated_masked_lm_probs"
 TEACHER_INDICES = "top_k_indices"
 TEACHER_HIDDEN_STATES = "teacher_hidden_states"
-# Holds the features above it in a compact record, but for the hidden states.
+# In a compact record: all features above, except the hidden states.
 COMPACT = "compact"
-# Features that the teacher's labels consist of, and features of token ids.
+# Features with the teacher's labels, and features with token ids.
 LABELS = (TEACHER_PROBABILITIES, TEACHER_INDICES, TEACHER_HIDDEN_STATES)
 TOKEN_IDS = (INPUT_IDS, MASKED_LM_IDS, TEACHER_INDICES)
 
 
 class Layout(NamedTuple):
-  """What the bytes of a compact record are.
+  """The layout of a compact record's bytes.
 
   Attributes:
     max_seq_length: S.
     max_predictions_per_seq: P.
-    token_id_bits: 16 or 32, of each token id.
-    truncation_factor: K, or 0 without labels in the bytes.
-    probability_bits: 8, 16 or 32, of each of the teacher's probabilities; 0
-      where there are none.
+    token_id_bits: bits per token id, 16 or 32.
+    truncation_factor: K, or 0 without teacher probabilities.
+    probability_bits: bits per teacher probability, 8, 16 or 32; 0 without
+      teacher probabilities.
   """
   max_seq_length: int
   max_predictions_per_seq: int
@@ -50,15 +50,15 @@ class Layout(NamedTuple):
 
 
 class RecordShape(NamedTuple):
-  """Lengths that all records of a run share, and how they are stored.
+  """The lengths common to all records of a run, and their layouts.
 
   Attributes:
     max_seq_length: S.
     max_predictions_per_seq: P.
-    truncation_factor: K, or 0 for records read without such labels.
+    truncation_factor: K, or 0 for records read without teacher probabilities.
     teacher_hidden_size: H, or 0 for records read without hidden states.
-    layouts: of the records that are read, one for each kind among them; None
-      stands for those with a list for each feature.
+    layouts: every layout among the records; None stands for records with a
+      list for each feature.
   """
   max_seq_length: int
   max_predictions_per_seq: int
@@ -68,15 +68,15 @@ class RecordShape(NamedTuple):
 
   @property
   def has_labels(self) -> bool:
-    """Whether they are read with labels of the teacher, of one kind."""
+    """Whether the records are read with teacher labels of any kind."""
     return bool(self.truncation_factor or self.teacher_hidden_size)
 
 
 class Feature(NamedTuple):
-  """A feature's dtype in the file, its shape, and the flags that set it.
+  """A feature's dtype in the file, its shape, and the flags that set its shape.
 
-  A float16 feature is one string of bytes, little-endian: Examples have no such
-  list.
+  A float16 feature is stored as a string of little-endian bytes, because an
+  Example has no list of float16.
   """
   dtype: type
   shape: Tuple[int, ...]
@@ -84,7 +84,7 @@ class Feature(NamedTuple):
 
 
 def features(shape: RecordShape) -> Dict[str, Feature]:
-  """Returns every feature of a record, by name, in the order of the stages."""
+  """Returns every feature of a record by name, in the order of the stages."""
   predictions, top_k = shape.max_predictions_per_seq, shape.truncation_factor
   per_token = ((shape.max_seq_length,), ("max_seq_length",))
   per_slot = ((predictions,), ("max_predictions_per_seq",))
@@ -110,12 +110,12 @@ def features(shape: RecordShape) -> Dict[str, Feature]:
 
 def limits(shape: RecordShape, vocab_size: int,
            type_vocab_size: int) -> Dict[str, int]:
-  """Returns what the integers of a feature stay below, by name.
+  """Returns the exclusive upper bound of each integer feature, by name.
 
   Args:
     shape: lengths of the records.
-    vocab_size: of the model that reads them.
-    type_vocab_size: likewise.
+    vocab_size: vocabulary size of the model that reads the records.
+    type_vocab_size: number of segment types of the model.
   """
   below = dict.fromkeys(TOKEN_IDS, vocab_size)
   below.update({INPUT_MASK: 2, SEGMENT_IDS: type_vocab_size,
