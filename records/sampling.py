@@ -1,9 +1,9 @@
-"""Instances of BERT's pre-training, drawn from a text as BERT's reference does.
+"""Samples BERT's pre-training instances from text, as BERT's reference does.
 
-A text becomes a corpus of token ids, a Sampler draws masked sequences of
-sentence pairs from it, and `features_of` makes records of these. The procedure
-is that of Devlin et al. (2019), section A.1, draw by draw: with equal seeds it
-gives the records that the reference gives.
+`read_corpus` tokenizes a text, a Sampler draws masked sequences of sentence
+pairs from the corpus, and `features_of` builds the records. The procedure
+follows Devlin et al. (2019), section A.1, draw by draw: equal seeds give the
+records of the reference implementation.
 
 Dimensions:
   N: instances
@@ -26,9 +26,9 @@ import tokenization
 from util import files
 from util.command_line import InputError
 
-# How much text is read at once.
+# Bytes of text per read.
 BLOCK_BYTES = 1 << 20
-# The longest line: far more than any sentence, and small in memory.
+# Longest line: far longer than any sentence, and small in memory.
 MAX_LINE_BYTES = 1 << 20
 # [CLS], [SEP] and [SEP].
 _NUM_SPECIAL = 3
@@ -36,28 +36,28 @@ _NUM_SPECIAL = 3
 MISSING_BLANK_LINES = (
     "its text has no blank line between documents, and a text is split only "
     "there: put an empty line after each document, and split it again")
-# Positions in a file's text are int32.
+# Positions in a file's tokens are int32.
 _MAX_TOKENS = 2**31 - 1
 # A masked token becomes [MASK] 8 times in 10; of the rest, half stay.
 _MASK_RATE = 0.8
 _KEEP_RATE = 0.5
-# Stands for the new id of a masked token that stays.
+# New id of a masked token that stays as it is.
 _KEPT = -1
-# How often another document is drawn before the same one is accepted.
+# Draws of another document before the current document is accepted.
 _MAX_DRAWS_OF_DOCUMENT = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingOptions:
-  """What determines the records, apart from text, vocabulary and seed.
+  """Options that determine the records, with text, vocabulary and seed.
 
   Attributes:
-    do_lower_case: whether to lower the case.
+    do_lower_case: whether to convert to lower case.
     max_seq_length: S.
     max_predictions_per_seq: P.
-    dupe_factor: how many times to go through the text.
-    masked_lm_prob: share of the tokens to mask.
-    short_seq_prob: share of the documents cut into shorter sequences.
+    dupe_factor: number of passes over the text.
+    masked_lm_prob: fraction of the tokens to mask.
+    short_seq_prob: fraction of the documents cut into shorter sequences.
     do_whole_word_mask: whether to mask all pieces of a word or none.
     strip_accents: whether to drop accents; None means as do_lower_case.
   """
@@ -83,11 +83,11 @@ class SamplingOptions:
 
   @property
   def row_dtype(self) -> np.dtype:
-    """The layout of an instance, int32.
+    """The layout of an instance: int32 fields.
 
-    Fields: start and length of both spans of the corpus; whether the second
-    one is a random next; the number of masked tokens, their positions and their
-    new ids, in the order in which they were drawn.
+    The fields are the start and length of both spans of the corpus, whether
+    the second span is a random next sentence, the number of masked tokens, and
+    the positions and new ids of the masked tokens in the order of the draws.
     """
     per_slot = (self.max_predictions_per_seq,)
     return np.dtype([
@@ -106,12 +106,12 @@ class SamplingOptions:
 
 
 class Corpus(NamedTuple):
-  """The token ids of a text file: documents of sentences, in order.
+  """The token ids of a text file, with the bounds of sentences and documents.
 
   Attributes:
-    ids: int32 [tokens].
-    sentences: where each sentence starts in ids, and where the last one ends.
-    documents: which sentence each document starts with, and the number of
+    ids: token ids of all sentences, int32 [tokens].
+    sentences: index in `ids` where each sentence starts, then len(ids).
+    documents: index of each document's first sentence, then the number of
       sentences.
     num_invisible_lines: lines without a token that are not blank, as those of
       zero-width characters alone.
@@ -128,17 +128,18 @@ class Corpus(NamedTuple):
 
 
 def read_vocabulary(vocab_file: str) -> Dict[str, int]:
-  """Reads a vocabulary that has every token that records need.
+  """Reads a vocabulary and checks that it has all special tokens.
 
   Args:
-    vocab_file: path.
+    vocab_file: path of the vocabulary.
 
   Returns:
     Ids by token, in the order of the file.
 
   Raises:
-    InputError: the file is not UTF-8, is empty or lacks a special token.
-    OSError: the file cannot be read.
+    InputError: if the file is not UTF-8, is empty, has a blank line between
+      tokens or lacks a special token.
+    OSError: if the file cannot be read.
   """
   files.check_file(vocab_file, "vocab_file")
   with files.open_file(vocab_file) as file:
@@ -146,8 +147,8 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
   try:
     vocab = tokenization.parse_vocab(content, vocab_file)
   except ValueError as error:
-    raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token a "
-                     "line".format(error)) from None
+    raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token "
+                     "per line".format(error)) from None
   missing = [token for token in tokenization.SPECIAL_TOKENS
              if token not in vocab]
   if missing:
@@ -160,25 +161,23 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
 
 
 def _without_blank_lines(content: bytes, vocab_file: str) -> bytes:
-  """Cuts blank lines off the end of a vocabulary.
+  """Removes blank lines from the end of a vocabulary.
 
-  A line of other white space than ASCII's may be a token.
+  A line of non-ASCII white space is not blank: it may be a token.
 
   Raises:
-    InputError: another line is blank: each token after it would have the id of
-      the token before.
+    InputError: if a blank line is followed by tokens, whose ids it would shift.
   """
   lines = content.rstrip(b" \t\r\n").split(b"\n")
   for number, line in enumerate(lines, start=1):
     if len(lines) > 1 and not line.strip(b" \t\r"):
       raise InputError(
-          "--vocab_file: line {} of {} is blank; give the vocab.txt that "
-          "belongs to the model, with a token on each line".format(
-              number, vocab_file))
+          "--vocab_file: line {} of {} is blank; give the vocab.txt of the "
+          "model, with one token per line".format(number, vocab_file))
   num_blank = content.count(b"\n") - len(lines)
   if num_blank > 0:
-    logging.warning("--vocab_file: %s ends with %d blank lines, which are no "
-                    "tokens: they are left out.", vocab_file, num_blank)
+    logging.warning("--vocab_file: %s ends with %d blank lines, which are "
+                    "ignored.", vocab_file, num_blank)
   return b"\n".join(lines) + b"\n" if lines != [b""] else b""
 
 
@@ -187,10 +186,13 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
 
   Args:
     path: the file.
-    digest: hash of hashlib that is updated with the bytes.
+    digest: hashlib hash, updated with the bytes that are read.
+
+  Yields:
+    Text that ends with a line end, except perhaps the last block.
 
   Raises:
-    InputError: the file is not UTF-8, has NULs, or a line is over
+    InputError: if the file is not UTF-8, has NULs, or has a line longer than
       `MAX_LINE_BYTES`.
   """
   offset = line_number = 0
@@ -204,8 +206,8 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
         rest.append(block)
         if sum(map(len, rest)) > MAX_LINE_BYTES:
           raise InputError(
-              "--input_dir: {} has a line of over {:,} bytes, line {}: is it "
-              "text with one sentence a line? Put line ends into it".format(
+              "--input_dir: {} has a line of over {:,} bytes, line {}; give "
+              "text with one sentence per line".format(
                   path, MAX_LINE_BYTES, line_number + 1))
         continue
       whole = b"".join(rest + [block[:cut]])
@@ -213,14 +215,14 @@ def text_blocks(path: str, digest: Any) -> Iterator[str]:
         text = whole.decode("utf-8")
       except UnicodeDecodeError as error:
         raise InputError(
-            "--input_dir: {} is not UTF-8 at byte {} ({}): if it is text, {}; "
-            "if not, take it out of the folder".format(
+            "--input_dir: {} is not UTF-8 at byte {} ({}): if the file is "
+            "text, {}; otherwise, move the file out of the folder".format(
                 path, offset + error.start, error.reason,
                 files.encoding_advice(whole))) from None
       if "\0" in text:
         raise InputError(
-            "--input_dir: {} has NULs, the first at byte {}: if it is text, "
-            "{}; if not, take it out of the folder".format(
+            "--input_dir: {} has NULs, the first at byte {}: if the file is "
+            "text, {}; otherwise, move the file out of the folder".format(
                 path, offset + whole.index(0), files.encoding_advice(whole)))
       yield text
       if not block:
@@ -235,13 +237,15 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
   """Reads and tokenizes a text file.
 
   Args:
-    path: the file: one sentence a line, a blank line between documents.
-    tokenizer: for its lines.
-    digest: hash of hashlib that is updated with the bytes.
-    report: called now and then with the number of characters just read.
+    path: the file, with one sentence per line and a blank line between
+      documents.
+    tokenizer: tokenizer of the lines.
+    digest: hashlib hash, updated with the bytes that are read.
+    report: called after each block with its number of characters.
 
   Raises:
-    InputError: the file is not UTF-8, holds no text or too much.
+    InputError: if `text_blocks` raises it, or the file has no tokens or more
+      than 2**31 - 1.
   """
   ids = array.array("i")
   sentences = array.array("q", [0])
@@ -250,7 +254,7 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
   for text in text_blocks(path, digest):
     lines = text.split("\n")
     if not lines[-1]:
-      lines.pop()  # What follows the last line end is no line.
+      lines.pop()  # The empty string after the last line end.
     block_ids, lengths = tokenizer.encode_lines(lines)
     end = len(ids)
     ids.extend(block_ids)
@@ -266,7 +270,8 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
   if documents[-1] != len(sentences) - 1:
     documents.append(len(sentences) - 1)
   if not ids:
-    raise InputError("--input_dir: {} holds no text; remove it".format(path))
+    raise InputError("--input_dir: {} holds no text; remove the file"
+                     .format(path))
   if len(ids) > _MAX_TOKENS:
     raise InputError(
         "--input_dir: {} has {} tokens, over the limit of {}: {}".format(
@@ -283,19 +288,19 @@ def read_corpus(path: str, tokenizer: tokenization.FullTokenizer, digest: Any,
 class Sampler:
   """Draws the instances of a corpus as BERT's reference does.
 
-  Every draw is the one that the methods of `random.Random` would make there;
-  they are spelt out, for most of the time goes into them.
+  The draws are those of the methods of `random.Random`. The class implements
+  them itself because they take most of the time.
   """
 
   def __init__(self, corpus: Corpus, vocab: Mapping[str, int],
                options: SamplingOptions, rng: random.Random):
-    """Shuffles the documents, which is the first thing that is drawn.
+    """Makes the first draws, which shuffle the documents.
 
     Args:
-      corpus: to draw from.
+      corpus: corpus to draw from.
       vocab: ids by token.
-      options: what to draw.
-      rng: source of all draws.
+      options: sampling options.
+      rng: random number generator of all draws.
     """
     self._sentences = corpus.sentences
     self._options = options
@@ -318,13 +323,14 @@ class Sampler:
 
   @property
   def num_documents(self) -> int:
+    """Number of documents in the corpus."""
     return len(self._order)
 
   def rows(self) -> Iterator[np.ndarray]:
-    """Yields the instances of each document in turn, dupe_factor times over.
+    """Yields the instances of each document, in `dupe_factor` passes.
 
     Yields:
-      `row_dtype` of the options, [N].
+      The instances of one document, `options.row_dtype` [N].
     """
     for _ in range(self._options.dupe_factor):
       for index in range(len(self._order)):
@@ -339,7 +345,7 @@ class Sampler:
     return draw
 
   def _sample_document(self, index: int) -> "array.array[int]":
-    """Draws the instances of one document; the fields of row_dtype of each."""
+    """Draws a document's instances; returns the fields of their row_dtype."""
     options = self._options
     rand = self._random
     below = self._below
@@ -352,7 +358,7 @@ class Sampler:
     document = self._order[index]
     start, document_end = self._documents[document:document + 2]
     while start < document_end:
-      # Whole sentences, until the target is reached.
+      # A chunk of whole sentences, which ends when it reaches the target.
       end = bisect.bisect_left(
           sentences, sentences[start] + target, start + 1, document_end)
       middle = start + 1
@@ -364,11 +370,11 @@ class Sampler:
       if is_random_next:
         second, second_end = self._random_second(
             index, target - (first_end - first))
-        start = middle  # The rest of the chunk is used again.
+        start = middle  # The next chunk begins with the rest of this chunk.
       else:
         second, second_end = first_end, sentences[end]
         start = end
-      # Truncate: one token at a time, from either end of the longer side.
+      # Truncates one token at a time, from either end of the longer span.
       first_length = first_end - first
       second_length = second_end - second
       for _ in range(first_length + second_length - max_tokens):
@@ -388,7 +394,7 @@ class Sampler:
     return rows
 
   def _random_second(self, index: int, target: int) -> Tuple[int, int]:
-    """Draws a span of another document, if there is one; its start and end."""
+    """Draws a span of another document, if any; returns its start and end."""
     for _ in range(_MAX_DRAWS_OF_DOCUMENT):
       other = self._below(len(self._order))
       if other != index:
@@ -402,7 +408,7 @@ class Sampler:
 
   def _mask(self, first: int, first_length: int, second: int,
             second_length: int) -> Tuple[List[int], List[int]]:
-    """Draws which positions to mask, and with which ids."""
+    """Draws the positions to mask and their new ids."""
     options = self._options
     rand = self._random
     num_tokens = first_length + second_length
@@ -433,7 +439,7 @@ class Sampler:
 
   def _whole_words(self, positions: List[int], continues_word: bytes,
                    num_masked: int) -> List[int]:
-    """Draws whole words that have at most num_masked pieces together."""
+    """Draws the positions of whole words, at most `num_masked` in total."""
     words: List[List[int]] = []
     for position, continues in zip(positions, continues_word):
       if continues and words:
@@ -450,13 +456,13 @@ class Sampler:
 
 def shuffle(items: MutableSequence, getrandbits: Callable[[int], int],
             num_needed: Optional[int] = None) -> None:
-  """Shuffles in place, with the draws and the outcome of `Random.shuffle`.
+  """Shuffles in place, with the draws and the result of `Random.shuffle`.
 
   Args:
-    items: to be shuffled.
-    getrandbits: of the generator.
-    num_needed: how many items at the front are wanted; the others are left in
-      no particular order, some of them lost. None for all.
+    items: sequence to shuffle.
+    getrandbits: method of the random number generator.
+    num_needed: number of items at the front to shuffle correctly; the items
+      behind them are arbitrary, and some are lost. None for all items.
   """
   if num_needed is None:
     num_needed = len(items)
@@ -464,7 +470,7 @@ def shuffle(items: MutableSequence, getrandbits: Callable[[int], int],
   while last > 0:
     bits = (last + 1).bit_length()
     first = (1 << bits - 1) - 1  # Draws below this need fewer bits.
-    # Beyond the front, what would be swapped to index i is not needed.
+    # Beyond the front, the item for index i is not needed: no swap.
     for i in range(last, max(first, num_needed) - 1, -1):
       draw = getrandbits(bits)
       while draw > i:
@@ -486,10 +492,10 @@ def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
   """Builds the features of instances.
 
   Args:
-    rows: `row_dtype` of the options, [N], as a Sampler gives them.
-    ids: int32, of the corpus.
+    rows: instances of a Sampler, `options.row_dtype` [N].
+    ids: token ids of the corpus, int32 [tokens].
     vocab: ids by token.
-    options: those of the Sampler.
+    options: sampling options of the Sampler.
 
   Returns:
     Arrays by feature name, [N, S], [N, P] and [N, 1].
@@ -501,7 +507,7 @@ def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
   is_token = position < first_length + second_length + _NUM_SPECIAL
   start = np.where(is_first, rows["first_start"][:, np.newaxis] - 1,
                    rows["second_start"][:, np.newaxis] - 2 - first_length)
-  # Where there is no token of the corpus, something else comes below.
+  # Positions without a token of the corpus are overwritten below.
   input_ids = ids.take(start + position, mode="clip")  # [N, S]
   input_ids[:, 0] = vocab[tokenization.CLASS_TOKEN]
   row = np.arange(len(rows))[:, np.newaxis]
@@ -509,7 +515,7 @@ def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
     input_ids[row, separator] = vocab[tokenization.SEPARATOR_TOKEN]
   input_ids[~is_token] = 0
 
-  # Slots in the order of their positions; the empty ones come last.
+  # Slots are sorted by position; empty slots come last.
   is_slot = (np.arange(options.max_predictions_per_seq)
              < rows["num_masked"][:, np.newaxis])  # [N, P]
   order = np.argsort(
@@ -518,7 +524,7 @@ def features_of(rows: np.ndarray, ids: np.ndarray, vocab: Mapping[str, int],
   new_ids = np.take_along_axis(rows["new_ids"], order, axis=1)
   labels = input_ids[row, positions]  # [N, P]
   new_ids = np.where(is_slot & (new_ids != _KEPT), new_ids, labels)
-  # Empty slots point at [CLS], which they leave as it is.
+  # Empty slots point at [CLS] and write its own id.
   input_ids[row, positions] = new_ids
   return {
       schema.INPUT_IDS: input_ids,
