@@ -1,17 +1,16 @@
-"""Which record comes when in training: epochs, windows, processes, resume.
+"""Orders the records in training: epochs, windows, processes and resuming.
 
-All records of all epochs form one sequence, which follows from the files and a
-seed alone. Step s of any number of processes takes the next records of it, so
-many processes train on what one process would train on, and a run resumes from
-the number of records that were read, with as many processes as it likes.
+The records of all epochs form one sequence, which depends on the files and the
+seed alone. At each step, all processes together take the next records of the
+sequence. Therefore the number of processes does not change the training data,
+and a run resumes from the number of records read, with any number of processes.
 
-An epoch is a random permutation of all blocks of all files, so each record
-comes once in it. Consecutive blocks form a window, as many as are held in
-memory at once. A window is cut into `LANES` runs of records, the lanes, each of
-them is shuffled, and the sequence takes one record from each lane in turn.
-Processes whose number divides `LANES` so have lanes of their own, which no
-other process reads. Lanes are numbered such that those of one process follow
-each other in the file, wherever the number of processes is a power of two.
+An epoch is a random permutation of the blocks of all files. Consecutive blocks
+form a window, which is held in memory. A window is cut into `NUM_SHARDS` shards
+of consecutive records. Each shard is shuffled, and the sequence takes one
+record from each shard in turn. If the number of processes divides `NUM_SHARDS`,
+no two processes read the same shard. If the number is a power of two, the
+shards of a process are adjacent in the files.
 
 Dimensions:
   F: files
@@ -35,15 +34,15 @@ from records import tfrecord
 from util import files
 from util.command_line import InputError
 
-# Records in a window, about: 67 MB at S = 128, P = 20, K = 10.
+# Approximate number of records in a window: 67 MB at S = 128, P = 20, K = 10.
 WINDOW_RECORDS = 32 * tfrecord.BLOCK_RECORDS
-# Bytes in a window at most, about, where records are longer.
+# Approximate upper bound of the bytes in a window, for longer records.
 WINDOW_BYTES = 128 << 20
-# A multiple of most numbers of processes: 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48,
-# 64, 96 and 192. Processes of another number read lanes of others too.
-_LANE_BITS, _LANE_FACTOR = 6, 3
-LANES = _LANE_FACTOR << _LANE_BITS
-# File in output_dir that says how many records were read before which step.
+# Divisible by 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96 and 192, the most
+# common numbers of processes. With another number, processes share shards.
+_SHARD_BITS, _SHARD_FACTOR = 6, 3
+NUM_SHARDS = _SHARD_FACTOR << _SHARD_BITS
+# File in output_dir with the list of the run's `Reading`s.
 ORDER_FILE = "record_order.json"
 
 
@@ -55,11 +54,11 @@ class Corpus:
   """The blocks of record files, in the order of the files.
 
   Attributes:
-    paths: the files.
-    files: number of the file of each block, int64 [A].
-    offsets: where it begins in its file, int64 [A].
-    num_bytes: its size, int64 [A].
-    num_records: likewise, int64 [A].
+    paths: paths of the files, [F].
+    files: index in `paths` of each block's file, int64 [A].
+    offsets: offset of each block in its file, in bytes, int64 [A].
+    num_bytes: size of each block in bytes, int64 [A].
+    num_records: number of records in each block, int64 [A].
   """
   paths: Sequence[str]
   files: np.ndarray
@@ -69,18 +68,18 @@ class Corpus:
 
   @property
   def size(self) -> int:
-    """Records of all files."""
+    """Number of records in all files."""
     return int(self.num_records.sum())
 
   @property
   def window_records(self) -> int:
-    """Records in a window, about; fewer blocks where the records are long."""
+    """Approximate number of records in a window, within `WINDOW_BYTES`."""
     blocks = WINDOW_BYTES * self.size // int(
         self.num_bytes.sum() * tfrecord.BLOCK_RECORDS)
     return min(WINDOW_RECORDS, max(1, blocks) * tfrecord.BLOCK_RECORDS)
 
   def fingerprint(self) -> str:
-    """Returns the SHA-256 of what the order of records depends on."""
+    """Returns the SHA-256 of the file names and blocks, which fix the order."""
     digest = hashlib.sha256()
     for path in self.paths:
       digest.update(os.path.basename(path).encode() + b"\n")
@@ -91,15 +90,15 @@ class Corpus:
 
 def read_corpus(paths: Sequence[str], flag: str,
                 index_folder: Optional[str] = None) -> Corpus:
-  """Reads where the blocks of record files begin.
+  """Reads the block index of record files.
 
   Args:
-    paths: record files.
-    flag: name of the flag that named them, for errors.
+    paths: paths of the record files.
+    flag: name of the flag that named the files, for errors.
     index_folder: as for `block_index.read_block_index`.
 
   Raises:
-    InputError: a file is damaged or no TFRecord file.
+    InputError: if a file is damaged or not a TFRecord file.
   """
   columns: List[np.ndarray] = []
   for number, path in enumerate(paths):
@@ -118,9 +117,9 @@ class Piece(NamedTuple):
   """Consecutive records of one block.
 
   Attributes:
-    block: number of the block.
-    start: the first record, counted in the block.
-    stop: the record after the last one.
+    block: index of the block in the corpus.
+    start: first record of the piece, counted from the start of the block.
+    stop: record after the last record of the piece.
   """
   block: int
   start: int
@@ -128,32 +127,32 @@ class Piece(NamedTuple):
 
 
 def pieces_of(corpus: Corpus, first: int, last: int) -> List[Piece]:
-  """Returns where a range of records in the order of the files lies.
+  """Returns the pieces of a range of records, numbered in file order.
 
   Args:
     corpus: the blocks.
-    first: the first record.
-    last: the record after the last one.
+    first: first record of the range.
+    last: record after the last record of the range.
   """
   return _pieces(np.arange(len(corpus.num_records)), corpus.num_records,
                  np.array([first]), np.array([last]))
 
 
 def path_of(corpus: Corpus, record: int) -> str:
-  """Returns the file of a record, given by its place in their order."""
+  """Returns the file of a record, which is numbered in file order."""
   piece, = pieces_of(corpus, record, record + 1)
   return corpus.paths[corpus.files[piece.block]]
 
 
 def _pieces(blocks: np.ndarray, num_records: np.ndarray, starts: np.ndarray,
             stops: np.ndarray) -> List[Piece]:
-  """Cuts ranges of the records of some blocks at the ends of the blocks.
+  """Cuts ranges of records at the ends of blocks.
 
   Args:
-    blocks: numbers of the blocks.
-    num_records: of each of these blocks.
-    starts: first record of each range, counted over all these blocks.
-    stops: the record after the last one of each range.
+    blocks: indices of the blocks.
+    num_records: number of records in each of the blocks.
+    starts: first record of each range, counted over all of the blocks.
+    stops: record after the last record of each range.
   """
   ends = np.cumsum(num_records)
   pieces = []
@@ -170,14 +169,14 @@ def _pieces(blocks: np.ndarray, num_records: np.ndarray, starts: np.ndarray,
 
 
 class Location(NamedTuple):
-  """Where to read a piece.
+  """The location of a piece in its file.
 
   Attributes:
     path: the file.
-    offset: where to begin, in bytes.
-    num_bytes: how much to read.
-    num_skipped: records to pass over.
-    num_records: records to take after them.
+    offset: offset of the first byte to read.
+    num_bytes: number of bytes to read.
+    num_skipped: number of records to skip.
+    num_records: number of records to take after the skipped ones.
   """
   path: str
   offset: int
@@ -187,18 +186,19 @@ class Location(NamedTuple):
 
 
 def locate(corpus: Corpus, piece: Piece, flag: str) -> Location:
-  """Finds where a piece lies in its file.
+  """Finds the location of a piece in its file.
 
-  Where it is only part of a block, the heads of the block's records are read:
-  not of a remote file, in which each of them would be a request.
+  For a part of a block, the lengths of the block's records are read to find the
+  bytes of the part. In a remote file each length would be a request, so the
+  location covers the whole block.
 
   Args:
     corpus: the blocks.
-    piece: of one of them.
+    piece: a piece of one of the blocks.
     flag: name of the flag that named the files, for errors.
 
   Raises:
-    InputError: the file is damaged, or cannot be read.
+    InputError: if the file is damaged, has changed or cannot be read.
   """
   block, start, stop = piece
   path = corpus.paths[corpus.files[block]]
@@ -211,8 +211,9 @@ def locate(corpus: Corpus, piece: Piece, flag: str) -> Location:
     bounds = list(itertools.islice(
         tfrecord.offsets(path, flag, offset), start, stop + 1))
   except OSError as error:
-    raise InputError("--{}: {}: {}; the file was there when training began"
-                     .format(flag, path, error.strerror)) from None
+    raise InputError("--{}: {}: {}; the file was readable when training began, "
+                     "restore it and run the same command again".format(
+                         flag, path, error.strerror)) from None
   if len(bounds) <= stop - start:
     raise InputError("--{}: {} has fewer records than when training began; do "
                      "not change it during a run".format(flag, path))
@@ -223,14 +224,14 @@ def locate(corpus: Corpus, piece: Piece, flag: str) -> Location:
 
 
 class Window(NamedTuple):
-  """What a process reads at once, and in which order it takes it.
+  """The pieces that a process reads at once, and the order of their records.
 
   Attributes:
-    epoch: number of the epoch.
-    pieces: where the records lie.
-    order: the records of the pieces, counted over all of them, in the order in
-      which they are taken; int32. Others of them come in no order of this
-      process, or have come before.
+    epoch: number of the epoch, from 0.
+    pieces: the pieces to read.
+    order: records to take, in order, each counted over all pieces; int32.
+      Records of the pieces that are not in `order` belong to other processes or
+      were taken before the run resumed.
   """
   epoch: int
   pieces: List[Piece]
@@ -239,16 +240,17 @@ class Window(NamedTuple):
 
 def windows(corpus: Corpus, seed: int, position: int = 0,
             num_processes: int = 1, process: int = 0) -> Iterator[Window]:
-  """Yields what one process reads, without end.
+  """Yields the windows of one process, without end.
 
-  Of the sequence from `position` on it takes every num_processes-th record.
+  The process takes the records `position + process`, then every
+  `num_processes`-th record of the sequence.
 
   Args:
-    corpus: the blocks.
-    seed: of the order.
-    position: how many records of the sequence to leave out.
-    num_processes: processes that share the sequence.
-    process: this one.
+    corpus: the blocks, with at least one record.
+    seed: seed of the order.
+    position: number of records to skip at the start of the sequence.
+    num_processes: number of processes.
+    process: rank of this process.
   """
   assert corpus.size
   next_position = position + process
@@ -273,19 +275,19 @@ def windows(corpus: Corpus, seed: int, position: int = 0,
 
 
 def _generator(seed: int, *numbers: int) -> np.random.Generator:
-  """Returns the source of what is drawn for an epoch or a window."""
+  """Returns the random generator of an epoch, or of a window of an epoch."""
   return np.random.default_rng([seed % (1 << 64), *numbers])
 
 
 def _window_blocks(counts: np.ndarray, window_records: int) -> List[slice]:
-  """Deals the blocks of an epoch to windows; a short last one joins another.
+  """Divides the blocks of an epoch into windows of about the same size.
 
   Args:
-    counts: records of each block, in the order of the epoch.
-    window_records: records in a window, about.
+    counts: number of records in each block, in the order of the epoch.
+    window_records: approximate number of records in a window.
 
   Returns:
-    The blocks of each window.
+    The range of blocks of each window.
   """
   first_records = np.cumsum(counts) - counts
   num_windows = max(1, int(counts.sum() / window_records + 0.5))
@@ -298,56 +300,56 @@ def _window_blocks(counts: np.ndarray, window_records: int) -> List[slice]:
 def _window(blocks: np.ndarray, counts: np.ndarray,
             generator: np.random.Generator, first: int, stride: int
            ) -> Tuple[List[Piece], np.ndarray]:
-  """Returns pieces and order of one process's part of a window.
+  """Returns the pieces and the order of one process in a window.
 
   Args:
-    blocks: numbers of the window's blocks.
-    counts: records of each of them.
-    generator: of the window.
+    blocks: indices of the window's blocks.
+    counts: number of records in each of the blocks.
+    generator: random generator of the window.
     first: position in the window of the first record to take.
-    stride: of the positions of all records to take.
+    stride: distance between the positions of records to take.
   """
   size = int(counts.sum())
-  lanes = _lanes_by_place()
-  # Position q of the window is in lane q % LANES.
-  lengths = (size - lanes + LANES - 1) // LANES
+  shards = _shards_in_order()
+  # Position q of the window takes a record of shard q % NUM_SHARDS.
+  lengths = (size - shards + NUM_SHARDS - 1) // NUM_SHARDS
   ends = np.cumsum(lengths)
-  # A stable sort within each lane: its number is the whole part of the key.
+  # The integer part of a key orders by shard, the fraction shuffles the shard.
   shuffled = np.argsort(
-      np.repeat(np.arange(LANES), lengths) + generator.random(size),
+      np.repeat(np.arange(NUM_SHARDS), lengths) + generator.random(size),
       kind="stable")
-  place_of_lane = np.argsort(lanes)
+  index_of_shard = np.argsort(shards)
   positions = np.arange(first, size, stride)
-  places = place_of_lane[positions % LANES]
-  records = shuffled[(ends - lengths)[places] + positions // LANES]
-  # Whole lanes are read, from the start of the window, so that a process which
-  # resumes reads what it would have read without.
-  step = math.gcd(stride, LANES)
-  is_read = (lanes % step == first % step) & (lengths > 0)
-  starts, stops = _runs(is_read, ends - lengths, ends)
-  run_offsets = np.cumsum(stops - starts) - (stops - starts)
-  runs = np.searchsorted(stops, records, side="right")
-  order = records - starts[runs] + run_offsets[runs]
+  indices = index_of_shard[positions % NUM_SHARDS]
+  records = shuffled[(ends - lengths)[indices] + positions // NUM_SHARDS]
+  # Whole shards are read even from the middle of a window, so that a resumed
+  # process reads the same pieces as an uninterrupted one.
+  step = math.gcd(stride, NUM_SHARDS)
+  is_read = (shards % step == first % step) & (lengths > 0)
+  starts, stops = _merge_ranges(is_read, ends - lengths, ends)
+  range_offsets = np.cumsum(stops - starts) - (stops - starts)
+  ranges = np.searchsorted(stops, records, side="right")
+  order = records - starts[ranges] + range_offsets[ranges]
   return _pieces(blocks, counts, starts, stops), order.astype(np.int32)
 
 
-def _lanes_by_place() -> np.ndarray:
-  """Returns which lane lies where in a window, int64 [LANES].
+def _shards_in_order() -> np.ndarray:
+  """Returns the shards in the order of their records, int64 [NUM_SHARDS].
 
-  The bits of a place are those of its lane in reverse, so that lanes which are
-  equal modulo a power of two lie side by side.
+  The bits of a shard are the bits of its index in reverse, so that shards equal
+  modulo a power of two are adjacent.
   """
-  places = np.arange(LANES)
-  high, low = places // _LANE_FACTOR, places % _LANE_FACTOR
+  indices = np.arange(NUM_SHARDS)
+  high, low = indices // _SHARD_FACTOR, indices % _SHARD_FACTOR
   reverse = np.zeros_like(high)
-  for bit in range(_LANE_BITS):
-    reverse |= (high >> bit & 1) << (_LANE_BITS - 1 - bit)
-  return reverse + (low << _LANE_BITS)
+  for bit in range(_SHARD_BITS):
+    reverse |= (high >> bit & 1) << (_SHARD_BITS - 1 - bit)
+  return reverse + (low << _SHARD_BITS)
 
 
-def _runs(is_taken: np.ndarray, starts: np.ndarray, stops: np.ndarray
-         ) -> Tuple[np.ndarray, np.ndarray]:
-  """Joins ranges that follow each other and are taken."""
+def _merge_ranges(is_taken: np.ndarray, starts: np.ndarray, stops: np.ndarray
+                 ) -> Tuple[np.ndarray, np.ndarray]:
+  """Merges adjacent ranges among the ranges that are taken."""
   starts, stops = starts[is_taken], stops[is_taken]
   is_new = np.append(True, starts[1:] != stops[:-1])
   return starts[is_new], stops[np.append(is_new[1:], True)]
@@ -358,18 +360,18 @@ def _runs(is_taken: np.ndarray, starts: np.ndarray, stops: np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How a run reads records from some step on.
+  """How a run reads records from a step on, until the next `Reading`.
 
   Attributes:
-    first_step: the step.
-    position: records of the sequence that were read before it.
-    sequences_per_step: records that all processes together read in a step.
-    seed: of the order.
-    corpus: fingerprint of the files.
-    corpus_size: records in them.
-    skipped_steps: steps before `first_step` that changed no variable, because
-      their gradients overflowed.
-    window_records: records in a window, about.
+    first_step: first step of the reading.
+    position: position in the sequence at `first_step`.
+    sequences_per_step: records that all processes together read per step.
+    seed: seed of the order.
+    corpus: fingerprint of the corpus.
+    corpus_size: number of records in the corpus.
+    skipped_steps: number of steps before `first_step` that changed no variable
+      because their gradients overflowed.
+    window_records: approximate number of records in a window.
   """
   first_step: int
   position: int
@@ -381,16 +383,16 @@ class Reading:
   window_records: int = WINDOW_RECORDS
 
   def position_at(self, step: int) -> int:
-    """Returns how many records were read before a step."""
+    """Returns the position in the sequence at a step."""
     return self.position + (step - self.first_step) * self.sequences_per_step
 
 
 class Progress(NamedTuple):
-  """How far a run is at some step.
+  """The progress of a run at a step.
 
   Attributes:
-    num_sequences: sequences that all steps before it have read.
-    num_skipped: of these, the sequences of steps that changed no variable.
+    num_sequences: number of sequences read in all earlier steps.
+    num_skipped: how many of them were read in steps that changed no variable.
   """
   num_sequences: int
   num_skipped: int
@@ -398,19 +400,19 @@ class Progress(NamedTuple):
 
 def progress(output_dir: str, step: int, sequences_per_step: int,
              skipped_steps: int = 0) -> Progress:
-  """Counts the sequences that a run has read, whatever the size of its steps.
+  """Counts the sequences that a run has read, also if its batch size changed.
 
-  Steps before the first note, which earlier versions have trained, count as
-  steps of the present size.
+  Steps before the first `Reading`, which an earlier version trained, count with
+  the current `sequences_per_step`.
 
   Args:
     output_dir: folder of the run.
-    step: the step of its checkpoint.
-    sequences_per_step: records that all processes together now read in a step.
-    skipped_steps: steps before `step` that changed no variable.
+    step: step of the run's checkpoint.
+    sequences_per_step: records that all processes together now read per step.
+    skipped_steps: number of steps before `step` that changed no variable.
 
   Raises:
-    InputError: the note of earlier runs is damaged.
+    InputError: if the run's `ORDER_FILE` is damaged.
   """
   earlier = _readings_before(output_dir, step)
   starts = [0, *(reading.first_step for reading in earlier), step]
@@ -426,23 +428,23 @@ def progress(output_dir: str, step: int, sequences_per_step: int,
 
 def resume(output_dir: str, first_step: int, sequences_per_step: int,
            seed: int, corpus: Corpus, skipped_steps: int = 0) -> Reading:
-  """Finds where in the sequence of records a run resumes, and notes it.
+  """Finds the position in the sequence where a run resumes, and records it.
 
   Args:
     output_dir: folder of the run.
-    first_step: the step of the checkpoint that it resumes from, 0 for none.
-    sequences_per_step: records that all processes together read in a step.
-    seed: of the order.
-    corpus: the files.
+    first_step: step of the checkpoint to resume from, 0 for none.
+    sequences_per_step: records that all processes together read per step.
+    seed: seed of the order.
+    corpus: the blocks.
     skipped_steps: as for `progress`.
 
   Returns:
-    How it reads from there. Where the files, the seed or the windows have
-    changed, it begins a new epoch; where an earlier version has trained, the
-    first one.
+    The reading from `first_step` on. If the files, the seed or the windows have
+    changed, the reading begins a new epoch. If an earlier version trained
+    without an `ORDER_FILE`, the reading begins the first epoch.
 
   Raises:
-    InputError: the note of earlier runs is damaged.
+    InputError: if the run's `ORDER_FILE` is damaged.
   """
   earlier = _readings_before(output_dir, first_step)
   reading = Reading(first_step, 0, sequences_per_step, seed,
@@ -452,7 +454,7 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
   if earlier:
     last = earlier[-1]
     position = last.position_at(first_step)
-    changes = [words for words, old, new in (
+    changes = [change for change, old, new in (
         ("the records", last.corpus, reading.corpus),
         ("--random_seed", last.seed, seed),
         ("the size of windows, which now follows from the bytes of a record",
@@ -469,9 +471,9 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
     else:
       readings[-1] = dataclasses.replace(reading, position=position)
   elif first_step:
-    logging.info("%s was trained in the record order of an earlier version: "
-                 "from step %d on records come in a new order, from the start "
-                 "of an epoch.", output_dir, first_step)
+    logging.info("An earlier version trained %s in another record order. "
+                 "Training starts a new epoch at step %d.", output_dir,
+                 first_step)
   files.make_folder(output_dir)
   files.write_atomically(os.path.join(output_dir, ORDER_FILE), json.dumps(
       [dataclasses.asdict(each) for each in readings], indent=1) + "\n")
@@ -479,29 +481,29 @@ def resume(output_dir: str, first_step: int, sequences_per_step: int,
 
 
 def _readings_before(output_dir: str, step: int) -> List[Reading]:
-  """Returns how a run has read the records before a step.
+  """Returns the readings of a run that began before a step.
 
-  Later readings were lost with the runs that ended before their checkpoint.
+  Later readings belong to runs that ended before their first checkpoint.
   """
   return [reading for reading in _read_readings(
       os.path.join(output_dir, ORDER_FILE)) if reading.first_step < step]
 
 
 def _read_readings(path: str) -> List[Reading]:
-  """Reads what earlier runs have noted; nothing where there is no file."""
+  """Reads an `ORDER_FILE`; returns no readings if the file does not exist."""
   try:
     with files.open_file(path) as file:
       readings = [Reading(**values) for values in json.loads(file.read())]
     for reading in readings:
       for field in dataclasses.fields(Reading):
         if type(getattr(reading, field.name)) is not field.type:
-          raise ValueError("{} is of another type".format(field.name))
+          raise ValueError("{} has the wrong type".format(field.name))
       if reading.corpus_size < 1:
         raise ValueError("corpus_size is {}".format(reading.corpus_size))
   except FileNotFoundError:
     return []
   except (RecursionError, TypeError, ValueError) as error:
     raise InputError(
-        "{} is damaged ({}); remove it, and training resumes at the start of "
-        "an epoch".format(path, error)) from None
+        "{} is damaged ({}); remove the file, and training resumes at the "
+        "start of an epoch".format(path, error)) from None
   return readings

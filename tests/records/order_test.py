@@ -319,8 +319,8 @@ def test_a_run_of_an_earlier_version_is_told_of_the_order(tmp_path, caplog):
   caplog.set_level("INFO")
   corpus = _corpus()
   assert _position(tmp_path, 7, corpus) == 0
-  assert "record order of an earlier version" in caplog.text
-  assert "from step 7" in caplog.text
+  assert "An earlier version trained {}".format(tmp_path) in caplog.text
+  assert "a new epoch at step 7" in caplog.text
   caplog.clear()
   assert _position(tmp_path, 9, corpus) == 64
   assert not caplog.text
