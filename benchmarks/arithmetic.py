@@ -1,4 +1,4 @@
-"""What limits the stages that compute: operations, and how fast they can be."""
+"""Counts operations and measures the machine's peak rate, for benchmarks."""
 
 import collections
 import functools
@@ -20,16 +20,16 @@ tf1 = tf.compat.v1
 _MATRIX_SIZE = 3072
 _TYPES = {"fp32": tf.float32, "bf16": tf.bfloat16, "fp16": tf.float16}
 _PRODUCT_NAME = "matrix product in {}"
-# Forward, and twice as much backward.
+# One forward pass, and a backward pass with twice its operations.
 TRAINING_PASSES = 3
-# In a trace, an operation of a graph: name of the node, then its kind.
+# A graph's operation in a trace: name of the node, then its kind.
 _OPERATION = re.compile(r"[^:]+:(\w+)")
-# Kinds that multiply matrices.
+# Part of the kinds that multiply matrices.
 _PRODUCT = "MatMul"
 
 
 def matrix_product_rate(dtype: tf.DType, size: int = _MATRIX_SIZE) -> float:
-  """Measures the matrix product of large matrices, in GFLOP/s."""
+  """Measures the rate of a large matrix product in GFLOP/s."""
   with tf.Graph().as_default(), tf1.Session() as session:
     matrix = tf.Variable(
         tf.cast(tf.random.normal([size] * 2), dtype))
@@ -45,13 +45,13 @@ def matrix_product_rate(dtype: tf.DType, size: int = _MATRIX_SIZE) -> float:
 
 def product_contenders(precisions: Sequence[str]
                       ) -> Dict[str, Callable[[], float]]:
-  """Returns what measures the matrix product in turn with what it limits.
+  """Returns contenders for `measure.alternate` that time the matrix product.
 
   Args:
-    precisions: to measure it in.
+    precisions: precisions of the product, a contender for each.
 
   Returns:
-    For `measure.alternate`, whose figures `limit` takes: GFLOP/s.
+    Functions by name that return GFLOP/s. `limit` reads their figures.
   """
   return {_PRODUCT_NAME.format(precision): functools.partial(
       matrix_product_rate, _TYPES[precision]) for precision in precisions}
@@ -59,12 +59,15 @@ def product_contenders(precisions: Sequence[str]
 
 def limit(figures: Mapping[str, Sequence[float]], precision: str,
           num_operations: float) -> Tuple[str, float]:
-  """Returns the limit of a stage for `measure.row`.
+  """Returns the name and value of a stage's limit, for `measure.row`.
 
   Args:
-    figures: with those of `product_contenders`.
-    precision: of the stage.
-    num_operations: of a sequence.
+    figures: figures of `measure.alternate`, including `product_contenders`.
+    precision: precision of the stage.
+    num_operations: floating-point operations per sequence.
+
+  Returns:
+    The name of the limit and its value in sequences per second.
   """
   name = _PRODUCT_NAME.format(precision)
   return name, 1e9 * statistics.median(figures[name]) / num_operations
@@ -72,13 +75,13 @@ def limit(figures: Mapping[str, Sequence[float]], precision: str,
 
 def operations(config: modeling.BertConfig, tokens: float, slots: float,
                length: float, is_narrow: bool) -> float:
-  """Counts the floating-point operations of the matrix products, forward.
+  """Counts the operations of the matrix products in a forward pass.
 
   Args:
-    config: the model's size.
-    tokens: how many it reads, with the padding that it reads.
-    slots: how many masked tokens.
-    length: mean length of the sequences.
+    config: config of the model.
+    tokens: number of tokens, including padding that the model computes.
+    slots: number of masked tokens.
+    length: mean length of the sequences in tokens.
     is_narrow: whether the last layer is computed for the slots only.
   """
   hidden_size = config.hidden_size
@@ -94,14 +97,14 @@ def operations(config: modeling.BertConfig, tokens: float, slots: float,
 
 
 def profile(run: Callable[[], Any]) -> measure.Shares:
-  """Returns what takes most of the operations' time while TensorFlow runs.
+  """Profiles the operations that TensorFlow runs.
 
   Args:
-    run: a call that runs graphs or datasets.
+    run: function that runs graphs or datasets.
 
   Returns:
-    The share of the matrix products, if there are any, and the kinds of
-    operations that take most besides.
+    The share of the matrix products, if any, then the largest shares among the
+    other kinds of operations.
   """
   with tempfile.TemporaryDirectory() as folder:
     tf.profiler.experimental.start(folder)
@@ -126,10 +129,10 @@ def profile(run: Callable[[], Any]) -> measure.Shares:
 def _own_times(plane: Any, line: Any) -> Dict[str, float]:
   """Returns the time of each kind of operation in a thread, in ps.
 
-  What an operation starts and waits for on the same thread counts for itself.
+  The time of an operation excludes the operations nested in it.
   """
   spent: Dict[str, float] = collections.Counter()
-  running = []  # Kind and end of each, the innermost last.
+  running = []  # Kind and end of each operation, the innermost last.
   for event in sorted(line.events, key=lambda event: (
       event.offset_ps, -event.duration_ps)):
     match = _OPERATION.fullmatch(

@@ -1,14 +1,14 @@
-r"""Times the creation of records beside a straightforward implementation.
+r"""Times stage III against a straightforward implementation.
 
   python benchmarks/create_pretraining_data.py \
     --text_file movie_reviews_train.txt --vocab_file vocab.txt
 
-BERT's own create_pretraining_data.py is not a package; the straightforward
-implementation is that of the tests, which follows its procedure draw by draw:
-both must write the same records. Then the script runs with one and with two
-workers on the text split in two. From each time of the script its start-up is
-subtracted, which is the time that it takes for next to no text; a text of less
-than some MB takes too little time beside it.
+BERT's create_pretraining_data.py is not a package. The straightforward
+implementation is that of the tests, which follows BERT's procedure draw by
+draw; the benchmark checks that both write the same records. Then the stage runs
+with one and with two workers on two halves of the text. The start-up time,
+measured on a text of four short lines, is subtracted from each time of the
+stage. Use a text of several MB, which takes much longer than the start-up.
 """
 
 import os
@@ -35,7 +35,7 @@ FLAGS = flags.FLAGS
 
 _SEED = 12345  # The script's default.
 _LITTLE_TEXT = "a\nb\n\nc\nd\n"
-# The script with its work in the process that is profiled.
+# Runs the script's work in the profiled process instead of workers.
 _IN_ONE_PROCESS = """
 import sys
 sys.path.insert(0, {!r})
@@ -50,13 +50,13 @@ command_line.run(script.main)
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   measure.define_flags()
-  flags.DEFINE_string("text_file", None, "Text, one sentence a line.")
+  flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")
   flags.DEFINE_integer("dupe_factor", 10, "As for the stage.")
 
 
 class Script:
-  """The script, run on folders of texts in a temporary folder."""
+  """Stage III, run on folders of texts in a temporary folder."""
 
   def __init__(self, folder: pathlib.Path, vocab_file: str, dupe_factor: int):
     self._folder = folder
@@ -64,7 +64,7 @@ class Script:
     self._dupe_factor = dupe_factor
 
   def seconds(self, input_dir: str, num_workers: int) -> float:
-    """Returns the time of a run, its start-up subtracted."""
+    """Returns the seconds of a run without its start-up."""
     little = self._folder / (input_dir + ".little")
     little.mkdir(exist_ok=True)
     for name in os.listdir(self._folder / input_dir):
@@ -77,7 +77,7 @@ class Script:
     return run.wall - start_up.wall
 
   def arguments(self, input_dir: str) -> List[str]:
-    """Returns the flags for a folder of texts, whose records are removed."""
+    """Removes earlier records of a folder of texts; returns the flags."""
     output = self._folder / (input_dir + ".records")
     shutil.rmtree(output, ignore_errors=True)
     return ["--input_dir", str(self._folder / input_dir), "--output_dir",
@@ -88,7 +88,7 @@ class Script:
 
 def create_plainly(text_file: str, output: str, vocab_file: str,
                    dupe_factor: int) -> float:
-  """Returns the seconds that the straightforward implementation takes."""
+  """Returns the seconds of the straightforward implementation."""
   vocabulary = reference.read_vocabulary(vocab_file)
   settings = reference.Settings(dupe_factor=dupe_factor)
   little = output + ".little"
@@ -100,10 +100,10 @@ def create_plainly(text_file: str, output: str, vocab_file: str,
 
 
 def check_equal(first: pathlib.Path, second: pathlib.Path) -> int:
-  """Compares record files whose Examples may order their features freely.
+  """Asserts that two record files are equal, whatever the order of features.
 
   Returns:
-    How many records they have.
+    The number of records in each file.
   """
   num_records = 0
   second_records = tfrecord.read(str(second), "text_file")
@@ -119,7 +119,7 @@ def check_equal(first: pathlib.Path, second: pathlib.Path) -> int:
 
 def run(folder: pathlib.Path, text_file: str, vocab_file: str,
         dupe_factor: int, turns: int) -> None:
-  """Times all of them."""
+  """Times all contenders and reports their rates."""
   for name in ("whole", "halves"):
     (folder / name).mkdir()
   shutil.copy(text_file, folder / "whole" / "0.txt")

@@ -10,18 +10,18 @@ r"""Compares exported models with transformers, and measures size and latency.
     --text_file heldout.txt --eval_file heldout.tsv \
     --peers_pythons .venv-peers/bin/python,.venv-peers_5/bin/python
 
-examples/export_student.py exports the student and two classifiers that
-examples/fine_tune_classifier.py has made of the student and of its teacher.
-Part by part, the script prints
+The benchmark exports, with examples/export_student.py, the student and two
+classifiers, which examples/fine_tune_classifier.py has made of the student and
+of its teacher. Each part prints a table:
 
-  agreement   for each version of transformers the texts whose token ids equal
-              those of tokenization.py, and the largest difference of a logit;
-              the texts are lines of text_file, random strings of odd
-              characters, and every character that Python knows
-  accuracy    of the student's classifier on eval_file, with weights of 32 and
-              of 8 bits
-  latency     the size of each format, and the milliseconds of one sequence of
-              128 tokens on one core, a median over turns
+  agreement   for each version of transformers: the number of texts whose token
+              ids differ from those of tokenization.py, and the largest
+              difference of a logit; the texts are lines of text_file, random
+              strings of unusual characters, and every character of Unicode
+  accuracy    the accuracy of the student's classifier on eval_file, with
+              weights of 32 and of 8 bits
+  latency     the size of each format, and the milliseconds per sequence of 128
+              tokens on one core, a median over turns
 """
 
 import contextlib
@@ -62,18 +62,18 @@ FLAGS = flags.FLAGS
 _PARTS = ("agreement", "accuracy", "latency")
 _NUM_LINES, _NUM_RANDOM = 1000, 2000
 _MAX_RANDOM_LENGTH = 40
-# Of the texts whose logits are compared, in one padded batch.
+# Number and length of the texts whose logits are compared, as a padded batch.
 _NUM_SCORED, _MAX_SCORED_LENGTH = 24, 64
 _NUM_TOKENS = 128
-# Sequences of a turn.
+# Sequences per turn.
 _NUM_CALLS = 5
-# Letters, marks and signs that tokenizers treat in different ways.
-_ODD_CHARACTERS = (
+# Letters, marks and signs that tokenizers treat differently.
+_UNUSUAL_CHARACTERS = (
     "aAbBzZ 019 éÉñÑe\u0301o\u0308 İIıißẞ ΑΣασςΩ. ѝйЙїЇ đĐệỆ \t\n\r\0\x01"
     "\x7f\x85\xa0\xad\u200b\u200d\u2028\u2029\u3000\ufeff\ufffd\ue000"
     "\U000f0000 中文\u3400\uf900\U00020000\U0002b820\U0002f800 カナ한글가 ½²"
     "ﬁ™ !$+<=>^`|~¡«»—…’\u2e43\u2e5d 🥰🇧🇬👩\u200d🦰 ا\u064e\u061d กำ हि")
-# What stands for the outputs of transformers in ours.
+# Names of the outputs in transformers.
 _MASKED_LM, _NEXT_SENTENCE, _LABELS = (
     "prediction_logits", "seq_relationship_logits", "logits")
 
@@ -81,21 +81,22 @@ _MASKED_LM, _NEXT_SENTENCE, _LABELS = (
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_string("student_dir", None, "Folder of an exported student.")
-  flags.DEFINE_string("vocab_file", None, "Its vocabulary.")
+  flags.DEFINE_string("vocab_file", None, "Vocabulary of the student.")
   for model in ("student", "teacher"):
     flags.DEFINE_string(
-        model + "_classifier", None, "Folder of a classifier made of it.")
-  flags.DEFINE_string("text_file", None, "Text, one sentence a line.")
+        model + "_classifier", None,
+        "Folder of a classifier fine-tuned from the {}.".format(model))
+  flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("eval_file", None, "Labelled texts to classify.")
   flags.DEFINE_list(
-      "peers_pythons", [], "Interpreters that have transformers.")
+      "peers_pythons", [], "Python interpreters with transformers installed.")
   flags.DEFINE_list("parts", list(_PARTS), "Parts to run.")
-  flags.DEFINE_integer("turns", 5, "How often to time each.", lower_bound=1)
+  flags.DEFINE_integer("turns", 5, "Turns of each format.", lower_bound=1)
 
 
 def export(model: export_student.Model, format_: str, folder: pathlib.Path,
            weight_bits: int = 32) -> pathlib.Path:
-  """Exports a model to a new folder; returns the folder."""
+  """Exports a model to a new folder and returns the folder."""
   folder.mkdir(parents=True)
   if format_ == "huggingface":
     export_student.write_huggingface(model, str(folder))
@@ -133,21 +134,21 @@ def read_models() -> Dict[str, export_student.Model]:
 
 
 def make_texts() -> List[str]:
-  """Returns texts to tokenise: lines, then random ones, then all characters."""
+  """Returns the texts to tokenize: lines, random strings and all characters."""
   with open(FLAGS.text_file, encoding="utf-8") as file:
     lines = [line for line in file.read().split("\n") if line][:_NUM_LINES]
   generator = random.Random(0)
-  odd = ["".join(generator.choices(_ODD_CHARACTERS, k=generator.randint(
+  unusual = ["".join(generator.choices(_UNUSUAL_CHARACTERS, k=generator.randint(
       1, _MAX_RANDOM_LENGTH))) for _ in range(_NUM_RANDOM)]
   long_words = ["a" * 100, "a" * 101, "a" * 200, "a" * 201]
   characters = ["a{}b".format(char) for char in map(chr, range(sys.maxunicode))
                 if unicodedata.category(char) not in ("Cn", "Cs")]
-  return [*lines, *odd, *long_words, *characters]
+  return [*lines, *unusual, *long_words, *characters]
 
 
 def our_logits(model: export_student.Model, features: Mapping[str, np.ndarray]
               ) -> Dict[str, np.ndarray]:
-  """Returns the logits of the project's graph, by the names of the peer."""
+  """Returns the logits of the project's graph by transformers' names."""
   inputs = [features[name].astype(np.int32) for name in (
       "input_ids", "attention_mask", "token_type_ids")]
   values = model.values()
@@ -172,7 +173,7 @@ def our_logits(model: export_student.Model, features: Mapping[str, np.ndarray]
 
 def compare(models: Mapping[str, export_student.Model],
             folder: pathlib.Path) -> None:
-  """Prints how far token ids and logits of transformers are from ours."""
+  """Prints how token ids and logits of transformers differ from ours."""
   texts = make_texts()
   path = folder / "texts.json"
   path.write_text(json.dumps(texts), encoding="utf-8")
@@ -201,7 +202,7 @@ def compare(models: Mapping[str, export_student.Model],
           texts, ours, _split(found["ids"], found["lengths"]))
                    if ours_of_text != tuple(theirs)]
       for text in different[:10]:
-        logging.info("%s: other ids for %s", name, ascii(text))
+        logging.info("%s: token ids differ for %s", name, ascii(text))
       is_token = found["attention_mask"] > 0
       differences = {}
       for output_name, logits in our_logits(model, found).items():
@@ -226,14 +227,14 @@ def _split(ids: Sequence[int], lengths: Sequence[int]) -> List[Tuple[int, ...]]:
 
 
 def size(folder: pathlib.Path) -> int:
-  """Returns the bytes of a model's weights and graph."""
+  """Returns the size of a model's weights and graph in bytes."""
   return sum(path.stat().st_size for path in folder.rglob("*")
              if path.suffix in (".safetensors", ".pb", ".tflite")
              or path.parent.name == "variables")
 
 
 def _runner(folder: pathlib.Path) -> Any:
-  """Returns what applies a TensorFlow Lite model, on one core."""
+  """Returns the signature runner of a TensorFlow Lite model, on one core."""
   return tf.lite.Interpreter(
       str(folder / export_student.TFLITE_FILE),
       num_threads=1).get_signature_runner()
@@ -241,7 +242,7 @@ def _runner(folder: pathlib.Path) -> Any:
 
 def measure_accuracy(models: Mapping[str, export_student.Model],
                      folder: pathlib.Path) -> None:
-  """Prints how the student's classifier fares with weights of 8 bits."""
+  """Prints the accuracy of the student's classifier in 32 and 8 bits."""
   model = models["student's classifier"]
   encoding = fine_tune_classifier.load(
       FLAGS.student_classifier, "student_classifier").encoding
@@ -264,21 +265,21 @@ def measure_accuracy(models: Mapping[str, export_student.Model],
           == examples.label_ids[row])
     rows.append((str(bits), "{:,}".format(examples.size),
                  "{:.3f}".format(num_correct / examples.size)))
-  _print_table("bits of a weight | texts | accuracy", rows)
+  _print_table("bits per weight | texts | accuracy", rows)
 
 
 def measure_latency(models: Mapping[str, export_student.Model],
                     folder: pathlib.Path) -> None:
   """Prints sizes, and the latency of one sequence on one core."""
   core = min(os.sched_getaffinity(0))
-  os.sched_setaffinity(0, {core})  # Of the peers too, which are started later.
+  os.sched_setaffinity(0, {core})  # Peers start later and inherit it.
   tf.config.threading.set_intra_op_parallelism_threads(1)
   tf.config.threading.set_inter_op_parallelism_threads(1)
   texts = folder / "text.json"
   texts.write_text(json.dumps(["a"]), encoding="utf-8")
   sizes: Dict[Tuple[str, str], int] = {}
   contenders: Dict[Tuple[str, str], Callable[[], float]] = {}
-  kept = []
+  loaded = []  # Keeps the models alive, whose signatures are called.
   with contextlib.ExitStack() as stack:
     for name, model in models.items():
       if not model.labels:
@@ -289,7 +290,7 @@ def measure_latency(models: Mapping[str, export_student.Model],
                   schema.SEGMENT_IDS: np.zeros_like(ids)}
       exported = export(model, "saved_model", folder / "served" / name)
       saved = tf.saved_model.load(str(exported))
-      kept.append(saved)
+      loaded.append(saved)
       tensors = {feature: tf.constant(values)
                  for feature, values in features.items()}
       key = name, "SavedModel"
@@ -314,7 +315,7 @@ def measure_latency(models: Mapping[str, export_student.Model],
     for run in contenders.values():
       run()
     seconds = measure.alternate(contenders, FLAGS.turns)
-  _print_table("model | format | MB | ms of one sequence | fastest | slowest", [
+  _print_table("model | format | MB | ms per sequence | fastest | slowest", [
       (*key, report.number(sizes[key] / 1e6), *(
           report.number(1e3 * figure(found) / _NUM_CALLS)
           for figure in (statistics.median, min, max)))
@@ -323,7 +324,7 @@ def measure_latency(models: Mapping[str, export_student.Model],
 
 def _repeated(apply: Callable[..., Any],
               features: Mapping[str, Any]) -> Callable[[], float]:
-  """Returns what applies a model some times, and returns the seconds."""
+  """Returns a function that times `_NUM_CALLS` calls of a model."""
 
   def run() -> None:
     for _ in range(_NUM_CALLS):

@@ -1,15 +1,15 @@
-r"""Measures stages IV and V on a GPU, or on the CPU where there is none.
+r"""Measures stages IV and V on a GPU, or on the CPU of a machine without one.
 
   python benchmarks/gpu.py --part model --output_dir gpu
   python benchmarks/gpu.py --part rates --output_dir gpu --precision fp16
   python benchmarks/gpu.py --part labels --labels gpu/of_cpu,gpu/of_gpu
 
-benchmarks/gpu.sh runs it with each precision, with and without XLA. `model`
-writes a model of random weights, BERT-Base unless there is a config in the
-folder already, and masked records of random tokens. `rates` prints a line of a
-table: sequences a second of the teacher, and of a student of the same size in
-training, each with its share of the rate of one large matrix product in the
-same precision; and the peak memory. `labels` compares two labelled files.
+benchmarks/gpu.sh runs this script with each precision, with and without XLA.
+`model` writes a model with random weights and masked records with random
+tokens; the model is BERT-Base unless the folder has a config. `rates` prints a
+row of a table: sequences per second of stage IV, and of training a student of
+the same size, each with its share of the rate of a large matrix product in the
+same precision; then the peak memory. `labels` compares two labelled files.
 """
 
 import os
@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Callable, Dict, Tuple
 
-if __name__ == "__main__":  # TensorFlow reads these once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads these variables at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -49,29 +49,28 @@ FLAGS = flags.FLAGS
 
 _NUM_RECORDS = 1024
 _TOP_K = 10
-# The first runs of a graph choose kernels and compile.
+# In its first runs, a graph chooses kernels and compiles.
 _WARM_UP_TURNS = 2
-# Rows of the matrices whose product is timed, large enough for the device.
+# Rows of the multiplied matrices: large enough to reach the device's peak.
 _GPU_MATRIX_SIZE, _CPU_MATRIX_SIZE, _SLOW_MATRIX_SIZE = 8192, 3072, 256
 
 
 def define_flags() -> None:
   """Defines the flags of the script."""
-  flags.DEFINE_enum("part", None, ["model", "rates", "labels"], "What to do.")
+  flags.DEFINE_enum("part", None, ["model", "rates", "labels"], "Part to run.")
   flags.DEFINE_string("output_dir", None, "Folder of the model and records.")
-  flags.DEFINE_enum("precision", "fp32", devices.PRECISIONS, "Arithmetic.")
-  flags.DEFINE_bool("tf32", True, "Whether GPUs may round what they multiply "
-                    "in fp32 to TF32, as TensorFlow does by default.")
+  flags.DEFINE_enum("precision", "fp32", devices.PRECISIONS, "Precision.")
+  flags.DEFINE_bool("tf32", True, "Whether GPUs may round the factors of fp32 "
+                    "products to TF32, as TensorFlow does by default.")
   flags.DEFINE_bool("use_xla", False, "Whether XLA compiles the graphs.")
-  flags.DEFINE_integer("batch_size", 256, "Sequences that the teacher reads at "
-                       "once.")
-  flags.DEFINE_integer("train_batch_size", 64, "Sequences in a step.")
+  flags.DEFINE_integer("batch_size", 256, "Sequences per batch of stage IV.")
+  flags.DEFINE_integer("train_batch_size", 64, "Sequences per step.")
   flags.DEFINE_integer("turns", 20, "Batches and steps to time.")
   flags.DEFINE_list("labels", None, "Two labelled files to compare.")
 
 
 def write_model(folder: pathlib.Path) -> None:
-  """Writes random weights and records; keeps a config that is there."""
+  """Writes random weights and records, and keeps an existing config."""
   folder.mkdir(parents=True, exist_ok=True)
   config_file = folder / checkpoints.CONFIG_FILE
   if not config_file.exists():
@@ -86,7 +85,7 @@ def write_model(folder: pathlib.Path) -> None:
 
 
 def median_seconds(run: Callable[[], None]) -> float:
-  """Returns the median time of some runs, after those that warm up."""
+  """Returns the median seconds of --turns runs, after warm-up runs."""
   seconds = []
   for _ in range(_WARM_UP_TURNS + FLAGS.turns):
     start = time.perf_counter()
@@ -97,7 +96,7 @@ def median_seconds(run: Callable[[], None]) -> float:
 
 def labelling_rate(config: modeling.BertConfig, checkpoint: str,
                    device: devices.DeviceOptions) -> float:
-  """Returns the sequences that a teacher labels in a second."""
+  """Returns the sequences that stage IV labels per second."""
   features = teacher_memory.random_features(FLAGS.batch_size)
   labeller = teacher.Teacher(config, checkpoint, teacher.LabelOptions(
       truncation_factor=_TOP_K, batch_size=FLAGS.batch_size, device=device))
@@ -106,7 +105,7 @@ def labelling_rate(config: modeling.BertConfig, checkpoint: str,
 
 def training_rate(config: modeling.BertConfig, checkpoint: str,
                   device: devices.DeviceOptions) -> float:
-  """Returns the sequences that a student is trained on in a second."""
+  """Returns the sequences per second of training a student."""
   features = teacher_memory.random_features(FLAGS.train_batch_size)
   slots = features[schema.MASKED_LM_IDS].shape
   features[schema.TEACHER_PROBABILITIES] = np.full(
@@ -137,7 +136,7 @@ def product_rate() -> float:
 
 
 def print_rates(folder: pathlib.Path) -> None:
-  """Prints a line of the table."""
+  """Prints a row of the table."""
   tf.config.experimental.enable_tensor_float_32_execution(FLAGS.tf32)
   devices.choose_gpu(None)
   device = devices.DeviceOptions(FLAGS.precision, FLAGS.use_xla)
@@ -171,8 +170,8 @@ def read_labels(path: str) -> Tuple[np.ndarray, np.ndarray]:
   records = [tfrecord.decode(record)
              for record in tfrecord.read(path, "labels")]
   if not records or schema.TEACHER_INDICES not in records[0]:
-    raise InputError("--labels: {} holds no labels of the kind that 2019's "
-                     "records have".format(path))
+    raise InputError("--labels: {} holds no top-k labels; give two outputs of "
+                     "stage IV with --label_format=topk".format(path))
   return tuple(np.concatenate([
       record[name].reshape(-1, _TOP_K)[
           np.asarray(record[schema.MASKED_LM_WEIGHTS]) > 0]
@@ -182,18 +181,18 @@ def read_labels(path: str) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def compare_labels(first: str, second: str) -> None:
-  """Prints how far two files of labels are from each other."""
+  """Prints how the labels of two files differ."""
   (probabilities, indices), (others, other_indices) = map(
       read_labels, (first, second))
   if indices.shape != other_indices.shape:
-    raise InputError("--labels: {} has {:,} masked tokens and {} {:,}; give "
-                     "two labellings of the same records".format(
+    raise InputError("--labels: {} has {:,} masked tokens, {} has {:,}; give "
+                     "two files with labels of the same records".format(
                          first, len(indices), second, len(other_indices)))
   overlap = (indices[:, :, np.newaxis] == other_indices[:, np.newaxis]).sum()
   sys.stdout.write(
-      "{:,} masked tokens: the most probable token is the same in {:.2%}, of "
-      "the {} stored ones {:.2%}; their probabilities, by rank, differ by "
-      "{:.1e} at most\n".format(
+      "{:,} masked tokens: the most probable token is equal in {:.2%}; of the "
+      "{} stored tokens, {:.2%} are in both files; probabilities of the same "
+      "rank differ by {:.1e} at most\n".format(
           len(indices), (indices[:, 0] == other_indices[:, 0]).mean(), _TOP_K,
           overlap / indices.size, np.abs(probabilities - others).max()))
 
@@ -204,7 +203,7 @@ def main() -> None:
       raise InputError("--labels={}: give two labelled files, separated by a "
                        "comma".format(",".join(FLAGS.labels or ())))
   elif not FLAGS.output_dir:
-    raise InputError("--output_dir is missing; name the folder of the model")
+    raise InputError("--output_dir is missing; give the folder of the model")
   parts: Dict[str, Callable[[], None]] = {
       "model": lambda: write_model(pathlib.Path(FLAGS.output_dir)),
       "rates": lambda: print_rates(pathlib.Path(FLAGS.output_dir)),

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Measures stages IV and V on an NVIDIA GPU, and compares its labels with those
-# of the CPU. Without a GPU all of it runs on the CPU, which shows that it runs.
+# Measures stages IV and V on an NVIDIA GPU, and compares the GPU's labels with
+# those of the CPU. On a machine without a GPU, the script runs on the CPU as a
+# trial.
 #
 #   benchmarks/gpu.sh FOLDER                      # BERT-Base, random weights
 #   TEACHER=teacher MASKED=data/masked/wiki_masked_0.tfrecord \
-#     benchmarks/gpu.sh FOLDER                    # a teacher and records of yours
+#     benchmarks/gpu.sh FOLDER                    # your teacher and records
 #
-# TEACHER is a folder with bert_config.json and bert_model.ckpt, MASKED are
-# records of stage III with max_seq_length 128 and max_predictions_per_seq 20.
-# BATCH_SIZE, TRAIN_BATCH_SIZE and TURNS make it smaller. FOLDER gets the model,
-# the records and results.md. No network is needed once ./setup.sh has run
-# (./setup.sh --gpu where there is a GPU).
+# TEACHER is a folder with bert_config.json and bert_model.ckpt.*. MASKED is a
+# file of stage III with max_seq_length 128 and max_predictions_per_seq 20.
+# Smaller values of BATCH_SIZE, TRAIN_BATCH_SIZE and TURNS shorten the run. The
+# script writes the model, the records and results.md to FOLDER. It needs no
+# network after ./setup.sh (./setup.sh --gpu on a machine with a GPU).
 set -euo pipefail
 
-[ $# -eq 1 ] || { echo "gpu.sh: name one folder for what is written" >&2; exit 1; }
+[ $# -eq 1 ] || { echo "gpu.sh: give one folder for the results" >&2; exit 1; }
 mkdir -p "$1"
 readonly FOLDER=$(cd "$1" && pwd)
 readonly TEACHER=${TEACHER:-$FOLDER} MASKED=${MASKED:-$FOLDER/masked.tfrecord}
@@ -29,23 +30,23 @@ num_gpus() {
 print(len(tf.config.list_physical_devices("GPU")))' 2>/dev/null
 }
 
-say() { echo "$@" | tee -a "$RESULTS"; }
+print() { echo "$@" | tee -a "$RESULTS"; }
 
 describe_machine() {
   if [ "$NUM_GPUS" -gt 0 ]; then
     nvidia-smi --query-gpu=name,driver_version,memory.total \
         --format=csv,noheader
   else
-    echo "no GPU: all of this ran on a CPU, $(nproc) cores"
+    echo "No GPU: all figures are from a CPU with $(nproc) cores"
   fi
 }
 
 measure_rates() {
-  say
-  say "| | stage IV, sequences/s | of the product's rate | training," \
-      "sequences/s | of the product's rate | matrix product, TFLOP/s |" \
+  print
+  print "| | stage IV, sequences/s | share of the product's rate | training," \
+      "sequences/s | share of the product's rate | matrix product, TFLOP/s |" \
       "peak memory, GB |"
-  say "|---|---|---|---|---|---|---|"
+  print "|---|---|---|---|---|---|---|"
   local precision tf32 use_xla
   for use_xla in False True; do
     for precision in fp32 tf32 bf16 fp16; do
@@ -63,7 +64,7 @@ measure_rates() {
   done
 }
 
-# As the user's commands do: label SUFFIX [FLAG...]
+# Labels the records with stage IV: label SUFFIX [FLAG...]
 label() {
   local output=$FOLDER/labelled_$1.tfrecord
   shift
@@ -75,18 +76,18 @@ label() {
 }
 
 compare_labels() {
-  say
+  print
   (export CUDA_VISIBLE_DEVICES=-1; label cpu)
   local precision
   for precision in fp32 bf16 fp16; do
     label $precision --precision $precision
-    say "Labels in $precision and those of the CPU in fp32:" \
+    print "Labels in $precision, compared with the CPU's in fp32:" \
         "$(python benchmarks/gpu.py --part labels --labels \
            "$FOLDER/labelled_cpu.tfrecord,$FOLDER/labelled_$precision.tfrecord")"
   done
 }
 
-# Over Gloo two processes share a GPU; NCCL wants one for each.
+# Two processes can share a GPU with Gloo; NCCL needs a GPU for each.
 train_two_processes() {
   local devices=${CUDA_VISIBLE_DEVICES:-0}
   rm -rf "$FOLDER/student"
@@ -94,7 +95,8 @@ train_two_processes() {
     devices=${CUDA_VISIBLE_DEVICES:-0,1}
   elif python -c 'import sys, horovod.tensorflow as hvd
 sys.exit(not hvd.nccl_built())' 2>/dev/null; then
-    say "Two processes: not tried, as this Horovod uses NCCL and there is one GPU."
+    print "Two processes: skipped, because this Horovod uses NCCL, which needs" \
+        "two GPUs."
     return
   fi
   CUDA_VISIBLE_DEVICES=$devices horovodrun -np 2 --gloo python \
@@ -107,15 +109,15 @@ sys.exit(not hvd.nccl_built())' 2>/dev/null; then
       --max_eval_steps 2 --train_batch_size 8 --num_train_steps "$TURNS" \
       --num_warmup_steps 0 --scale_learning_rate False --precision fp16 \
       >>"$FOLDER/log.txt" 2>&1
-  say "Two processes, fp16: $TURNS steps," \
+  print "Two processes, fp16: $TURNS steps," \
       "$(grep '^masked_lm_training_loss' "$FOLDER/student/eval_results.txt")"
 }
 
 readonly NUM_GPUS=$(num_gpus)
-trap 'echo "gpu.sh: the end of $FOLDER/log.txt says what failed" >&2' ERR
+trap 'echo "gpu.sh: failed; see the end of $FOLDER/log.txt" >&2' ERR
 set -E
 : >"$RESULTS"
-say "$(describe_machine); TensorFlow $(python -c 'import tensorflow as tf
+print "$(describe_machine); TensorFlow $(python -c 'import tensorflow as tf
 print(tf.__version__)' 2>/dev/null)"
 [ -e "$TEACHER/bert_model.ckpt.index" ] ||
     python benchmarks/gpu.py --part model --output_dir "$TEACHER"
