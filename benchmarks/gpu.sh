@@ -95,8 +95,8 @@ train_two_processes() {
     devices=${CUDA_VISIBLE_DEVICES:-0,1}
   elif python -c 'import sys, horovod.tensorflow as hvd
 sys.exit(not hvd.nccl_built())' 2>/dev/null; then
-    print "Two processes: skipped, because this Horovod uses NCCL, which needs" \
-        "two GPUs."
+    print "Two processes: skipped, because this Horovod uses NCCL, which" \
+        "needs two GPUs."
     return
   fi
   CUDA_VISIBLE_DEVICES=$devices horovodrun -np 2 --gloo python \

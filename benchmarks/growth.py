@@ -1,13 +1,13 @@
-r"""Times stages III and IV and the reader on inputs of 1x, 4x and 16x.
+r"""Measures stages III and IV and the reader on inputs of 1x, 4x and 16x.
 
   python benchmarks/growth.py --text_file text.txt --vocab_file vocab.txt \
     --bert_config_file teacher/bert_config.json \
     --init_checkpoint teacher/bert_model.ckpt \
     --masked_file masked.tfrecord --labelled_file labelled.tfrecord
 
-Larger inputs are repetitions of the small one. Time, the peak memory of the
-largest process and what is written, or for the reader read, are those of whole
-commands: of differences between sizes the start-up is no part.
+The larger inputs repeat the smallest one. The benchmark measures whole
+commands: seconds, peak memory of the largest process, and bytes written (for
+the reader, bytes read). Differences between sizes exclude the start-up.
 """
 
 import os
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -41,12 +41,12 @@ _TOP_K = 10
 
 
 class Measured(NamedTuple):
-  """What one run took.
+  """Time, memory and disk use of a run.
 
   Attributes:
-    seconds: of wall time.
-    peak_bytes: memory of the largest process.
-    disk_bytes: written, or read.
+    seconds: wall time.
+    peak_bytes: peak memory of the largest process.
+    disk_bytes: bytes written, or for the reader, bytes read.
   """
   seconds: float
   peak_bytes: int
@@ -56,25 +56,26 @@ class Measured(NamedTuple):
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   measure.define_flags()
-  flags.DEFINE_string("text_file", None, "Text, one sentence a line.")
+  flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")
   flags.DEFINE_string("bert_config_file", None, "Config of the teacher.")
-  flags.DEFINE_string("init_checkpoint", None, "The teacher.")
+  flags.DEFINE_string("init_checkpoint", None, "Checkpoint of the teacher.")
   flags.DEFINE_string("masked_file", None, "Records of stage III.")
   flags.DEFINE_string("labelled_file", None, "Records of stage IV.")
   flags.DEFINE_integer(
       "num_records", 100, "Records that stage IV labels at 1x.", lower_bound=1)
-  flags.DEFINE_integer("dupe_factor", 5, "Of stage III.", lower_bound=1)
+  flags.DEFINE_integer(
+      "dupe_factor", 5, "--dupe_factor of stage III.", lower_bound=1)
 
 
 def folder_bytes(folder: pathlib.Path) -> int:
-  """Returns the bytes of the files of a folder."""
+  """Returns the total size of a folder's files in bytes."""
   return sum(path.stat().st_size for path in folder.rglob("*")
              if path.is_file())
 
 
 def run_stage(folder: pathlib.Path, script: str, *arguments: str) -> Measured:
-  """Runs a stage that writes into a folder, which is emptied first."""
+  """Empties a folder, then runs a stage that writes into it."""
   shutil.rmtree(folder, ignore_errors=True)
   folder.mkdir()
   run = measure.launch([sys.executable, ROOT / script, *arguments,
@@ -83,7 +84,7 @@ def run_stage(folder: pathlib.Path, script: str, *arguments: str) -> Measured:
 
 
 def create_records(folder: pathlib.Path, times: int) -> Callable[[], Measured]:
-  """Prepares stage III: as many files as there are cores."""
+  """Splits the text by core, and returns a function that runs stage III."""
   texts = folder / "texts_{}".format(times)
   texts.mkdir()
   text = pathlib.Path(FLAGS.text_file).read_bytes().rstrip() + b"\n\n"
@@ -100,7 +101,7 @@ def create_records(folder: pathlib.Path, times: int) -> Callable[[], Measured]:
 
 
 def label_records(folder: pathlib.Path, times: int) -> Callable[[], Measured]:
-  """Prepares stage IV."""
+  """Prepares stage IV, and returns a function that runs it."""
   masked = folder / "masked_{}.tfrecord".format(times)
   some_records.take(FLAGS.masked_file, str(masked), FLAGS.num_records * times)
   return lambda: run_stage(
@@ -112,7 +113,7 @@ def label_records(folder: pathlib.Path, times: int) -> Callable[[], Measured]:
 
 def read_epoch(paths: Sequence[str]) -> Measured:
   """Reads records once, in the order of training."""
-  # In a process of its own, whose memory TensorFlow is a part of.
+  # Imported here, so that only the measured process loads TensorFlow.
   import reading
   from records import input_pipeline
   shape = input_pipeline.stored_lengths(paths[0], "labelled_file")._replace(
@@ -127,7 +128,7 @@ def read_epoch(paths: Sequence[str]) -> Measured:
 
 
 def read_records(folder: pathlib.Path, times: int) -> Callable[[], Measured]:
-  """Prepares the reader."""
+  """Links the record files, and returns a function that reads them."""
   paths = []
   for i in range(times):
     paths.append(str(folder / "labelled_{}_{}.tfrecord".format(times, i)))
@@ -148,15 +149,16 @@ def measure_growth(what: str, unit: str, size: float, memory: str,
   """Measures one stage at all sizes, in turn.
 
   Args:
-    what: the stage.
-    unit: of its input.
-    size: of the input at 1x.
-    memory: why its memory is what it is.
-    prepare: takes a folder and a number of times; returns what runs the stage.
-    turns: how often each size is run.
-    time: why its time is not linear, where it is not.
+    what: name of the stage.
+    unit: unit of the input's size.
+    size: size of the input at 1x.
+    memory: explanation of the memory.
+    prepare: takes a folder and the number of repetitions; returns a function
+      that runs the stage.
+    turns: number of runs of each size.
+    time: explanation of a time that is not linear.
   """
-  # Where hard links to the records can be made.
+  # Hard links need the file system of the records.
   with tempfile.TemporaryDirectory(dir=pathlib.Path(
       FLAGS.labelled_file).parent) as name:
     runs = measure.alternate({

@@ -1,11 +1,12 @@
-r"""Measures a trainer on records that hold the teacher's hidden states.
+r"""Measures the trainer on records with the teacher's hidden states.
 
   python benchmarks/hidden_labels.py --folder hidden_labels
 
-The records are as `--label_format hidden` of BERT-Base makes them, 31 kB each,
-with random values: 65,536 of them are 2.1 GB. A student of 2 x 128 trains on
-them, in one step and in many. Printed are the seconds that each process takes
-and its peak memory, then how soon a run names a record that is damaged.
+The records have the format of `--label_format hidden` with BERT-Base and random
+values: 31 kB each, 2.1 GB for 65,536 records. A student of 2 layers, 128 wide,
+trains on them for one step and for many. The benchmark prints the seconds and
+the peak memory of each run, then the seconds until a run reports a damaged
+record.
 """
 
 import os
@@ -35,7 +36,7 @@ from util import command_line
 
 FLAGS = flags.FLAGS
 
-_HIDDEN_SIZE = 768  # Of BERT-Base.
+_HIDDEN_SIZE = 768  # BERT-Base's.
 _NUM_DIFFERENT = 64
 _SEED = 12345  # The trainers' default.
 _TRAINER = ROOT / "network_distillation_single_machine_truncated.py"
@@ -44,8 +45,9 @@ _CONFIG = teacher_memory.CONFIGS["tiny"]
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_string("folder", None, "Gets the records; they stay there.")
-  flags.DEFINE_integer("num_records", 1 << 16, "Records to make.")
+  flags.DEFINE_string(
+      "folder", None, "Folder for the records, which are kept.")
+  flags.DEFINE_integer("num_records", 1 << 16, "Records to write.")
   flags.DEFINE_integer("num_steps", 200, "Steps to train.")
 
 
@@ -74,7 +76,7 @@ def write_records(folder: pathlib.Path, num_records: int) -> pathlib.Path:
 
 
 def command(folder: pathlib.Path, num_steps: int) -> "list[str]":
-  """Returns the command that trains, in a folder of its own."""
+  """Returns the trainer's command, with a new output folder."""
   return [
       sys.executable, str(_TRAINER), "--do_train",
       "--bert_config_file", str(folder / "bert_config.json"),
@@ -85,14 +87,14 @@ def command(folder: pathlib.Path, num_steps: int) -> "list[str]":
 
 
 def first_record_read(path: pathlib.Path) -> int:
-  """Returns where a record begins that is in the first window."""
+  """Returns the offset of a record of the first window."""
   corpus = order.read_corpus([str(path)], "input_file")
   piece = next(order.windows(corpus, _SEED)).pieces[-1]
   return int(corpus.offsets[piece.block])
 
 
 def flip(path: pathlib.Path, offset: int) -> None:
-  """Changes a byte of a file; twice, it is as it was."""
+  """Flips a bit of a file; a second call restores the file."""
   with open(path, "r+b") as file:
     file.seek(offset)
     byte = file.read(1)[0]
@@ -117,7 +119,7 @@ def main() -> None:
         stderr=subprocess.PIPE, text=True, check=False).stderr
   finally:
     flip(path, offset)
-  sys.stdout.write("a damaged record, after {:.1f} s: {}\n".format(
+  sys.stdout.write("damaged record, reported after {:.1f} s: {}\n".format(
       time.perf_counter() - begin, errors.splitlines()[-1]))
 
 

@@ -1,4 +1,4 @@
-r"""Compares the forms in which the teacher's labels can be stored.
+r"""Compares the formats of the teacher's labels.
 
   python benchmarks/label_formats.py \
     --teacher_config_file teacher/bert_config.json \
@@ -7,13 +7,14 @@ r"""Compares the forms in which the teacher's labels can be stored.
     --student_checkpoint student/bert_model.ckpt \
     --input_file data/masked/heldout_0.tfrecord
 
-Labels the first records of a file in each form, with the commands that a user
-would give, and prints of each form: bytes a sequence; the share of the
-teacher's probability that the stored entries have; the cosine between the
-gradient of the student's loss with regard to its logits and that against the
-whole distribution, over all masked tokens; seconds a step of training; and
-sequences a second of the reader alone. The last two are medians of runs in
-turn. Then it says how far float16 and bfloat16 hidden states are from float32.
+The benchmark labels the first records of a file in each format, with a user's
+commands. For each format, it prints the bytes per sequence; the teacher's
+probability of the stored entries; the cosine, over all masked tokens, between
+the gradients of the student's loss for the stored labels and for the whole
+distribution, with respect to the logits; the seconds per training step; and the
+sequences per second of the reader alone. Steps and reading are medians of
+alternating runs. Then it prints the rounding errors of float16 and bfloat16
+hidden states.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ import sys
 import tempfile
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -58,33 +59,34 @@ FLAGS = flags.FLAGS
 
 _FLAG = "input_file"
 _SEED = 12345
-# Masked tokens whose gradients are compared, and how many at a time.
+# Masked tokens whose gradients are compared, in total and at a time.
 _NUM_TOKENS = 2000
 _BLOCK_TOKENS = 500
-# The reader takes so many batches in a turn.
+# Batches that the reader takes per turn.
 _READ_BATCHES = 200
 
 
-class Form(NamedTuple):
-  """A form of labels.
+class Format(NamedTuple):
+  """A format of labels.
 
   Attributes:
     label_flags: flags of stage IV.
-    record_flags: flags of examples/convert_records.py; None leaves the records
-      as stage IV writes them by default.
+    record_flags: flags of examples/convert_records.py; None keeps the records
+      of stage IV.
   """
   label_flags: Mapping[str, Any]
   record_flags: Any = None
 
 
-def _topk(truncation_factor: int, tail_samples: int = 0, bits: int = 0) -> Form:
-  return Form({"truncation_factor": truncation_factor,
-               "tail_samples": tail_samples},
-              {"probability_bits": bits} if bits else None)
+def _topk(truncation_factor: int, tail_samples: int = 0, bits: int = 0
+         ) -> Format:
+  return Format({"truncation_factor": truncation_factor,
+                 "tail_samples": tail_samples},
+                {"probability_bits": bits} if bits else None)
 
 
 _HIDDEN = {"label_format": "hidden"}
-_FORMS: Dict[str, Form] = {
+_FORMATS: Dict[str, Format] = {
     "10 most probable": _topk(10),
     "20 most probable": _topk(20),
     "50 most probable": _topk(50),
@@ -96,8 +98,8 @@ _FORMS: Dict[str, Form] = {
     "10, --tail_samples 9, compact, 16 bits": _topk(10, 9, 16),
     "10, --tail_samples 9, compact, 8 bits": _topk(10, 9, 8),
     "20, --tail_samples 19, compact, 16 bits": _topk(20, 19, 16),
-    "hidden": Form(_HIDDEN),
-    "hidden, compact": Form(_HIDDEN, {}),
+    "hidden": Format(_HIDDEN),
+    "hidden, compact": Format(_HIDDEN, {}),
 }
 
 
@@ -106,26 +108,27 @@ def define_flags() -> None:
   for model in ("teacher", "student"):
     flags.DEFINE_string(model + "_config_file", None,
                         "Config of the {}.".format(model))
-    flags.DEFINE_string(model + "_checkpoint", None, "Its checkpoint.")
+    flags.DEFINE_string(model + "_checkpoint", None,
+                        "Checkpoint of the {}.".format(model))
   flags.DEFINE_string(_FLAG, None, "Masked records.")
   flags.DEFINE_integer("num_records", 1200, "Records to label.")
   input_pipeline.define_flags()
-  flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step.")
-  flags.DEFINE_integer("turns", 7, "Turns of steps and readers.", lower_bound=1)
-  flags.DEFINE_integer("steps", 5, "Steps in a turn.", lower_bound=1)
+  flags.DEFINE_integer("train_batch_size", 32, "Sequences per step.")
+  flags.DEFINE_integer("turns", 7, "Turns of each format.", lower_bound=1)
+  flags.DEFINE_integer("steps", 5, "Steps per turn.", lower_bound=1)
 
 
 @dataclasses.dataclass
 class Stored:
-  """Labels in one form.
+  """Labels in one format, and their measurements.
 
   Attributes:
     path: the labelled records.
-    shape: of these.
-    decoder: of the teacher, for hidden states.
-    speeds: sequences a second of the reader, one for each turn.
-    stepper: trains on them.
-    step_seconds: of a step, one for each turn.
+    shape: lengths of the records.
+    decoder: decoder of the teacher, for hidden states.
+    speeds: sequences per second of the reader, for each turn.
+    stepper: takes training steps on the records.
+    step_seconds: seconds per step, for each turn.
   """
   path: str
   shape: schema.RecordShape
@@ -135,7 +138,7 @@ class Stored:
   step_seconds: List[float] = dataclasses.field(default_factory=list)
 
   def input_fn(self):
-    """Returns an endless input_fn."""
+    """Returns an input_fn without end."""
     return input_pipeline.training_input_fn(
         order.read_corpus([self.path], _FLAG), self.shape, _FLAG, _SEED,
         limits=schema.limits(self.shape, self._vocab_size(), 2))
@@ -152,29 +155,30 @@ class Stored:
 
 
 def run(script: str, **options: Any) -> None:
-  """Runs a script of the project; raises InputError where it fails."""
+  """Runs a script of the project; raises InputError if it fails."""
   words = ["--{}={}".format(name, value) for name, value in options.items()]
   result = subprocess.run(
       [sys.executable, str(ROOT / script), *words], stderr=subprocess.PIPE,
       text=True, check=False)
   if result.returncode:
-    raise InputError("{} has failed: {}".format(
+    raise InputError("{} failed: {}".format(
         script, result.stderr.strip().split("\n")[-1]))
 
 
-def store(name: str, form: Form, masked: str, folder: str) -> Stored:
-  """Labels the records in one form."""
+def store(name: str, format_: Format, masked: str, folder: str) -> Stored:
+  """Labels the records in one format."""
   lengths = {"max_seq_length": FLAGS.max_seq_length,
              "max_predictions_per_seq": FLAGS.max_predictions_per_seq}
-  slug = "-".join(str(value) for value in form.label_flags.values())
+  slug = "-".join(str(value) for value in format_.label_flags.values())
   path = os.path.join(folder, slug, "labelled.tfrecord")
   run("extract_teacher_labels_truncated.py", input_file=masked,
       output_file=path, bert_config_file=FLAGS.teacher_config_file,
-      init_checkpoint=FLAGS.teacher_checkpoint, **lengths, **form.label_flags)
-  if form.record_flags is not None:
+      init_checkpoint=FLAGS.teacher_checkpoint, **lengths,
+      **format_.label_flags)
+  if format_.record_flags is not None:
     output_dir = os.path.join(folder, name.replace(" ", ""))
     run("examples/convert_records.py", input_file=path, output_dir=output_dir,
-        **form.record_flags)
+        **format_.record_flags)
     path = os.path.join(output_dir, "labelled.tfrecord")
   shape = input_pipeline.with_stored_labels(
       schema.RecordShape(**lengths), path, _FLAG)
@@ -191,10 +195,10 @@ def run_model(config_file: str, checkpoint: str, output: str,
   """Returns a model's output at the masked tokens, float32 [N, V] or [N, H].
 
   Args:
-    config_file: of the model.
-    checkpoint: of the model.
-    output: a field of what `modeling.pretraining_logits` returns.
-    features: what it reads.
+    config_file: config of the model.
+    checkpoint: checkpoint of the model.
+    output: name of a field of `modeling.pretraining_logits`'s result.
+    features: features of the records, arrays by name.
   """
   config = checkpoints.load_config(config_file)
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -224,7 +228,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def targets(features: Mapping[str, np.ndarray], decoder, rows: slice,
             vocab_size: int) -> np.ndarray:
-  """Returns what a student learns of some masked tokens, float64 [N, V]."""
+  """Returns the student's targets at some masked tokens, float64 [N, V]."""
   is_real = features[schema.MASKED_LM_WEIGHTS] > 0
   if decoder:
     return softmax(features[schema.TEACHER_HIDDEN_STATES][is_real][rows]
@@ -238,21 +242,21 @@ def targets(features: Mapping[str, np.ndarray], decoder, rows: slice,
   return dense
 
 
-def compare_gradients(forms: Mapping[str, Stored], exact: str
+def compare_gradients(formats: Mapping[str, Stored], exact: str
                      ) -> Dict[str, Tuple[float, float]]:
-  """Returns of each form the share of the mass and the cosine."""
-  features = {name: stored.features() for name, stored in forms.items()}
+  """Returns the stored probability and the cosine of each format."""
+  features = {name: stored.features() for name, stored in formats.items()}
   logits = run_model(FLAGS.student_config_file, FLAGS.student_checkpoint,
                      "masked_lm", features[exact])
-  sums = {name: np.zeros(4) for name in forms}
+  sums = {name: np.zeros(4) for name in formats}
   logits = logits[:_NUM_TOKENS]
   for start in range(0, len(logits), _BLOCK_TOKENS):
     rows = slice(start, min(start + _BLOCK_TOKENS, len(logits)))
     students = softmax(logits[rows])
-    teachers = targets(features[exact], forms[exact].decoder, rows,
+    teachers = targets(features[exact], formats[exact].decoder, rows,
                        students.shape[1])
     full = students - teachers
-    for name, stored in forms.items():
+    for name, stored in formats.items():
       target = targets(features[name], stored.decoder, rows, students.shape[1])
       found = students * target.sum(axis=1, keepdims=True) - target
       sums[name] += ((found * full).sum(), (found**2).sum(), (full**2).sum(),
@@ -261,13 +265,13 @@ def compare_gradients(forms: Mapping[str, Stored], exact: str
           for name, (dot, found, full, share) in sums.items()}
 
 
-def take_turns(forms: Mapping[str, Stored]) -> None:
-  """Times steps and readers of all forms in turn."""
+def take_turns(formats: Mapping[str, Stored]) -> None:
+  """Times training steps and reading of all formats in turn."""
   config = dataclasses.replace(
       checkpoints.load_config(FLAGS.student_config_file, FLAGS.max_seq_length),
       hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
   batch_size = FLAGS.train_batch_size
-  for stored in forms.values():
+  for stored in formats.values():
     options = student.StudentOptions(
         config, init_checkpoint=FLAGS.student_checkpoint,
         decoder=stored.decoder, compute_type=devices.compute_type("bf16"),
@@ -278,11 +282,11 @@ def take_turns(forms: Mapping[str, Stored]) -> None:
         devices.session_config())
     stored.stepper.take(training_step.WARM_UP_STEPS)
   for _ in range(FLAGS.turns):
-    for stored in forms.values():
+    for stored in formats.values():
       stored.step_seconds.append(
           stored.stepper.take(FLAGS.steps) / FLAGS.steps)
   for _ in range(FLAGS.turns):
-    for stored in forms.values():
+    for stored in formats.values():
       stored.speeds.append(reading.speed(
           stored.input_fn()({"batch_size": batch_size}), _READ_BATCHES,
           batch_size))
@@ -290,7 +294,7 @@ def take_turns(forms: Mapping[str, Stored]) -> None:
 
 def compare_hidden_states(features: Mapping[str, np.ndarray],
                           decoder: teacher_decoder.Decoder) -> None:
-  """Prints how far rounded hidden states are from float32 ones."""
+  """Prints the effect of rounding hidden states on the probabilities."""
   exact = run_model(FLAGS.teacher_config_file, FLAGS.teacher_checkpoint,
                     "hidden_states", features)
   for dtype in (tf.float16, tf.bfloat16):
@@ -303,8 +307,8 @@ def compare_hidden_states(features: Mapping[str, np.ndarray],
       largest = max(largest, np.abs(p - q).max())
       divergence += (p * np.log(p / q)).sum()
     sys.stdout.write(
-        "{}: probabilities of {:,} masked tokens differ by {:.1e} at most, KL "
-        "{:.1e} on average\n".format(
+        "{}: probabilities of {:,} masked tokens differ by {:.1e} at most; the "
+        "mean KL divergence is {:.1e}\n".format(
             dtype.name, len(exact), largest, divergence / len(exact)))
 
 
@@ -313,15 +317,15 @@ def main() -> None:
     source, *_ = files.find_files(FLAGS.input_file, _FLAG)
     masked = os.path.join(folder, "masked.tfrecord")
     some_records.take(source, masked, FLAGS.num_records)
-    forms = {name: store(name, form, masked, folder)
-             for name, form in _FORMS.items()}
-    compared = compare_gradients(forms, "hidden")
-    take_turns(forms)
+    formats = {name: store(name, format_, masked, folder)
+               for name, format_ in _FORMATS.items()}
+    compared = compare_gradients(formats, "hidden")
+    take_turns(formats)
     sys.stdout.write(
-        "| stored | bytes a sequence | share of the teacher's mass | cosine "
-        "with the full gradient | seconds a step | sequences/s of the reader "
-        "|\n|---|---|---|---|---|---|\n")
-    for name, stored in forms.items():
+        "| stored | bytes per sequence | stored share of the teacher's "
+        "probability | cosine with the full gradient | seconds per step | "
+        "sequences/s of the reader |\n|---|---|---|---|---|---|\n")
+    for name, stored in formats.items():
       share, cosine = compared[name]
       sys.stdout.write("| {} | {:,.0f} | {:.1%} | {:.4f} | {:.3f} | {:,.0f} |\n"
                        .format(name, os.path.getsize(stored.path)
@@ -329,7 +333,8 @@ def main() -> None:
                                share, cosine,
                                statistics.median(stored.step_seconds),
                                statistics.median(stored.speeds)))
-    compare_hidden_states(forms["hidden"].features(), forms["hidden"].decoder)
+    hidden = formats["hidden"]
+    compare_hidden_states(hidden.features(), hidden.decoder)
 
 
 if __name__ == "__main__":

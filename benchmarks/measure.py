@@ -1,8 +1,8 @@
-"""What the benchmarks share: turns, medians, peers, limits and the machine.
+"""Provides turns, medians, peers, limits and the machine to all benchmarks.
 
-A benchmark is a script that times the project and its peers in turn and hands a
-part over, a dictionary of rows and settings, to `finish`. benchmarks/run.py
-starts all of them and keeps their parts.
+A benchmark is a script that times the project and its peers in turn and passes
+its part of the results, a dictionary of rows and settings, to `finish`.
+benchmarks/run.py runs all benchmarks and collects their parts.
 """
 
 import contextlib
@@ -32,13 +32,14 @@ from util import workers
 from util.command_line import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# The largest entries of a profile that are told.
+# Number of a profile's largest entries that are reported.
 PROFILE_ENTRIES = 3
 _COPIES = 5
-# Small files are repeated to this size before they are copied.
+# Size to which small files are repeated before they are copied.
 COPIED_BYTES = 100 * 10**6
 _PACKAGES = ("tensorflow", "numpy", "horovod", "google-crc32c")
-# In a process of its own, since a child's peak memory starts with its parent's.
+# Runs in a new process, because a child's peak memory includes that of its
+# parent at the start.
 _LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -51,25 +52,26 @@ sys.exit(result.returncode)
 
 
 def define_flags() -> None:
-  """Defines the flags that every part has."""
-  flags.DEFINE_integer("turns", 5, "How often to time each.", lower_bound=1)
+  """Defines the flags that all benchmarks have."""
+  flags.DEFINE_integer("turns", 5, "Turns of each contender.", lower_bound=1)
   flags.DEFINE_string(
-      "peers_python", None, "Interpreter that has the packages of "
-      "benchmarks/peers.txt; a peer without one is said to be absent.")
+      "peers_python", None, "Python interpreter with the packages of "
+      "benchmarks/peers.txt; without it, peers are reported as absent.")
   flags.DEFINE_string(
-      "results_file", None, "JSON file to write; printed as a table without.")
+      "results_file", None,
+      "JSON file for the results; without it, the results are printed.")
 
 
 # --- Times -------------------------------------------------------------------
 
 
 class Run(NamedTuple):
-  """What a command took.
+  """Time and memory of a command.
 
   Attributes:
-    wall: seconds.
-    processor: seconds of processor time of all its processes.
-    peak: memory of the largest of them, bytes.
+    wall: wall time in seconds.
+    processor: processor time of all processes in seconds.
+    peak: peak memory of the largest process in bytes.
   """
   wall: float
   processor: float
@@ -80,7 +82,7 @@ def launch(command: Sequence[str]) -> Run:
   """Runs a command to its end and measures it.
 
   Raises:
-    InputError: it failed.
+    InputError: if the command fails.
   """
   launched = subprocess.run(
       [sys.executable, "-c", _LAUNCHER, *map(str, command)],
@@ -102,11 +104,11 @@ def alternate(contenders: Mapping[str, Callable[[], float]], turns: int
   """Calls all contenders in turn, A B A B.
 
   Args:
-    contenders: by name, what runs once and returns a figure.
-    turns: how often each runs.
+    contenders: functions by name; each runs once and returns a figure.
+    turns: number of calls of each contender.
 
   Returns:
-    The figures by name, one for each turn.
+    The figures of all turns, by name.
   """
   figures: Dict[str, List[float]] = {name: [] for name in contenders}
   for turn in range(turns):
@@ -117,7 +119,7 @@ def alternate(contenders: Mapping[str, Callable[[], float]], turns: int
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-  """Returns the seconds that a call takes."""
+  """Returns the wall time of a call in seconds."""
   start = time.perf_counter()
   run()
   return time.perf_counter() - start
@@ -125,19 +127,19 @@ def seconds_of(run: Callable[[], Any]) -> float:
 
 @contextlib.contextmanager
 def new_processes() -> Iterator[Callable[..., Any]]:
-  """Gives a function that calls functions, each in a new process."""
+  """Yields a function that calls another function in a new process."""
   with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
     yield lambda function, *arguments: pool.apply(function, arguments)
 
 
 def peak_bytes() -> int:
-  """Returns the peak memory of this process, its parent's not included."""
+  """Returns the peak memory of this process in bytes, without its parent's."""
   status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
   return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) << 10
 
 
 def busy_seconds() -> float:
-  """Returns the time that the cores have been busy, added up."""
+  """Returns the seconds that the cores have been busy, summed over cores."""
   with open("/proc/stat", encoding="ascii") as file:
     user, nice, system, _, _, interrupt, soft_interrupt = map(
         int, file.readline().split()[1:8])
@@ -149,23 +151,24 @@ def busy_seconds() -> float:
 
 
 class Peer:
-  """A worker of benchmarks/peers.py under the peers' own interpreter.
+  """A worker of benchmarks/peers.py under the peers' interpreter.
 
   Attributes:
-    description: what it says of itself: name, version and settings, or name
-      and why it is absent.
-    answer: what it said of its last turn.
+    description: name, version and settings of the peer, or name and the reason
+      why the peer is absent.
+    answer: the worker's answer of the last turn.
   """
 
   def __init__(self, python: Optional[str], name: str, kind: str,
                *arguments: str):
-    """Starts it, and waits until it is ready.
+    """Starts the worker and waits until it is ready.
 
     Args:
-      python: its interpreter; None or one that is missing makes it absent.
-      name: its name, for tables.
-      kind: the subcommand of benchmarks/peers.py.
-      *arguments: of the subcommand.
+      python: the peers' interpreter; with None or a missing file, the peer is
+        absent.
+      name: name of the peer, for tables.
+      kind: subcommand of benchmarks/peers.py.
+      *arguments: arguments of the subcommand.
     """
     self._process = None
     self.answer: Dict[str, Any] = {}
@@ -183,24 +186,25 @@ class Peer:
 
   @property
   def is_absent(self) -> bool:
+    """Whether the peer's interpreter or package is missing."""
     return "absent" in self.description
 
   def run(self) -> float:
-    """Takes one turn; returns its seconds.
+    """Takes one turn and returns its seconds.
 
     Raises:
-      InputError: it has ended.
+      InputError: if the worker has ended.
     """
     self._process.stdin.write("run\n")
     self._process.stdin.flush()
     self.answer = self._read()
     if "absent" in self.answer:
-      raise InputError("--peers_python: {} failed, as {}".format(
+      raise InputError("--peers_python: {} failed: {}".format(
           self.description["name"], self.answer["absent"]))
     return self.answer["seconds"]
 
   def close(self) -> None:
-    """Ends it."""
+    """Ends the worker."""
     if self._process:
       self._process.stdin.close()
       self._process.wait()
@@ -227,14 +231,14 @@ def model_peers(stack: contextlib.ExitStack, python: Optional[str], kind: str,
   """Starts a worker of transformers for each precision.
 
   Args:
-    stack: ends them.
-    python: their interpreter.
-    kind: labels or training.
-    features: of the records that they read, arrays by name.
-    config_file: bert_config.json.
-    precisions: fp32 or bf16.
-    batch_size: sequences in a batch.
-    steps: of training in a turn.
+    stack: ends the workers when it is closed.
+    python: the peers' interpreter.
+    kind: "labels" or "training".
+    features: features of the records that the workers read, arrays by name.
+    config_file: path of the model's bert_config.json.
+    precisions: "fp32" or "bf16", a worker for each.
+    batch_size: sequences per batch.
+    steps: training steps per turn.
   """
   folder = stack.enter_context(tempfile.TemporaryDirectory())
   path = os.path.join(folder, "features.npz")
@@ -253,12 +257,12 @@ def model_peers(stack: contextlib.ExitStack, python: Optional[str], kind: str,
 
 
 def copy_rate(path: pathlib.Path, num_bytes: int = 0) -> float:
-  """Measures how many bytes of a file the machine copies in a second.
+  """Returns the median rate at which a file is copied, in bytes per second.
 
   Args:
-    path: the file; its copy is written beside it.
-    num_bytes: the size up to which its bytes are repeated first, so that small
-      files are not only their opening.
+    path: the file. The copy is written to the same folder.
+    num_bytes: size to which the content of a smaller file is repeated first, so
+      that opening the file does not dominate.
   """
   with tempfile.TemporaryDirectory(dir=path.parent) as folder:
     source, target = (pathlib.Path(folder, name) for name in ("from", "to"))
@@ -281,11 +285,11 @@ Shares = List[Tuple[str, float]]
 
 def largest(seconds: Mapping[str, float],
             count: Optional[int] = PROFILE_ENTRIES) -> Shares:
-  """Returns the largest entries of a profile and their shares of it.
+  """Returns the largest entries of a profile and their shares of the total.
 
   Args:
-    seconds: by name.
-    count: how many entries; None for all.
+    seconds: time of each entry, by name.
+    count: number of entries; None for all.
   """
   total = sum(seconds.values())
   return sorted(((name, spent / total) for name, spent in seconds.items()),
@@ -296,10 +300,10 @@ def profile_script(*command: str) -> Shares:
   """Runs a Python script under cProfile.
 
   Args:
-    *command: the script, or -c and code, and its arguments.
+    *command: the script, or "-c" and code, then arguments.
 
   Returns:
-    The functions with the most time of their own, and their shares.
+    The functions with the largest own time, and their shares of the total.
   """
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, "profile")
@@ -310,7 +314,7 @@ def profile_script(*command: str) -> Shares:
     return profile_entries(pstats.Stats(path))
 
 
-# Code that is given as text, profiled as a script is.
+# Profiles code that is given as text like a script.
 _PROFILER = """
 import cProfile, sys
 path, code, sys.argv[1:] = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -323,7 +327,7 @@ finally:
 
 
 def profile_entries(stats: pstats.Stats) -> Shares:
-  """Returns the largest entries of what cProfile has found."""
+  """Returns the largest entries of a profile of cProfile."""
   seconds: Dict[str, float] = {}
   for (file, _, function), entry in stats.stats.items():
     name = function if file == "~" else "{}:{}".format(
@@ -339,16 +343,16 @@ def row(what: str, unit: str, ours: Sequence[float],
         peer: Optional[Mapping[str, Any]] = None,
         theirs: Sequence[float] = (), limit: Optional[Tuple[str, float]] = None,
         rest: Shares = ()) -> Dict[str, Any]:
-  """Describes a figure beside its peer and its limit.
+  """Returns a row of the results: a figure, its peer and its limit.
 
   Args:
-    what: is measured.
-    unit: of the figures; more is better.
-    ours: the project's figures, one for each turn.
-    peer: a `Peer.description`.
-    theirs: the peer's figures; none where it is absent.
-    limit: what bounds the figure, and at which value.
-    rest: the profile's largest entries.
+    what: name of the figure.
+    unit: unit of the figures; more is better.
+    ours: the project's figures of all turns.
+    peer: `Peer.description` of the peer.
+    theirs: the peer's figures of all turns; empty if the peer is absent.
+    limit: name and value of the figure's upper bound.
+    rest: largest entries of the profile.
   """
   figure: Dict[str, Any] = {
       "what": what, "unit": unit, "ours": _summary(ours), "peer": None,
@@ -370,11 +374,11 @@ def _summary(figures: Sequence[float]) -> Dict[str, Any]:
 
 def finish(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = (),
            **more: Any) -> None:
-  """Hands a part over: to the file of --results_file, or as a table.
+  """Writes a part of the results to --results_file, or prints it as a table.
 
   Args:
-    rows: as `row` makes them.
-    settings: sentences that say how the figures were taken.
+    rows: results of `row`.
+    settings: sentences that describe how the figures were measured.
     **more: other entries of the part.
   """
   part = {"rows": list(rows), "settings": list(settings), **more}
@@ -386,7 +390,7 @@ def finish(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = (),
 
 
 def machine() -> Dict[str, Any]:
-  """Describes the machine and the versions."""
+  """Returns a description of the machine and the versions of packages."""
   found = re.search(r"model name\s*:\s*(.*)", pathlib.Path(
       "/proc/cpuinfo").read_text(encoding="utf-8"))
   versions = {"Python": platform.python_version()}
