@@ -1,14 +1,15 @@
-r"""Runs what the project is compared with, under an interpreter of its own.
+r"""Runs the peers that the benchmarks compare with, in their own environment.
 
   python -m venv .venv-peers
   .venv-peers/bin/pip install -r benchmarks/peers.txt
   .venv-peers/bin/python benchmarks/peers.py tokenizer \
     --text_file text.txt --vocab_file vocab.txt
 
-benchmarks/run.py starts it with --peers_python. A worker prints a JSON line
-that describes it, or says why the peer is absent; then, for each line that it
-reads, it takes a turn and prints the seconds. Its weights are random, which
-does not change the time. It needs the peers and the standard library only.
+Benchmarks start this script as a worker under the interpreter --peers_python.
+The worker prints a JSON line with the description of the peer, or the reason
+why the peer is absent. Then, for each line of its input, the worker takes a
+turn and prints the seconds. Models have random weights, which does not change
+the time. The script imports only the peers and the standard library.
 """
 
 import argparse
@@ -24,28 +25,28 @@ import sys
 import time
 
 _TOP_K = 10
-# As in BERT.
+# BERT's values.
 _WEIGHT_DECAY, _MAX_NORM, _EPSILON = 0.01, 1.0, 1e-6
 _NUM_WARM_UP_BATCHES = 2
 
 
-def _say(message):
+def _send(message):
   sys.stdout.write(json.dumps(message) + "\n")
   sys.stdout.flush()
 
 
 def _serve(package, run, **description):
-  """Describes the peer, and takes turns while asked to.
+  """Prints the peer's description, then takes a turn per line of input.
 
   Args:
-    package: whose version is told.
-    run: takes a turn; returns its seconds, or an answer that has them.
-    **description: what is told besides.
+    package: name of the package whose version is reported.
+    run: takes a turn; returns seconds, or a dictionary with "seconds".
+    **description: further entries of the description.
   """
-  _say(dict(description, version=importlib.metadata.version(package)))
+  _send(dict(description, version=importlib.metadata.version(package)))
   for _ in sys.stdin:
     answer = run()
-    _say(answer if isinstance(answer, dict) else {"seconds": answer})
+    _send(answer if isinstance(answer, dict) else {"seconds": answer})
 
 
 def _seconds(run):
@@ -106,7 +107,7 @@ def run_extraction(options):
 
 
 class _Inputs:
-  """The features of records, as tensors."""
+  """The features of records as tensors."""
 
   def __init__(self, path):
     import numpy as np
@@ -119,47 +120,47 @@ class _Inputs:
     return self._arrays[name]
 
   def batch(self, rows):
-    """Returns features of some rows, cut to the longest of them."""
+    """Returns the features of some rows, cut to the longest of these rows."""
     length = int(self["input_mask"][rows].sum(1).max())
     return {name: values[rows, :length] if name in (
         "input_ids", "input_mask", "segment_ids") else values[rows]
             for name, values in self._arrays.items()}
 
   def by_length(self, batch_size):
-    """Returns the rows of batches of similar length."""
+    """Returns the row numbers of batches with similar lengths."""
     order = self["input_mask"].sum(1).argsort(stable=True)
     return order.split(batch_size)
 
 
 def _model(options, kind):
-  """Builds a model of random weights and of the project's arithmetic."""
+  """Builds a model with random weights and the project's arithmetic."""
   import torch
   import transformers
   torch.manual_seed(0)
   torch.set_num_threads(options.threads)
   config = transformers.BertConfig.from_json_file(options.config)
-  # The tanh form, in one operation.
+  # The tanh form of gelu, in one operation.
   config.hidden_act = "gelu_pytorch_tanh"
   config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
   return getattr(transformers, kind)(config)
 
 
 def _with_compiled(candidates):
-  """Adds to models by name the same with a compiled encoder.
+  """Adds a variant with a compiled encoder for each model.
 
   Args:
-    candidates: models and whether they run under autocast, by name.
+    candidates: (model, whether it runs under autocast), by name.
 
   Returns:
-    Encoder, model and whether it runs under autocast, by name.
+    (encoder, model, whether it runs under autocast), by name.
   """
   import torch
-  found = {}
+  variants = {}
   for name, (model, autocast) in candidates.items():
-    found[name] = model.bert, model, autocast
-    found[name + ", torch.compile"] = (
+    variants[name] = model.bert, model, autocast
+    variants[name + ", torch.compile"] = (
         torch.compile(model.bert, dynamic=True), model, autocast)
-  return found
+  return variants
 
 
 def _hidden_states(encoder, batch):
@@ -169,7 +170,7 @@ def _hidden_states(encoder, batch):
 
 
 def _masked_logits(model, batch, hidden_states):
-  """Returns the scores of the real masked tokens only, [N, V]."""
+  """Returns the logits of the real masked tokens, [N, V], and their slots."""
   rows, slots = (batch["masked_lm_weights"] > 0).nonzero(as_tuple=True)
   positions = batch["masked_lm_positions"][rows, slots]
   return model.cls.predictions(
@@ -177,7 +178,7 @@ def _masked_logits(model, batch, hidden_states):
 
 
 def run_labels(options):
-  """Labels records as stage IV does, in its best setting."""
+  """Labels records as stage IV does, in the fastest variant."""
   import torch
   inputs = _Inputs(options.features)
 
@@ -188,7 +189,7 @@ def run_labels(options):
         batch = inputs.batch(rows)
         logits, _ = _masked_logits(
             model, batch, _hidden_states(encoder, batch)[0])
-        # Faster than the scores' top K and their logsumexp.
+        # Faster than the top K of the logits with their logsumexp.
         torch.softmax(logits.float(), -1).topk(_TOP_K)
 
   plain = _model(options, "BertForMaskedLM").eval()
@@ -220,7 +221,7 @@ def run_training(options):
        {"params": others, "weight_decay": 0.0}], lr=5e-5, eps=_EPSILON,
       fused=True)
   batches = torch.arange(inputs.size).split(options.batch_size)
-  # A last one that is not full would be a smaller step.
+  # A last batch that is not full would take less time.
   batches = [rows for rows in batches if len(rows) == options.batch_size]
   position = 0
 
@@ -231,13 +232,13 @@ def run_training(options):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
       hidden_states, pooled = _hidden_states(encoder, batch)[:2]
       logits, slots = _masked_logits(model, batch, hidden_states)
-      following = model.cls.seq_relationship(pooled)
-    found = torch.log_softmax(logits.float(), -1).gather(
+      next_sentence = model.cls.seq_relationship(pooled)
+    log_student = torch.log_softmax(logits.float(), -1).gather(
         1, batch["top_k_indices"][slots].long())
-    loss = -(found * batch["truncated_masked_lm_probs"][slots]).sum() / len(
-        logits)
+    loss = -(log_student * batch["truncated_masked_lm_probs"][slots]
+            ).sum() / len(logits)
     loss = loss + torch.nn.functional.cross_entropy(
-        following.float(), batch["next_sentence_labels"][:, 0].long())
+        next_sentence.float(), batch["next_sentence_labels"][:, 0].long())
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_NORM)
     optimizer.step()
@@ -257,10 +258,10 @@ def run_training(options):
 
 
 def run_exported(options):
-  """Loads what examples/export_student.py has written for transformers.
+  """Loads a model that examples/export_student.py wrote for transformers.
 
-  Writes the token ids of texts, and the logits of the first of them; a turn
-  applies the model to one sequence.
+  Writes the token ids of all texts and the logits of the first texts. A turn
+  applies the model to --steps sequences, one at a time.
   """
   import numpy as np
   import torch
@@ -300,7 +301,7 @@ def run_exported(options):
 
 
 def _serve_best(candidates, settings):
-  """Serves what is fastest in one turn after some batches that warm it up."""
+  """Serves the candidate that is fastest in one turn after a warm-up."""
   seconds = {}
   for name, run in candidates.items():
     try:
@@ -308,7 +309,7 @@ def _serve_best(candidates, settings):
     except Exception as error:  # pylint: disable=broad-except
       if "torch.compile" not in name:
         raise
-      # Where there is no C++ compiler, say.
+      # For example, if the machine has no C++ compiler.
       seconds[name] = float("inf")
       sys.stderr.write("{}: {!r}\n".format(name, error))
       continue
@@ -342,7 +343,7 @@ def main():
   try:
     options.run(options)
   except ImportError as error:
-    _say({"absent": "the package {} is not installed".format(error.name)})
+    _send({"absent": "the package {} is not installed".format(error.name)})
 
 
 if __name__ == "__main__":

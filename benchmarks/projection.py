@@ -1,45 +1,46 @@
-"""Reckons what English Wikipedia takes on a machine with 8 GPUs.
+"""Estimates the time of English Wikipedia on a machine with 8 GPUs.
 
-No GPU has been measured: what is assumed of them stands below, with its source,
-and in the text. Everything else is a figure of benchmarks/results.json.
+No GPU was measured. The constants below are assumptions about GPUs, with their
+sources, and are repeated in the printed text. All other figures are from
+benchmarks/results.json.
 """
 
 from typing import Any, List, Mapping, NamedTuple
 
 import report
 
-# The machine, assumed: cores as a cloud's hosts of 8 GPUs have, a common NVMe.
+# The assumed machine: cores as in cloud hosts with 8 GPUs, and an NVMe disk.
 NUM_GPUS = 8
 NUM_CORES = 64
 DISK_BYTES_PER_SECOND = 2e9
-# NVIDIA's data sheet of A100, float16 with float32 sums, dense.
+# NVIDIA's data sheet of A100: dense, float16 with float32 sums.
 PEAK_OPERATIONS = 312e12
-# The share of it that is assumed to be reached.
+# Assumed share of the peak that is reached.
 ASSUMED_SHARE = 0.4
 # NVLink, as in docs/processes.md.
 LINK_BYTES_PER_SECOND = 150e9
-# English Wikipedia, as in docs/records.md: XML, and sequences.
+# Size of English Wikipedia, as in docs/records.md.
 XML_BYTES = 100e9
 NUM_SEQUENCES = 300e6
-# BERT-Base and a student of half its layers at 128 tokens and 20 slots:
-# examples/make_student_config.py. Training takes three times as many.
+# Operations of BERT-Base and a student with half its layers, at 128 tokens and
+# 20 slots, from examples/make_student_config.py. Training takes three passes.
 TEACHER_OPERATIONS = 23.31e9
 STUDENT_OPERATIONS = 12.14e9
 TRAINING_PASSES = 3
 GRADIENT_BYTES = 270e6
-# Of the command in docs/training.md.
+# Values of the command in docs/training.md.
 NUM_STEPS, BATCH_SIZE = 100000, 32
-# Each process sends and receives so much of the gradients with ring all-reduce.
+# Share of the gradients that a process sends and receives in ring all-reduce.
 EXCHANGED_SHARE = 2 * (NUM_GPUS - 1) / NUM_GPUS
 
 
 class Bound(NamedTuple):
-  """One thing that a stage needs.
+  """The time that a stage needs of one resource.
 
   Attributes:
-    what: it is.
-    seconds: that it takes.
-    how: the arithmetic, as text.
+    what: name of the resource.
+    seconds: time in seconds.
+    how: the calculation, as text.
   """
   what: str
   seconds: float
@@ -47,18 +48,19 @@ class Bound(NamedTuple):
 
 
 class Stage(NamedTuple):
-  """A stage, and what it needs.
+  """A stage and the resources that it needs.
 
   Attributes:
-    name: of the stage.
-    bounds: what it needs at the same time; the largest is the bottleneck.
+    name: name of the stage.
+    bounds: times of the resources, which are used at the same time; the largest
+      is the bottleneck.
   """
   name: str
   bounds: List[Bound]
 
 
 def _duration(seconds: float) -> str:
-  """Formats a time."""
+  """Formats a time in its largest useful unit."""
   for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
     if seconds >= 2 * length:
       return "{:.1f} {}".format(seconds / length, unit)
@@ -86,7 +88,7 @@ def _reader(count: float, rate: float, cores: int) -> Bound:
 
 
 def stages(results: Mapping[str, Any]) -> List[Stage]:
-  """Reckons the stages; none where a figure that they need is missing."""
+  """Estimates all stages; returns [] if a needed figure is missing."""
   one, creating, reader = (
       report.find_row(results, what).get("ours", {}).get("median")
       for what in ("Wikipedia text, one process", "stage III", "reader"))
@@ -125,7 +127,7 @@ def stages(results: Mapping[str, Any]) -> List[Stage]:
 
 
 def lines(results: Mapping[str, Any]) -> List[str]:
-  """Returns the lines about English Wikipedia."""
+  """Returns the text about English Wikipedia, as lines of Markdown."""
   found = stages(results)
   if not found:
     return []

@@ -1,14 +1,17 @@
-r"""Times how records are read in training, beside what a training step takes.
+r"""Times the reading of records in training.
 
   python benchmarks/reading.py \
     --input_file 'data/labelled/wiki_distill_*.tfrecord'
 
-Four figures: sequences a second of the input alone, in turn with the plain
-reader that a TensorFlow tutorial would write (four files at a time, a shuffle
-buffer of 10,000 records); the same with the corpus shared by 8 processes; how
-long a run takes from its start to its first batch, by the step that it resumes
-from, on the corpus repeated until it has 100 million records; and how long it
-takes to check the files, which are linked until there are 2,000 of them.
+The benchmark measures:
+
+  - sequences per second of the input pipeline, in turn with a plain tf.data
+    pipeline as in TensorFlow's guides (four files interleaved, a shuffle buffer
+    of 10,000 records);
+  - the same for one of 8 processes that share the corpus;
+  - the seconds until the first batch, for several steps to resume from, with
+    the corpus repeated to 100 million records;
+  - the seconds to check 2,000 files, which are links to the given files.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import pathlib
 import sys
 import tempfile
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -44,7 +47,7 @@ _STEPS = (0, 10000, 1000000)
 _LARGE_CORPUS = 100 * 1000 * 1000
 _NUM_FILES = 2000
 _NUM_PROCESSES = 8
-# Of the plain reader.
+# Settings of the plain pipeline.
 _INTERLEAVED_FILES, _SHUFFLE_RECORDS = 4, 10000
 
 
@@ -53,13 +56,14 @@ def define_flags() -> None:
   measure.define_flags()
   flags.DEFINE_string("input_file", None, "Labelled records.")
   input_pipeline.define_flags()
-  flags.DEFINE_integer("truncation_factor", 10, "As in the records.")
-  flags.DEFINE_integer("vocab_size", 30522, "Of the records.")
-  flags.DEFINE_integer("train_batch_size", 32, "Sequences in a batch.")
+  flags.DEFINE_integer(
+      "truncation_factor", 10, "K, the teacher entries stored for each slot.")
+  flags.DEFINE_integer("vocab_size", 30522, "Vocabulary size of the records.")
+  flags.DEFINE_integer("train_batch_size", 32, "Sequences per batch.")
 
 
 def plain_dataset(paths, shape, limits, batch_size) -> tf.data.Dataset:
-  """Reads records as plainly as TensorFlow's guides do."""
+  """Builds a plain pipeline as in TensorFlow's guides."""
   dataset = tf.data.Dataset.from_tensor_slices(list(paths))
   dataset = dataset.shuffle(len(paths), seed=_SEED).interleave(
       tf.data.TFRecordDataset,
@@ -72,19 +76,19 @@ def plain_dataset(paths, shape, limits, batch_size) -> tf.data.Dataset:
 
 
 def speed(dataset: tf.data.Dataset, num_batches: int, batch_size: int) -> float:
-  """Returns sequences a second, the first batch left out."""
+  """Returns the sequences per second after the first batch."""
   iterator = iter(dataset)
   next(iterator)
 
   def read():
-    for _ in range(num_batches):  # And keeps none of them.
+    for _ in range(num_batches):
       next(iterator)
 
   return num_batches * batch_size / measure.seconds_of(read)
 
 
 def repeat(corpus: order.Corpus, size: int) -> order.Corpus:
-  """Makes a corpus of at least `size` records by taking the blocks again."""
+  """Repeats the blocks of a corpus until it has at least `size` records."""
   times = -(-size // corpus.size)
   return dataclasses.replace(corpus, **{
       name: np.tile(getattr(corpus, name), times)
@@ -92,7 +96,7 @@ def repeat(corpus: order.Corpus, size: int) -> order.Corpus:
 
 
 def time_of_check(paths, shape, vocab_size: int) -> float:
-  """Returns the seconds of checking many files, with their manifests."""
+  """Returns the seconds to check `_NUM_FILES` files with their manifests."""
   with tempfile.TemporaryDirectory(dir=os.path.dirname(paths[0])) as folder:
     links = []
     for i in range(_NUM_FILES):
@@ -146,7 +150,7 @@ def main() -> None:
           "reader, one of 8 processes", "sequences/s", rates["one of 8"],
           limit=("bytes copied", limit), rest=rest)]
   large = repeat(corpus, _LARGE_CORPUS)
-  next(iter(dataset()))  # The first dataset of a process takes longer.
+  next(iter(dataset()))  # Warm-up: a process's first dataset takes longer.
   settings = ["{:,} records of {:.0f} bytes in {} files, batches of {}.".format(
       corpus.size, bytes_per_record, len(paths), batch_size)]
   for step in _STEPS:

@@ -1,23 +1,23 @@
-"""Writes the figures of benchmarks/results.json as text.
+"""Formats the figures of benchmarks/results.json as text.
 
-This module computes benchmarks/results.md and the table of docs/speed.md from
-that file, so that a test can compare them with it.
+This module computes benchmarks/results.md and the table of docs/speed.md, so a
+test can compare both with benchmarks/results.json.
 """
 
 from typing import Any, Dict, List, Mapping, Sequence
 
 TABLE_START = "<!-- figures of benchmarks/results.json -->"
 TABLE_END = "<!-- end -->"
-# Below it, what the rest of the time is spent on is told.
+# Below this share of the limit, the profile's largest entries are reported.
 ENOUGH_SHARE = 0.6
-# How far from linear the time may be, as a factor.
+# Range of `linearity` in which a time counts as linear.
 _LINEAR = (0.8, 1.25)
-# Cores that other processes may take before a figure is doubted.
+# Cores busy with other processes above which a warning is added.
 _QUIET_CORES = 0.1
 
 
 def number(value: float) -> str:
-  """Formats a figure: three digits, or all before the point."""
+  """Formats a figure with three digits, or as an integer from 100 on."""
   if abs(value) >= 100:
     return "{:,.0f}".format(value)
   return "{:.{}f}".format(value, 1 if abs(value) >= 10 else 2)
@@ -42,11 +42,11 @@ def _peer_figure(peer: Mapping[str, Any]) -> str:
 
 
 def table(header: str, rows: Sequence[Sequence[str]]) -> List[str]:
-  """Returns the lines of a table.
+  """Returns the lines of a Markdown table.
 
   Args:
-    header: the names of the columns, separated by bars.
-    rows: the cells.
+    header: names of the columns, separated by " | ".
+    rows: cells of each row.
   """
   num_columns = header.count("|") + 1
   return ["| {} |".format(header), "|---" * num_columns + "|",
@@ -66,7 +66,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> List[str]:
 
 
 def _rest(rows: Sequence[Mapping[str, Any]]) -> List[str]:
-  """Says of each figure far from its limit where its time goes."""
+  """Returns a line with the profile for each figure far from its limit."""
   return ["- {}, {} of the limit; largest in its profile: {}.".format(
       row["what"], _share(row), ", ".join(
           "`{}` ({:.0%})".format(name, share) for name, share in row["rest"])
@@ -81,7 +81,7 @@ def _absent(rows: Sequence[Mapping[str, Any]]) -> List[str]:
 
 
 def part_lines(part: Mapping[str, Any]) -> List[str]:
-  """Returns the lines about one part."""
+  """Returns the text about one part, as lines of Markdown."""
   return [*_figures(part["rows"]), "", *_rest(part["rows"]),
           *_absent(part["rows"]), *("- " + line for line in part["settings"]),
           *growth_lines(part.get("growth", ()))]
@@ -91,14 +91,16 @@ def part_lines(part: Mapping[str, Any]) -> List[str]:
 
 
 def linearity(points: Sequence[Mapping[str, float]]) -> float:
-  """Returns how much longer a unit takes in large inputs than in small ones.
+  """Returns how much longer a unit of input takes in large inputs.
+
+  The result is the ratio of two slopes, in which the start-up time cancels out:
+  from the second input to the third, and from the first input to the second.
 
   Args:
-    points: sizes and seconds of three inputs; from the first to the second, and
-      from the second to the third, start-up cancels out.
+    points: "size" and "seconds" of three inputs, in increasing order.
 
   Returns:
-    1 where the time is linear, more where it grows faster.
+    1 for linear time, more for time that grows faster.
   """
   small, medium, large = ((point["size"], point["seconds"])
                           for point in points)
@@ -126,7 +128,7 @@ def _verdict(growth: Mapping[str, Any]) -> str:
 
 
 def growth_lines(growths: Sequence[Mapping[str, Any]]) -> List[str]:
-  """Returns the lines about larger inputs."""
+  """Returns the text about larger inputs, as lines of Markdown."""
   if not growths:
     return []
   rows = [(growth["what"], "{}x".format(point["times"]),
@@ -142,7 +144,7 @@ def growth_lines(growths: Sequence[Mapping[str, Any]]) -> List[str]:
 
 
 def _inputs(parts: Mapping[str, Any]) -> List[str]:
-  """Returns lines about the files that were read."""
+  """Returns a line for each set of input files."""
   found = dict.fromkeys(
       "- Inputs at {:.0%} of their size: {}.".format(
           part["arguments"]["size"], "; ".join(
@@ -160,7 +162,7 @@ def results_page(results: Mapping[str, Any], projection: Sequence[str]) -> str:
   """Returns the text of benchmarks/results.md.
 
   Args:
-    results: as benchmarks/results.json has them.
+    results: content of benchmarks/results.json.
     projection: lines about English Wikipedia.
   """
   rows, parts = _all_rows(results), results["parts"]
@@ -201,7 +203,7 @@ def results_page(results: Mapping[str, Any], projection: Sequence[str]) -> str:
 
 
 def table_block(results: Mapping[str, Any]) -> str:
-  """Returns the table of docs/speed.md, with the comments around it."""
+  """Returns the table of docs/speed.md with the comments around it."""
   rows = [(row["what"], "{} {}".format(
       number(row["ours"]["median"]), row["unit"]),
            "{}: {}".format(_peer_name(row["peer"]), _peer_figure(row["peer"]))
@@ -213,11 +215,11 @@ def table_block(results: Mapping[str, Any]) -> str:
 
 
 def replace_table(text: str, results: Mapping[str, Any]) -> str:
-  """Returns a page with the table of some results.
+  """Replaces the table of a page.
 
   Args:
-    text: the page; it has both comments.
-    results: as benchmarks/results.json has them.
+    text: the page, which contains `TABLE_START` and `TABLE_END`.
+    results: content of benchmarks/results.json.
   """
   before, _, rest = text.partition(TABLE_START)
   _, _, after = rest.partition(TABLE_END)
@@ -225,5 +227,5 @@ def replace_table(text: str, results: Mapping[str, Any]) -> str:
 
 
 def find_row(results: Mapping[str, Any], what: str) -> Dict[str, Any]:
-  """Returns a figure by its name; empty where it was not measured."""
+  """Returns the row of a figure; empty if the figure was not measured."""
   return next((row for row in _all_rows(results) if row["what"] == what), {})
