@@ -1,20 +1,20 @@
-r"""Shows where students' probability outside the stored tokens goes.
+r"""Measures students' probability outside the teacher's stored tokens.
 
   python benchmarks/rest_of_students.py \
     --input_file data/labelled/heldout.tfrecord \
     --models 'teacher=teacher,bucket=student/bucket,drop=student/drop'
 
 A model is a folder with bert_config.json and bert_model.ckpt.*. The records
-store the teacher's most probable tokens. By the chain rule the cross entropy of
-the masked tokens is the sum of two terms: which stored token it is, or none of
-them; and, where it is none, which token of the rest. The first is what stored
-tokens teach, the second is what they leave out. The table has both, the mean
-probability of the rest, and how much of that the thousand tokens have that are
-masked most often.
+store the teacher's most probable tokens. The tokens that are not stored form
+the rest. By the chain rule, the cross entropy of the masked tokens is the sum
+of two terms: the choice among the stored tokens and the rest as a whole, and
+the choice within the rest. Stored tokens teach the first term only. The table
+has both terms, the mean probability of the rest, and the share of the rest's
+probability on the thousand most frequently masked tokens.
 
-Labels to train on, named with --labels in the same way, are compared by how
-many of the vocabulary's tokens they name at all, and ten times or more, and by
-the share of the held-out masked tokens that they name less often.
+For training labels given with --labels, the benchmark prints how many tokens of
+the vocabulary the labels store at least once, how many at least ten times, and
+the share of held-out masked tokens that the labels store less than ten times.
 """
 
 import os
@@ -22,7 +22,7 @@ import pathlib
 import sys
 from typing import Mapping, NamedTuple
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -42,7 +42,7 @@ from util import command_line
 from util import files
 
 _NUM_FREQUENT = 1000
-# A token that is stored less often is hardly learned from.
+# A token stored less often contributes little to training.
 _MIN_ENTRIES = 10
 
 
@@ -51,20 +51,21 @@ def define_flags() -> None:
   flags.DEFINE_string("input_file", None, "Labelled records.")
   flags.DEFINE_string("models", None, "NAME=FOLDER, separated by commas.")
   flags.DEFINE_list("labels", [], "NAME=FILE, separated by commas.")
-  flags.DEFINE_integer("num_records", 400, "Records to look at.", lower_bound=1)
+  flags.DEFINE_integer("num_records", 400, "Records to read.", lower_bound=1)
   flags.DEFINE_integer(
-      "truncation_factor", 10, "K, the stored tokens of a slot.", lower_bound=1)
+      "truncation_factor", 10, "K, the teacher entries stored for each slot.",
+      lower_bound=1)
   input_pipeline.define_flags()
 
 
 class Rest(NamedTuple):
-  """What a model does outside the stored tokens, means over all slots.
+  """A model's probability of the tokens not stored, as means over all slots.
 
   Attributes:
-    mass: its probability there.
-    cross_entropy: of the masked tokens.
-    within: the part of it that is due to the choice within the rest.
-    frequent: share of the rest's probability that frequent tokens have.
+    mass: probability of the rest.
+    cross_entropy: cross entropy of the masked tokens, in nats.
+    within: part of the cross entropy for the choice within the rest.
+    frequent: share of the rest's probability on frequent tokens.
   """
   mass: float
   cross_entropy: float
@@ -74,13 +75,13 @@ class Rest(NamedTuple):
 
 def measure(logits: np.ndarray, stored: np.ndarray, masked_tokens: np.ndarray,
             frequent: np.ndarray) -> Rest:
-  """Measures a model.
+  """Computes the measures of a model.
 
   Args:
-    logits: float32 [N, V].
-    stored: the tokens that are stored, int [N, K].
-    masked_tokens: int [N].
-    frequent: ids of frequent tokens.
+    logits: logits of the masked tokens, float32 [N, V].
+    stored: ids of the stored tokens, int [N, K].
+    masked_tokens: ids of the masked tokens, int [N].
+    frequent: ids of frequent tokens, int.
   """
   log_student = tf.nn.log_softmax(tf.cast(logits, tf.float64)).numpy()
   rest = np.exp(log_student)
@@ -95,7 +96,7 @@ def measure(logits: np.ndarray, stored: np.ndarray, masked_tokens: np.ndarray,
 
 def read_records(shape: schema.RecordShape, vocab_size: int
                 ) -> Mapping[str, np.ndarray]:
-  """Reads the labelled records, arrays by feature name."""
+  """Reads the labelled records; returns arrays by feature name."""
   paths = files.find_files(flags.FLAGS.input_file, "input_file")
   input_pipeline.check_records(paths, "input_file", shape, vocab_size)
   read = input_pipeline.evaluation_input_fn(
@@ -144,8 +145,8 @@ def main() -> None:
     name, _, path = labels.partition("=")
     counts = count_entries(path, configs[0].vocab_size)
     sys.stdout.write(
-        "{:<32} names {:,} tokens, {:,} of them {} times; {:.1%} of the "
-        "held-out masked tokens are named less often\n".format(
+        "{:<32} store {:,} tokens, {:,} of them at least {} times; {:.1%} of "
+        "the held-out masked tokens are stored less often\n".format(
             name, np.count_nonzero(counts),
             np.count_nonzero(counts >= _MIN_ENTRIES), _MIN_ENTRIES,
             np.mean(counts[masked_tokens] < _MIN_ENTRIES)))

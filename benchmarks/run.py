@@ -1,4 +1,4 @@
-r"""Measures every speed figure of the project, each beside a named peer.
+r"""Measures every speed figure of the project, and compares it with a peer.
 
   python -m venv .venv-peers
   .venv-peers/bin/pip install -r benchmarks/peers.txt
@@ -7,14 +7,15 @@ r"""Measures every speed figure of the project, each beside a named peer.
     --dump_file enwiki-….xml.bz2 --peers_python .venv-peers/bin/python \
     --output_dir benchmarks --page_file docs/speed.md
 
-The text has one sentence a line and a blank line between documents; the teacher
-is a folder with bert_config.json, vocab.txt and bert_model.ckpt.*; the dump is
-a small one of a Wikipedia. Each part is a script of this folder, which can be
-run by itself, and takes its contenders in turn. Writes results.json after each
-part, and results.md of it. Run again, it keeps the parts that were measured
-with the same settings. A peer that is not installed is said to be absent.
---size 0.02 is a short trial. A quiet machine is needed: the report says how
-much of it other processes took.
+The text has one sentence per line and a blank line between documents. The
+teacher is a folder with bert_config.json, vocab.txt and bert_model.ckpt.*. The
+dump is a small dump of a Wikipedia.
+
+Each part is a script of this folder, which times its contenders in turn and can
+also be run alone. After each part, results.json and results.md are written. A
+second run keeps the parts that were measured with the same settings. Peers that
+are not installed are reported as absent. --size 0.02 gives a short trial. Use a
+quiet machine: the report warns if other processes used the cores.
 """
 
 import datetime
@@ -46,13 +47,13 @@ FLAGS = flags.FLAGS
 
 _RESULTS_FILE = "results.json"
 _PAGE_FILE = "results.md"
-# At --size 1: bytes of the texts, and records.
+# Sizes at --size 1: bytes of text, and records.
 _TOKENIZER_BYTES, _TEXT_BYTES = 8e6, 2e6
 _READER_RECORDS, _LABELLED_RECORDS, _GROWTH_RECORDS = 20000, 256, 100
 _SPLIT_MEGABYTES = 500
 _DUMP_COPIES = 4
 _STEPS, _LOG_INTERVALS = 3, 3
-# Of stage IV at 16x, and some more.
+# Enough for stage IV at 16x.
 _MASKED_RECORDS = max(_READER_RECORDS, 16 * _GROWTH_RECORDS)
 _TOP_K = 10
 _DUPE_FACTOR = 10
@@ -60,19 +61,19 @@ _MOST_LONG_TURNS = 3
 
 
 class Inputs(NamedTuple):
-  """What the parts read.
+  """Paths of the parts' inputs.
 
   Attributes:
     text: a long text.
-    short_text: its beginning.
+    short_text: the beginning of the text.
     vocab: the vocabulary.
-    teacher_config: of the teacher.
-    teacher_checkpoint: of the teacher.
-    student_config: half of the teacher's layers.
+    teacher_config: config of the teacher.
+    teacher_checkpoint: checkpoint of the teacher.
+    student_config: config of a student with half of the teacher's layers.
     masked: records of stage III.
-    labelled: the same with labels.
+    labelled: the masked records with labels.
     dump: a Wikipedia dump.
-    folder: for files of the parts.
+    folder: folder for files of the parts.
   """
   text: pathlib.Path
   short_text: pathlib.Path
@@ -90,10 +91,10 @@ class Part(NamedTuple):
   """A part of the benchmark.
 
   Attributes:
-    script: of this folder.
-    arguments: takes the inputs and a function that scales a size; returns its
-      flags.
-    most_turns: of one that takes minutes.
+    script: name of a script in this folder.
+    arguments: takes the inputs and a function that scales a size; returns the
+      flags of the script.
+    most_turns: largest number of turns, for a part that takes minutes.
   """
   script: str
   arguments: Callable[[Inputs, Callable[[float], int]], Dict[str, Any]]
@@ -138,7 +139,7 @@ PARTS = {
 
 def define_flags() -> None:
   """Defines the flags of this script."""
-  flags.DEFINE_string("text_file", None, "Text, one sentence a line.")
+  flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string(
       "teacher", None, "Folder of a BERT in Google's layout.")
   flags.DEFINE_string("dump_file", None, "A small Wikipedia dump.")
@@ -147,20 +148,21 @@ def define_flags() -> None:
           _RESULTS_FILE, _PAGE_FILE))
   flags.DEFINE_list("only", list(PARTS), "Parts to measure.")
   flags.DEFINE_string(
-      "peers_python", None, "Interpreter that has the packages of "
-      "benchmarks/peers.txt; a peer without one is said to be absent.")
-  flags.DEFINE_integer("turns", 5, "How often to time each.", lower_bound=1)
+      "peers_python", None, "Python interpreter with the packages of "
+      "benchmarks/peers.txt; without it, peers are reported as absent.")
+  flags.DEFINE_integer("turns", 5, "Turns of each contender.", lower_bound=1)
   flags.DEFINE_float(
-      "size", 1.0, "Share of the sizes of texts and record files.",
+      "size", 1.0, "Factor on the sizes of texts and record files.",
       lower_bound=1e-3)
   flags.DEFINE_string(
-      "page_file", None, "Page whose table between two comments is written.")
-  flags.DEFINE_bool("overwrite", False, "Whether to measure again what there "
-                    "is already.")
+      "page_file", None, "Markdown file whose table between the two comments "
+      "is replaced.")
+  flags.DEFINE_bool("overwrite", False, "Whether to measure existing parts "
+                    "again.")
 
 
 def scaled(size: float) -> int:
-  """Returns the size of a trial."""
+  """Returns a size multiplied by --size, at least 1."""
   return max(1, round(size * FLAGS.size))
 
 
@@ -168,7 +170,7 @@ def run_script(path: str, **options: Any) -> None:
   """Runs a script of the project.
 
   Raises:
-    InputError: it failed.
+    InputError: if the script fails.
   """
   result = subprocess.run(
       [sys.executable, str(ROOT / path),
@@ -189,8 +191,8 @@ def beginning(text: pathlib.Path, path: pathlib.Path, num_bytes: int) -> None:
 
 
 def prepare(folder: pathlib.Path) -> Inputs:
-  """Makes what the parts read."""
-  # Not before a part wants it: this imports what reads records.
+  """Creates the inputs of the parts."""
+  # Imported only if a part is measured: reading records imports much.
   import some_records
   teacher = pathlib.Path(FLAGS.teacher)
   inputs = Inputs(
@@ -219,7 +221,7 @@ def prepare(folder: pathlib.Path) -> Inputs:
 
 
 def describe(part: Part) -> Dict[str, Any]:
-  """Returns what a part's figures depend on, besides code and machine."""
+  """Returns the settings of a part's figures, without code and machine."""
   return {
       "turns": min(FLAGS.turns, part.most_turns or FLAGS.turns),
       "size": FLAGS.size,
@@ -233,7 +235,7 @@ def describe(part: Part) -> Dict[str, Any]:
 
 
 def measure_part(part: Part, inputs: Inputs) -> Dict[str, Any]:
-  """Runs a part; returns its figures."""
+  """Runs a part and returns its results."""
   arguments = describe(part)
   results_file = inputs.folder / "part.json"
 
@@ -255,8 +257,8 @@ def measure_part(part: Part, inputs: Inputs) -> Dict[str, Any]:
 
 
 def write(output_dir: pathlib.Path, results: Dict[str, Any]) -> None:
-  """Writes the results and what quotes them, each in one piece."""
-  # The order of the table is that of the parts, in whatever order they came.
+  """Writes the results and the pages that quote them, each atomically."""
+  # The table has the order of PARTS, in whatever order they were measured.
   results["parts"] = {name: results["parts"][name] for name in PARTS
                       if name in results["parts"]}
   texts = {
@@ -274,10 +276,10 @@ def write(output_dir: pathlib.Path, results: Dict[str, Any]) -> None:
 
 
 def read(path: pathlib.Path) -> Dict[str, Any]:
-  """Returns the results that there are.
+  """Reads the results; returns empty results if the file does not exist.
 
   Raises:
-    InputError: the file is something else.
+    InputError: if the file holds no results of this script.
   """
   if not path.exists():
     return {"machine": {}, "parts": {}}
@@ -286,7 +288,7 @@ def read(path: pathlib.Path) -> Dict[str, Any]:
     return {"machine": results["machine"], "parts": dict(results["parts"])}
   except (ValueError, KeyError, TypeError):
     raise InputError("--output_dir: {} holds no results of this script; remove "
-                     "it".format(path)) from None
+                     "the file".format(path)) from None
 
 
 def main() -> None:
@@ -303,8 +305,8 @@ def main() -> None:
   if results["machine"] != machine:
     if results["parts"] and not FLAGS.overwrite:
       raise InputError(
-          "--output_dir={} has results of another machine or of other "
-          "versions: choose another folder, or --overwrite".format(output_dir))
+          "--output_dir={} has results of another machine or other versions; "
+          "choose another folder, or give --overwrite".format(output_dir))
     results = {"machine": machine, "parts": {}}
   wanted = [name for name in PARTS if name in FLAGS.only]
   with tempfile.TemporaryDirectory() as folder:

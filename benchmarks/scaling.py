@@ -1,20 +1,21 @@
-r"""Measures what more processes bring, with the command of docs/training.md.
+r"""Measures the speed-up of several processes that train together.
 
   python benchmarks/scaling.py -np 2
 
-Weak scaling: each process takes train_batch_size sequences a step, however
-many there are. For each of two students, one process and N processes train in
-turn on the same random records; the medians of sequences a second are compared.
-On CPUs the single process has as many threads as each of the N, so that the
-figure is what N times the cores bring. On GPUs each process has one.
+The benchmark measures weak scaling with the command of docs/training.md: each
+process takes --train_batch_size sequences per step. For each of two students,
+one process and N processes train in turn on the same random records; their
+median sequences per second are compared. On CPUs, the single process has as
+many threads as each of the N processes, so the ratio is the gain from N times
+the cores. On GPUs, each process has one GPU.
 
-N processes that exchange nothing, each training by itself at the same time, are
-the limit: they share the memory's bandwidth.
+The limit is N processes that train at the same time without exchanging
+gradients, and share the memory's bandwidth.
 
-With --timeline, or far from that limit, a further run with HOROVOD_TIMELINE
-shows how much of the time gradients are exchanged, and how much of that is not
-hidden behind the computation of others: what comes after the last gradient of
-the step is ready.
+With --timeline, or if the speed is far below the limit, a further run with
+HOROVOD_TIMELINE measures the share of the time in all-reduce, and the share
+that computation does not hide: the time after the last gradient of a step is
+ready.
 """
 
 import concurrent.futures
@@ -51,7 +52,7 @@ _SHAPE = schema.RecordShape(128, 20, 10)
 _NUM_RECORDS = 2048
 # Layers, width, heads.
 _STUDENTS = {"3 x 192": (3, 192, 3), "3 x 384": (3, 384, 12)}
-# Steps between two lines of the log, fewer than the script's own.
+# Steps between two lines of the log, fewer than the trainer's default.
 _LOG_STEPS = 10
 _WITH_SHORT_INTERVALS = """
 import runpy, sys
@@ -60,30 +61,32 @@ hooks.LOG_STEPS = {}
 sys.argv.pop(0)
 runpy.run_path(sys.argv[0], run_name="__main__")
 """.format(_LOG_STEPS)
-# Part of the names that gradients have in Horovod's timeline.
+# Part of the gradients' names in Horovod's timeline.
 _GRADIENT = "AdamWeightDecayOptimizer"
 _SPEED = re.compile(r"Step (\d+) of .*, ([0-9.]+) sequences/s")
 
 
 def define_flags() -> None:
   """Defines the flags of the script."""
-  flags.DEFINE_integer("np", 2, "N, how many processes.", lower_bound=2)
-  flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step of each.")
+  flags.DEFINE_integer("np", 2, "N, the number of processes.", lower_bound=2)
+  flags.DEFINE_integer(
+      "train_batch_size", 32, "Sequences per step of each process.")
   measure.define_flags()
   flags.DEFINE_integer(
-      "num_log_intervals", 4, "Tens of steps in a run; the first, in which "
-      "everything starts, is left out.", lower_bound=2)
+      "num_log_intervals", 4, "Intervals of ten steps per run; the first "
+      "interval is a warm-up and is not counted.", lower_bound=2)
   flags.DEFINE_multi_enum(
       "student", list(_STUDENTS), list(_STUDENTS), "Layers x hidden size.")
   flags.DEFINE_multi_enum(
-      "compression", ["none", "fp16"], ["none", "fp16"], "Of the gradients.")
-  flags.DEFINE_bool("timeline", False, "Whether to look at the exchange.")
+      "compression", ["none", "fp16"], ["none", "fp16"],
+      "Compression of the gradients.")
+  flags.DEFINE_bool("timeline", False, "Whether to always measure all-reduce.")
   flags.DEFINE_enum("precision", "fp32", ["fp32", "bf16", "fp16"],
-                    "As for the trainer.")
+                    "--precision of the trainer.")
 
 
 def write_records(path: pathlib.Path) -> None:
-  """Writes random records that take as long as real ones."""
+  """Writes random records with the shape of real records."""
   generator = np.random.default_rng(0)
   limits = schema.limits(_SHAPE, _VOCAB_SIZE, 2)
   features = {}
@@ -110,7 +113,7 @@ def write_config(path: pathlib.Path, layers: int, width: int,
 
 def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
           compression: str, timeline: Optional[pathlib.Path] = None) -> float:
-  """Trains as in docs/training.md; returns sequences/s of all processes."""
+  """Trains as in docs/training.md; returns the total sequences per second."""
   path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
   environment = dict(os.environ, PATH=path, PYTHONPATH=str(ROOT),
                      TF_CPP_MIN_LOG_LEVEL="3")
@@ -144,17 +147,17 @@ def train(folder: pathlib.Path, config: pathlib.Path, num_processes: int,
 
 
 def train_alone(folder: pathlib.Path, config: pathlib.Path) -> float:
-  """Trains N single processes at once; returns the sum of their speeds."""
+  """Trains N independent processes at once; returns the sum of their speeds."""
   with concurrent.futures.ThreadPoolExecutor(FLAGS.np) as pool:
     return sum(pool.map(lambda _: train(folder, config, 1, "none"),
                         range(FLAGS.np)))
 
 
 def time_in_allreduce(timeline: pathlib.Path) -> Tuple[float, float]:
-  """Returns the share of the time in all-reduce, and that not hidden.
+  """Returns the shares of the time in all-reduce: total, and not hidden.
 
   Args:
-    timeline: as Horovod writes it, of rank 0.
+    timeline: path of Horovod's timeline of rank 0.
   """
   text = timeline.read_text().rstrip().rstrip(",")
   events = [event for event in json.loads(
@@ -162,7 +165,7 @@ def time_in_allreduce(timeline: pathlib.Path) -> Tuple[float, float]:
   gradients = {event["pid"] for event in events
                if event.get("name") == "process_name"
                and _GRADIENT in event["args"].get("name", "")}
-  # By what happens, and then by gradient, the times of each step in turn.
+  # Start and end of each step, by activity and gradient.
   spans: Dict[str, Dict[int, List[Tuple[float, float]]]] = {}
   begun: Dict[int, List[Dict[str, Any]]] = {}
   for event in events:
@@ -183,7 +186,7 @@ def time_in_allreduce(timeline: pathlib.Path) -> Tuple[float, float]:
 
 
 def _length_of_union(spans: np.ndarray) -> float:
-  """Returns how much time spans that may overlap, [N, 2], cover."""
+  """Returns the total time that spans [N, 2], which may overlap, cover."""
   spans = spans[np.argsort(spans[:, 0])]
   ends = np.maximum.accumulate(spans[:, 1])
   starts = np.maximum(spans[1:, 0], ends[:-1])

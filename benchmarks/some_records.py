@@ -1,4 +1,4 @@
-"""Makes record files of a wanted size for benchmarks."""
+"""Writes record files of a given size, for benchmarks."""
 
 import dataclasses
 import itertools
@@ -14,7 +14,7 @@ from util.command_line import InputError
 
 _FLAG = "input_file"
 _SEED = 0
-# Records that get their labels at once.
+# Records that are labelled at a time.
 _BLOCK_RECORDS = 1000
 
 
@@ -22,25 +22,25 @@ def take(source: str, path: str, num_records: int) -> None:
   """Copies the first records of a file, with its manifest.
 
   Args:
-    source: the file.
+    source: the file to copy from.
     path: the copy.
-    num_records: how many.
+    num_records: number of records to copy.
 
   Raises:
-    InputError: there are not as many.
+    InputError: if the file has fewer records.
   """
   with record_writer.RecordWriter(path) as writer:
     for record in itertools.islice(tfrecord.read(source, _FLAG), num_records):
       writer.write(record)
     if writer.num_records < num_records:
-      raise InputError("--{}={} has {:,} records, {:,} are needed: give a "
-                       "longer text".format(_FLAG, source, writer.num_records,
-                                            num_records))
+      raise InputError("--{}={} has {:,} records, {:,} are needed; give a file "
+                       "with more records, or a longer text".format(
+                           _FLAG, source, writer.num_records, num_records))
     writer.commit(manifest.read_manifest(source))
 
 
 def label_randomly(source: str, path: str, truncation_factor: int) -> None:
-  """Gives masked records labels without a teacher: all take the same time.
+  """Labels masked records with random entries instead of a teacher's.
 
   Args:
     source: records of stage III with their manifest.
@@ -57,7 +57,7 @@ def label_randomly(source: str, path: str, truncation_factor: int) -> None:
 
 def _labelled(source: str, vocab_size: int, truncation_factor: int
              ) -> Iterator[bytes]:
-  """Yields the records of a file with random labels; padding has zeros."""
+  """Yields the records of a file with random labels, 0 in padded slots."""
   generator = np.random.default_rng(_SEED)
   records = tfrecord.read(source, _FLAG)
   while block := list(itertools.islice(records, _BLOCK_RECORDS)):

@@ -1,9 +1,9 @@
-"""Compares the time of split_text.py with that of cp on a large file.
+"""Times split_text.py against cp on a large file.
 
   python benchmarks/split_text.py --folder split_benchmark
 
-The file, by default 500 MB of synthetic documents, is written into the folder
-first; at the end the folder is removed.
+The benchmark writes the file, by default 500 MB of synthetic documents, to the
+folder, and removes the folder at the end.
 """
 
 import os
@@ -30,7 +30,8 @@ _SENTENCE = "the cat sat on the mat and looked at the dog that ran\n"
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   measure.define_flags()
-  flags.DEFINE_string("folder", None, "Folder to work in; it must not exist.")
+  flags.DEFINE_string(
+      "folder", None, "Folder for temporary files, which must not exist.")
   flags.DEFINE_integer("megabytes", 500, "Size of the file.", lower_bound=1)
   flags.DEFINE_integer(
       "split_number", 100, "Number of files to write.", lower_bound=1)
@@ -48,7 +49,7 @@ def make_text(path: pathlib.Path, num_bytes: int) -> None:
 
 def run(folder: pathlib.Path, megabytes: int, split_number: int, turns: int
        ) -> None:
-  """Times both."""
+  """Times both contenders and reports their rates."""
   text, output = folder / "text.txt", folder / "output"
   make_text(text, megabytes * 10**6)
   script = [ROOT / "split_text.py", "--read_file", text, "--split_number",

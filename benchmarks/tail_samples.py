@@ -1,4 +1,4 @@
-r"""Measures what truncating the teacher does to the student's gradient.
+r"""Measures the effect of truncated labels on the student's gradient.
 
   python benchmarks/tail_samples.py \
     --teacher_config teacher/bert_config.json \
@@ -7,13 +7,12 @@ r"""Measures what truncating the teacher does to the student's gradient.
     --student_checkpoint student/run/model.ckpt-1000 \
     --input_file data/masked/wiki_masked_0.tfrecord
 
-For masked tokens of some records it compares the gradient of the student's loss
-with regard to its logits, for ten stored tokens of several kinds and for the
-masked token itself, with the gradient for the teacher's whole distribution: the
-cosine over all slots, and the squared error of a slot's gradient, split into
-bias and variance over draws. A token that is drawn twice is stored once: the
-first column has the mean number of stored tokens. Then it says how the error of
-the mean stored target falls with the number of draws.
+For several kinds of labels, the benchmark compares the gradient of the
+student's loss, with respect to the logits at masked tokens, with the gradient
+for the teacher's whole distribution. It prints the mean number of stored tokens
+(a token drawn twice is stored once), the cosine over all slots, and the squared
+error of a slot's gradient, split into bias and variance over draws. Then it
+prints the error of the mean target for several numbers of draws.
 """
 
 import math
@@ -23,7 +22,7 @@ import sys
 from typing import (Callable, Dict, List, Mapping, NamedTuple, Optional,
                     Sequence)
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -46,10 +45,10 @@ tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
 
 _TOP_K = 10
-# Draws that bias and variance are estimated from, for each slot.
+# Draws per slot from which bias and variance are estimated.
 _NUM_REPEATS = 8
 _DRAW_COUNTS = (100, 1000, 10000)
-# Slots that the draws are averaged for, and how many of them are made at once.
+# Slots whose draws are averaged, and draws at a time.
 _NUM_DRAWN_SLOTS = 8
 _DRAW_BATCH = 100
 
@@ -57,16 +56,18 @@ _DRAW_BATCH = 100
 def define_flags() -> None:
   """Defines the flags of the script."""
   for model in ("teacher", "student"):
-    flags.DEFINE_string(model + "_config", None, "Its bert_config.json.")
-    flags.DEFINE_string(model + "_checkpoint", None, "Its checkpoint.")
+    flags.DEFINE_string(model + "_config", None,
+                        "bert_config.json of the {}.".format(model))
+    flags.DEFINE_string(model + "_checkpoint", None,
+                        "Checkpoint of the {}.".format(model))
   flags.DEFINE_string("input_file", None, "Masked records.")
-  flags.DEFINE_integer("num_records", 32, "Records to look at.")
+  flags.DEFINE_integer("num_records", 32, "Records to read.")
   input_pipeline.define_flags()
 
 
 def masked_lm_logits(config_file: str, checkpoint: str,
                      features: Mapping[str, np.ndarray]) -> tf.Tensor:
-  """Runs a model; returns its logits at the masked tokens, float32 [N, V]."""
+  """Returns a model's logits at the masked tokens, float32 [N, V]."""
   config = checkpoints.load_config(config_file)
   with tf.Graph().as_default(), tf1.Session() as session:
     logits = modeling.pretraining_logits(
@@ -83,13 +84,13 @@ def masked_lm_logits(config_file: str, checkpoint: str,
 
 
 class Slot(NamedTuple):
-  """What a slot's stored tokens are chosen by.
+  """The distributions from which a slot's stored tokens are chosen.
 
   Attributes:
-    teacher: p, float64 [V].
-    order: the token ids by falling p, int [V].
-    masked_token: its id.
-    sequence: mean of p over the slots of its sequence, float64 [V].
+    teacher: p, the teacher's probabilities, float64 [V].
+    order: token ids in descending order of p, int [V].
+    masked_token: id of the masked token.
+    sequence: mean of p over the slots of the sequence, float64 [V].
   """
   teacher: np.ndarray
   order: np.ndarray
@@ -97,7 +98,7 @@ class Slot(NamedTuple):
   sequence: np.ndarray
 
 
-# Returns a target, float64 [V], with some entries.
+# Returns a sparse target for a slot, float64 [V].
 Estimator = Callable[[Slot, np.random.Generator], np.ndarray]
 
 
@@ -110,7 +111,7 @@ def masked_token(slot: Slot, unused_generator: np.random.Generator
 
 def top(slot: Slot, unused_generator: np.random.Generator,
         count: int = _TOP_K) -> np.ndarray:
-  """Stores the most probable tokens."""
+  """Stores the `count` most probable tokens."""
   target = np.zeros_like(slot.teacher)
   head = slot.order[:count]
   target[head] = slot.teacher[head]
@@ -125,16 +126,17 @@ def renormalized(slot: Slot, generator: np.random.Generator) -> np.ndarray:
 def drawn(num_top: int, exponent: float = 1.0, is_stratified: bool = False,
           of_sequence: bool = False,
           num_drawn: Optional[int] = None) -> Estimator:
-  """Returns what stores a head, and draws from the tail.
+  """Returns an estimator that stores a head and draws from the tail.
 
   Args:
-    num_top: tokens of the head.
+    num_top: number of tokens in the head.
     exponent: t; tokens are drawn in proportion to p^t and weighted by p^(1-t).
-    is_stratified: whether each draw is from its own part of the cumulated mass.
+    is_stratified: whether each draw is from a separate part of the cumulative
+      probability.
     of_sequence: whether tokens are drawn in proportion to their mean
-      probability in the sequence, as draws that all its slots share would be.
-    num_drawn: independent draws, among which a token may come again; None for
-      as many as make `_TOP_K` tokens with the head.
+      probability in the sequence, as if all slots shared the draws.
+    num_drawn: number of independent draws with replacement; None for
+      `_TOP_K - num_top`.
   """
 
   def estimate(slot, generator):
@@ -156,7 +158,7 @@ def drawn(num_top: int, exponent: float = 1.0, is_stratified: bool = False,
 
 
 def sampled(tail_samples: int, count: int = _TOP_K) -> Estimator:
-  """Returns what --tail_samples stores."""
+  """Returns an estimator that stores the labels of --tail_samples."""
 
   def estimate(slot, generator):
     labels = losses.truncate(
@@ -193,12 +195,12 @@ _ESTIMATORS: Dict[str, Estimator] = {
 
 def compare_gradients(slots: Sequence[Slot], students: np.ndarray,
                       generator: np.random.Generator) -> None:
-  """Prints how near each kind of labels comes to the full gradient.
+  """Compares the gradient of each kind of labels with the full gradient.
 
   Args:
-    slots: N of them.
-    students: q, float64 [N, V].
-    generator: of the draws.
+    slots: N slots.
+    students: q, the student's probabilities, float64 [N, V].
+    generator: random generator of the draws.
   """
   width = max(map(len, _ESTIMATORS))
   sys.stdout.write("{}  tokens  cosine   bias^2  variance\n".format(
@@ -212,7 +214,7 @@ def compare_gradients(slots: Sequence[Slot], students: np.ndarray,
       num_stored += np.mean(list(map(np.count_nonzero, targets)))
       found = np.stack([student * target.sum() - target for target in targets])
       variance += found.var(axis=0, ddof=1).sum() / len(slots)
-      # The mean of the draws has a share of the variance, too.
+      # The squared error of the mean also includes variance / _NUM_REPEATS.
       bias += (((found.mean(axis=0) - full) ** 2).sum()
                - found.var(axis=0, ddof=1).sum() / _NUM_REPEATS) / len(slots)
       dot += (found[0] * full).sum()
@@ -225,7 +227,7 @@ def compare_gradients(slots: Sequence[Slot], students: np.ndarray,
 
 def make_slots(teacher_logits: tf.Tensor, features: Mapping[str, np.ndarray]
               ) -> List[Slot]:
-  """Returns the real slots of some records."""
+  """Returns the slots of some records that are not padding."""
   is_real = features[schema.MASKED_LM_WEIGHTS] > 0
   masked_tokens = features[schema.MASKED_LM_IDS][is_real]
   sequences = np.nonzero(is_real)[0]
@@ -238,7 +240,7 @@ def make_slots(teacher_logits: tf.Tensor, features: Mapping[str, np.ndarray]
 
 def average_draws(teacher_logits: tf.Tensor,
                   generator: np.random.Generator) -> None:
-  """Prints how near the mean of many draws comes to the teacher."""
+  """Prints the distance of the mean of many draws from the teacher."""
   whole = tf.nn.softmax(teacher_logits).numpy()
   sys.stdout.write(
       "draws   distance of the mean target from the teacher's distribution\n")

@@ -1,4 +1,4 @@
-r"""Times the labelling of records beside PyTorch and a straightforward graph.
+r"""Times stage IV against PyTorch and a straightforward graph.
 
   python benchmarks/teacher_labels.py \
     --bert_config_file teacher/bert_config.json \
@@ -6,12 +6,12 @@ r"""Times the labelling of records beside PyTorch and a straightforward graph.
     --input_file data/masked/wiki_masked_0.tfrecord \
     --peers_python .venv-peers/bin/python
 
-The named peer is a loop of transformers' BertForMaskedLM, see
-benchmarks/peers.py, which labels the same records in the same precision.
-The straightforward graph is that of the tests, tests/reference_bert.py, written
-as the formulas are: the whole last layer, all slots, sequences padded to
-max_seq_length, float32. The same run measures the machine's matrix product, and
-how far the bf16 labels are from those of fp32.
+The peer is a loop of transformers' BertForMaskedLM (see benchmarks/peers.py)
+that labels the same records in the same precision. The straightforward graph
+(tests/reference_bert.py) follows the formulas in float32: it computes the whole
+last layer and all slots of sequences padded to max_seq_length. The benchmark
+also measures the machine's rate of matrix products, and the difference between
+labels in bf16 and fp32.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import pathlib
 import sys
 from typing import Any, Callable, Dict, Mapping
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -58,17 +58,17 @@ def define_flags() -> None:
   """Defines the flags of the script."""
   measure.define_flags()
   flags.DEFINE_string("bert_config_file", None, "Config of the teacher.")
-  flags.DEFINE_string("init_checkpoint", None, "The teacher.")
+  flags.DEFINE_string("init_checkpoint", None, "Checkpoint of the teacher.")
   flags.DEFINE_string("input_file", None, "Masked records.")
-  flags.DEFINE_integer("num_records", 256, "Records to label in a turn.")
-  flags.DEFINE_integer("batch_size", 32, "Sequences in a batch.")
+  flags.DEFINE_integer("num_records", 256, "Records to label per turn.")
+  flags.DEFINE_integer("batch_size", 32, "Sequences per batch.")
   input_pipeline.define_flags()
 
 
 def straightforward(config: modeling.BertConfig, checkpoint: str,
                     shape: schema.RecordShape, batch_size: int
                    ) -> Callable[[Mapping[str, np.ndarray]], None]:
-  """Builds the straightforward graph; returns what labels features with it."""
+  """Builds the straightforward graph and returns a function that runs it."""
   sizes = schema.features(shape)
   with tf.Graph().as_default():
     inputs = {name: tf1.placeholder(
@@ -85,7 +85,7 @@ def straightforward(config: modeling.BertConfig, checkpoint: str,
   def label(features):
     for start in range(0, len(features[schema.INPUT_IDS]), batch_size):
       rows = range(start, start + batch_size)
-      # The last batch is filled up with the first records.
+      # The last batch is padded with the first records.
       session.run(outputs, {
           inputs[name]: features[name].take(rows, axis=0, mode="wrap")
           for name in _INPUTS})
@@ -115,7 +115,7 @@ def main() -> None:
       "straightforward": lambda: plain(features),
       **{precision: functools.partial(started.label, features, 0)
          for precision, started in teachers.items()}}
-  labels = {name: run() for name, run in variants.items()}  # Warms up, too.
+  labels = {name: run() for name, run in variants.items()}  # Also warms up.
   with contextlib.ExitStack() as stack:
     peers = measure.model_peers(
         stack, FLAGS.peers_python, "labels", features, FLAGS.bert_config_file,

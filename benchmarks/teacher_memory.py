@@ -1,11 +1,11 @@
-r"""Measures what memory and time a teacher needs to start.
+r"""Measures the memory and time in which a teacher starts.
 
   python benchmarks/teacher_memory.py --models base,large
 
-For each size and precision a process of its own starts a teacher of random
-weights and labels 64 sequences of 128 tokens. Printed are the size of the
-weights in float32, the seconds until the first label, the peak memory of the
-process and its ratio to the weights. TensorFlow itself takes some 430 MB of it.
+For each size and precision, a new process starts a teacher with random weights
+and labels 64 sequences of 128 tokens. The benchmark prints the size of the
+weights in float32, the seconds until the first labels, the peak memory of the
+process, and its ratio to the weights. TensorFlow itself takes about 430 MB.
 """
 
 import os
@@ -35,7 +35,7 @@ tf1 = tf.compat.v1
 
 _SEQUENCES, _TOKENS, _SLOTS = 64, 128, 20
 _VOCAB_SIZE = 30522
-# Below it token ids are drawn, so that small models read them too.
+# Upper bound of the drawn token ids, so that small models can read them.
 _SMALL_VOCAB_SIZE = 1000
 CONFIGS = {
     "tiny": modeling.BertConfig(
@@ -50,16 +50,16 @@ CONFIGS = {
 
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
-  flags.DEFINE_list("models", ["base", "large"], "Of {}.".format(
+  flags.DEFINE_list("models", ["base", "large"], "Models to start: {}.".format(
       ", ".join(CONFIGS)))
   flags.DEFINE_list("precisions", ["fp32", "bf16"], "Precisions to start in.")
   flags.DEFINE_string(
-      "checkpoint", None, "Starts one teacher; the benchmark gives it to the "
-      "processes that it measures.")
+      "checkpoint", None, "Checkpoint of the teacher in a measured process; "
+      "set by the benchmark itself.")
 
 
 def write_random_checkpoint(config: modeling.BertConfig, path: str) -> None:
-  """Writes a checkpoint of newly initialised weights."""
+  """Writes a checkpoint with newly initialized weights."""
   with tf.Graph().as_default(), tf1.Session() as session:
     ids = tf1.placeholder(tf.int32, [None, None])
     modeling.pretraining_logits(config, False, ids, ids, ids, ids)
@@ -86,7 +86,7 @@ def random_features(num_sequences: int = _SEQUENCES) -> Dict[str, np.ndarray]:
 
 
 def start(model: str, precision: str, checkpoint: str) -> None:
-  """Starts a teacher and prints seconds and peak bytes of this process."""
+  """Starts a teacher; prints the seconds and peak bytes of this process."""
   features = random_features()
   begin = time.perf_counter()
   started = teacher.Teacher(
@@ -101,7 +101,7 @@ def start(model: str, precision: str, checkpoint: str) -> None:
 
 
 def peak_bytes() -> int:
-  """Returns the peak memory of this process, its parent's not included."""
+  """Returns the peak memory of this process in bytes, without its parent's."""
   status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
   return int(re.search(r"VmHWM:\s*(\d+) kB", status).group(1)) << 10
 
@@ -121,7 +121,7 @@ def measure(model: str, precisions: "list[str]") -> None:
       first, again, peak = map(float, output.split())
       sys.stdout.write(
           "{:6} {}: {:.2f} GB of weights, first labels after {:.1f} s ({:.1f} s"
-          " once warm), peak {:.2f} GB, {:.1f} times the weights\n".format(
+          " when warm), peak {:.2f} GB, {:.1f} times the weights\n".format(
               model, precision, num_bytes / 1e9, first, again, peak / 1e9,
               peak / num_bytes))
       sys.stdout.flush()

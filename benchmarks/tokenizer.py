@@ -1,11 +1,11 @@
-r"""Times the tokenizer beside the tokenizers package.
+r"""Times the tokenizer against the tokenizers package.
 
   python benchmarks/tokenizer.py \
     --text_file movie_reviews_train.txt --vocab_file vocab.txt \
     --peers_python .venv-peers/bin/python
 
-Every run starts cold, in a process of its own and on one core, from the lines
-of the text to ids.
+Each run encodes the lines of the text in a new process without caches, on one
+core.
 """
 
 import cProfile
@@ -32,7 +32,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
   """Defines the flags of this benchmark."""
   measure.define_flags()
-  flags.DEFINE_string("text_file", None, "Text, one sentence a line.")
+  flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")
 
 
@@ -42,11 +42,11 @@ def read_lines(text_file: str) -> List[str]:
 
 
 def encode_cold(text_file: str, vocab_file: str) -> Tuple[float, str]:
-  """Encodes the lines of a text, in a process without any cache.
+  """Encodes the lines of a text; call it in a new process, without caches.
 
   Returns:
-    The seconds of processor time from lines to ids, and a fingerprint of
-    these.
+    The processor time from lines to ids in seconds, and a fingerprint of the
+    ids.
   """
   lines = read_lines(text_file)
   vocab = tokenization.load_vocab(vocab_file)
@@ -58,7 +58,7 @@ def encode_cold(text_file: str, vocab_file: str) -> Tuple[float, str]:
 
 
 def profile_encoding(text_file: str, vocab_file: str) -> measure.Shares:
-  """Returns what takes most of the time of `encode_cold`."""
+  """Returns the largest entries of the profile of `encode_cold`."""
   lines = read_lines(text_file)
   vocab = tokenization.load_vocab(vocab_file)
   with cProfile.Profile() as profile:

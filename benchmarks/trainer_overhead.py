@@ -1,18 +1,18 @@
-r"""Measures what the trainer adds to a step.
+r"""Measures the trainer's overhead per step.
 
   python benchmarks/trainer_overhead.py --turns 20
 
-The trainer and a bare loop of `session.run` take turns within one run, block by
-block, in the session, graph and input pipeline of the trainer. The bare loop
-fetches the train operation only. The difference is the trainer's overhead: its
-hooks, the summaries and the loss that it fetches, and Estimator's own loop. The
-student has one layer and few tokens, which makes a step short; the overhead
-does not depend on the student. The records are random, of BERT's usual shape.
+Within one training run, the trainer and a bare loop of `session.run` take turns
+of --block steps in the same session, graph and input pipeline. The bare loop
+fetches only the train operation. The difference is the trainer's overhead: its
+hooks, the summaries and losses that it fetches, and Estimator's loop. The
+student has one layer and a small vocabulary, so that a step is short; the
+overhead does not depend on the student. The records are random.
 """
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads these once, the first early.
+if __name__ == "__main__":  # TensorFlow reads these variables at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
@@ -43,7 +43,7 @@ FLAGS = flags.FLAGS
 
 _SHAPE = schema.RecordShape(128, 20, 10)
 _NUM_RECORDS = 512
-# Turns that are not counted: the first steps make kernels and memory.
+# Turns that do not count: the first steps create kernels and allocate memory.
 _WARM_UP_TURNS = 1
 
 
@@ -51,15 +51,15 @@ def define_flags() -> None:
   """Defines the flags of the script and of the trainer."""
   measure.define_flags()
   options.define_flags()
-  flags.DEFINE_integer("block", 100, "Steps of a turn.", lower_bound=1)
+  flags.DEFINE_integer("block", 100, "Steps per turn.", lower_bound=1)
   flags.FLAGS.set_default("train_batch_size", 32)
 
 
 class _Turns(tf1.train.SessionRunHook):
-  """Times blocks of the trainer's steps and of bare ones, in turn.
+  """Times turns of the trainer's steps and of bare steps, alternately.
 
   Attributes:
-    seconds: of a step, by contender, of each turn.
+    seconds: seconds per step of each turn, by contender.
   """
 
   def __init__(self, block: int):
@@ -68,7 +68,7 @@ class _Turns(tf1.train.SessionRunHook):
     self.seconds: Dict[str, List[float]] = {"trainer": [], "bare loop": []}
 
   def begin(self):
-    # The step as training leaves it: its value needs the whole step.
+    # The step counter after the update, which depends on the whole step.
     self._train_op = tf1.get_collection(hooks.STEP_AFTER)[0].op
 
   def after_create_session(self, session, coord):
@@ -78,12 +78,12 @@ class _Turns(tf1.train.SessionRunHook):
     self._num_steps += 1
     if self._num_steps % self._block:
       return
-    self._note("trainer")
+    self._record("trainer")
     for _ in range(self._block):
       run_context.session.run(self._train_op)
-    self._note("bare loop")
+    self._record("bare loop")
 
-  def _note(self, contender: str) -> None:
+  def _record(self, contender: str) -> None:
     now = time.perf_counter()
     self.seconds[contender].append((now - self._start) / self._block)
     self._start = time.perf_counter()
@@ -111,9 +111,9 @@ def main() -> None:
       contender: [1000 * seconds for seconds in found[_WARM_UP_TURNS:]]
       for contender, found in turns.seconds.items()}
   for contender, found in milliseconds.items():
-    sys.stdout.write("{}: {:.2f} ms a step ({:.2f} to {:.2f})\n".format(
+    sys.stdout.write("{}: {:.2f} ms per step ({:.2f} to {:.2f})\n".format(
         contender, statistics.median(found), min(found), max(found)))
-  sys.stdout.write("overhead: {:.2f} ms a step, median of {} turns\n".format(
+  sys.stdout.write("overhead: {:.2f} ms per step, median of {} turns\n".format(
       statistics.median(ours - bare for ours, bare in zip(
           *milliseconds.values())), FLAGS.turns))
 

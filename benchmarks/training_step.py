@@ -1,4 +1,4 @@
-r"""Times a training step beside PyTorch and a straightforward one.
+r"""Times a training step against PyTorch and a straightforward step.
 
   python benchmarks/training_step.py \
     --bert_config_file student/bert_config.json \
@@ -6,12 +6,12 @@ r"""Times a training step beside PyTorch and a straightforward one.
     --input_file 'data/labelled/wiki_distill_*.tfrecord' \
     --peers_python .venv-peers/bin/python
 
-The named peer is a step with the arithmetic of transformers' Trainer, see
-benchmarks/peers.py. The straightforward step is that of the tests,
-tests/reference_bert.py, written as the formulas are: every masked-LM slot,
-log_softmax over the whole vocabulary, gradients by autodiff, AdamW one
-operation at a time. All steps see the same batches, without dropout; the losses
-of ours and of the straightforward one, from the same start, are compared.
+The peer is a step with the arithmetic of transformers' Trainer (see
+benchmarks/peers.py). The straightforward step (tests/reference_bert.py) follows
+the formulas: every masked-LM slot, log_softmax over the whole vocabulary,
+gradients by autodiff, AdamW as separate operations. All steps read the same
+batches, without dropout. The benchmark compares the losses of the project's
+step and the straightforward step, which start from the same checkpoint.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import os
 import pathlib
 import sys
 
-if __name__ == "__main__":  # TensorFlow reads these once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads these variables at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -48,9 +48,9 @@ tf1 = tf.compat.v1
 FLAGS = flags.FLAGS
 
 _SEED = 12345
-# The first steps of a graph make its kernels and memory.
+# The first steps of a graph create kernels and allocate memory.
 WARM_UP_STEPS = 2
-# Batches that the peer has in memory.
+# Batches that the peer holds in memory.
 _PEER_BATCHES = 4
 
 
@@ -58,27 +58,30 @@ def define_flags() -> None:
   """Defines the flags of the script."""
   measure.define_flags()
   flags.DEFINE_string("bert_config_file", None, "Config of the student.")
-  flags.DEFINE_string("init_checkpoint", None, "Where the student starts.")
+  flags.DEFINE_string(
+      "init_checkpoint", None, "Checkpoint from which the student starts.")
   flags.DEFINE_string("input_file", None, "Labelled records.")
   input_pipeline.define_flags()
-  flags.DEFINE_integer("truncation_factor", 10, "As in the records.")
-  flags.DEFINE_integer("train_batch_size", 32, "Sequences in a step.")
-  flags.DEFINE_integer("steps", 5, "Steps in a turn.", lower_bound=1)
+  flags.DEFINE_integer(
+      "truncation_factor", 10, "K, the teacher entries stored for each slot.")
+  flags.DEFINE_integer("train_batch_size", 32, "Sequences per step.")
+  flags.DEFINE_integer("steps", 5, "Steps per turn.", lower_bound=1)
   flags.DEFINE_list("precisions", ["fp32", "bf16"],
-                    "Precisions to time the project's step in.")
-  flags.DEFINE_bool("use_xla", False, "Whether to time it compiled, too.")
-  flags.DEFINE_float("learning_rate", 5e-5, "Rate at the first step.")
+                    "Precisions of the project's step.")
+  flags.DEFINE_bool("use_xla", False,
+                    "Whether to time the step compiled by XLA, too.")
+  flags.DEFINE_float("learning_rate", 5e-5, "Learning rate at the first step.")
 
 
 class Stepper:
-  """A graph with a step of training, in a session of its own."""
+  """A graph with a training step, in a separate session."""
 
   def __init__(self, build, input_fn, batch_size, session_config):
-    """Builds it.
+    """Builds the graph and starts the session.
 
     Args:
-      build: takes features and returns the loss and the training operation.
-      input_fn: as `input_pipeline.training_input_fn` builds it.
+      build: takes features and returns the loss and the train operation.
+      input_fn: result of `input_pipeline.training_input_fn`.
       batch_size: B.
       session_config: a tf1.ConfigProto.
     """
@@ -97,18 +100,21 @@ class Stepper:
     self.losses.append(float(loss))
 
   def take(self, num_steps: int) -> float:
-    """Takes some steps; returns their seconds."""
+    """Takes `num_steps` steps and returns their seconds."""
     return measure.seconds_of(lambda: [self.step() for _ in range(num_steps)])
 
 
 def build_step(options: student.StudentOptions, features,
                has_padding: bool = False):
-  """Builds the project's own step.
+  """Builds the project's training step.
 
   Args:
-    options: of the student.
-    features: of a batch.
+    options: options of the student.
+    features: features of a batch, tensors by name.
     has_padding: as for `student.prepare_batch`.
+
+  Returns:
+    The loss and the train operation.
   """
   outputs, step = student.create_train_step(
       options, student.prepare_batch(features, has_padding=has_padding))
@@ -117,7 +123,7 @@ def build_step(options: student.StudentOptions, features,
 
 
 def build_straightforward_step(options: student.StudentOptions, features):
-  """Builds the same step as plainly as the formulas."""
+  """Builds the straightforward step; arguments as for `build_step`."""
   variables = {
       name: tf1.get_variable(name, shape=shape, use_resource=True)
       for name, shape in modeling.variable_shapes(options.config).items()}

@@ -1,23 +1,22 @@
-r"""Compares the speed of two versions of the scripts, in turn.
+r"""Compares the speed of two versions of stages IV and V.
 
   git worktree add ../before COMMIT
   python benchmarks/versions.py --other ../before --teacher $TEACHER \
     --input_file masked.tfrecord --max_seq_length 128
 
-Stage IV labels masked records, and stage V trains a student of half the
-teacher's layers on the labels, each as a user runs it, with the scripts of this
-checkout and those of another one, A B A B. The figures are those that the
-scripts log: of stage IV over the whole file, of stage V over the last steps.
-The ratio is that of the medians, this version by the other one. Losses come
-without dropout, so that both versions compute the same.
+Stage IV labels masked records, and stage V trains a student with half the
+teacher's layers on the labels. The scripts of this checkout and of the other
+checkout run in turn, A B A B. The figures are from the scripts' logs: stage IV
+over the whole file, stage V over the last steps. The printed ratio is the
+median of this version divided by that of the other version. Training runs
+without dropout, so that the losses of both versions can be compared.
 
-On CPUs with bfloat16 arithmetic, --precisions fp32,bf16 tells whether a change
-of the graph costs speed there.
+On CPUs with bfloat16 arithmetic, --precisions fp32,bf16 also compares bf16.
 """
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads it once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
@@ -58,16 +57,16 @@ def define_flags() -> None:
   input_pipeline.define_flags()
   flags.DEFINE_list("precisions", ["fp32"], "Precisions to compare.")
   flags.DEFINE_integer(
-      "steps", 140, "Steps of a training; the log has the speed of those after "
-      "the last hundred.", lower_bound=101)
-  flags.DEFINE_integer("train_batch_size", 8, "Sequences in a step.")
+      "steps", 140, "Steps per training; the speed is that of the steps after "
+      "the last multiple of 100.", lower_bound=101)
+  flags.DEFINE_integer("train_batch_size", 8, "Sequences per step.")
 
 
 def _run(folder: str, script: str, *arguments: str) -> str:
-  """Runs a script of a checkout; returns its log.
+  """Runs a script of a checkout and returns its log.
 
   Raises:
-    InputError: it failed.
+    InputError: if the script fails.
   """
   done = subprocess.run(
       [sys.executable, os.path.join(folder, script), *arguments],
@@ -79,7 +78,7 @@ def _run(folder: str, script: str, *arguments: str) -> str:
 
 
 class _Version:
-  """The scripts of one checkout, and what they have logged."""
+  """The scripts of one checkout, and the losses that they have logged."""
 
   def __init__(self, folder: str, precision: str):
     self._folder = folder
@@ -87,7 +86,7 @@ class _Version:
     self.losses: List[float] = []
 
   def label(self, output_file: str) -> float:
-    """Labels the records from the start; returns sequences per second."""
+    """Labels the records from scratch; returns sequences per second."""
     log = self._stage(
         "extract_teacher_labels_truncated.py",
         os.path.join(FLAGS.teacher, "bert_config.json"),
@@ -121,7 +120,7 @@ class _Version:
 
 def _compare(what: str,
              contenders: Mapping[str, Callable[[], float]]) -> None:
-  """Prints the ratio of two contenders, and their figures."""
+  """Prints the ratio of two contenders and their figures."""
   figures = measure.alternate(contenders, FLAGS.turns)
   ours, theirs = figures.values()
   sys.stdout.write("{}: {:.3f} times the other version's speed ({} and {})\n"
@@ -142,7 +141,7 @@ def main() -> None:
     for precision in FLAGS.precisions:
       versions = [_Version(checkout, precision)
                   for checkout in (str(ROOT), FLAGS.other)]
-      # Records of the other version come last: both versions read them.
+      # The other version labels last; both versions train on its records.
       _compare("labelling, " + precision, {
           name: lambda version=version: version.label(labelled)
           for name, version in zip(("this", "other"), versions)})

@@ -1,13 +1,14 @@
-r"""Times the extraction from a Wikipedia dump beside wikiextractor.
+r"""Times stage II on a Wikipedia dump against wikiextractor.
 
   python benchmarks/wikipedia_extraction.py --dump_file enwiki-….bz2 \
     --peers_python .venv-peers/bin/python
 
-Speed and memory are measured on a dump of many copies of its pages, so that the
-start-up does not count. With --metrics, a script that prints figures of a text
-as JSON, and --reference, the sentences that it wants, it says how good the
-text of the dump is, too. With --excerpts, dumps of wikis in several languages,
-it says for each how much text it gives and how clean that is.
+Speed and memory are measured on many copies of the dump's pages, so that the
+start-up is negligible. With --metrics (a script that prints quality figures of
+a text as JSON) and --reference (the sentences that this script needs), the
+benchmark also reports the quality of the extracted text. With --excerpts (dumps
+of wikis in several languages), it reports for each dump the amount of text and
+the share of lines with faults.
 """
 
 import bz2
@@ -40,7 +41,7 @@ FLAGS = flags.FLAGS
 
 _SCRIPT = ROOT / "extract_wikipedia_for_bert" / "extract_wikipedia.py"
 _MEGABYTE = 1e6
-# What no sentence of any wiki has: markup that the extractor may not look for.
+# Markup that no sentence should contain. The extractor need not know all of it.
 _MARKUP = re.compile(
     r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|-\{|\}-|\||''|==|\b\d+px\b|</?[a-z]+[^<>]*>"
     r"|&(?:[a-z]{2,8}|#\d+);|__\S+__|\\[a-z]{2,}|formula_\d|https?://|www\.")
@@ -53,26 +54,27 @@ def define_flags() -> None:
   measure.define_flags()
   flags.DEFINE_string("dump_file", None, "A small dump, compressed with bz2.")
   flags.DEFINE_string(
-      "metrics", None, "The script that measures the quality of a text.")
+      "metrics", None, "Script that measures the quality of a text.")
   flags.DEFINE_string(
       "reference", None,
-      "The sentences whose recall the quality script measures.")
+      "File of sentences whose recall the quality script measures.")
   flags.DEFINE_string(
-      "excerpts", None, "Dumps whose text is judged, separated by commas.")
+      "excerpts", None,
+      "Dumps whose extracted text is rated, separated by commas.")
   flags.DEFINE_integer(
-      "copies", 4, "How often to repeat the pages.", lower_bound=1)
+      "copies", 4, "Number of copies of the pages.", lower_bound=1)
 
 
 def repeat_pages(dump_file: str, path: Path, copies: int) -> int:
-  """Writes a dump in which the pages of another one are repeated.
+  """Writes a dump with several copies of another dump's pages.
 
   Args:
     dump_file: a dump in UTF-8, compressed with bz2.
     path: the dump to write, compressed with bz2 in several streams.
-    copies: how often to repeat the pages.
+    copies: number of copies of the pages.
 
   Returns:
-    The number of bytes of the XML.
+    The size of the XML in bytes.
   """
   with bz2.open(dump_file) as file:
     xml = file.read()
@@ -94,13 +96,13 @@ def command(dump_file: Path, written: Path, num_workers: int) -> List[str]:
 
 
 def read_pages(dump_file: str) -> float:
-  """Returns the seconds that the one process takes that reads the dump."""
+  """Returns the seconds in which the reader alone reads the dump."""
   with dump.DumpReader(dump_file) as reader:
     return measure.seconds_of(lambda: sum(len(page.text) for page in reader))
 
 
 def quality(written: Path, metrics: str, reference: str) -> Dict[str, float]:
-  """Returns the figures of the quality script for a text."""
+  """Returns the quality script's figures of a text, by name."""
   result = subprocess.run(
       [sys.executable, metrics, "--reference", reference, str(written)],
       stdout=subprocess.PIPE, check=True)
@@ -108,14 +110,14 @@ def quality(written: Path, metrics: str, reference: str) -> Dict[str, float]:
 
 
 class Judgement(NamedTuple):
-  """How much text an extractor makes of a dump, and how clean it is.
+  """The amount and cleanness of the text that an extractor writes.
 
   Attributes:
-    sentences_per_page: lines by the pages that are articles.
-    markup: lines with markup, of 10,000.
-    holes: lines that lack the words of a template, of 10,000.
-    short: lines of less than four words or as many characters where there are
-      no spaces, of 10,000.
+    sentences_per_page: lines per article.
+    markup: lines with markup, per 10,000 lines.
+    holes: lines that lack the words of a template, per 10,000 lines.
+    short: lines of fewer than four words, or four characters in scripts without
+      spaces, per 10,000 lines.
   """
   sentences_per_page: float
   markup: float
@@ -128,7 +130,7 @@ class Judgement(NamedTuple):
 
 
 class Excerpt:
-  """A dump, its number of articles, and what holes in its text look like."""
+  """A dump, its number of articles, and its sentences that have holes."""
 
   def __init__(self, dump_file: str):
     self.num_pages = 0
@@ -147,7 +149,7 @@ class Excerpt:
         self._holes.update(map(_letters, incomplete))
 
   def judge(self, lines: Iterable[str]) -> Judgement:
-    """Judges the lines of a text that an extractor has made."""
+    """Rates the lines that an extractor has written."""
     lines = [line for line in map(str.strip, lines) if line]
     share = _PER / max(1, len(lines))
     return Judgement(
@@ -158,7 +160,7 @@ class Excerpt:
 
 
 def _letters(line: str) -> str:
-  """Returns what is left of a sentence without its marks and holes."""
+  """Returns the letters of a sentence, without punctuation and holes."""
   return re.sub(r"[\W\ue000-\uf8ff\U000f0000-\U0010ffff]", "", line)
 
 
@@ -196,7 +198,7 @@ def judge_excerpts(paths: List[str], peers_python: Optional[str],
 
 
 def run(folder: Path) -> None:
-  """Times both, with as many processes as there are cores."""
+  """Times both extractors with as many processes as cores."""
   small, large = Path(FLAGS.dump_file), folder / "large.xml.bz2"
   written = folder / "wikipedia.txt"
   megabytes = repeat_pages(str(small), large, FLAGS.copies) / _MEGABYTE
@@ -250,7 +252,7 @@ def run(folder: Path) -> None:
 
 def main() -> None:
   if FLAGS.metrics and not FLAGS.reference:
-    raise InputError("--reference is missing, which --metrics wants")
+    raise InputError("--reference is missing, which --metrics needs")
   with tempfile.TemporaryDirectory() as folder:
     run(Path(folder))
 
