@@ -6,11 +6,11 @@ sequence. Therefore the number of processes does not change the training data,
 and a run resumes from the number of records read, with any number of processes.
 
 An epoch is a random permutation of the blocks of all files. Consecutive blocks
-form a window, which is held in memory. A window is cut into `NUM_SHARDS` shards
-of consecutive records. Each shard is shuffled, and the sequence takes one
-record from each shard in turn. If the number of processes divides `NUM_SHARDS`,
-no two processes read the same shard. If the number is a power of two, the
-shards of a process are adjacent in the files.
+form a window, which is held in memory. A window is cut into 192 shards of
+consecutive records. Each shard is shuffled, and the sequence takes one record
+from each shard in turn. If the number of processes divides 192, no two
+processes read the same shard. If the number is a power of two, up to 64, the
+shards of a process are adjacent in the window.
 
 Dimensions:
   F: files
@@ -41,7 +41,7 @@ WINDOW_BYTES = 128 << 20
 # Divisible by 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96 and 192, the most
 # common numbers of processes. With another number, processes share shards.
 _SHARD_BITS, _SHARD_FACTOR = 6, 3
-NUM_SHARDS = _SHARD_FACTOR << _SHARD_BITS
+_NUM_SHARDS = _SHARD_FACTOR << _SHARD_BITS
 # File in output_dir with the list of the run's `Reading`s.
 ORDER_FILE = "record_order.json"
 
@@ -211,12 +211,12 @@ def locate(corpus: Corpus, piece: Piece, flag: str) -> Location:
     bounds = list(itertools.islice(
         tfrecord.offsets(path, flag, offset), start, stop + 1))
   except OSError as error:
-    raise InputError("--{}: {}: {}; the file was readable when training began, "
-                     "restore it and run the same command again".format(
+    raise InputError("--{}: {}: {}; the file was readable when training began: "
+                     "restore the file and run the same command again".format(
                          flag, path, error.strerror)) from None
   if len(bounds) <= stop - start:
     raise InputError("--{}: {} has fewer records than when training began; do "
-                     "not change it during a run".format(flag, path))
+                     "not change the file during a run".format(flag, path))
   return Location(path, bounds[0], bounds[-1] - bounds[0], 0, stop - start)
 
 
@@ -311,20 +311,20 @@ def _window(blocks: np.ndarray, counts: np.ndarray,
   """
   size = int(counts.sum())
   shards = _shards_in_order()
-  # Position q of the window takes a record of shard q % NUM_SHARDS.
-  lengths = (size - shards + NUM_SHARDS - 1) // NUM_SHARDS
+  # Position q of the window takes a record of shard q % _NUM_SHARDS.
+  lengths = (size - shards + _NUM_SHARDS - 1) // _NUM_SHARDS
   ends = np.cumsum(lengths)
   # The integer part of a key orders by shard, the fraction shuffles the shard.
   shuffled = np.argsort(
-      np.repeat(np.arange(NUM_SHARDS), lengths) + generator.random(size),
+      np.repeat(np.arange(_NUM_SHARDS), lengths) + generator.random(size),
       kind="stable")
   index_of_shard = np.argsort(shards)
   positions = np.arange(first, size, stride)
-  indices = index_of_shard[positions % NUM_SHARDS]
-  records = shuffled[(ends - lengths)[indices] + positions // NUM_SHARDS]
+  indices = index_of_shard[positions % _NUM_SHARDS]
+  records = shuffled[(ends - lengths)[indices] + positions // _NUM_SHARDS]
   # Whole shards are read even from the middle of a window, so that a resumed
   # process reads the same pieces as an uninterrupted one.
-  step = math.gcd(stride, NUM_SHARDS)
+  step = math.gcd(stride, _NUM_SHARDS)
   is_read = (shards % step == first % step) & (lengths > 0)
   starts, stops = _merge_ranges(is_read, ends - lengths, ends)
   range_offsets = np.cumsum(stops - starts) - (stops - starts)
@@ -334,12 +334,12 @@ def _window(blocks: np.ndarray, counts: np.ndarray,
 
 
 def _shards_in_order() -> np.ndarray:
-  """Returns the shards in the order of their records, int64 [NUM_SHARDS].
+  """Returns the shards in the order of their records, int64 [_NUM_SHARDS].
 
   The bits of a shard are the bits of its index in reverse, so that shards equal
   modulo a power of two are adjacent.
   """
-  indices = np.arange(NUM_SHARDS)
+  indices = np.arange(_NUM_SHARDS)
   high, low = indices // _SHARD_FACTOR, indices % _SHARD_FACTOR
   reverse = np.zeros_like(high)
   for bit in range(_SHARD_BITS):

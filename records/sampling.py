@@ -154,7 +154,7 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
   if missing:
     raise InputError(
         "--vocab_file: {} has {} lines but no {}; give a BERT vocab.txt, which "
-        "has each of {} on a line of its own".format(
+        "has each of {} on a separate line".format(
             vocab_file, len(vocab), ", ".join(missing),
             ", ".join(tokenization.SPECIAL_TOKENS)))
   return vocab

@@ -152,14 +152,14 @@ def parse(argv: Sequence[str], required: Sequence[str] = ()) -> None:
   for flag, value in zip(words[1:], words[2:]):
     if _is_boolean_flag(flag) and not value.startswith("-"):
       raise InputError(
-          "{} {}: unexpected word {!r}; {} is True or False".format(
-              flag, value, value, flag))
+          "{} {}: unexpected word {!r}; give True or False".format(
+              flag, value, value))
   for flag, equals, value in (word.partition("=") for word in words):
     if (equals and _is_boolean_flag(flag)
         and value.lower() not in _BOOLEAN_VALUES):
       raise InputError(
-          "{}={}: unexpected value {!r}; {} is True or False".format(
-              flag, value, value, flag))
+          "{}={}: unexpected value {!r}; give True or False".format(
+              flag, value, value))
   try:
     stray = flags.FLAGS(words)[1:]
   except flags.IllegalFlagValueError as error:

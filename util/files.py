@@ -31,7 +31,7 @@ from util.remote import is_remote
 T = TypeVar("T")
 
 _BLOCK_BYTES = 1 << 20
-# A later change may not alter the time of a file modified within this time.
+# A second change within this time may leave a file's modification time equal.
 _CLOCK_NANOSECONDS = 2 * 10**9
 _MANIFEST_SUFFIX = ".json"
 _LOCK_FILE = ".lock"
@@ -91,7 +91,7 @@ def find_files(patterns: str, flag: str) -> List[str]:
   if not paths:
     raise InputError("--{} is empty; give a path or a pattern".format(flag))
   if len(set(paths)) < len(paths):
-    raise InputError("--{} names {} twice".format(
+    raise InputError("--{} names {} twice; name each file once".format(
         flag, collections.Counter(paths).most_common(1)[0][0]))
   return paths
 
@@ -645,7 +645,7 @@ def _sync_folder(path: str) -> None:
 def warn_of_missing_locks(path: str) -> None:
   """Warns if a path is remote, where no lock excludes a second writer."""
   if is_remote(path):
-    logging.warning("%s: remote storage has no locks: make sure that no second "
+    logging.warning("%s: remote storage has no locks; make sure that no second "
                     "process writes to this path.", path)
 
 

@@ -128,8 +128,8 @@ def _lock(descriptor: int, path: str, output: str, wait: bool) -> bool:
 
 def _refusal(output: str, holder: str) -> InputError:
   return InputError(
-      "{} is being written by another process{}: wait until it has finished, "
-      "or choose another name".format(output, holder))
+      "{} is being written by another process{}: wait until that process has "
+      "finished, or choose another name".format(output, holder))
 
 
 def _lock_holder(descriptor: int) -> str:
