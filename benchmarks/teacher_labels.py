@@ -20,7 +20,7 @@ import functools
 import os
 import pathlib
 import sys
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 if __name__ == "__main__":  # TensorFlow reads this variable at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -93,6 +93,38 @@ def straightforward(config: modeling.BertConfig, checkpoint: str,
   return label
 
 
+def make_rows(figures: Mapping[str, Sequence[float]], num_records: int,
+              peers: Mapping[str, measure.Peer], num_operations: float,
+              variants: Mapping[str, Callable[[], Any]]
+             ) -> List[Dict[str, Any]]:
+  """Returns the rows of the results, for each precision.
+
+  Args:
+    figures: figures of `measure.alternate`, in seconds per turn.
+    num_records: records per turn.
+    peers: peers by precision.
+    num_operations: floating-point operations per sequence.
+    variants: functions by precision that label the records, for profiles.
+  """
+  rates = {name: [num_records / spent for spent in seconds]
+           for name, seconds in figures.items()}
+  rows = []
+  for precision in _PRECISIONS:
+    limit = arithmetic.limit(figures, precision, num_operations)
+    rest = arithmetic.profile(variants[precision])
+    name = "stage IV, " + precision
+    rows.append(measure.row(
+        name, "sequences/s", rates[precision], peers[precision].description,
+        rates.get("peer, " + precision, ()), limit, rest))
+    if precision == "fp32":
+      rows.append(measure.row(
+          name + " (plain graph)", "sequences/s", rates[precision],
+          {"name": "straightforward TensorFlow graph",
+           "settings": "fp32, whole last layer, all slots, padding"},
+          rates["straightforward"], limit, rest))
+  return rows
+
+
 def main() -> None:
   config = checkpoints.load_config(FLAGS.bert_config_file, FLAGS.max_seq_length)
   shape = schema.RecordShape(FLAGS.max_seq_length,
@@ -127,26 +159,11 @@ def main() -> None:
            for precision, peer in peers.items() if not peer.is_absent},
         **arithmetic.product_contenders(_PRECISIONS)}
     figures = measure.alternate(contenders, FLAGS.turns)
-  rates = {name: [num_records / spent for spent in seconds]
-           for name, seconds in figures.items()}
   lengths = features[schema.INPUT_MASK].sum(axis=1)
   is_real = features[schema.MASKED_LM_WEIGHTS] > 0
   num_operations = arithmetic.operations(
       config, lengths.sum(), is_real.sum(), lengths.mean(), True) / num_records
-  rows = []
-  for precision in _PRECISIONS:
-    limit = arithmetic.limit(figures, precision, num_operations)
-    rest = arithmetic.profile(variants[precision])
-    name = "stage IV, " + precision
-    rows.append(measure.row(
-        name, "sequences/s", rates[precision], peers[precision].description,
-        rates.get("peer, " + precision, ()), limit, rest))
-    if precision == "fp32":
-      rows.append(measure.row(
-          name + " (plain graph)", "sequences/s", rates[precision],
-          {"name": "straightforward TensorFlow graph",
-           "settings": "fp32, whole last layer, all slots, padding"},
-          rates["straightforward"], limit, rest))
+  rows = make_rows(figures, num_records, peers, num_operations, variants)
   (exact, exact_ids), (rounded, rounded_ids) = (
       (labels[name].features[schema.TEACHER_PROBABILITIES],
        labels[name].predictions) for name in _PRECISIONS)

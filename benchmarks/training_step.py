@@ -20,6 +20,7 @@ import functools
 import os
 import pathlib
 import sys
+from typing import Any, Dict, List, Mapping, Sequence
 
 if __name__ == "__main__":  # TensorFlow reads these variables at its import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -148,6 +149,57 @@ def build_straightforward_step(options: student.StudentOptions, features):
       for name, value in updated.items()))
 
 
+def build_steppers(options: student.StudentOptions, input_fn, batch_size: int
+                  ) -> Dict[str, Stepper]:
+  """Builds the straightforward step, then the project's steps, by name."""
+  steppers = {"straightforward, fp32": Stepper(
+      lambda features: build_straightforward_step(options, features), input_fn,
+      batch_size, devices.session_config())}
+  for use_xla in [False, True][:1 + FLAGS.use_xla]:
+    for precision in FLAGS.precisions:
+      own = dataclasses.replace(
+          options, compute_type=devices.compute_type(precision),
+          for_cpu=not devices.has_gpu())
+      steppers[precision + ", XLA" * use_xla] = Stepper(
+          functools.partial(build_step, own, has_padding=use_xla), input_fn,
+          batch_size,
+          devices.session_config(devices.DeviceOptions(precision, use_xla)))
+  return steppers
+
+
+def make_rows(steppers: Mapping[str, Stepper],
+              seconds: Mapping[str, Sequence[float]],
+              peers: Mapping[str, measure.Peer], num_operations: float
+             ) -> List[Dict[str, Any]]:
+  """Returns the rows of the results, for each of the project's steps.
+
+  Args:
+    steppers: result of `build_steppers`.
+    seconds: figures of `measure.alternate`.
+    peers: peers by precision.
+    num_operations: floating-point operations per sequence.
+  """
+  rates = {name: [FLAGS.steps * FLAGS.train_batch_size / spent
+                  for spent in turns] for name, turns in seconds.items()}
+  plain, *own = steppers
+  rows = []
+  for name in own:
+    limit = arithmetic.limit(seconds, name.partition(",")[0], num_operations)
+    rest = arithmetic.profile(steppers[name].step)
+    what = "training step, " + name
+    peer = peers.get(name)
+    rows.append(measure.row(
+        what, "sequences/s", rates[name], peer and peer.description,
+        rates.get("peer, " + name, ()), limit, rest))
+    if name in ("fp32", "fp32, XLA"):
+      rows.append(measure.row(
+          what + " (plain graph)", "sequences/s", rates[name],
+          {"name": "straightforward TensorFlow graph",
+           "settings": "fp32, all slots, autodiff, AdamW as separate "
+           "operations"}, rates[plain], limit, rest))
+  return rows
+
+
 def main() -> None:
   config = dataclasses.replace(
       checkpoints.load_config(FLAGS.bert_config_file, FLAGS.max_seq_length),
@@ -163,18 +215,7 @@ def main() -> None:
   input_fn = input_pipeline.training_input_fn(
       corpus, shape, "input_file", _SEED)
   batch_size = FLAGS.train_batch_size
-  steppers = {"straightforward, fp32": Stepper(
-      lambda features: build_straightforward_step(options, features), input_fn,
-      batch_size, devices.session_config())}
-  for use_xla in [False, True][:1 + FLAGS.use_xla]:
-    for precision in FLAGS.precisions:
-      own = dataclasses.replace(
-          options, compute_type=devices.compute_type(precision),
-          for_cpu=not devices.has_gpu())
-      steppers[precision + ", XLA" * use_xla] = Stepper(
-          functools.partial(build_step, own, has_padding=use_xla), input_fn,
-          batch_size,
-          devices.session_config(devices.DeviceOptions(precision, use_xla)))
+  steppers = build_steppers(options, input_fn, batch_size)
   features = next(input_pipeline.read_windows(
       corpus, "input_file", shape, 0, _PEER_BATCHES * batch_size,
       _PEER_BATCHES * batch_size)).features
@@ -192,32 +233,15 @@ def main() -> None:
         **{"peer, " + precision: peer.run
            for precision, peer in peers.items() if not peer.is_absent},
         **arithmetic.product_contenders(FLAGS.precisions)}, FLAGS.turns)
-  rates = {name: [FLAGS.steps * batch_size / spent for spent in turns]
-           for name, turns in seconds.items()}
   lengths = features[schema.INPUT_MASK].sum(axis=1)
   num_slots = (features[schema.MASKED_LM_WEIGHTS] > 0).sum()
   num_operations = arithmetic.TRAINING_PASSES * arithmetic.operations(
       config, lengths.size * FLAGS.max_seq_length, num_slots,
       FLAGS.max_seq_length, True) / lengths.size
-  plain, *_ = steppers
-  rows = []
-  for name in list(steppers)[1:]:
-    precision = name.partition(",")[0]
-    limit = arithmetic.limit(seconds, precision, num_operations)
-    rest = arithmetic.profile(steppers[name].step)
-    what = "training step, " + name
-    peer = peers.get(name)
-    rows.append(measure.row(
-        what, "sequences/s", rates[name], peer and peer.description,
-        rates.get("peer, " + name, ()), limit, rest))
-    if name in ("fp32", "fp32, XLA"):
-      rows.append(measure.row(
-          what + " (plain graph)", "sequences/s", rates[name],
-          {"name": "straightforward TensorFlow graph",
-           "settings": "fp32, all slots, autodiff, AdamW as separate "
-           "operations"}, rates[plain], limit, rest))
-  difference = max(abs(mine - theirs) for mine, theirs in zip(
-      steppers[list(steppers)[1]].losses, steppers[plain].losses))
+  rows = make_rows(steppers, seconds, peers, num_operations)
+  plain, own, *_ = steppers.values()
+  difference = max(abs(mine - theirs)
+                   for mine, theirs in zip(own.losses, plain.losses))
   measure.finish(rows, [
       "{} steps a turn, {} sequences of {} tokens and {:.1f} of {} slots in a "
       "step, {} layers of {}, no dropout; {:.2f} GFLOP of matrix products a "
