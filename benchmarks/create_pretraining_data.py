@@ -68,7 +68,8 @@ class Script:
     little = self._folder / (input_dir + ".little")
     little.mkdir(exist_ok=True)
     for name in os.listdir(self._folder / input_dir):
-      (little / name).write_text(_LITTLE_TEXT)
+      if not name.startswith("."):  # Not the manifest of split_text.py.
+        (little / name).write_text(_LITTLE_TEXT)
     run, start_up = (
         measure.launch([sys.executable, str(
             ROOT / "multifile_create_pretraining_data.py"),
