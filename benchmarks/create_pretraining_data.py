@@ -48,7 +48,6 @@ command_line.run(script.main)
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   measure.define_flags()
   flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")

@@ -79,7 +79,6 @@ _MASKED_LM, _NEXT_SENTENCE, _LABELS = (
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   flags.DEFINE_string("student_dir", None, "Folder of an exported student.")
   flags.DEFINE_string("vocab_file", None, "Vocabulary of the student.")
   for model in ("student", "teacher"):

@@ -56,7 +56,6 @@ _GPU_MATRIX_SIZE, _CPU_MATRIX_SIZE, _SLOW_MATRIX_SIZE = 8192, 3072, 256
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   flags.DEFINE_enum("part", None, ["model", "rates", "labels"], "Part to run.")
   flags.DEFINE_string("output_dir", None, "Folder of the model and records.")
   flags.DEFINE_enum("precision", "fp32", devices.PRECISIONS, "Precision.")

@@ -54,7 +54,6 @@ class Measured(NamedTuple):
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   measure.define_flags()
   flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")

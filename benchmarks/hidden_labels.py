@@ -44,7 +44,6 @@ _CONFIG = teacher_memory.CONFIGS["tiny"]
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   flags.DEFINE_string(
       "folder", None, "Folder for the records, which are kept.")
   flags.DEFINE_integer("num_records", 1 << 16, "Records to write.")

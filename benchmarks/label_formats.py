@@ -104,7 +104,6 @@ _FORMATS: Dict[str, Format] = {
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   for model in ("teacher", "student"):
     flags.DEFINE_string(model + "_config_file", None,
                         "Config of the {}.".format(model))
@@ -138,7 +137,6 @@ class Stored:
   step_seconds: List[float] = dataclasses.field(default_factory=list)
 
   def input_fn(self):
-    """Returns an input_fn without end."""
     return input_pipeline.training_input_fn(
         order.read_corpus([self.path], _FLAG), self.shape, _FLAG, _SEED,
         limits=schema.limits(self.shape, self._vocab_size(), 2))

@@ -52,7 +52,6 @@ _INTERLEAVED_FILES, _SHUFFLE_RECORDS = 4, 10000
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   measure.define_flags()
   flags.DEFINE_string("input_file", None, "Labelled records.")
   input_pipeline.define_flags()

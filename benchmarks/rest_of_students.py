@@ -47,7 +47,6 @@ _MIN_ENTRIES = 10
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   flags.DEFINE_string("input_file", None, "Labelled records.")
   flags.DEFINE_string("models", None, "NAME=FOLDER, separated by commas.")
   flags.DEFINE_list("labels", [], "NAME=FILE, separated by commas.")

@@ -138,7 +138,6 @@ PARTS = {
 
 
 def define_flags() -> None:
-  """Defines the flags of this script."""
   flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string(
       "teacher", None, "Folder of a BERT in Google's layout.")

@@ -67,7 +67,6 @@ _SPEED = re.compile(r"Step (\d+) of .*, ([0-9.]+) sequences/s")
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   flags.DEFINE_integer("np", 2, "N, the number of processes.", lower_bound=2)
   flags.DEFINE_integer(
       "train_batch_size", 32, "Sequences per step of each process.")
@@ -103,7 +102,6 @@ def write_records(path: pathlib.Path) -> None:
 
 def write_config(path: pathlib.Path, layers: int, width: int,
                  heads: int) -> None:
-  """Writes the config of a student."""
   path.write_text(json.dumps({
       "vocab_size": _VOCAB_SIZE, "hidden_size": width,
       "num_hidden_layers": layers, "num_attention_heads": heads,

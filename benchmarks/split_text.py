@@ -28,7 +28,6 @@ _SENTENCE = "the cat sat on the mat and looked at the dog that ran\n"
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   measure.define_flags()
   flags.DEFINE_string(
       "folder", None, "Folder for temporary files, which must not exist.")

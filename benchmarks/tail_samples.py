@@ -54,7 +54,6 @@ _DRAW_BATCH = 100
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   for model in ("teacher", "student"):
     flags.DEFINE_string(model + "_config", None,
                         "bert_config.json of the {}.".format(model))

@@ -55,7 +55,6 @@ _PRECISIONS = ("fp32", "bf16")
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   measure.define_flags()
   flags.DEFINE_string("bert_config_file", None, "Config of the teacher.")
   flags.DEFINE_string("init_checkpoint", None, "Checkpoint of the teacher.")

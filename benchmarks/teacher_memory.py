@@ -49,7 +49,6 @@ CONFIGS = {
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   flags.DEFINE_list("models", ["base", "large"], "Models to start: {}.".format(
       ", ".join(CONFIGS)))
   flags.DEFINE_list("precisions", ["fp32", "bf16"], "Precisions to start in.")

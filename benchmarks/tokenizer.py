@@ -30,14 +30,12 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-  """Defines the flags of this benchmark."""
   measure.define_flags()
   flags.DEFINE_string("text_file", None, "Text with one sentence per line.")
   flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")
 
 
 def read_lines(text_file: str) -> List[str]:
-  """Returns the lines of a text."""
   return pathlib.Path(text_file).read_text(encoding="utf-8").split("\n")
 
 

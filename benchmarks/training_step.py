@@ -56,7 +56,6 @@ _PEER_BATCHES = 4
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   measure.define_flags()
   flags.DEFINE_string("bert_config_file", None, "Config of the student.")
   flags.DEFINE_string(
@@ -96,7 +95,6 @@ class Stepper:
     self.losses = []
 
   def step(self) -> None:
-    """Takes one step."""
     loss, _ = self._session.run(self._fetches)
     self.losses.append(float(loss))
 

@@ -48,7 +48,6 @@ _TRAINED = re.compile(
 
 
 def define_flags() -> None:
-  """Defines the flags of the script."""
   measure.define_flags()
   flags.DEFINE_string("other", None, "Folder of the other checkout.")
   flags.DEFINE_string(

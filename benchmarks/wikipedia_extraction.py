@@ -50,7 +50,6 @@ _PER = 10000
 
 
 def define_flags() -> None:
-  """Defines this script's flags."""
   measure.define_flags()
   flags.DEFINE_string("dump_file", None, "A small dump, compressed with bz2.")
   flags.DEFINE_string(
@@ -149,7 +148,6 @@ class Excerpt:
         self._holes.update(map(_letters, incomplete))
 
   def judge(self, lines: Iterable[str]) -> Judgement:
-    """Rates the lines that an extractor has written."""
     lines = [line for line in map(str.strip, lines) if line]
     share = _PER / max(1, len(lines))
     return Judgement(

@@ -64,7 +64,6 @@ def parse(serialized: tf.Tensor,
 
 def _parse_one_kind(serialized: tf.Tensor, shape: schema.RecordShape,
                     layout: Optional[schema.Layout]) -> Dict[str, tf.Tensor]:
-  """Parses records of one layout."""
   if layout is None:
     return _parse_example(serialized, shape)
   return _parse_compact(serialized, shape, layout)

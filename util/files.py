@@ -218,13 +218,10 @@ def parse_json(content: bytes) -> Any:
 
 
 def encoding_advice(content: bytes) -> str:
-  """Returns advice on how to convert text that is not UTF-8.
+  """Returns advice on how to convert text that is not UTF-8, by its start.
 
-  UTF-16 is recognized by a byte order mark, or by the NUL in each ASCII
+  UTF-16 is recognized by a byte order mark, or by a NUL in each ASCII
   character.
-
-  Args:
-    content: the first bytes of the text.
   """
   encoding = "latin1"
   if content.startswith((b"\xff\xfe", b"\xfe\xff")):

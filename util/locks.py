@@ -158,8 +158,7 @@ def _has_local_locks(device: int, mounts: str = _MOUNTS) -> bool:
 
   Args:
     device: number of the file system, the st_dev of `os.stat`.
-    mounts: path of the file that lists the mounts, such as
-      /proc/self/mountinfo.
+    mounts: path of the file in which Linux lists the mounts.
   """
   number = "{}:{}".format(os.major(device), os.minor(device))
   try:
@@ -183,8 +182,7 @@ class _StoredNote(NamedTuple):
 
   Attributes:
     content: text of the note.
-    time: seconds since the epoch of the last renewal, by the clock of the file
-      system.
+    time: time of the last renewal in seconds, by the file system's clock.
   """
   content: str
   time: float
@@ -264,11 +262,7 @@ def _this_process() -> Dict[str, Any]:
 
 
 def _boot_id() -> str:
-  """Identifies the kernel's boot and the namespace of process ids.
-
-  Two processes with equal results can compare process ids. Returns "" if the
-  system does not provide both.
-  """
+  """Identifies the boot and the namespace of process ids; "" if unknown."""
   try:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
       return "{} {}".format(
