@@ -96,15 +96,7 @@ def make_rows(figures: Mapping[str, Sequence[float]], num_records: int,
               peers: Mapping[str, measure.Peer], num_operations: float,
               variants: Mapping[str, Callable[[], Any]]
              ) -> List[Dict[str, Any]]:
-  """Returns the rows of the results, for each precision.
-
-  Args:
-    figures: figures of `measure.alternate`, in seconds per turn.
-    num_records: records per turn.
-    peers: peers by precision.
-    num_operations: floating-point operations per sequence.
-    variants: functions by precision that label the records, for profiles.
-  """
+  """Returns the rows of all precisions; operations are per sequence."""
   rates = {name: [num_records / spent for spent in seconds]
            for name, seconds in figures.items()}
   rows = []

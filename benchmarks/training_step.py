@@ -169,14 +169,7 @@ def make_rows(steppers: Mapping[str, Stepper],
               seconds: Mapping[str, Sequence[float]],
               peers: Mapping[str, measure.Peer], num_operations: float
              ) -> List[Dict[str, Any]]:
-  """Returns the rows of the results, for each of the project's steps.
-
-  Args:
-    steppers: result of `build_steppers`.
-    seconds: figures of `measure.alternate`.
-    peers: peers by precision.
-    num_operations: floating-point operations per sequence.
-  """
+  """Returns the rows of the project's steps; operations are per sequence."""
   rates = {name: [FLAGS.steps * FLAGS.train_batch_size / spent
                   for spent in turns] for name, turns in seconds.items()}
   plain, *own = steppers
