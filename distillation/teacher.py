@@ -540,7 +540,8 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
   """
   with RecordWriter(output_file, manifest, overwrite) as writer:
     manifest = with_arithmetic(
-        manifest, devices.arithmetic(options.device.precision), writer.resumed)
+        manifest, devices.effective_precision(options.device.precision),
+        writer.resumed)
     done = writer.num_records
     if done:
       logging.info("Resuming %s after record %d.", output_file, done)

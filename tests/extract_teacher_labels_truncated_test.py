@@ -89,7 +89,7 @@ def test_the_manifest_tells_of_arithmetic_that_the_device_lacks(
       (tmp_path / "labelled.tfrecord.json").read_text())["flags"]
   assert flags["precision"] == "bf16"
   # Where the device has it, there is nothing to tell.
-  assert flags.get("arithmetic", "bf16") == devices.arithmetic("bf16")
+  assert flags.get("arithmetic", "bf16") == devices.effective_precision("bf16")
   again = _run(folder, output, precision="bf16")
   assert again.returncode == 0 and "is finished" in again.stderr
 
