@@ -38,12 +38,12 @@ class Decoder(NamedTuple):
 
   @property
   def hidden_size(self) -> int:
-    """H."""
+    """The teacher's hidden size, H."""
     return self.word_embeddings.shape[1]
 
   @property
   def vocab_size(self) -> int:
-    """V."""
+    """The size of the vocabulary, V."""
     return self.word_embeddings.shape[0]
 
   def fingerprint(self) -> str:
