@@ -7,11 +7,11 @@ r"""Labels masked records with the teacher's predictions.
     --output_file data/labelled/wiki_distill_0.tfrecord \
     --truncation_factor 10 --tail_samples 9
 
-The output holds the records of the input, in order. Each masked token gets
---truncation_factor tokens of the teacher and their probabilities: with
---tail_samples 9 the most probable token and an unbiased sample of all others,
-the best labels to train on. The default --tail_samples 0 stores the most
-probable tokens; use it for held-out records.
+The output holds the records of the input, in order. For each masked token, it
+stores --truncation_factor tokens and their probabilities. With --tail_samples
+9, these are the most probable token and an unbiased sample of all others: the
+best labels for training. The default, --tail_samples 0, stores the most
+probable tokens: use the default for held-out records.
 
 The same command resumes a stopped run. With several GPUs, a launcher shares the
 records among processes:
@@ -23,7 +23,7 @@ writes data/labelled/wiki_distill_0-00000-of-00002.tfrecord and so on.
 
 import os
 
-if __name__ == "__main__":  # TensorFlow reads these once, the first early.
+if __name__ == "__main__":  # TensorFlow reads the first when it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
@@ -51,7 +51,7 @@ from util import launchers
 from util.command_line import InputError
 
 _STAGE = "extract_teacher_labels_truncated"
-# They choose entries of the distribution.
+# Options of --label_format=topk only.
 _TOPK_OPTIONS = ("truncation_factor", "temperature", "tail_samples")
 _REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_file",
                    "init_checkpoint")
@@ -59,18 +59,19 @@ _REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_file",
 
 @dataclasses.dataclass(frozen=True)
 class FileOptions:
-  """What is read and written.
+  """Inputs and output of this stage, and their formats.
 
   Attributes:
     bert_config_file: path of the teacher's config.
-    init_checkpoint: path of its checkpoint.
-    input_file: paths and patterns of the records.
+    init_checkpoint: path of the teacher's checkpoint, without `.index`.
+    input_file: paths and patterns of the records, separated by commas.
     output_file: path of the labelled records.
     max_seq_length: S of the records.
     max_predictions_per_seq: P of the records.
-    record_format: one of `compact.FORMATS`, of the output.
-    probability_bits: one of `compact.PROBABILITY_BITS`.
-    overwrite: whether to replace an output that was made in another way.
+    record_format: format of the output, one of `compact.FORMATS`.
+    probability_bits: bits of a compact probability, one of
+      `compact.PROBABILITY_BITS`.
+    overwrite: whether to replace an output of other inputs or flags.
   """
   bert_config_file: str
   init_checkpoint: str
@@ -84,12 +85,12 @@ class FileOptions:
 
 
 class Process(NamedTuple):
-  """This process among those that label together.
+  """The rank and GPU of this process, among processes that share the records.
 
   Attributes:
-    rank: from 0 to size - 1.
-    size: how many there are.
-    gpu: which GPU it uses; None leaves the choice to TensorFlow.
+    rank: rank of this process, from 0 to size - 1.
+    size: number of processes.
+    gpu: index of the GPU to use; None leaves the choice to TensorFlow.
   """
   rank: int = 0
   size: int = 1
@@ -108,61 +109,64 @@ def define_flags() -> None:
   flags.DEFINE_string("output_file", None, "Labelled records to write.")
   flags.DEFINE_string(
       "init_checkpoint", None,
-      "Checkpoint of the teacher, without `.index`; must hold every variable "
-      "but those of the pooler and the next-sentence head.")
+      "Checkpoint of the teacher, without `.index`. Only the variables of the "
+      "pooler and the next-sentence head may be missing.")
   flags.DEFINE_enum(
       "label_format", "topk", teacher.LABEL_FORMATS,
-      "topk stores K tokens with their probabilities. hidden stores what the "
-      "teacher's masked-LM head scores, hidden_size float16 numbers a masked "
-      "token, and beside the records its decoder, teacher_decoder.npz: the "
-      "trainers compute the whole distribution from them, at any temperature.")
+      "topk stores K tokens with their probabilities. hidden stores the last "
+      "hidden state of each masked token, before the decoder, as hidden_size "
+      "float16 numbers, and the teacher's decoder in teacher_decoder.npz "
+      "beside the records: the trainers compute the whole distribution from "
+      "both, at any temperature.")
   flags.DEFINE_integer(
       "truncation_factor", 10,
-      "K, how many of the teacher's tokens to store for each masked token.",
+      "K, the number of tokens to store for each masked token.",
       lower_bound=1)
   input_pipeline.define_flags()
   flags.DEFINE_integer(
-      "batch_size", 32, "Sequences that the teacher reads at once. Set 256 on "
-      "GPUs: they are fast from there on.", lower_bound=1)
+      "batch_size", 32, "Sequences in a batch of the teacher. Set 256 on GPUs: "
+      "smaller batches are slower there.", lower_bound=1)
   flags.DEFINE_float(
       "temperature", 1.0,
-      "T: the probabilities are those of softmax(z / T). The trainers want "
-      "the same.", lower_bound=1e-3)
+      "T: the probabilities are softmax(z / T) of the logits z. Give the "
+      "trainers the same temperature.", lower_bound=1e-3)
   flags.DEFINE_integer(
       "tail_samples", 0,
-      "M: of the K stored tokens, K - M are the most probable ones, and M are "
-      "a random sample that stands for all others, so that the student's "
-      "loss is unbiased. K - 1 gives it the least variance; recommended for "
-      "training with --tail_mass=drop, the default.",
+      "M: the K stored tokens are the K - M most probable tokens and a random "
+      "sample of M others, which makes the student's loss unbiased. M = K - 1 "
+      "gives the loss the least variance, and is recommended for training with "
+      "--tail_mass=drop, the default.",
       lower_bound=0)
   flags.DEFINE_integer(
-      "random_seed", 12345, "Seed of the samples.", lower_bound=0)
+      "random_seed", 12345, "Seed of --tail_samples.", lower_bound=0)
   flags.DEFINE_enum(
       "precision", "fp32", devices.PRECISIONS,
-      "Arithmetic of the teacher: bf16 is for CPUs and GPUs that have it, fp16 "
-      "for GPUs. The probabilities are computed in float32 in any case.")
+      "Arithmetic of the teacher: bf16 for CPUs and GPUs that support it, fp16 "
+      "for GPUs. Probabilities are always computed in float32.")
   flags.DEFINE_bool("use_xla", False, "Whether to compile with XLA.")
   flags.DEFINE_enum(
       "record_format", "example", compact.FORMATS,
-      "example is a list for each feature, as in 2019; compact is all of them "
-      "in one string, half as long. The input may be either.")
+      "example stores a list for each feature, as the 2019 scripts do; compact "
+      "stores all features in one string, in half the bytes. The input can "
+      "have either format.")
   compact.define_flags()
   flags.DEFINE_bool(
       "overwrite", False,
-      "Whether to replace an output that was made or begun in another way.")
+      "Whether to replace a finished or unfinished output of other inputs or "
+      "flags.")
 
 
 def label(file_options: FileOptions, options: teacher.LabelOptions,
           process: Process) -> None:
-  """Checks files and options, and labels this process's share.
+  """Checks files and options, and labels the records of this process.
 
   Args:
-    file_options: what is read and written.
-    options: what is computed.
-    process: which share of the records.
+    file_options: inputs and output.
+    options: labels to compute.
+    process: rank and GPU of this process.
 
   Raises:
-    InputError: files or options do not fit each other.
+    InputError: if files or options do not fit each other.
   """
   config = checkpoints.load_config(
       file_options.bert_config_file, file_options.max_seq_length)
@@ -203,7 +207,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
                         total * (process.rank + 1) // process.size)
   files.make_output_folder(os.path.dirname(output_file), "output_file")
   with devices.exhaustion_errors(
-      "lower --batch_size={}; what is labelled is kept".format(
+      "lower --batch_size={}; records labelled so far are kept".format(
           options.batch_size)):
     teacher.label_file(
         teacher.Teacher(config, file_options.init_checkpoint, options,
@@ -213,7 +217,7 @@ def label(file_options: FileOptions, options: teacher.LabelOptions,
 
 
 def part_path(path: str, process: Process) -> str:
-  """Returns the name of one process's part; names sort by their records."""
+  """Returns the output path of a process; paths sort in record order."""
   stem, extension = os.path.splitext(path)
   return "{}-{:05d}-of-{:05d}{}".format(
       stem, process.rank, process.size, extension)
@@ -222,7 +226,7 @@ def part_path(path: str, process: Process) -> str:
 def _layout(file_options: FileOptions, options: teacher.LabelOptions,
             shape: schema.RecordShape, vocab_size: int
            ) -> Optional[schema.Layout]:
-  """Returns the layout of the output, None without one."""
+  """Returns the layout of compact records; None for --record_format=example."""
   if file_options.record_format == "example":
     return None
   if options.label_format == "topk":
@@ -233,29 +237,29 @@ def _layout(file_options: FileOptions, options: teacher.LabelOptions,
 
 def _stores_codes(file_options: FileOptions, options: teacher.LabelOptions
                  ) -> bool:
-  """Says whether probabilities are stored in a number of bits."""
+  """Returns whether --probability_bits has an effect."""
   return (file_options.record_format == "compact"
           and options.label_format == "topk")
 
 
 def _check_options(file_options: FileOptions, options: teacher.LabelOptions,
                    vocab_size: int) -> None:
-  """Raises InputError where flags do not fit each other or the teacher."""
+  """Raises InputError if flags do not fit each other or the teacher."""
   if options.truncation_factor > vocab_size:
     raise InputError(
         "--truncation_factor={} is over the vocab_size {} of the teacher; "
-        "there are not so many tokens".format(
+        "lower --truncation_factor".format(
             options.truncation_factor, vocab_size))
   if options.tail_samples >= options.truncation_factor:
     raise InputError(
-        "--tail_samples={} must be less than --truncation_factor={}: the most "
-        "probable tokens are stored too".format(
+        "--tail_samples={} must be less than --truncation_factor={}, which "
+        "counts the most probable token too; lower --tail_samples".format(
             options.tail_samples, options.truncation_factor))
   if (file_options.probability_bits != compact.DEFAULT_PROBABILITY_BITS
       and not _stores_codes(file_options, options)):
     raise InputError(
         "--probability_bits={} has no effect without --record_format=compact "
-        "and --label_format=topk: leave it out".format(
+        "and --label_format=topk: leave out --probability_bits".format(
             file_options.probability_bits))
   if options.label_format == "hidden":
     for name in _TOPK_OPTIONS:
@@ -263,13 +267,12 @@ def _check_options(file_options: FileOptions, options: teacher.LabelOptions,
                         for some in (options, teacher.LabelOptions))
       if value != default:
         raise InputError(
-            "--{}={} has no effect with --label_format=hidden, which stores "
-            "what gives the whole distribution: leave it out".format(
-                name, value))
+            "--{0}={1} has no effect with --label_format=hidden, which stores "
+            "the whole distribution: leave out --{0}".format(name, value))
 
 
 def _warn_of_case(paths: Sequence[str], checkpoint: str) -> None:
-  """Warns where the teacher's path tells another case than the records'."""
+  """Warns if the teacher's path names another case than the records'."""
   for path in paths:
     made_by = manifest.read_manifest(path)
     if made_by and "do_lower_case" in made_by.flags:
@@ -285,7 +288,7 @@ def _manifest(file_options: FileOptions, options: teacher.LabelOptions,
               paths: Sequence[str], vocab_size: int,
               decoder: Optional[teacher_decoder.Decoder]
              ) -> manifest.Manifest:
-  """Describes what makes the labels."""
+  """Returns the manifest of the output, without counts and offsets."""
   label_flags: Dict[str, Any] = {
       "truncation_factor": options.truncation_factor,
       "temperature": options.temperature,
@@ -314,30 +317,30 @@ def _manifest(file_options: FileOptions, options: teacher.LabelOptions,
 
 
 def _sources(paths: Sequence[str], index_folder: str) -> Dict[str, str]:
-  """Returns what the manifest says of the input files.
+  """Returns the fingerprints of the input files, by name.
 
   Args:
-    paths: the files; those without a manifest are read to their end.
+    paths: input files; files without a manifest are read whole.
     index_folder: as for `block_index.read_block_index`.
 
   Raises:
-    InputError: two of them have one name, or one is damaged.
+    InputError: if two files have the same name, or a file is damaged.
   """
   sources: Dict[str, str] = {}
   for path in paths:
     name = os.path.basename(path)
     if name in sources:
       raise InputError(
-          "--input_file names two files {}, {} is one of them; the manifest "
-          "tells files by name: rename one, or label them one by one".format(
-              name, path))
+          "--input_file has two files of the name {}, one of them {}; the "
+          "manifest identifies files by name: rename one file, or label the "
+          "files in separate runs".format(name, path))
     sources[name] = block_index.records_fingerprint(
         path, "input_file", index_folder)
   return sources
 
 
 def _this_process() -> Process:
-  """Finds this process among those that a launcher has started."""
+  """Returns the rank of this process, from its launcher, and its GPU."""
   launch = launchers.find(os.environ)
   return Process(launch.rank, launch.size, devices.choose_gpu(
       launch.local_rank if launch.size > 1 else None))
@@ -348,8 +351,8 @@ def main() -> None:
     label(command_line.options(FileOptions),
           command_line.options(teacher.LabelOptions), _this_process())
   except KeyboardInterrupt:
-    raise KeyboardInterrupt("what is labelled is kept: the same command "
-                            "resumes from here") from None
+    raise KeyboardInterrupt("records labelled so far are kept: run the same "
+                            "command again to resume") from None
 
 
 if __name__ == "__main__":

@@ -446,8 +446,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(
   log, code = _stop_midway(arguments, partial, signal.SIGTERM, 2)
   assert code == 130
   assert log.splitlines()[-1].endswith(
-      "interrupted; what is labelled is kept: the same command resumes from "
-      "here")
+      "interrupted; records labelled so far are kept: run the same command "
+      "again to resume")
   tiny.assert_one_line_error(
       _run(folder, output, "--temperature=2", **changes),
       "--temperature is 2.0, not 1.0", "--overwrite")
