@@ -1,4 +1,4 @@
-r"""Turns text files into BERT's pre-training records.
+r"""Makes BERT's pre-training records from text files.
 
   python multifile_create_pretraining_data.py \
     --input_dir data/split --output_dir data/masked \
@@ -14,14 +14,15 @@ With several hosts, a launcher shares the files among processes:
 
   mpirun -np 2 -H host1,host2 python multifile_create_pretraining_data.py ...
 
-Instances wait in a nameless file in $TMPDIR if that is set, else in
---output_dir, until all of a text are drawn.
+Until all instances of a text are drawn, they are stored in an unnamed file in
+$TMPDIR, or in --output_dir if $TMPDIR is not set.
 
-Cased vocabularies need --do_lower_case False. The default --dupe_factor masks
-the text 10 times; 1 is enough unless training reads more records than that.
+Cased vocabularies need --do_lower_case False. The default, --dupe_factor 10,
+masks the text 10 times. --dupe_factor 1 is enough unless training reads the
+text more than once.
 
-The procedure is BERT's (Devlin et al. 2019, section A.1), draw by draw: a
-file's records depend on its text, the flags and --random_seed + i alone.
+The procedure is that of BERT (Devlin et al. 2019, section A.1), draw by draw.
+The records of file i depend on its text, the flags and --random_seed + i alone.
 """
 
 import array
@@ -59,72 +60,74 @@ from util.command_line import InputError
 
 _STAGE = "multifile_create_pretraining_data"
 _REQUIRED_FLAGS = ("input_dir", "output_dir", "output_base_name", "vocab_file")
-# Instances that are encoded at once.
+# Instances per call of the encoder.
 _BLOCK_INSTANCES = 1000
-# Memory of a worker, by measurement on English text with some margin: 75 MB
-# and 1.2 bytes for each byte of its file.
+# Memory of a worker. On English text, a worker took 75 MB and 1.2 bytes for
+# each byte of its file; the constants add a margin.
 _WORKER_BYTES = 150 << 20
 _BYTES_PER_INPUT_BYTE = 2
-# Bytes of a text, at least, for each token of a sequence.
+# Least bytes of text per token of a sequence.
 _BYTES_PER_TOKEN = 3
-# What TensorFlow takes in a worker, whose file systems remote storage needs.
+# Memory of TensorFlow in a worker; remote storage needs its file systems.
 _TENSORFLOW_BYTES = 400 << 20
-# A share of documents of one sentence over which lines seem to be documents.
+# Share of one-sentence documents above which each line seems to be a document.
 _MANY_SHORT = 0.5
-# A share of [UNK] from which the vocabulary seems not to fit.
+# Share of [UNK] above which a warning follows the run.
 _SUSPICIOUS_UNKNOWN = 0.05
-# A share over which it surely does not, and how much of the first file is
-# looked at to say so before records are made.
+# Share of [UNK] in the first characters of the first file above which a warning
+# precedes the run.
 _WRONG_UNKNOWN = 0.5
 _SAMPLE_CHARACTERS = 1 << 16
-# Where a worker's time goes, for the bar: reading, once; then drawing and
-# writing, each dupe_factor times.
+# Relative time of a worker's steps, for the bar: reading once, drawing and
+# writing dupe_factor times each.
 _READING_SHARE = 1.5
 _DRAWING_SHARE = 1.0
 _WRITING_SHARE = 0.9
 _REPORT_SECONDS = 0.2
 _ONE_DOCUMENT = (
-    "%s has only one document, so its random next sentences come from that "
+    "%s has only one document, so its random next sentences come from the "
     "same document: use a smaller --split_number, or put blank lines between "
     "documents.")
 _MANY_UNKNOWN = (
-    "%.0f%% of the tokens%s are [UNK]: is --vocab_file of another language, or "
-    "--do_lower_case=%s wrong for it?")
+    "%.0f%% of the tokens%s are [UNK]: check that --vocab_file is for the "
+    "language of the text and --do_lower_case=%s is right for the vocabulary.")
 _SHORT_DOCUMENTS = (
     "%.0f%% of the documents%s have one sentence, so their next-sentence label "
     "is always 1 (random next): write a sentence on each line and a blank line "
     "between documents only, or train with --next_sentence_weight 0.")
-_RESUME = "finished files are kept: the same command resumes from here"
-# What to do if a worker is killed or runs out of memory.
-_REMEDY = ("where memory is short, lower --num_workers, or split the text with "
+_RESUME = "finished files are kept: run the same command again to resume"
+# Remedy if a worker is killed or runs out of memory.
+_REMEDY = ("if memory is short, lower --num_workers, or split the text with "
            "a larger --split_number; " + _RESUME)
 
 
 def define_flags() -> None:
   """Defines the flags of this stage."""
   flags.DEFINE_string(
-      "input_dir", None, "Folder of text files; hidden ones are left out.")
+      "input_dir", None, "Folder of text files; hidden files are skipped.")
   flags.DEFINE_string("output_dir", None, "Folder for the records.")
   flags.DEFINE_string(
-      "output_base_name", None, "Start of the names of the record files.")
-  flags.DEFINE_string("vocab_file", None, "BERT's vocab.txt.")
+      "output_base_name", None, "Prefix of the names of the record files.")
+  flags.DEFINE_string(
+      "vocab_file", None, "The teacher's vocabulary, such as BERT's vocab.txt.")
   flags.DEFINE_bool(
       "do_lower_case", True,
       "Whether to lower the case and drop accents; True for uncased models.")
   flags.DEFINE_bool(
       "strip_accents", None,
-      "Whether to drop accents, for a teacher whose tokenizer does not treat "
-      "accents as it treats the case. Default: as do_lower_case.")
+      "Whether to drop accents. Set this for a teacher whose tokenizer lowers "
+      "the case but keeps accents, or the reverse. Default: the value of "
+      "--do_lower_case.")
   flags.DEFINE_integer(
       "max_seq_length", 128, "Tokens in a sequence.", lower_bound=5)
   flags.DEFINE_integer(
       "max_predictions_per_seq", 20, "Most masked tokens in a sequence.",
       lower_bound=1)
   flags.DEFINE_integer(
-      "random_seed", 12345, "Seed; file i uses random_seed + i.")
+      "random_seed", 12345, "Random seed; file i uses random_seed + i.")
   flags.DEFINE_integer(
       "dupe_factor", 10,
-      "How many times to go through the text, each time with other masks.",
+      "Number of passes over the text, each with other masks.",
       lower_bound=1)
   flags.DEFINE_float(
       "masked_lm_prob", 0.15, "Share of the tokens to mask.",
@@ -135,34 +138,35 @@ def define_flags() -> None:
       lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_bool(
       "do_whole_word_mask", False,
-      "Whether to mask all pieces of a word or none.")
+      "Whether to mask either all pieces of a word or none.")
   flags.DEFINE_enum(
       "record_format", "example", compact.FORMATS,
-      "example is a list for each feature, as in 2019; compact is all of them "
-      "in one string, less than half as long.")
+      "example stores a list for each feature, as the 2019 scripts do; compact "
+      "stores all features in one string, in less than half the bytes.")
   flags.DEFINE_integer(
       "num_workers", None,
-      "Processes, each with one file at a time; by default one for each usable "
-      "core, as far as there are files and memory.", lower_bound=1)
+      "Number of worker processes; each processes one file at a time. Default: "
+      "the number of usable cores, or less if files or memory are few.",
+      lower_bound=1)
   flags.DEFINE_bool(
       "overwrite", False,
-      "Whether to replace outputs that were made in another way.")
+      "Whether to replace outputs of other inputs or flags.")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-  """What a run is to do.
+  """Options of a run of this stage.
 
   Attributes:
     input_dir: folder of text files.
-    output_dir: folder for the records; made where it is missing.
-    output_base_name: start of the names of the record files.
+    output_dir: folder for the records; created if it is missing.
+    output_base_name: prefix of the names of the record files.
     vocab_file: path of the vocabulary.
-    sampling_options: what determines the records.
-    random_seed: of the first file; each further one has one more.
+    sampling_options: options that determine the records.
+    random_seed: seed of file 0; file i has random_seed + i.
     record_format: one of `compact.FORMATS`.
-    num_workers: processes, or None for as many as are of use.
-    overwrite: whether to replace files that were made in another way.
+    num_workers: number of processes; None for the default of the flag.
+    overwrite: whether to replace files of other inputs or flags.
   """
   input_dir: str
   output_dir: str
@@ -183,7 +187,7 @@ class Source(NamedTuple):
 
 
 class Task(NamedTuple):
-  """One file of the run."""
+  """An input file with its output path and options."""
   source: Source
   output_path: str
   vocab_file: str
@@ -194,28 +198,28 @@ class Task(NamedTuple):
 
 
 class Progress(NamedTuple):
-  """What a worker has done since its last report.
+  """Progress of a worker since its last report.
 
   Attributes:
-    work: in bytes of input, as if reading them were all there is to do.
-    sequences: written.
+    work: share of the file's work, in bytes of the file.
+    sequences: number of sequences written.
   """
   work: float
   sequences: int
 
 
 class Counts(NamedTuple):
-  """What a file held and gave.
+  """Counts over the text and the records of a file.
 
   Attributes:
-    documents: in the text.
-    sequences: in the records.
-    tokens: of the text, each counted once.
-    unknown_tokens: how many of these are [UNK].
-    sequence_tokens: of the sequences, without padding.
-    short_documents: how many documents have one sentence.
-    invisible_lines: of the text, as for `sampling.Corpus`.
-    unmasked_sequences: how many sequences have no masked token.
+    documents: documents in the text.
+    sequences: sequences in the records.
+    tokens: tokens of the text, whatever dupe_factor is.
+    unknown_tokens: tokens of the text that are [UNK].
+    sequence_tokens: tokens of all sequences, without padding.
+    short_documents: documents with one sentence.
+    invisible_lines: number of invisible lines, as in `sampling.Corpus`.
+    unmasked_sequences: sequences without a masked token.
   """
   documents: int
   sequences: int
@@ -231,7 +235,7 @@ class Counts(NamedTuple):
 
 
 class _Reporter:
-  """Turns what was done for a file into Progress, not too often."""
+  """Reports the Progress of a file, about five times a second."""
 
   def __init__(self, num_bytes: int, dupe_factor: int, report: workers.Report):
     shares = (_READING_SHARE, _DRAWING_SHARE * dupe_factor,
@@ -256,7 +260,7 @@ class _Reporter:
     self._add(self._writing * share)
 
   def finish(self) -> None:
-    """Reports what is left, bytes that make no character included."""
+    """Reports the rest of the work, such as bytes that are no character."""
     self._work += self._num_bytes - self._done
     self._flush()
 
@@ -276,21 +280,21 @@ class _Reporter:
 @functools.lru_cache(maxsize=1)
 def _tokenizer(vocab_file: str, options: sampling.SamplingOptions
               ) -> tokenization.FullTokenizer:
-  """Keeps the tokenizer of a worker, which has cached the common words."""
+  """Returns the tokenizer of this worker, whose word cache serves all files."""
   return tokenization.FullTokenizer.from_vocab(
       sampling.read_vocabulary(vocab_file), options.do_lower_case,
       options.strip_accents)
 
 
 def check_file(path: str, report: workers.Report) -> Source:
-  """Reads an input file to its end, before the first record is made.
+  """Reads and checks a whole input file; called before records are made.
 
   Args:
-    path: the file.
-    report: called now and then with a Progress.
+    path: path of the file.
+    report: called with a Progress about five times a second.
 
   Raises:
-    InputError: the file is not UTF-8 or holds no text.
+    InputError: if the file is not UTF-8 or contains no text.
   """
   digest = hashlib.sha256()
   num_bytes = files.size(path)
@@ -302,8 +306,8 @@ def check_file(path: str, report: workers.Report) -> Source:
   reporter.finish()
   if not has_text:
     raise InputError(
-        "--input_dir: {} holds no text; remove it, or split the text again"
-        .format(path))
+        "--input_dir: {} contains no text; remove the file, or split the text "
+        "again".format(path))
   return Source(path, digest.hexdigest(), num_bytes)
 
 
@@ -311,12 +315,13 @@ def create_file(task: Task, report: workers.Report) -> Counts:
   """Makes the records of one input file.
 
   Args:
-    task: what to make.
-    report: called now and then with a Progress.
+    task: input file, output path and options.
+    report: called with a Progress about five times a second.
 
   Raises:
-    InputError: the input holds no token, or has changed since it was checked;
+    InputError: if the input has no token or has changed since the check, or
       another process is writing the output.
+    OSError: if the output or the unnamed file cannot be written.
   """
   path = task.source.path
   digest = hashlib.sha256()
@@ -325,8 +330,8 @@ def create_file(task: Task, report: workers.Report) -> Counts:
   tokenizer = _tokenizer(task.vocab_file, task.options)
   corpus = sampling.read_corpus(path, tokenizer, digest, reporter.read)
   if digest.hexdigest() != task.source.fingerprint:
-    raise InputError("--input_dir: {} was changed while this ran; start again"
-                     .format(path))
+    raise InputError("--input_dir: {} was changed during the run; run the same "
+                     "command again".format(path))
   try:
     return _write_records(task, corpus, tokenizer.vocab, reporter)
   except OSError as error:  # A full disk names no file.
@@ -347,8 +352,8 @@ def _write_records(task: Task, corpus: sampling.Corpus,
   num_sequences = sequence_tokens = num_unmasked = 0
   with contextlib.ExitStack() as stack:
     writer = stack.enter_context(record_writer.RecordWriter(task.output_path))
-    # The instances wait on disk, for memory must not grow with dupe_factor.
-    # The file has no name, so nothing of it is left if the process is killed.
+    # Instances are stored on disk, so that memory does not grow with
+    # dupe_factor. A killed process leaves no file, since the file has no name.
     spill = stack.enter_context(tempfile.TemporaryFile(
         dir=_spill_folder(os.path.dirname(task.output_path))))
     num_passes = sampler.num_documents * options.dupe_factor
@@ -360,7 +365,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
         reporter.drawn(1 / num_passes)
       spill.flush()
     except OSError as error:  # A full disk names no file.
-      with contextlib.suppress(OSError):  # What it has left in memory.
+      with contextlib.suppress(OSError):  # Flushing the buffer fails too.
         spill.close()
       raise OSError(error.errno, error.strerror, _spill_folder(
           os.path.dirname(task.output_path))) from error
@@ -389,7 +394,7 @@ def _write_records(task: Task, corpus: sampling.Corpus,
 
 
 def _spill_folder(output_dir: str) -> str:
-  """Returns where instances wait: $TMPDIR, else the folder of the records."""
+  """Returns the folder for instances: $TMPDIR, else that of the records."""
   if os.environ.get("TMPDIR") or files.is_remote(output_dir):
     return tempfile.gettempdir()
   return output_dir
@@ -397,7 +402,7 @@ def _spill_folder(output_dir: str) -> str:
 
 def _read_rows(file: int, indices: Sequence[int], dtype: np.dtype
               ) -> np.ndarray:
-  """Reads the rows of some indices from a file descriptor; dtype [N]."""
+  """Reads the rows at N indices from a file descriptor; returns dtype [N]."""
   num_bytes = dtype.itemsize
   rows = [os.pread(file, num_bytes, num_bytes * i) for i in indices]
   return np.frombuffer(b"".join(rows), dtype)
@@ -408,24 +413,25 @@ def _read_rows(file: int, indices: Sequence[int], dtype: np.dtype
 
 def create(options: RunOptions, launch: launchers.Launch = launchers.Launch(),
            local_size: int = 1) -> None:
-  """Makes the records of a folder of text files, or this process's share.
+  """Makes the records of a folder of text files.
 
   Args:
-    options: what to do.
-    launch: this process among those that share the files: each takes every
-      `launch.size`-th one.
-    local_size: how many of them share the cores and memory of this machine.
+    options: options of the run.
+    launch: rank and size of this process; each process takes every
+      `launch.size`-th file.
+    local_size: number of processes that share the cores and memory of this
+      machine.
 
   Raises:
-    InputError: the input cannot be used, or an output exists that was made in
-      another way.
+    InputError: if the input cannot be used, or an output of other inputs or
+      flags exists.
   """
   vocab = sampling.read_vocabulary(options.vocab_file)
   _warn_of_other_case(options)
   all_paths = _input_paths(options)
   paths = all_paths[launch.rank::launch.size]
   if not paths:
-    logging.info("Process %d of %d has no file to do: there are %d.",
+    logging.info("Rank %d of %d has no file: --input_dir has %d files.",
                  launch.rank, launch.size, len(all_paths))
     return
   spill_bytes = 0.0
@@ -468,7 +474,7 @@ def create(options: RunOptions, launch: launchers.Launch = launchers.Launch(),
 
 
 def _input_paths(options: RunOptions) -> List[str]:
-  """Checks the folders and names of the run; returns its input files."""
+  """Returns the paths of the input files; checks folders and names."""
   name = options.output_base_name
   if os.path.basename(name) != name:
     raise InputError("--output_base_name={} is a path; give a name, and the "
@@ -477,17 +483,23 @@ def _input_paths(options: RunOptions) -> List[str]:
       options.input_dir, "input_dir",
       "give the folder that split_text.py wrote")
   splits.check_folder(options.input_dir, "input_dir")
-  files.exists(options.output_dir)  # Storage out of reach ends the run now.
+  files.exists(options.output_dir)  # Raises if storage cannot be reached.
   if files.is_same(options.input_dir, options.output_dir):
-    raise InputError("--output_dir={} is --input_dir too; records there would "
-                     "be input next time: choose another folder".format(
+    raise InputError("--output_dir={} is --input_dir too; the next run would "
+                     "read the records as text: choose another folder".format(
                          options.output_dir))
   return paths
 
 
 def _tasks(options: RunOptions, sources: Mapping[int, Source],
            vocab_size: int) -> List[Task]:
-  """Returns what to make of input files, given by their numbers."""
+  """Returns the tasks of input files.
+
+  Args:
+    options: options of the run.
+    sources: input files by number.
+    vocab_size: tokens in the vocabulary.
+  """
   vocab_fingerprint = files.fingerprint(options.vocab_file)
   record_flags = options.sampling_options.manifest_flags()
   layout = None
@@ -519,22 +531,23 @@ def _tasks(options: RunOptions, sources: Mapping[int, Source],
 def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
                      memory: Optional[int], has_remote_files: bool = False,
                      local_size: int = 1, spill_bytes: float = 0.0) -> int:
-  """Decides how many workers to start.
+  """Returns the number of workers to start.
 
   Args:
-    paths: input files.
-    num_workers: what the user asks for, or None.
-    memory: bytes that are available, or None where that is not known.
+    paths: paths of the input files.
+    num_workers: value of --num_workers, or None.
+    memory: available bytes of memory, or None if unknown.
     has_remote_files: whether input, output or vocabulary is in remote storage.
-    local_size: processes that share the cores.
-    spill_bytes: memory that instances take on disk, by bytes of a file.
+    local_size: number of processes that share the cores.
+    spill_bytes: bytes of memory for stored instances, per byte of a file; 0.0
+      if instances are stored on a disk.
 
   Returns:
-    num_workers; by default as many as there are cores and as fit into memory;
-    never more than files.
+    num_workers, or by default the number of cores or of workers that fit into
+    memory; at most the number of files.
 
   Raises:
-    InputError: the files are too large for the memory.
+    InputError: if the files are too large for the memory.
   """
   by_size = sorted(paths, key=files.size, reverse=True)
   sizes = [files.size(path) for path in by_size]
@@ -560,8 +573,8 @@ def workers_that_fit(paths: Sequence[str], num_workers: Optional[int],
     if splits.is_one_document(by_size[0]):
       remedy = sampling.MISSING_BLANK_LINES
     raise InputError(
-        "--input_dir: the largest file, {}, has {:,} MB, and --num_workers={} "
-        "needs about {:,} MB of memory for such files where {:,} MB are "
+        "--input_dir: the largest file, {}, has {:,} MB; --num_workers={} "
+        "needs about {:,} MB of memory for the largest files, but {:,} MB are "
         "available: {}{}".format(
             by_size[0], sizes[0] >> 20, count, need(count) >> 20, memory >> 20,
             remedy, ", or lower --num_workers" if count > 1 else ""))
@@ -583,7 +596,7 @@ def _check_files(paths: Sequence[str], num_workers: int) -> List[Source]:
 def _create_files(tasks: Sequence[Task], num_workers: int,
                   overwriting: Optional[record_writer.OverwriteProgress]
                  ) -> List[Counts]:
-  """Makes all files that are missing or to be replaced, in parallel."""
+  """Makes the record files of tasks, in parallel."""
   counts: List[Counts] = []
   num_sequences = 0
   with _bar("Writing", sum(task.source.num_bytes for task in tasks)) as bar:
@@ -607,7 +620,7 @@ def _create_files(tasks: Sequence[Task], num_workers: int,
           if file_counts.documents == 1:
             logging.warning(_ONE_DOCUMENT, tasks[index].source.path)
     finally:
-      # What stopped workers have left.
+      # Stopped workers leave hidden files.
       for task in tasks:
         files.remove_partial(task.output_path)
         files.remove_partial(manifest.manifest_path(task.output_path))
@@ -617,7 +630,7 @@ def _create_files(tasks: Sequence[Task], num_workers: int,
 
 
 def _warn_of_other_case(options: RunOptions) -> None:
-  """Warns where the vocabulary's path tells another case than the flag."""
+  """Warns if the vocabulary's path names another case than the flag."""
   try:
     tokenization.validate_case_matches_checkpoint(
         options.sampling_options.do_lower_case, options.vocab_file)
@@ -626,24 +639,22 @@ def _warn_of_other_case(options: RunOptions) -> None:
 
 
 def _warn_of_few_predictions(options: sampling.SamplingOptions) -> None:
-  """Warns where a long sequence has too few slots for what is to be masked."""
+  """Warns if a long sequence has fewer slots than tokens to mask."""
   num_masked = round(options.max_seq_length * options.masked_lm_prob, 6)
   if options.max_predictions_per_seq < math.floor(num_masked):
     logging.warning(
         "--max_predictions_per_seq=%d masks %.1f%% of a sequence of "
-        "--max_seq_length=%d, not --masked_lm_prob=%s of it: %d fits.",
+        "--max_seq_length=%d, less than --masked_lm_prob=%s: set "
+        "--max_predictions_per_seq=%d.",
         options.max_predictions_per_seq,
         100 * options.max_predictions_per_seq / options.max_seq_length,
         options.max_seq_length, options.masked_lm_prob, math.ceil(num_masked))
 
 
 def _warn_of_first_text(task: Task) -> None:
-  """Warns of what the beginning of a file shows before records are made.
-
-  That is a vocabulary of another language, and documents of one line.
-  """
+  """Warns if the start of a file has many [UNK] or one-sentence documents."""
   text = next(sampling.text_blocks(task.source.path, hashlib.sha256()))
-  where = " that {} begins with".format(task.source.path)
+  where = " at the start of {}".format(task.source.path)
   tokens = _tokenizer(task.vocab_file, task.options).tokenize(
       text[:_SAMPLE_CHARACTERS])
   unknown_share = tokens.count(tokenization.UNKNOWN_TOKEN) / max(1, len(tokens))
@@ -652,18 +663,18 @@ def _warn_of_first_text(task: Task) -> None:
                     task.options.do_lower_case)
   lengths = [len(list(lines)) for is_text, lines in itertools.groupby(
       text.split("\n"), lambda line: bool(line.strip())) if is_text]
-  lengths = lengths[:-1]  # The last document may go on after the block.
+  lengths = lengths[:-1]  # The last document may continue after the block.
   _warn_of_short_documents(lengths.count(1), len(lengths), where)
 
 
 def _warn_of_short_documents(num_short: int, num_documents: int,
                              where: str = "") -> None:
-  """Warns where too many documents have one sentence.
+  """Warns if too many documents have one sentence.
 
   Args:
-    num_short: how many have.
-    num_documents: how many there are.
-    where: which documents; none for all.
+    num_short: number of documents with one sentence.
+    num_documents: number of documents.
+    where: place of these documents, for the warning; "" for all documents.
   """
   if num_short > _MANY_SHORT * num_documents:
     logging.warning(
@@ -672,15 +683,15 @@ def _warn_of_short_documents(num_short: int, num_documents: int,
 
 def _warn_of_older_outputs(output_dir: str, output_base_name: str,
                            num_files: int) -> None:
-  """Warns of outputs that belong to more input files than there are."""
+  """Warns of outputs of a run that had more input files."""
   pattern = re.compile(re.escape(output_base_name) + r"_([0-9]+)\.tfrecord")
   for name in sorted(files.list_names(output_dir), key=files.natural_key):
     match = pattern.fullmatch(name)
     if match and int(match.group(1)) >= num_files:
       logging.warning(
-          "%s is not of this run, which has %d input files: remove it unless "
-          "it belongs to the training data.", os.path.join(output_dir, name),
-          num_files)
+          "%s is not an output of this run, which has %d input files: remove "
+          "the file unless it belongs to the training data.",
+          os.path.join(output_dir, name), num_files)
 
 
 def _bar(title: str, num_bytes: int) -> tqdm.tqdm:
@@ -691,7 +702,7 @@ def _bar(title: str, num_bytes: int) -> tqdm.tqdm:
 
 def _log_counts(counts: Sequence[Counts],
                 options: sampling.SamplingOptions) -> None:
-  """Logs what was made, and warns of what is odd in it."""
+  """Logs the sums of counts, and warns of unusual ones."""
   if not counts:
     return
   total = Counts(*map(sum, zip(*counts)))
@@ -707,15 +718,15 @@ def _log_counts(counts: Sequence[Counts],
   _warn_of_short_documents(total.short_documents, total.documents)
   if total.invisible_lines:
     logging.warning(
-        "%d lines have no token but are not blank: zero-width or control "
-        "characters, such as U+200B. They separate no documents: write empty "
-        "lines where they should.", total.invisible_lines)
+        "%d lines have only zero-width or control characters, such as U+200B. "
+        "Such lines do not separate documents: write empty lines between "
+        "documents.", total.invisible_lines)
   if total.unmasked_sequences:
     logging.warning(
         "%.1f%% of the sequences (%d) have no masked token%s",
         100 * total.unmasked_sequences / total.sequences,
-        total.unmasked_sequences, ": their words have more pieces than are to "
-        "be masked, as in scripts without spaces; use "
+        total.unmasked_sequences, ": each of their words has more pieces than "
+        "can be masked, as in scripts without spaces; use "
         "--do_whole_word_mask False, or a larger --max_predictions_per_seq."
         if options.do_whole_word_mask else ".")
 

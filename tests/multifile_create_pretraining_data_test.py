@@ -324,7 +324,7 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   assert "a_0.tfrecord" in outputs and "a_2.tfrecord" not in outputs
   if stop != signal.SIGKILL:
     assert stderr.count("\n") == 1, stderr
-    assert "resumes from here" in stderr
+    assert "run the same command again to resume" in stderr
     assert process.returncode == (1 if stop == "kill a worker" else 130)
     assert not list((tmp_path / "out").glob(".*"))
   first_made = os.stat(tmp_path / "out/a_0.tfrecord").st_mtime_ns
@@ -487,7 +487,7 @@ def test_a_wrong_vocabulary_is_reported_before_records_are_made(
   assert result.returncode == 0
   early, made = result.stderr.partition(" documents")[::2]
   assert made
-  assert ("75% of the tokens that in/t_0.txt begins with are [UNK]"
+  assert ("75% of the tokens at the start of in/t_0.txt are [UNK]"
           in early) == is_reported
   assert "% of the tokens are [UNK]" in made
 
@@ -518,7 +518,7 @@ def test_older_outputs_are_reported(tmp_path, vocab_file):
   (tmp_path / "in/t_1.txt").unlink()
   result = _run(tmp_path)
   assert result.returncode == 0
-  assert "a_1.tfrecord is not of this run" in result.stderr
+  assert "a_1.tfrecord is not an output of this run" in result.stderr
 
 
 @pytest.mark.parametrize("text, early, late", [
@@ -535,7 +535,7 @@ def test_documents_of_one_sentence_are_reported(
   begins, made, ends = result.stderr.partition("1 files: ")
   assert made
   for told, share, where in (
-      (begins, early, " that in/t_0.txt begins with"), (ends, late, "")):
+      (begins, early, " at the start of in/t_0.txt"), (ends, late, "")):
     assert ("have one sentence" in told) == bool(share)
     if share:
       assert "{} of the documents{} have one sentence".format(
@@ -547,15 +547,16 @@ def test_documents_of_one_sentence_are_reported(
 
 @pytest.mark.parametrize("flags, told", [
     ({"max_seq_length": 512}, "=20 masks 3.9% of a sequence of "
-     "--max_seq_length=512, not --masked_lm_prob=0.15 of it: 77 fits"),
+     "--max_seq_length=512, less than --masked_lm_prob=0.15: set "
+     "--max_predictions_per_seq=77."),
     ({"max_seq_length": 512, "max_predictions_per_seq": 76}, ""),
     ({"max_seq_length": 128}, ""),
-    ({"max_seq_length": 128, "masked_lm_prob": 0.3}, "=20 masks 15.6% .*: 39 "),
+    ({"max_seq_length": 128, "masked_lm_prob": 0.3}, "=20 masks 15.6% .*=39[.]"),
     # In float arithmetic 7 of 100 are more than 7.
     ({"max_seq_length": 100, "masked_lm_prob": 0.07,
       "max_predictions_per_seq": 7}, ""),
     ({"max_seq_length": 100, "masked_lm_prob": 0.07,
-      "max_predictions_per_seq": 6}, ": 7 fits")])
+      "max_predictions_per_seq": 6}, ": set --max_predictions_per_seq=7[.]")])
 def test_too_few_predictions_are_reported(caplog, flags, told):
   settings = reference.Settings()._replace(**flags)
   stage._warn_of_few_predictions(_options(settings))
@@ -579,7 +580,7 @@ def test_what_cannot_be_masked_or_seen_is_reported(tmp_path, vocab_file):
   assert ("{:.1f}% of the sequences ({}) have no masked token: ".format(
       100 * unmasked / len(records), unmasked) in result.stderr)
   assert "use --do_whole_word_mask False, or" in result.stderr
-  assert "1 lines have no token but are not blank" in result.stderr
+  assert "1 lines have only zero-width or control characters" in result.stderr
   result = _run(tmp_path, **dict(flags, output_dir="pieces"))
   assert result.returncode == 0 and "no masked token" not in result.stderr
 
