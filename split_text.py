@@ -35,13 +35,13 @@ FLAGS = flags.FLAGS
 
 _REQUIRED_FLAGS = ("read_file", "split_number", "folder", "name_base")
 _COPY_BYTES = 1 << 20
-# How much of each copied block is searched for lines that look blank.
+# Bytes at the start of each copied block to search for lines that look blank.
 _SAMPLE_BYTES = 1 << 14
 _INVISIBLE_LINE = (
     "the line at byte {:,} has zero-width characters alone, such as U+200B or "
     "U+FEFF; such a line is not blank and separates no documents: write an "
     "empty line there if it should")
-# Names that an error lists at most.
+# Most names in an error.
 _MAX_LISTED = 5
 
 
@@ -69,10 +69,10 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
     num_parts: N.
 
   Returns:
-    N + 1 rising positions: 0, starts of documents, and the size of the file.
+    N + 1 increasing byte positions: 0, starts of documents, size of the file.
 
   Raises:
-    InputError: there are fewer than N documents.
+    InputError: if there are fewer than N documents.
   """
   size = file.seek(0, os.SEEK_END)
   first = _first_text(file)
@@ -93,7 +93,7 @@ def find_cuts(file: BinaryIO, num_parts: int) -> List[int]:
               num_parts, len(latest) + 1, file.name, len(latest) + 1,
               _invisible_line(file)))
     cuts = _cuts_by_size(file, first, size, num_parts, latest)
-    assert cuts is not None  # At the latest positions, if nowhere else.
+    assert cuts is not None  # The latest positions are always possible.
   return [0] + cuts + [size]
 
 
@@ -102,7 +102,7 @@ def _first_text(file: BinaryIO) -> int:
   file.seek(0)
   block = file.read(splits.SEARCH_BYTES)
   if b"\0" in block:
-    raise InputError("--read_file: {} has NULs: if it is text, {}".format(
+    raise InputError("--read_file: {} has NULs: if the file is text, {}".format(
         file.name, files.encoding_advice(block)))
   first = splits.first_text(file)
   if first < 0:
@@ -112,7 +112,7 @@ def _first_text(file: BinaryIO) -> int:
 
 
 def _invisible_line(file: BinaryIO) -> str:
-  """Returns what errors say of a line that looks blank, if there is one."""
+  """Returns the end of an error about a line that looks blank; "" for none."""
   position = file.seek(0)
   while True:
     block = file.read(_COPY_BYTES)
@@ -138,13 +138,13 @@ def _cuts_by_size(file: BinaryIO, first: int, size: int, num_parts: int,
 
   Args:
     file: the text.
-    first: the position of the first document.
-    size: of the file.
+    first: position of the first document.
+    size: bytes of the file.
     num_parts: N.
-    latest: the last allowed position for each cut, if documents are few.
+    latest: last allowed position of each cut, if documents are few.
 
   Returns:
-    N - 1 positions; None if documents do not suffice.
+    N - 1 positions; None if there are too few documents.
   """
   cuts: List[int] = []
   for i in range(1, num_parts):
@@ -168,12 +168,12 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
     read_file: path of the text.
     num_parts: number of files to write.
     folder: folder for the files; created if it is missing.
-    name_base: prefix of their names.
+    name_base: prefix of the names of the files.
 
   Raises:
-    InputError: the text cannot be split into so many parts, the folder has
-      files that must not be there, or another process is writing the parts.
-    OSError: a file cannot be read or written.
+    InputError: if the text cannot be split into so many parts, the folder has
+      files of another split, or another process is writing the parts.
+    OSError: if a file cannot be read or written.
   """
   files.check_file(read_file, "read_file")
   if os.path.basename(name_base) != name_base:
@@ -185,22 +185,22 @@ def split(read_file: str, num_parts: int, folder: str, name_base: str) -> None:
     cuts = find_cuts(file, num_parts)
     files.make_output_folder(folder, "folder")
     files.warn_of_missing_locks(folder)
-    # Every split of this name has a first part, so its lock guards all parts.
+    # Every split has a first part, so the lock of the first part guards all.
     with files.partial_file(os.path.join(folder, parts[0])) as first:
       if splits.is_kept(folder, name, read_file, num_parts):
-        logging.info("%s is split into %d files in %s already: they are kept.",
-                     read_file, num_parts, folder)
+        logging.info("%s is already split into %d files in %s: the files are "
+                     "kept.", read_file, num_parts, folder)
         return
       _check_folder(folder, name, parts, read_file)
       sizes = [end - start for start, end in zip(cuts, cuts[1:])]
       _write_parts(file, sizes, first, folder, name)
-  logging.info("%d files of %d to %d bytes in %s.", num_parts, min(sizes),
+  logging.info("Wrote %d files of %d to %d bytes to %s.", num_parts, min(sizes),
                max(sizes), folder)
 
 
 def _check_folder(folder: str, name: str, parts: Sequence[str],
                   read_file: str) -> None:
-  """Raises InputError if the folder has files that must not be there."""
+  """Raises InputError if the folder has parts of another split or the text."""
   pattern = re.compile(re.escape(name) + r"_[0-9]+\.txt")
   older = sorted((other for other in set(files.list_names(folder)) - set(parts)
                   if pattern.fullmatch(other)), key=files.natural_key)
@@ -220,15 +220,16 @@ def _check_folder(folder: str, name: str, parts: Sequence[str],
 
 def _write_parts(file: BinaryIO, sizes: Sequence[int],
                  first: files.HiddenFile, folder: str, name: str) -> None:
-  """Copies byte ranges into files, which all get their names at the end.
+  """Copies byte ranges into hidden files, then renames all of them.
+
+  Opens one part at a time, since a process can open a limited number of files.
 
   Args:
     file: the text.
     sizes: bytes of each part.
     first: the first part, locked.
-    folder: of the parts.
-    name: of the split. The parts are open one at a time, since there may be
-      more than a process can open.
+    folder: folder of the parts.
+    name: name of the split.
   """
   file.seek(0)
   others = [os.path.join(folder, splits.part_name(name, i))
@@ -243,7 +244,7 @@ def _write_parts(file: BinaryIO, sizes: Sequence[int],
           part.keep = True
           _copy(file, part.file, size, seen, bar)
       first.sync()
-    # From here on until the end the folder may hold parts of two splits.
+    # While the parts are renamed, the folder may have parts of two splits.
     split_text = splits.Split(seen.digest.hexdigest(), [], file.name)
     splits.write(folder, name, split_text)
     for path in others:
@@ -259,14 +260,14 @@ def _write_parts(file: BinaryIO, sizes: Sequence[int],
 
 
 class _Seen:
-  """What is noted of a text while it is copied.
+  """Hashes and searches a text while it is copied.
 
   Attributes:
-    digest: SHA-256 of the text so far.
-    invisible_line: the position of a line of zero-width characters alone; -1 if
-      none was seen. Only the beginning of each block is searched: a search of
-      the whole text takes as long as its copy, and a text with such separators
-      has them everywhere.
+    digest: SHA-256 of the bytes copied so far.
+    invisible_line: position of a line of zero-width characters alone; -1 if
+      none was found. Only the start of each block is searched: searching the
+      whole text takes as long as copying, and a text that has such lines
+      usually has them everywhere.
   """
 
   def __init__(self) -> None:
@@ -285,7 +286,7 @@ class _Seen:
 
 def _copy(source: BinaryIO, destination: BinaryIO, num_bytes: int,
           seen: _Seen, bar: tqdm.tqdm) -> None:
-  """Copies bytes from one file to another, and notes what they are."""
+  """Copies bytes from one file to another, and adds them to `seen`."""
   while num_bytes:
     block = source.read(min(_COPY_BYTES, num_bytes))
     if not block:

@@ -189,7 +189,7 @@ def test_a_split_that_matches_is_kept(tmp_path):
     before = part.stat().st_ino
     result = _run(tmp_path, **flags)
     assert result.returncode == 0, result.stderr
-    assert ("they are kept" in result.stderr) == (
+    assert ("the files are kept" in result.stderr) == (
         part.stat().st_ino == before)
     return part.stat().st_ino == before
 
