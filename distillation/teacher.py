@@ -1,4 +1,4 @@
-"""The frozen teacher that labels records.
+"""Labels records with a frozen teacher, for stage IV's script.
 
 Dimensions:
   N: sequences in a window
@@ -7,7 +7,7 @@ Dimensions:
   S: tokens in a sequence
   P: slots for masked tokens in a sequence
   K: truncation_factor, entries stored for each slot
-  M: tail_samples, entries among these that are a sample
+  M: tail_samples, sampled entries among the K
   H: hidden_size of the teacher
 """
 
@@ -40,39 +40,39 @@ from util import streams
 from util import threads
 from util.command_line import InputError
 
-# Batches among which sequences are sorted by length; progress is kept by
-# windows of so many batches.
+# Batches in a window. Sequences are sorted by length within a window, and
+# progress is saved after each window.
 _WINDOW_BATCHES = 16
-# On GPUs and with XLA lengths are multiples of this: odd sizes are slow there,
-# and XLA compiles every size once more.
+# Lengths are multiples of this on GPUs, where other lengths are slow, and with
+# XLA, which compiles each length separately.
 _LENGTH_MULTIPLE = 16
-# Batches that are prepared while the teacher reads one.
+# Batches prepared ahead of the teacher.
 _BATCHES_AHEAD = 2
-# Bytes of answers, about, that wait for a window to be written meanwhile; at
-# least one answer.
+# Approximate bytes of answers that are queued while a window is written; at
+# least one answer is.
 _ANSWER_BYTES = 64 << 20
-# Records that are encoded at once: few enough for a core's cache.
+# Records per call of the encoder: few enough for a core's cache.
 _ENCODED_RECORDS = 256
-# What a teacher should predict of the masked tokens; BERT-Base is over 50%.
+# Accuracy of the teacher below which a warning is logged; BERT-Base is at 50%.
 _SUSPICIOUS_ACCURACY = 0.2
-# Bins of the histogram of the stored mass: it is reported in three digits.
+# Bins of the histogram of the stored mass, enough for three digits.
 _MASS_BINS = 10000
-# What is stored: entries of the distribution, or what gives all of it.
+# K entries of the distribution, or the hidden states that give all of it.
 LABEL_FORMATS = ("topk", "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelOptions:
-  """What is computed for each masked token, and how.
+  """Options of the labels and of their computation.
 
   Attributes:
-    label_format: one of `LABEL_FORMATS`; the four that follow are of topk.
+    label_format: one of `LABEL_FORMATS`; the next four options are for topk.
     truncation_factor: K.
     temperature: T of softmax(z / T).
     tail_samples: M.
-    random_seed: of the samples.
-    batch_size: sequences that are read at once.
-    device: where and in what precision.
+    random_seed: seed of the samples.
+    batch_size: sequences in a batch.
+    device: device and precision.
   """
   label_format: str = "topk"
   truncation_factor: int = 10
@@ -84,14 +84,14 @@ class LabelOptions:
 
 
 class Labels(NamedTuple):
-  """What the teacher says of the masked tokens of some sequences.
+  """Outputs of the teacher for the masked tokens of some sequences.
 
   Attributes:
-    features: what is stored, by feature name: for topk float32 and int32
-      [N, P, K], for hidden float16 [N, P, H].
-    predictions: int32 [N, P], its most probable tokens.
-    cross_entropies: float32 [N, P], minus the logarithms of the masked tokens'
-      probabilities, at temperature 1.
+    features: arrays to store, by feature name: float32 and int32 [N, P, K] for
+      topk, float16 [N, P, H] for hidden.
+    predictions: int32 [N, P], the most probable tokens.
+    cross_entropies: float32 [N, P], negative log probabilities of the masked
+      tokens at temperature 1, in nats.
   """
   features: Dict[str, np.ndarray]
   predictions: np.ndarray
@@ -105,14 +105,14 @@ class LabelledWindow(NamedTuple):
 
 
 class _Batch(NamedTuple):
-  """Sequences of one window that the teacher reads at once.
+  """A batch of sequences from one window.
 
   Attributes:
     window: the window.
     is_last: whether the batch is the last one of its window.
-    rows: its sequences, rows of the window, int64 [B].
-    slots: which of their slots are real, bool [B, P].
-    inputs: what the teacher reads; empty where no slot is real.
+    rows: rows of the window, int64 [B].
+    slots: which slots of these rows are real, bool [B, P].
+    inputs: inputs of the teacher's graph; empty if no slot is real.
   """
   window: input_pipeline.Window
   is_last: bool
@@ -122,10 +122,10 @@ class _Batch(NamedTuple):
 
 
 class Teacher:
-  """A frozen teacher in a session of its own.
+  """A frozen teacher with its own session.
 
   Attributes:
-    seconds: spent in computing so far.
+    seconds: time spent in the session so far.
   """
 
   def __init__(self, config: modeling.BertConfig, checkpoint: str,
@@ -133,10 +133,10 @@ class Teacher:
     """Builds and restores the teacher.
 
     Args:
-      config: its size.
-      checkpoint: its variables.
-      options: what to compute.
-      gpu: which GPU to use; None leaves the choice to TensorFlow.
+      config: config of the teacher.
+      checkpoint: path of the teacher's checkpoint, without `.index`.
+      options: labels to compute.
+      gpu: index of the GPU to use; None leaves the choice to TensorFlow.
     """
     self.seconds = 0.0
     self._config = config
@@ -157,7 +157,7 @@ class Teacher:
       first_record: index of the first sequence among all records.
 
     Returns:
-      The labels; zeros in the padding.
+      The labels, which are 0 in the padding.
 
     Raises:
       InputError: as for `label_windows`.
@@ -171,21 +171,21 @@ class Teacher:
   def label_windows(self, windows: Iterator[input_pipeline.Window],
                     num_slots: int
                    ) -> Generator[Optional[LabelledWindow], None, None]:
-    """Labels windows, each of them in batches of similar length.
+    """Labels windows, in batches of sequences of similar length.
 
-    One thread prepares batches and another one runs the teacher, so that the
-    teacher waits neither for its input nor for this thread.
+    One thread prepares batches and another thread runs the teacher, so that the
+    teacher waits neither for its input nor for the calling thread.
 
     Args:
-      windows: of the records.
+      windows: windows of records.
       num_slots: P.
 
     Yields:
-      None after each batch but the last one of a window, after that the window.
+      The labelled window after its last batch; None after every other batch.
 
     Raises:
-      InputError: the teacher has diverged, or its hidden states are beyond
-        float16.
+      InputError: if the teacher's outputs are NaN, infinite or, for hidden
+        states, beyond float16.
     """
     answer_bytes = self._options.batch_size * num_slots * sum(
         int(np.prod(output.shape[1:])) * output.dtype.size
@@ -206,13 +206,13 @@ class Teacher:
         labels = None
 
   def limits(self, shape: schema.RecordShape) -> Dict[str, int]:
-    """Returns what the integers of records must stay below."""
+    """Returns the exclusive upper limit of each integer feature, by name."""
     return schema.limits(
         shape, self._config.vocab_size, self._config.type_vocab_size)
 
   def _batches(self, windows: Iterator[input_pipeline.Window]
               ) -> Generator[_Batch, None, None]:
-    """Yields the batches of windows, those of a window by their length."""
+    """Yields the batches of windows; sorts each window by length."""
     size = self._options.batch_size
     for window in windows:
       is_real = window.features[schema.MASKED_LM_WEIGHTS] > 0
@@ -232,22 +232,23 @@ class Teacher:
   def _inputs_of(self, features: Mapping[str, np.ndarray], rows: np.ndarray,
                  length: int, slots: np.ndarray,
                  offsets: Optional[np.ndarray]) -> Dict[str, np.ndarray]:
-    """Returns what the teacher reads of some rows, without needless padding.
+    """Returns the graph's inputs for some rows, without needless padding.
 
     Args:
-      features: of the window.
-      rows: of the window, int64 [B].
-      length: of the longest of their sequences.
-      slots: which of their slots are real, bool [B, P].
-      offsets: of the window, float64 [N, P]; None without samples.
+      features: features of the window.
+      rows: rows of the window, int64 [B].
+      length: length of the longest of these sequences.
+      slots: which slots of these rows are real, bool [B, P].
+      offsets: offsets of the window's samples, float64 [N, P]; None if there
+        are no samples.
 
     Returns:
-      Arrays by name; none where no slot is real.
+      Arrays by name; empty if no slot is real.
     """
     if not slots.any():
       return {}
     if self._options.device.use_xla:
-      # XLA compiles for each number of slots, so it gets all of them.
+      # XLA compiles for each number of slots, so the graph gets all slots.
       slots = np.ones_like(slots)
     if self._has_gpu or self._options.device.use_xla:
       length += -length % _LENGTH_MULTIPLE
@@ -263,7 +264,7 @@ class Teacher:
 
   def _answers(self, batches: Generator[_Batch, None, None]
               ) -> Generator[Tuple[_Batch, List[np.ndarray]], None, None]:
-    """Yields batches and the outputs of the graph; none without slots."""
+    """Yields batches and the outputs of the graph; none without real slots."""
     with contextlib.closing(batches):
       for batch in batches:
         answer = []
@@ -276,7 +277,7 @@ class Teacher:
         yield batch._replace(inputs={}), answer
 
   def _blank_labels(self, window: input_pipeline.Window) -> Labels:
-    """Returns zeros for the labels of a window."""
+    """Returns labels of zeros for a window."""
     shape = window.features[schema.MASKED_LM_IDS].shape
     *stored, predictions, cross_entropies = (
         np.zeros([*shape, *output.shape[1:]], output.dtype.as_numpy_dtype)
@@ -288,21 +289,21 @@ class Teacher:
 
   def _put(self, answer: Sequence[np.ndarray], batch: _Batch,
            labels: Labels) -> None:
-    """Puts the answers for a batch in their places among the labels."""
+    """Copies the outputs for a batch into the labels of its window."""
     is_hidden = self._options.label_format == "hidden"
     if not np.isfinite(answer[0]).all():
       if is_hidden and not np.isnan(answer[0]).any():
         raise InputError(
             "--label_format=hidden stores float16, and the teacher has hidden "
-            "states beyond it: use --label_format=topk")
+            "states beyond float16: use --label_format=topk")
       raise InputError(
           "--init_checkpoint: the teacher's {} are NaN or infinite for some "
-          "masked tokens: its training diverged, or its file is damaged{}; use "
-          "another checkpoint".format(
+          "masked tokens: the teacher's training diverged, or the checkpoint "
+          "is damaged{}; use another checkpoint".format(
               "hidden states" if is_hidden else "probabilities",
               "" if self._options.device.precision != "fp16"
               else ", or fp16 overflows (try --precision=bf16 or fp32)"))
-    if self._options.device.use_xla:  # It gave answers for the padding, too.
+    if self._options.device.use_xla:  # The answer includes the padding.
       answer = [values[batch.slots.ravel()] for values in answer]
     row, column = batch.slots.nonzero()
     for whole, values in zip((*labels.features.values(), *labels[1:]), answer):
@@ -314,15 +315,16 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   """Builds the teacher's graph.
 
   Returns:
-    Placeholders by name, and of the wanted slots what is stored, the most
-    probable tokens, and the cross entropies of the masked tokens.
+    The placeholders by name. The outputs for the real slots: tensors to store,
+    then the most probable tokens, int32 [T], and the cross entropies of the
+    masked tokens, float32 [T].
   """
   inputs = {name: tf1.placeholder(tf.int32, [None, None], name=name)
             for name in (schema.INPUT_IDS, schema.INPUT_MASK,
                          schema.SEGMENT_IDS, schema.MASKED_LM_POSITIONS)}
   inputs["slots"] = tf1.placeholder(tf.int32, [None])
   masked_tokens = inputs[schema.MASKED_LM_IDS] = tf1.placeholder(
-      tf.int32, [None])  # Of the wanted slots.
+      tf.int32, [None])  # [T]
   if options.tail_samples:
     inputs["offsets"] = tf1.placeholder(tf.float64, [None])
   compute_type = devices.compute_type(options.device.precision)
@@ -342,10 +344,11 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
   labels = losses.truncate(
       outputs.masked_lm, options.truncation_factor, options.temperature,
       options.tail_samples, inputs.get("offsets"), for_cpu)
-  # GPUs leave slices of int32 to the host.
+  # Not a slice: GPUs leave slices of int32 to the host.
   best = tf.gather(labels.indices, 0, axis=1)
   if options.temperature == 1.0:
-    # What is known of the best token spares a pass over the vocabulary.
+    # log p(masked) = log p(best) + z(masked) - z(best), without another pass
+    # over the vocabulary.
     best_scores, masked_scores = (
         tf.gather(outputs.masked_lm, tokens, batch_dims=1)
         for tokens in (best, masked_tokens))
@@ -359,8 +362,8 @@ def _build_graph(config: modeling.BertConfig, options: LabelOptions
 
 def _offsets(options: LabelOptions, first_record: int, num_records: int,
              num_slots: int) -> np.ndarray:
-  """Draws what the samples of some records depend on, float64 [N, P]."""
-  # Of 32 bits, so that the number of a tooth can be added without rounding.
+  """Draws the offsets in [0, 1) of the tail samples, float64 [N, P]."""
+  # 32 bits, so that adding the index of a sample does not round the offset.
   return streams.draw(
       options.random_seed, first_record, num_records, num_slots) / 2.0 ** 32
 
@@ -369,26 +372,26 @@ def _offsets(options: LabelOptions, first_record: int, num_records: int,
 
 
 class Share(NamedTuple):
-  """The records that one process labels: from `first` to before `last`."""
+  """The range of records that a process labels: `first` to `last` - 1."""
   first: int
   last: int
 
 
 class LabelStatistics:
-  """Counts what is reported of the labels at the end, in a fixed memory.
+  """Accumulates statistics of the labels, in constant memory.
 
   Attributes:
-    figures: the teacher's own, those of earlier runs included.
+    figures: figures of the teacher, including those of earlier runs.
   """
 
   def __init__(self, num_top: int = 0,
                figures: TeacherFigures = TeacherFigures()):
-    """Counts nothing yet.
+    """Starts with no labels.
 
     Args:
-      num_top: how many of the stored entries are the most probable tokens; 0
-        where none are stored.
-      figures: of the records that earlier runs have labelled.
+      num_top: number of stored entries that are the most probable tokens; 0
+        for hidden states.
+      figures: figures of the records that earlier runs have labelled.
     """
     self.figures = figures
     self._num_top = num_top
@@ -399,7 +402,7 @@ class LabelStatistics:
     self._start = time.perf_counter()
 
   def add(self, features: Mapping[str, np.ndarray], labels: Labels) -> None:
-    """Counts the labels of a window."""
+    """Adds the labels of a window."""
     is_real = features[schema.MASKED_LM_WEIGHTS] > 0
     num_tokens = int(is_real.sum())
     num_correct = int((labels.predictions[is_real] == features[
@@ -419,19 +422,19 @@ class LabelStatistics:
 
   @property
   def mean_mass(self) -> float:
-    """Mean probability of the most probable tokens together."""
+    """Mean over masked tokens of the stored top probabilities' sum."""
     return self._mass / self._num_tokens
 
   def mass_quantile(self, share: float) -> float:
-    """Returns the mass that a share of the masked tokens stays below."""
+    """Returns a quantile of the mass, for a share from 0 to 1."""
     cumulated = np.concatenate([[0], np.cumsum(self._histogram)])
     edges = np.arange(_MASS_BINS + 1) / _MASS_BINS
     return float(np.interp(share * cumulated[-1], cumulated, edges))
 
   def log(self, teacher: Teacher, num_records: int, path: str) -> None:
-    """Logs mass, accuracy, speed and size; warns of an unlikely teacher."""
+    """Logs mass, accuracy, speed and size; warns of a low accuracy."""
     if not self._num_tokens:
-      return  # Nothing was left to label, or no token is masked.
+      return  # All records were labelled before, or no token is masked.
     accuracy = self._num_correct / self._num_tokens
     seconds = time.perf_counter() - self._start
     mass = ""
@@ -449,17 +452,14 @@ class LabelStatistics:
         files.size(path) / count_records(path, "output_file"))
     if accuracy < _SUSPICIOUS_ACCURACY:
       logging.warning(
-          "The teacher predicts only %.1f%% of the masked tokens: are the "
-          "records of its vocabulary and case, and is --init_checkpoint a "
-          "pre-trained one?", 100 * accuracy)
+          "The teacher predicts only %.1f%% of the masked tokens: check that "
+          "the records have the teacher's vocabulary and case, and that "
+          "--init_checkpoint is pre-trained.", 100 * accuracy)
 
 
-def _first_that_does_not_fit(features: Mapping[str, np.ndarray],
-                             layout: Optional[schema.Layout]) -> int:
-  """Returns which record of a window is the first that a layout cannot hold.
-
-  That is 0 where each of them fits on its own.
-  """
+def _first_unfit_record(features: Mapping[str, np.ndarray],
+                        layout: Optional[schema.Layout]) -> int:
+  """Returns the index of the first record that a layout cannot hold, else 0."""
   for i in range(len(features[schema.INPUT_IDS])):
     try:
       compact.pack({name: values[i:i + 1]
@@ -486,7 +486,7 @@ def _write_window(writer: RecordWriter, labelled: LabelledWindow,
       else:
         records = tfrecord.encode(compact.pack(features, layout))
     except InputError as error:
-      first += _first_that_does_not_fit(features, layout)
+      first += _first_unfit_record(features, layout)
       raise InputError("--input_file: {}: {}".format(
           order.path_of(corpus, window.first + first), error)) from None
     for record in records:
@@ -498,12 +498,12 @@ def _write(writer: RecordWriter,
            statistics: LabelStatistics, manifest: Manifest,
            corpus: order.Corpus, shape: schema.RecordShape,
            layout: Optional[schema.Layout]) -> Generator[int, None, None]:
-  """Writes windows, counts them and saves the progress after each.
+  """Writes windows, counts their labels, and saves the progress after each.
 
   Arguments and errors as for `label_file`.
 
   Yields:
-    How many records are written, often 0: once for each batch.
+    After each batch, the number of records written: 0 or those of a window.
   """
   with contextlib.closing(labelled):
     for item in labelled:
@@ -519,24 +519,24 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
                shape: schema.RecordShape, share: Share, output_file: str,
                layout: Optional[schema.Layout], manifest: Manifest,
                overwrite: bool) -> None:
-  """Labels a share of the records, from where an earlier run stopped.
+  """Labels a range of records, and resumes an earlier run.
 
   Args:
-    teacher: labels them.
-    options: of the teacher.
+    teacher: the teacher.
+    options: options of the teacher.
     corpus: the record files.
-    shape: of the records that are read, without labels.
-    share: which records.
-    output_file: labelled records to write.
-    layout: of these; None for a list for each feature.
-    manifest: what makes them.
-    overwrite: whether to start from scratch where an earlier run was begun in
-      another way.
+    shape: shape of the input records, without labels.
+    share: range of the records to label.
+    output_file: path of the labelled records.
+    layout: layout of compact output; None for a list for each feature.
+    manifest: manifest of the output, without counts and offsets.
+    overwrite: whether to start from scratch if an earlier run had other inputs
+      or flags.
 
   Raises:
-    InputError: the output was begun in another way, is being written by
-      another process, an input file is damaged, or the layout cannot hold one
-      of its records.
+    InputError: if an earlier run had other inputs or flags, another process is
+      writing the output, an input file is damaged, or the layout cannot hold a
+      record.
   """
   with RecordWriter(output_file, manifest, overwrite) as writer:
     manifest = with_arithmetic(
@@ -555,20 +555,20 @@ def label_file(teacher: Teacher, options: LabelOptions, corpus: order.Corpus,
     written = threads.ahead(_write(
         writer, teacher.label_windows(windows, shape.max_predictions_per_seq),
         statistics, manifest, corpus, shape, layout))
-    # This thread waits: an interrupt finds no record half written.
+    # Another thread writes, so an interrupt of this one cuts no record.
     with tqdm.tqdm(total=share.last - share.first, initial=done, disable=None,
                    unit=" sequences") as bar, contextlib.closing(written):
       try:
         for num_written in written:
           bar.update(num_written)
       except input_pipeline.OutOfRangeError:
-        # Its records are made again, so the labels of this file are of no use.
+        # The input must be made again, so these labels are useless.
         writer.discard()
         raise
     if writer.num_records != share.last - share.first:
       raise InputError(
-          "--input_file holds other records than before; do not change it "
-          "during a run, and start again")
+          "--input_file has fewer records than when the run began; do not "
+          "change the file during a run, and run the same command again")
     writer.commit(dataclasses.replace(
         manifest, teacher=statistics.figures._asdict()))
   statistics.log(teacher, writer.num_records - done, output_file)
