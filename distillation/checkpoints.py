@@ -1,4 +1,4 @@
-"""Checkpoints: matching with a model, restoring, exporting; newest and best."""
+"""Matches, restores and exports checkpoints; finds the newest and the best."""
 
 import collections
 import contextlib
@@ -21,39 +21,39 @@ import optimization
 from util import files
 from util.command_line import InputError
 
-# Folder in output_dir of the exported student, and what it holds.
+# Folder of the exported student in output_dir, and its files.
 EXPORT_FOLDER = "student"
 CONFIG_FILE = "bert_config.json"
 CHECKPOINT_FILE = "bert_model.ckpt"
-# File in it with the name of the checkpoint that it was made of, as seen from
+# File in the export with the path of the exported checkpoint, relative to
 # output_dir.
 _SOURCE_FILE = "exported_from.txt"
-# What the name of a variable begins with: a layer, or another part.
+# Prefix of a variable's name: its layer, or another part of the model.
 _LAYER = re.compile("bert/encoder/layer_([0-9]+)")
 _PART = re.compile("[^/]*/?[^/]*")
-# What the files of a checkpoint add to its path.
-_CHECKPOINT_PART = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
+# Suffixes of the files of a checkpoint.
+_CHECKPOINT_SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _OPTIMIZER_SLOTS = ("adam_m", "adam_v")
-# What every BERT checkpoint has, and how other programs name that variable.
+# A variable of every BERT checkpoint, and its names in other programs.
 _WORD_EMBEDDINGS = "bert/embeddings/word_embeddings"
 _RENAMED_EMBEDDINGS = re.compile(r"(.*/)?embeddings/word_embeddings(/.*)?")
 # The variables of a decoder, in the order of its fields.
 _DECODER_VARIABLES = (_WORD_EMBEDDINGS, "cls/predictions/output_bias")
 _MODEL_SCOPES = ("bert/", "cls/")
-# What predicts next sentences; a masked-LM model can do without.
+# Scopes of the variables for next sentences; a masked-LM model needs none.
 NEXT_SENTENCE_SCOPES = ("bert/pooler/", "cls/seq_relationship/")
-# Keys of configs of other programs that would make another model, and the value
-# with which the model is BERT's.
+# Keys in configs of other programs that can describe another model than BERT,
+# with the value that describes BERT.
 _ONLY_VALUES = {
     "add_cross_attention": False, "is_decoder": False, "layer_norm_eps": 1e-12,
     "model_type": "bert", "position_embedding_type": "absolute",
     "tie_word_embeddings": True}
-# Keys of configs that change what the variables of a model compute, and none of
-# their shapes.
+# Keys in configs that change the function of a model, but no shape of its
+# variables.
 _FUNCTION_KEYS = ("num_attention_heads", "hidden_act", *_ONLY_VALUES)
-# The entry that tells object-based checkpoints of TensorFlow 2.
+# Entry of every object-based checkpoint of TensorFlow 2.
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-# Variable of training only, which no exported model has.
+# Variable of training that is not exported.
 HIDDEN_PROJECTION = "hidden_projection/kernel"
 
 
@@ -64,12 +64,12 @@ def load_config(path: str, max_seq_length: int = 0) -> modeling.BertConfig:
   """Reads a model's config.
 
   Args:
-    path: of the JSON file that --bert_config_file names.
-    max_seq_length: the longest sequence that the model is to read.
+    path: path of the JSON file, the value of --bert_config_file.
+    max_seq_length: length of the longest sequence to read, in tokens.
 
   Raises:
-    InputError: there is no such file, it describes no model, or the model
-      cannot read such sequences.
+    InputError: if the file is missing or describes no BERT model, or the model
+      cannot read sequences of this length.
   """
   files.check_file(path, "bert_config_file")
   try:
@@ -91,8 +91,8 @@ def _read_json(path: str) -> Dict[str, Any]:
   """Reads a JSON object.
 
   Raises:
-    OSError: the file cannot be read.
-    ValueError: it holds something else.
+    OSError: if the file cannot be read.
+    ValueError: if the file is not a JSON object.
   """
   try:
     with files.open_file(path) as file:
@@ -110,10 +110,10 @@ def _read_json(path: str) -> Dict[str, Any]:
 
 
 def check_config(config: modeling.BertConfig) -> None:
-  """Checks that a model of a config can be built.
+  """Checks that the model of a config can be built.
 
   Raises:
-    ValueError: a field has a value that no model has.
+    ValueError: if a field has an impossible value.
   """
   if config.vocab_size is None:
     raise ValueError("there is no vocab_size; a config is a JSON object like "
@@ -143,22 +143,22 @@ def check_config(config: modeling.BertConfig) -> None:
 
 
 def _check_kind(config: modeling.BertConfig) -> None:
-  """Checks that a config asks for no model but BERT.
+  """Checks that a config describes a BERT model.
 
   Raises:
-    ValueError: a key that is no field of `BertConfig` asks for another model.
+    ValueError: if a key that `BertConfig` lacks describes another model.
   """
   wanted = dict(_ONLY_VALUES, embedding_size=config.hidden_size)
   for name, value in wanted.items():
     found = getattr(config, name, value)
     if found != value:
       raise ValueError(
-          "{} is {!r}, which makes another model than BERT; only {!r} can be "
-          "built here".format(name, found, value))
+          "{} is {!r}, which makes another model than BERT; only {!r} is "
+          "supported".format(name, found, value))
 
 
 def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
-  """Returns whether a value is of some types; True and False are no numbers."""
+  """Returns whether a value is of some types, and not a bool."""
   return isinstance(value, types) and not isinstance(value, bool)
 
 
@@ -166,12 +166,12 @@ def _is_number(value: Any, types: Union[type, Tuple[type, ...]]) -> bool:
 
 
 class CheckpointMatch(NamedTuple):
-  """Which variables of a model a checkpoint holds.
+  """Names of variables, by whether the model and a checkpoint have them.
 
   Attributes:
-    restored: those that it has.
-    missing: those that it has not.
-    unused: what it has of a larger model.
+    restored: variables of the model that the checkpoint has.
+    missing: variables of the model that the checkpoint lacks.
+    unused: BERT variables of the checkpoint that the model lacks.
   """
   restored: Tuple[str, ...]
   missing: Tuple[str, ...]
@@ -184,22 +184,22 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
                     ) -> CheckpointMatch:
   """Compares a checkpoint with the model of a config, by name and shape.
 
-  Warns where a config beside the checkpoint makes another function of the same
+  Warns if a config beside the checkpoint describes another function of the same
   variables.
 
   Args:
-    config: size of the model.
+    config: config of the model.
     checkpoint: path of a checkpoint, without `.index`.
-    flag: name of the flag that named it, for errors.
+    flag: name of the flag that gave the path, for errors.
     layers: layers of the checkpoint that become the model's layers 0, 1 and
-      so on; None takes each layer as it is numbered.
+      so on; None keeps the number of each layer.
 
   Returns:
-    The names of the variables that both have, and that one of them has.
+    The names of the variables of both, and of only one of them.
 
   Raises:
-    InputError: there is no such checkpoint, a variable has another name or
-      shape in it, it has nothing of the model, or it lacks one of the layers.
+    InputError: if there is no such checkpoint, a variable has another name or
+      shape in it, it has no variable of the model, or it lacks a layer.
   """
   found = _checkpoint_shapes(checkpoint, flag)
   _check_names(found, checkpoint, flag)
@@ -208,15 +208,16 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
     if len(layers) != config.num_hidden_layers:
       raise InputError(
           "--init_layers={} names {} layers, but --bert_config_file has "
-          "num_hidden_layers {}: name as many".format(
+          "num_hidden_layers {}: name {} layers".format(
               ",".join(map(str, layers)), len(layers),
-              config.num_hidden_layers))
+              config.num_hidden_layers, config.num_hidden_layers))
     present = {int(match.group(1)) for match in map(_LAYER.match, found)
                if match}
     for layer in layers:
       if layer not in present:
         raise InputError(
-            "--init_layers: {} has no layer {}, its layers are {}".format(
+            "--init_layers: {} has no layer {}, its layers are {}: name some "
+            "of these".format(
                 checkpoint, layer, ", ".join(map(str, sorted(present)))
                 or "none"))
     found = {name: found[source] for name, source in
@@ -224,15 +225,14 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
   for name, shape in wanted.items():
     if name in found and found[name] != shape:
       raise InputError(
-          "--{}: {} in {} has shape {}, but --bert_config_file makes it {}; "
-          "use the config that belongs to the checkpoint, or one of the same "
-          "sizes".format(flag, name, checkpoint, found[name], shape))
+          "--{}: {} in {} has shape {}, but shape {} by --bert_config_file; "
+          "use the config that belongs to the checkpoint, or a config of the "
+          "same sizes".format(flag, name, checkpoint, found[name], shape))
   restored = tuple(name for name in wanted if name in found)
   if not restored:
     raise InputError(
-        "--{}: {} has none of the model's {} variables ({}, ...); it is no "
-        "BERT checkpoint".format(flag, checkpoint, len(wanted),
-                                 next(iter(wanted))))
+        "--{}: {} has none of the model's {} variables ({}, ...); give a BERT "
+        "checkpoint".format(flag, checkpoint, len(wanted), next(iter(wanted))))
   _check_values(checkpoint, flag, {
       name if layers is None else _sources([name], layers)[name]
       for name in restored})
@@ -244,28 +244,28 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
 
 
 def _check_names(names: Iterable[str], checkpoint: str, flag: str) -> None:
-  """Raises InputError where a checkpoint has a model under other names."""
+  """Raises InputError if the variables of a checkpoint have other names."""
   if _WORD_EMBEDDINGS in names:
     return
   if _OBJECT_GRAPH in names:
     raise InputError(
         "--{}: {} is an object-based checkpoint of TensorFlow 2, as "
-        "tf.train.Checkpoint and Keras write: its variables have no names of "
-        "BERT's; docs/teacher.md says how to convert it".format(
+        "tf.train.Checkpoint and Keras write: its variables do not have BERT's "
+        "names; docs/teacher.md explains how to convert the checkpoint".format(
             flag, checkpoint))
   renamed = next(filter(_RENAMED_EMBEDDINGS.fullmatch, names), None)
   if renamed:
     raise InputError(
         "--{}: {} has the variable {} where BERT's checkpoints have {}: "
-        "another program named its variables; docs/teacher.md says how to "
+        "another program named the variables; docs/teacher.md explains how to "
         "rename them".format(flag, checkpoint, renamed, _WORD_EMBEDDINGS))
 
 
 def _warn_of_other_function(config: modeling.BertConfig, checkpoint: str,
                             flag: str) -> None:
-  """Warns where a config beside a checkpoint makes another function of it."""
+  """Warns if the config beside a checkpoint describes another function."""
   folder = os.path.dirname(checkpoint)
-  # A training keeps its student's config in the folder of the export.
+  # A trainer writes the student's config to the folder of the export.
   for path in (os.path.join(folder, CONFIG_FILE),
                os.path.join(folder, EXPORT_FOLDER, CONFIG_FILE)):
     try:
@@ -280,14 +280,15 @@ def _warn_of_other_function(config: modeling.BertConfig, checkpoint: str,
         differences.append("{} {}, not {}".format(name, ours, theirs))
     if differences:
       logging.warning(
-          "--bert_config_file has %s as in %s beside --%s=%s: the same "
-          "variables compute something else. Give the config that belongs to "
-          "the checkpoint.", " and ".join(differences), path, flag, checkpoint)
+          "--bert_config_file has %s as in %s beside --%s=%s: the model "
+          "computes another function of the same variables. Give the config "
+          "that belongs to the checkpoint.", " and ".join(differences), path,
+          flag, checkpoint)
     return
 
 
 def _meaning(name: str, value: Any) -> Any:
-  """Returns a config's value; the function where it names an activation."""
+  """Returns the value of a config's key; for an activation, its function."""
   if name == "hidden_act":
     with contextlib.suppress(ValueError):
       return modeling.get_activation(value)
@@ -295,7 +296,7 @@ def _meaning(name: str, value: Any) -> Any:
 
 
 def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
-  """Raises InputError where variables cannot be read or are not finite."""
+  """Raises InputError if variables cannot be read or are not finite."""
   reader = tf1.train.NewCheckpointReader(checkpoint)
   for name in sorted(names):
     try:
@@ -308,20 +309,19 @@ def _check_values(checkpoint: str, flag: str, names: Iterable[str]) -> None:
     dtype = tf.as_dtype(value.dtype)
     if not dtype.is_floating:
       raise InputError(
-          "--{}: {} in {} is {}, not float32; it is no BERT checkpoint".format(
+          "--{}: {} in {} is {}, not float32; give a BERT checkpoint".format(
               flag, name, checkpoint, dtype.name))
     if not np.isfinite(value).all():
       raise InputError(
-          "--{}: {} in {} holds NaN or infinite values: the training that made "
-          "it has failed; use an earlier checkpoint".format(
-              flag, name, checkpoint))
+          "--{}: {} in {} has NaN or infinite values: the training diverged; "
+          "use an earlier checkpoint".format(flag, name, checkpoint))
 
 
 def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
-  """Checks that a teacher's checkpoint holds all that predicts masked tokens.
+  """Checks that a teacher's checkpoint has an encoder and a masked-LM head.
 
   Raises:
-    InputError: it does not, or as for `match_checkpoint`.
+    InputError: if a variable is missing, or as for `match_checkpoint`.
   """
   match = match_checkpoint(config, checkpoint)
   missing = [name for name in match.missing
@@ -329,40 +329,39 @@ def check_complete(config: modeling.BertConfig, checkpoint: str) -> None:
   if missing:
     raise InputError(
         "--init_checkpoint: {} lacks {} of the teacher's variables, such as "
-        "{}; a teacher with random weights would write labels: use a "
-        "pre-trained checkpoint with its masked-LM head".format(
-            checkpoint, len(missing), missing[0]))
+        "{}, which would be random; use a pre-trained checkpoint with its "
+        "masked-LM head".format(checkpoint, len(missing), missing[0]))
   if match.unused:
     logging.warning(
         "--init_checkpoint: %s has %d variables that the config does not have, "
-        "such as %s; the teacher computes without them.", checkpoint,
+        "such as %s; the teacher does not use them.", checkpoint,
         len(match.unused), match.unused[0])
 
 
 def variable_shapes(checkpoint: str) -> Dict[str, List[int]]:
   """Returns the shape of each variable in a checkpoint, by name."""
-  # tf.train.list_variables takes the prefix of remote files for a folder.
+  # tf.train.list_variables treats the prefix of remote files as a folder.
   reader = tf1.train.NewCheckpointReader(checkpoint)
   return dict(sorted(reader.get_variable_to_shape_map().items()))
 
 
 def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
   """Returns the shape of each variable in a checkpoint, without slots."""
-  # One of its files is a readable table, too, but has no variables.
-  prefix = _CHECKPOINT_PART.sub("", checkpoint)
+  # TensorFlow could read the index file itself, as a table without variables.
+  prefix = _CHECKPOINT_SUFFIX.sub("", checkpoint)
   if prefix != checkpoint and files.exists(prefix + ".index"):
     raise InputError(
-        "--{}: {} is one of the files of a checkpoint; give the path that they "
-        "share, {}".format(flag, checkpoint, prefix))
+        "--{}: {} is one file of a checkpoint; give the common prefix of its "
+        "files, {}".format(flag, checkpoint, prefix))
   if files.is_folder(checkpoint) and not files.exists(checkpoint + ".index"):
     raise InputError(
-        "--{}: {} is a folder; give the path that the files of a checkpoint in "
-        "it share, such as {}".format(
+        "--{}: {} is a folder; give the common prefix of the files of a "
+        "checkpoint in the folder, such as {}".format(
             flag, checkpoint, os.path.join(checkpoint, CHECKPOINT_FILE)))
   try:
     shapes = variable_shapes(checkpoint)
   except (tf.errors.OpError, IndexError, MemoryError, ValueError) as error:
-    # Where a damaged index says that it is larger than the file, or huge.
+    # A damaged index can claim sizes beyond its file or beyond the memory.
     raise InputError(
         "--{}: {} is not a readable checkpoint ({}); give the path without "
         "`.index` or `.data-...`, such as folder/bert_model.ckpt".format(
@@ -372,7 +371,7 @@ def _checkpoint_shapes(checkpoint: str, flag: str) -> Dict[str, List[int]]:
 
 
 def missing_of_training(checkpoint: str) -> Optional[str]:
-  """Returns what a checkpoint lacks of a training; None where it is one."""
+  """Returns what a checkpoint lacks to resume training; None for nothing."""
   found = variable_shapes(checkpoint)
   if tf1.GraphKeys.GLOBAL_STEP not in found:
     return tf1.GraphKeys.GLOBAL_STEP
@@ -384,13 +383,13 @@ def missing_of_training(checkpoint: str) -> Optional[str]:
 def fingerprint(checkpoint: str) -> str:
   """Returns the SHA-256 of a checkpoint's index.
 
-  The index holds a checksum of every tensor, so it stands for the data too.
+  The index has a checksum of every tensor, so the hash covers the data too.
   """
   return files.fingerprint(checkpoint + ".index")
 
 
 def summarize(names: Sequence[str]) -> str:
-  """Returns the parts of the model that variables belong to, with counts."""
+  """Returns the number of variables in each part of the model, as text."""
   return ", ".join("{} ({})".format(part, count) for part, count in
                    collections.Counter(map(_part, names)).items())
 
@@ -402,7 +401,7 @@ def _part(name: str) -> str:
 
 
 def _sources(names: Iterable[str], layers: Sequence[int]) -> Dict[str, str]:
-  """Returns for each variable the name that it has in a checkpoint."""
+  """Returns the name in the checkpoint of each variable, by its own name."""
   return {
       name: _LAYER.sub(
           lambda match: "{}{}".format(
@@ -415,10 +414,10 @@ def _sources(names: Iterable[str], layers: Sequence[int]) -> Dict[str, str]:
 
 
 def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
-  """Makes the graph's variables start as in a checkpoint, where it has them.
+  """Initializes the graph's variables from a checkpoint, as far as it has them.
 
   Args:
-    checkpoint: one that `match_checkpoint` has compared.
+    checkpoint: path of a checkpoint that `match_checkpoint` has checked.
     layers: as for `match_checkpoint`.
   """
   variables = {variable.op.name: variable
@@ -427,7 +426,7 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
   sources = (dict(zip(variables, variables)) if layers is None
              else _sources(variables, layers))
   found = tf1.train.NewCheckpointReader(checkpoint).get_variable_to_dtype_map()
-  # A layer may be taken twice, which one map from names to names cannot say.
+  # A map has each source once, so a layer that is used twice needs two maps.
   assignment_maps: List[Dict[str, str]] = []
   for name, source in sources.items():
     if found.get(source) == variables[name].dtype.base_dtype:
@@ -436,33 +435,34 @@ def restore(checkpoint: str, layers: Optional[Sequence[int]] = None) -> None:
       next(earlier for earlier in assignment_maps
            if source not in earlier)[source] = name
     elif source in found:
-      _start_from(variables[name], checkpoint, source, found[source])
+      _initialize_from(variables[name], checkpoint, source, found[source])
   for assignment_map in assignment_maps:
     tf1.train.init_from_checkpoint(checkpoint, assignment_map)
 
 
-def _start_from(variable: tf.Variable, checkpoint: str, source: str,
-                dtype: tf.DType) -> None:
-  """Makes a variable start as in a checkpoint that has it in another dtype."""
+def _initialize_from(variable: tf.Variable, checkpoint: str, source: str,
+                     dtype: tf.DType) -> None:
+  """Initializes a variable from a checkpoint that has it in another dtype."""
   with tf.init_scope(), tf.device("/device:CPU:0"):
     value = tf.ensure_shape(tf.cast(tf.raw_ops.RestoreV2(
         prefix=checkpoint, tensor_names=[source], shape_and_slices=[""],
         dtypes=[dtype])[0], variable.dtype.base_dtype), variable.shape)
-  # TensorFlow has no public way, and does the same to values of one dtype.
+  # init_from_checkpoint sets the same private attributes, but cannot cast.
   variable._initial_value = value
   variable._initializer_op = variable.assign(value, read_value=False)
 
 
 class LossScaleSaver(tf1.train.Saver):
-  """Saves and restores all variables, among them those of a loss scale.
+  """Saves and restores all variables, including those of a loss scale.
 
-  Training without one, or with an earlier version, leaves checkpoints that lack
-  them: restored from there, the loss scale starts anew.
+  If a checkpoint lacks the variables of the loss scale, `restore` initializes
+  them. Training without a loss scale writes such checkpoints, and so did
+  earlier versions.
   """
 
   def __init__(self, max_to_keep: int):
-    """Builds the graph's operations, those for older checkpoints too."""
-    # As the estimator's own.
+    """Builds the graph's operations, also for checkpoints without a scale."""
+    # The arguments of the Estimator's own saver.
     super().__init__(sharded=True, max_to_keep=max_to_keep,
                      save_relative_paths=True)
     variables = {variable.op.name: variable
@@ -481,7 +481,7 @@ class LossScaleSaver(tf1.train.Saver):
 
 
 def read_decoder(checkpoint: str) -> teacher_decoder.Decoder:
-  """Reads the decoder of a teacher's checkpoint, which holds it."""
+  """Reads the decoder of a checkpoint that passed `check_complete`."""
   reader = tf1.train.NewCheckpointReader(checkpoint)
   return teacher_decoder.Decoder(*(
       reader.get_tensor(name).astype(np.float32)
@@ -489,12 +489,12 @@ def read_decoder(checkpoint: str) -> teacher_decoder.Decoder:
 
 
 def export(config: modeling.BertConfig, checkpoint: str, path: str) -> None:
-  """Writes only the model's variables, as Google's checkpoints hold them.
+  """Writes a checkpoint of only the model's variables, as Google's are.
 
   Args:
-    config: size of the model.
-    checkpoint: one that holds every variable, and perhaps slots.
-    path: the checkpoint to write, without `.index`.
+    config: config of the model.
+    checkpoint: path of a checkpoint with every variable of the model.
+    path: path of the checkpoint to write, without `.index`.
   """
   reader = tf1.train.NewCheckpointReader(checkpoint)
   names = sorted(modeling.variable_shapes(config))
@@ -511,11 +511,11 @@ def export(config: modeling.BertConfig, checkpoint: str, path: str) -> None:
 
 def export_model(config: modeling.BertConfig, config_file: str,
                  checkpoint: str, output_dir: str) -> str:
-  """Exports a model to a folder that appears when it is complete.
+  """Exports a model to a folder that appears when the export is complete.
 
   Args:
-    config: size of the model.
-    config_file: path of its config, which is copied.
+    config: config of the model.
+    config_file: path of the config to copy.
     checkpoint: as for `export`.
     output_dir: folder of the run.
 
@@ -533,9 +533,9 @@ def export_model(config: modeling.BertConfig, config_file: str,
 
 
 def exported_checkpoint(output_dir: str) -> Optional[str]:
-  """Returns the checkpoint that the exported model was made of.
+  """Returns the path of the exported checkpoint.
 
-  None where nothing is exported, or that checkpoint is gone.
+  Returns None if there is no export, or the checkpoint has been deleted.
   """
   path = os.path.join(output_dir, EXPORT_FOLDER, _SOURCE_FILE)
   if not files.exists(path):
@@ -548,26 +548,26 @@ def exported_checkpoint(output_dir: str) -> Optional[str]:
 
 
 def newest_step(output_dir: str) -> int:
-  """Returns the global step of the newest checkpoint; 0 without any."""
+  """Returns the global step of the newest checkpoint; 0 if there is none."""
   newest = tf.train.latest_checkpoint(output_dir)
   return step_of(newest) if newest else 0
 
 
 def step_of(checkpoint: str) -> int:
-  """Returns the global step of a checkpoint of a training."""
+  """Returns the global step of a trainer's checkpoint."""
   return int(tf1.train.NewCheckpointReader(checkpoint).get_tensor(
       tf1.GraphKeys.GLOBAL_STEP))
 
 
 def skipped_steps(checkpoint: str) -> int:
-  """Returns how many steps before a checkpoint skipped an overflow."""
+  """Returns the number of steps skipped for overflows before a checkpoint."""
   reader = tf1.train.NewCheckpointReader(checkpoint)
   name = optimization.LOSS_SCALE_VARIABLES[-1]
   return int(reader.get_tensor(name)) if reader.has_tensor(name) else 0
 
 
 def best_checkpoint(output_dir: str) -> Optional[str]:
-  """Returns the checkpoint that --eval_every_checkpoint has kept, or None."""
+  """Returns the best checkpoint of --eval_every_checkpoint; None without it."""
   folder = os.path.join(output_dir, evaluation.BEST_FOLDER)
   results = evaluation.read_results(
       os.path.join(folder, evaluation.RESULTS_FILE))

@@ -261,8 +261,8 @@ def test_a_config_beside_the_checkpoint_that_differs_is_told(
   checkpoints.match_checkpoint(tiny.CONFIG, str(path))
   assert caplog.messages == (told is not None) * [
       "--bert_config_file has {} as in {} beside --init_checkpoint={}: the "
-      "same variables compute something else. Give the config that belongs to "
-      "the checkpoint.".format(told, beside, path)]
+      "model computes another function of the same variables. Give the config "
+      "that belongs to the checkpoint.".format(told, beside, path)]
 
 
 def test_no_config_beside_the_checkpoint_says_nothing(tmp_path, caplog):
@@ -283,15 +283,15 @@ def test_layers_that_a_teacher_does_not_use_are_told(tmp_path, caplog):
   assert caplog.messages == [
       "--init_checkpoint: {} has 16 variables that the config does not have, "
       "such as bert/encoder/layer_1/attention/output/LayerNorm/beta; the "
-      "teacher computes without them.".format(path)]
+      "teacher does not use them.".format(path)]
 
 
 @pytest.mark.parametrize("ending", (".index", ".data-00000-of-00001"))
 def test_one_file_of_a_checkpoint_is_refused(tmp_path, ending):
   path = str(tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables()))
-  with pytest.raises(InputError, match="--init_checkpoint: .*{} is one of the "
-                     "files.* share, {}$".format(ending, path)):
+  with pytest.raises(InputError, match="--init_checkpoint: .*{} is one "
+                     "file of .* prefix of its files, {}$".format(ending, path)):
     checkpoints.match_checkpoint(tiny.CONFIG, path + ending)
 
 
@@ -309,7 +309,7 @@ def test_damaged_or_failed_values_are_refused(tmp_path):
   variables = tiny.random_variables()
   tiny.write_checkpoint(path, dict(variables, **{
       name: np.full_like(variables[name], np.nan)}))
-  with pytest.raises(InputError, match=name + " .*holds NaN or infinite"):
+  with pytest.raises(InputError, match=name + " .*has NaN or infinite"):
     checkpoints.match_checkpoint(tiny.CONFIG, str(path))
   tiny.write_checkpoint(path, variables)
   data = tmp_path / "bert_model.ckpt.data-00000-of-00001"
