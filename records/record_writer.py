@@ -1,8 +1,9 @@
 """Writes record files that appear when they are complete, and resumes them.
 
-While a file is written, its records are in a hidden file. A hidden journal
-beside that has a line that says what makes the file, then a line for each time
-that progress was saved, with the blocks since the line before.
+Until a file is complete, its records are in a hidden file, and its progress is
+in a hidden journal. The first line of the journal is the manifest without
+counts. Each further line is a save of progress: the counts, and the offsets of
+the blocks since the previous save.
 """
 
 import contextlib
@@ -20,24 +21,24 @@ from records.manifest import (format_manifest, Manifest, manifest_from_values,
 from util import files
 from util.command_line import InputError
 
-# Records that are framed and written at once: few enough for a core's cache.
+# Records per write: few enough for a core's cache.
 _BUFFERED_RECORDS = 256
-# Seconds between two saves of progress: what a kill loses at most.
+# Least seconds between two saves of progress.
 _SAVE_SECONDS = 30.0
-# Of a manifest, what grows with the file.
+# Attributes of a manifest that change while the file grows.
 _COUNTS = ("num_records", "num_bytes", "block_offsets", "teacher")
 
 
 def _parse_progress(lines: Sequence[bytes]) -> Manifest:
-  """Parses a journal; the manifest says how far its last whole line is.
+  """Parses a journal; returns the manifest as of the last whole line.
 
   Raises:
-    ValueError: it is none.
+    ValueError: if the lines are not a journal.
   """
   try:
     values = dict(files.parse_json(lines[0]))
   except (IndexError, TypeError, ValueError):
-    # Earlier versions wrote a manifest, over many lines.
+    # Earlier versions wrote one manifest of many lines.
     return parse_manifest(b"\n".join(lines))
   offsets: List[Any] = []
   for line in lines[1:]:
@@ -45,23 +46,22 @@ def _parse_progress(lines: Sequence[bytes]) -> Manifest:
       saved = dict(files.parse_json(line))
       offsets += saved.pop("block_offsets")
     except (KeyError, TypeError, ValueError):
-      break  # Cut by a power cut.
+      break  # A power failure has cut the line.
     values.update(saved, block_offsets=offsets)
   return manifest_from_values(values)
 
 
 class RecordWriter:
-  """Writes a record file that appears under its name only when it is complete.
+  """Writes a record file that appears under its name when it is complete.
 
-  The records go to a hidden file beside it, which is locked meanwhile.
-  `commit` gives that file its name and writes the manifest; without it,
-  closing removes the hidden file, unless `save_progress` has said how much of
-  it is of use.
+  The writer puts the records into a locked hidden file. `commit` renames the
+  hidden file and writes the manifest. Without a commit, closing the writer
+  deletes the hidden file, or keeps it for a later run if `save_progress` was
+  called.
 
   Attributes:
-    num_records: records in the file so far, those of an earlier run included.
-    resumed: the manifest that an earlier run has left; None where nothing of it
-      is of use.
+    num_records: records in the file so far, including those of an earlier run.
+    resumed: manifest of the earlier run that this run resumes, or None.
   """
 
   def __init__(self, path: str, resume: Optional[Manifest] = None,
@@ -69,24 +69,24 @@ class RecordWriter:
     """Opens the hidden file.
 
     Args:
-      path: the file to make.
-      resume: what makes it; the records that an earlier run has left are kept
-        as far as `save_progress` counts them. None starts from scratch.
-      overwrite: whether to start from scratch where the earlier run was begun
-        in another way.
+      path: path of the record file.
+      resume: manifest of the file; keeps the records that an earlier run of
+        the same manifest has saved. None starts from scratch.
+      overwrite: whether to start from scratch if the earlier run had another
+        manifest.
 
     Raises:
-      InputError: another process is writing the file, or the earlier run was
-        begun in another way.
+      InputError: if another process is writing the file, or the earlier run had
+        another manifest.
     """
     files.make_folder(os.path.dirname(path))
     self._path = path
     self._is_remote = files.is_remote(path)
     if self._is_remote and resume:
       logging.warning(
-          "%s: remote storage keeps no file that is half written, and has no "
-          "locks: a run that is stopped begins it again, and no second process "
-          "may write it.", path)
+          "%s: remote storage has no unfinished files and no locks: a stopped "
+          "run starts the file from scratch, and you must not run a second "
+          "process with the same output.", path)
     self._progress_path = manifest_path(files.partial_path(path))
     self._buffer: List[bytes] = []
     self._partial = files.partial_file(path, resume is not None)
@@ -99,12 +99,12 @@ class RecordWriter:
     self.num_records = progress.num_records if progress else 0
     self._num_bytes = progress.num_bytes if progress else 0
     self._block_offsets = list(progress.block_offsets) if progress else []
-    # What an earlier version began has no offsets of its first blocks.
+    # Journals of earlier versions have no offsets.
     self._has_offsets = bool(self._block_offsets) or not self.num_records
     self._num_flushed = self._num_bytes
     self._partial.truncate(self._num_bytes)
     self._partial.keep = progress is not None
-    # What a later run may continue from, while it is not saved.
+    # Progress that is not yet saved.
     self._unsaved: Optional[Manifest] = None
     self._num_saved_offsets = 0
     self._saved_at: Optional[float] = None
@@ -113,7 +113,7 @@ class RecordWriter:
 
   def _read_progress(self, wanted: Manifest,
                      overwrite: bool) -> Optional[Manifest]:
-    """Reads how far an earlier run came; None where nothing is of use."""
+    """Reads the progress of an earlier run; None if there is none to resume."""
     if self._is_remote:
       return None
     try:
@@ -127,8 +127,8 @@ class RecordWriter:
       return None
     if difference:
       raise InputError(
-          "{} was begun differently: {}: finish it with the flags it was begun "
-          "with, or start from scratch with --overwrite".format(
+          "{} was begun differently: {}: finish the file with the earlier "
+          "flags, or start from scratch with --overwrite".format(
               self._path, difference))
     return found
 
@@ -146,20 +146,20 @@ class RecordWriter:
     if self._buffer:
       framed = tfrecord.frame(self._buffer)
       self._partial.file.write(framed)
-      # In this order, an interrupt in between harms nothing that is saved.
+      # This order keeps the saved records valid if an interrupt comes between.
       self._num_flushed += len(framed)
       self._buffer.clear()
 
   def save_progress(self, manifest: Manifest) -> None:
-    """Keeps what is written so far for a later run, however this one ends.
+    """Keeps the records written so far for a later run.
 
-    The first call saves at once, later ones about every 30 seconds: a kill
-    loses what was written since. An error that leaves the `with` block saves
-    what the last call has kept. The cost does not grow with the file.
+    The first call saves at once, later calls about every 30 seconds: a kill
+    loses the records since the last save. An exception in the `with` block
+    loses none: the writer saves the progress of the last call when it closes.
+    The cost does not grow with the file.
 
     Args:
-      manifest: what makes the file, always the same; the counts are filled in
-        here.
+      manifest: manifest of the file; the writer fills in the counts.
     """
     if self._is_remote:
       return
@@ -191,27 +191,27 @@ class RecordWriter:
     self._unsaved = None
 
   def discard(self) -> None:
-    """Leaves nothing for a later run."""
+    """Deletes the progress, so that a later run starts from scratch."""
     files.remove(self._progress_path)
     self._unsaved = None
     self._partial.keep = False
 
   def commit(self, manifest: Manifest) -> None:
-    """Gives the finished file its name.
+    """Gives the finished file its name and writes its manifest.
 
     Args:
-      manifest: what made it; the counts are filled in here.
+      manifest: manifest of the file; the writer fills in the counts.
     """
     if self._is_remote:
-      # Records whose name comes before all of them have no manifest yet.
+      # Delete the old manifest before the new records get their name.
       files.remove(manifest_path(self._path))
       self._flush()
       self._partial.commit()
       files.write_atomically(
           manifest_path(self._path), format_manifest(self._complete(manifest)))
       return
-    # A manifest never stands beside records that it does not describe: the
-    # old records go first, and a manifest without records counts for nothing.
+    # Records never have the manifest of other records beside them: delete the
+    # old records first. Readers ignore a manifest without records.
     self._flush()
     self._partial.sync()
     assert self._partial.file.tell() == self._num_bytes
@@ -233,8 +233,8 @@ class RecordWriter:
 
   def __exit__(self, *exception: Any) -> None:
     if self._unsaved and not self._partial.file.closed:
-      # An interrupt may have come while the buffer was written. Where the disk
-      # is full, what was saved before counts.
+      # An interrupt may have cut the last write. If the disk is full, the
+      # previous save remains.
       with contextlib.suppress(InputError, OSError):
         self._partial.truncate(self._num_flushed)
         self._save()
@@ -242,33 +242,33 @@ class RecordWriter:
 
 
 def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
-  """Says whether an output is there already, made in just this way.
+  """Returns whether a finished output with the same manifest exists.
 
   Args:
-    path: the record file to make.
-    wanted: what would make it.
-    overwrite: whether to make it again in any case.
+    path: path of the record file.
+    wanted: manifest of the file, without counts.
+    overwrite: whether to make the file again in any case.
 
   Returns:
-    True where the finished file is kept, False where it is to be made.
+    True if the finished file is kept, False if the file must be made.
 
   Raises:
-    InputError: there is a file that was made in another way.
+    InputError: if the file exists with another manifest or without one.
   """
   if files.is_folder(path):
-    raise InputError("{} is a folder, not a file to write; name a file in it"
-                     .format(path))
+    raise InputError("{} is a folder, not a file to write; name a file in the "
+                     "folder".format(path))
   if overwrite or not files.exists(path):
     return False
   found = read_manifest(path)
   if found is None and files.is_remote(path):
-    logging.warning("%s has no manifest, which is written last: it is not "
-                    "finished, and made again.", path)
+    logging.warning("%s has no manifest, so it is unfinished; the file is made "
+                    "again.", path)
     return False
-  remedy = "keep it by choosing another name, or replace it with --overwrite"
+  remedy = "choose another name, or replace the file with --overwrite"
   if found is None:
-    raise InputError("{} exists, and without a manifest nothing tells how it "
-                     "was made: {}".format(path, remedy))
+    raise InputError("{} exists without a manifest, so its flags are unknown: "
+                     "{}".format(path, remedy))
   difference = wanted.difference(found)
   if difference:
     raise InputError("{} exists and was made differently: {}: {}".format(
@@ -276,26 +276,26 @@ def is_finished(path: str, wanted: Manifest, overwrite: bool) -> bool:
   logging.info("%s is finished: %d records kept.", path, found.num_records)
   progress = manifest_path(files.partial_path(path))
   if not files.is_remote(path) and os.path.lexists(progress):
-    # A kill just after the file got its name has left it.
+    # A kill between the last two steps of `commit` leaves the journal.
     with contextlib.suppress(InputError), files.PartialFile(path):
       files.remove(progress)
   return True
 
 
 class OverwriteProgress:
-  """Remembers which outputs a run with --overwrite has replaced.
+  """Records which outputs a run with --overwrite has replaced.
 
-  So that the same command resumes where it was stopped, instead of replacing
-  them once more. It is kept in a hidden file until the run is finished.
+  The list lets the same command resume after a stop, instead of replacing these
+  outputs again. A hidden file has the list until the run is finished.
   """
 
   def __init__(self, folder: str, name: str, wanted: Mapping[str, Manifest]):
-    """Reads what an earlier run has left, if that was the same command.
+    """Reads the list of an earlier run of the same command, if there is one.
 
     Args:
-      folder: of the outputs, made if it is missing.
-      name: of the run, unique in the folder.
-      wanted: what makes each output, by its path.
+      folder: folder of the outputs; created if it is missing.
+      name: name of the run, unique in the folder.
+      wanted: manifest of each output, by path.
     """
     self._path = os.path.join(folder, ".{}.overwrite.json".format(name))
     self._run = {path: manifest.to_dict()
@@ -314,14 +314,14 @@ class OverwriteProgress:
         {"run": self._run, "replaced": self._replaced}) + "\n")
 
   def is_replaced(self, path: str) -> bool:
-    """Returns whether the run has replaced an output already."""
+    """Returns whether the run has already replaced an output."""
     return path in self._replaced
 
   def add(self, path: str) -> None:
-    """Notes that an output is replaced."""
+    """Adds a replaced output to the list."""
     self._replaced.append(path)
     files.append_line(self._path, json.dumps(path))
 
   def finish(self) -> None:
-    """Forgets the run: the next one replaces everything."""
+    """Deletes the list: the next run replaces everything."""
     files.remove(self._path)

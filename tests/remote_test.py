@@ -278,7 +278,7 @@ def test_labels_are_the_same_in_a_bucket(
   output = bucket + "/new/a.tfrecord"
   _label(folder, _upload(local, bucket), output, label_format,
          record_format=record_format)
-  assert "ram://" in caplog.text and "begins it again" in caplog.text
+  assert "ram://" in caplog.text and "from scratch" in caplog.text
   names = ["a.tfrecord", "a.tfrecord.json"]
   if label_format == "hidden":
     names.append("teacher_decoder.npz")
