@@ -1,6 +1,7 @@
-"""Manifests: what made each record file.
+"""Reads, compares and formats the manifests of record files.
 
-The manifest of a record file NAME is NAME.json, beside it.
+The manifest of a record file NAME is NAME.json, beside the file: the stage,
+flags and inputs that made the records.
 """
 
 import dataclasses
@@ -17,23 +18,24 @@ from util import files
 from util.command_line import InputError
 
 _SUFFIX = ".json"
-# What a process of several adds to a file's name.
-_PART = re.compile(r"-\d{5}-of-(\d{5})")
-# Among the flags, though it is none: what the device made of --precision.
+# Rank and size in the names of files of several processes.
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})")
+# Key among the flags for the precision that the device used for --precision.
 _ARITHMETIC = "arithmetic"
-# Flags that manifests only name where they have another value. Others follow
-# from them, so they are compared first.
+# Flags that manifests leave out at these values. They are compared first, since
+# other flags depend on them.
 _DEFAULTS = {"label_format": "topk", "record_format": "example",
              "strip_accents": "as --do_lower_case"}
 
 
 class TeacherFigures(NamedTuple):
-  """How well a teacher predicts the masked tokens that it has labelled.
+  """Accuracy and cross entropy of a teacher over the records it has labelled.
 
   Attributes:
-    num_records: records that the figures cover.
-    num_tokens: masked tokens in these records.
-    num_correct: masked tokens that the teacher finds the most probable.
+    num_records: number of labelled records.
+    num_tokens: number of masked tokens in these records.
+    num_correct: number of masked tokens to which the teacher gives the highest
+      probability.
     cross_entropy: sum over the masked tokens, in nats.
   """
   num_records: int = 0
@@ -43,37 +45,33 @@ class TeacherFigures(NamedTuple):
 
   @classmethod
   def of_manifest(cls, manifest: "Optional[Manifest]") -> "TeacherFigures":
-    """Reads the figures of a manifest; zeros where there are none."""
+    """Returns the figures of a manifest; zeros if there are none."""
     teacher = manifest.teacher if manifest else {}
     return cls(*(type(default)(teacher.get(name, default))
                  for name, default in cls._field_defaults.items()))
 
   def __add__(self, other: Any) -> "TeacherFigures":
-    """Returns the figures of the records of both."""
+    """Returns the figures over the records of both operands."""
     return TeacherFigures(*map(sum, zip(self, other)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """What made a record file; kept beside it as NAME.json.
+  """Stage, flags and inputs that made a record file, with its counts.
 
   Attributes:
     stage: name of the script.
-    flags: value by name of the flags that shape the records; and `arithmetic`,
-      what labelled them, where a device lacks the precision of the flag.
-    fingerprints: content hash by name of the flag that names the file.
-    sources: content hash by name of the source file, in the order in which
-      they were read.
-    vocab_size: tokens in the vocabulary that the ids belong to; 0 where that is
-      not known.
-    num_records: records in the file.
+    flags: values of the flags that determine the records, by name; also
+      `arithmetic`, the precision used, if the device lacks --precision.
+    fingerprints: content hash by name of the flag that gives the file.
+    sources: content hash by name of the source file, in reading order.
+    vocab_size: tokens in the vocabulary of the ids; 0 if unknown.
+    num_records: number of records in the file.
     num_bytes: size of the file.
-    block_offsets: where in the file each block of `tfrecord.BLOCK_RECORDS`
-      begins; empty where the file is not finished, or was made before
-      manifests held it.
-    teacher: the `TeacherFigures` of labelled records by name; they tell nothing
-      of what made the file. Empty for other records, and for those that were
-      labelled before manifests held it.
+    block_offsets: offset in bytes of each block of `tfrecord.BLOCK_RECORDS`
+      records; empty in manifests of unfinished files and of earlier versions.
+    teacher: the `TeacherFigures` of labelled records, by name; empty for other
+      records and in manifests of earlier versions. Not compared.
   """
   stage: str
   flags: Mapping[str, Any]
@@ -86,9 +84,9 @@ class Manifest:
   teacher: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
   def to_dict(self) -> Dict[str, Any]:
-    """Returns the values by attribute, as JSON files hold them.
+    """Returns the values by attribute, as in JSON files.
 
-    Those of no teacher are left out, as earlier versions wrote and read them.
+    Leaves out an empty `teacher`, which earlier versions did not write.
     """
     values = dataclasses.asdict(self)
     if not self.teacher:
@@ -96,13 +94,13 @@ class Manifest:
     return values
 
   def difference(self, other: "Manifest") -> Optional[str]:
-    """Names the first way in which what made `other` is not what made this.
+    """Returns the first difference from another manifest.
 
-    Counts do not matter, nor does a vocabulary's size where its content is the
-    same: versions count blank lines at its end in different ways.
+    Ignores counts. Ignores the size of a vocabulary of equal content, since
+    versions differ in counting blank lines at its end.
 
     Returns:
-      "FLAG is THIS, not OTHER", or None where both say the same.
+      "FLAG is THIS, not OTHER", or None if there is no difference.
     """
     if self.stage != other.stage:
       return "stage is {}, not {}".format(self.stage, other.stage)
@@ -127,7 +125,7 @@ class Manifest:
 
 
 def _with_effect(flags: Mapping[str, Any]) -> Mapping[str, Any]:
-  """Leaves out the arithmetic, and a seed of draws where nothing is drawn."""
+  """Leaves out the arithmetic, and the random seed if there are no samples."""
   without = {_ARITHMETIC}
   if flags.get("tail_samples") == 0:
     without.add("random_seed")
@@ -136,15 +134,15 @@ def _with_effect(flags: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def with_arithmetic(manifest: Manifest, arithmetic: str,
                     resumed: Optional[Manifest]) -> Manifest:
-  """Notes what arithmetic labels records where it is not the --precision.
+  """Adds the precision that labels records, if it differs from --precision.
 
   Args:
-    manifest: what makes the file.
-    arithmetic: that of this run.
-    resumed: what an earlier run has left of the file; None for nothing.
+    manifest: manifest of the file.
+    arithmetic: effective precision of this run.
+    resumed: manifest of the earlier run that this run resumes, or None.
 
   Returns:
-    The manifest; with the arithmetic of both runs, such as "bf16, fp32".
+    The manifest, with the precisions of both runs, such as "bf16, fp32".
   """
   precision = manifest.flags["precision"]
   used = {arithmetic}
@@ -165,13 +163,13 @@ def read_manifest(path: str) -> Optional[Manifest]:
   """Reads the manifest beside a record file.
 
   Args:
-    path: the record file.
+    path: path of the record file.
 
   Returns:
-    The manifest, or None where there is none (files of 2019).
+    The manifest, or None if there is none, as for files of the 2019 scripts.
 
   Raises:
-    InputError: the manifest does not parse, or is of another file.
+    InputError: if the manifest does not parse or belongs to another file.
   """
   return files.once("manifest", [manifest_path(path), path],
                     lambda: _read_manifest(path))
@@ -184,20 +182,20 @@ def _read_manifest(path: str) -> Optional[Manifest]:
       content = file.read()
     manifest = parse_manifest(content)
     num_bytes = files.size(path)
-    # Most readers ask for it next.
+    # Most callers need the fingerprint next.
     files.once("fingerprint", [manifest_path(path)],
                lambda: hashlib.sha256(content).hexdigest())
   except FileNotFoundError:
     return None
   except ValueError as error:
     raise InputError(
-        "{} is not a manifest of this project ({}); remove it if {} is intact"
-        .format(manifest_path(path), error, path)) from None
+        "{0} is not a manifest of this project ({1}); if {2} is intact, remove "
+        "{0}".format(manifest_path(path), error, path)) from None
   if manifest.num_bytes != num_bytes:
     raise InputError(
-        "{} has {} bytes, but its manifest {} says {}: the file was changed or "
-        "cut; make it again".format(path, num_bytes, manifest_path(path),
-                                    manifest.num_bytes))
+        "{} has {} bytes, but {} by its manifest {}: the file was changed or "
+        "cut; make the file again".format(
+            path, num_bytes, manifest.num_bytes, manifest_path(path)))
   return manifest
 
 
@@ -205,13 +203,17 @@ def parse_manifest(content: bytes) -> Manifest:
   """Parses a manifest.
 
   Raises:
-    ValueError: it is none.
+    ValueError: if the content is not a manifest.
   """
   return manifest_from_values(files.parse_json(content))
 
 
 def manifest_from_values(values: Any) -> Manifest:
-  """Makes a manifest of its values; raises ValueError where it is none."""
+  """Returns a manifest from its values.
+
+  Raises:
+    ValueError: if a value is missing, unknown or invalid.
+  """
   try:
     manifest = Manifest(**values)
   except TypeError as error:
@@ -219,7 +221,7 @@ def manifest_from_values(values: Any) -> Manifest:
   for field in dataclasses.fields(Manifest):
     value = getattr(manifest, field.name)
     if field.type is int:
-      is_valid = type(value) is int and value >= 0  # A bool is an int, too.
+      is_valid = type(value) is int and value >= 0  # Excludes bool.
     elif field.type is str:
       is_valid = isinstance(value, str)
     elif field.name == "block_offsets":
@@ -239,7 +241,7 @@ def manifest_from_values(values: Any) -> Manifest:
 
 def are_block_offsets(values: List[Any], num_records: int,
                        num_bytes: int) -> bool:
-  """Says whether values can be where the blocks of a file begin."""
+  """Returns whether values are possible offsets of the blocks of a file."""
   if not values:
     return True
   return (all(type(value) is int for value in values)
@@ -249,7 +251,7 @@ def are_block_offsets(values: List[Any], num_records: int,
 
 
 def format_manifest(manifest: Manifest) -> str:
-  """Formats a manifest as JSON, its many offsets on one line."""
+  """Formats a manifest as JSON, with all offsets on one line."""
   values = manifest.to_dict()
   offsets = values.pop("block_offsets")
   return '{},\n "block_offsets": {}\n}}\n'.format(
@@ -257,29 +259,30 @@ def format_manifest(manifest: Manifest) -> str:
 
 
 def find_repeated(paths: Sequence[str]) -> Optional[Tuple[str, str]]:
-  """Finds records that come twice, by what their manifests say made them.
+  """Finds two files of the same records, by their manifests.
+
+  Shards of several processes, NAME-00000-of-00008 and so on, have different
+  records. Files without a manifest count as different.
 
   Args:
-    paths: record files. Those of several processes, NAME-00000-of-00008 and so
-      on, hold a part each; those without a manifest are taken to differ.
+    paths: paths of record files.
 
   Returns:
-    Two files that were made of the same source with the same flags, whatever
-    the format of their records and the rounding of their probabilities; None
-    where there are none.
+    Two files of the same source and flags, even if their record formats or
+    probability bits differ; None if there are none.
   """
   seen: Dict[str, Tuple[str, str]] = {}
   for path in paths:
     found = read_manifest(path)
     if found is None:
       continue
-    parts = _PART.sub(r"-of-\1", path)
+    shards = _SHARD.sub(r"-of-\1", path)
     flags = dict(_with_effect(found.flags), record_format=None,
                  probability_bits=None)
     for source in found.sources.items():
       made = json.dumps([found.stage, flags, found.fingerprints, source],
                         sort_keys=True)
-      other_parts, other = seen.setdefault(made, (parts, path))
-      if parts != other_parts:
+      other_shards, other = seen.setdefault(made, (shards, path))
+      if shards != other_shards:
         return other, path
   return None
