@@ -1,8 +1,9 @@
-"""Where the blocks of a record file begin, with a manifest and without.
+"""Finds the offsets of the blocks of record files, with and without manifests.
 
-Trainers read records in any order: they need the offset of each block of
-`tfrecord.BLOCK_RECORDS` records. The manifest holds the offsets. For a file
-without one the offsets are computed once and kept in a hidden index file.
+Trainers read records in any order, so they need the offset of each block of
+`tfrecord.BLOCK_RECORDS` records. The manifest has the offsets. For a file
+without offsets in a manifest, this module computes the offsets once and keeps
+them in a hidden index file.
 """
 
 import contextlib
@@ -18,14 +19,14 @@ from util.command_line import InputError
 
 
 class BlockIndex(NamedTuple):
-  """Where the blocks of a record file begin.
+  """Offsets of the blocks of a record file.
 
   Attributes:
-    num_records: records in the file.
+    num_records: number of records in the file.
     num_bytes: size of the file.
-    offsets: of each block of `tfrecord.BLOCK_RECORDS` records.
-    fingerprint: SHA-256 of a file without a manifest whose records are known
-      to be intact; "" where that was not asked for.
+    offsets: offset in bytes of each block of `tfrecord.BLOCK_RECORDS` records.
+    fingerprint: SHA-256 of a file without a manifest, if all of its bytes were
+      read and are intact; else "".
   """
   num_records: int
   num_bytes: int
@@ -35,21 +36,21 @@ class BlockIndex(NamedTuple):
 
 def read_block_index(path: str, flag: str, index_folder: Optional[str] = None
                     ) -> BlockIndex:
-  """Reads where the blocks of a file begin.
+  """Returns the block index of a record file.
 
-  The manifest tells; for a file without one, of 2019, or with an earlier one,
-  the head of each record is read. What is found is kept in a hidden file, so
-  that the next run reads no record.
+  Reads the manifest. If there is none, as for files of the 2019 scripts, or the
+  manifest of an earlier version has no offsets, reads the hidden index file. If
+  that is missing too, reads the head of each record and writes the index file.
 
   Args:
-    path: the record file.
-    flag: name of the flag that named it, for errors.
-    index_folder: for the hidden file where that of the records is read-only;
-      None keeps nothing there.
+    path: path of the record file.
+    flag: name of the flag that gave the path, for errors.
+    index_folder: folder for the index file if the folder of the records is
+      read-only, or None.
 
   Raises:
-    InputError: the file is damaged or no TFRecord file, or its manifest is of
-      another file.
+    InputError: if the file is damaged or is not a TFRecord file, or its
+      manifest belongs to another file.
   """
   manifest = read_manifest(path)
   if manifest and (manifest.block_offsets or not manifest.num_records):
@@ -60,7 +61,7 @@ def read_block_index(path: str, flag: str, index_folder: Optional[str] = None
 
 def records_fingerprint(path: str, flag: str = "input_file",
                         index_folder: Optional[str] = None) -> str:
-  """Returns the SHA-256 of what made a record file, or of the file itself.
+  """Returns the SHA-256 of a file's manifest; without one, of the file itself.
 
   Arguments and errors as for `read_block_index`.
   """
@@ -71,29 +72,30 @@ def records_fingerprint(path: str, flag: str = "input_file",
 
 def check_intact(path: str, flag: str, index_folder: Optional[str] = None
                 ) -> None:
-  """Checks all bytes of a file that has no manifest, of 2019.
+  """Reads and checks all bytes of a file that has no manifest.
 
-  What is made of it is of no use if it is damaged, as its fingerprint is that
-  of all its bytes. Arguments and errors as for `read_block_index`.
+  Output made from a damaged file is useless, since the fingerprint in its
+  manifest covers all bytes of the file. Arguments and errors as for
+  `read_block_index`.
   """
   if read_manifest(path) is None:
     _read_index(path, flag, index_folder, is_whole=True)
 
 
 def count_records(path: str, flag: str) -> int:
-  """Counts the records of a file; as for `read_block_index`."""
+  """Returns the number of records in a file; as for `read_block_index`."""
   return read_block_index(path, flag).num_records
 
 
 def _read_index(path: str, flag: str, folder: Optional[str],
                 is_whole: bool = False) -> BlockIndex:
-  """Finds blocks without a manifest; as for `read_block_index`.
+  """Returns the block index of a file without reading a manifest.
 
   Args:
-    path: the record file.
+    path: path of the record file.
     flag: as for `read_block_index`.
-    folder: likewise.
-    is_whole: whether to read all bytes and not only heads.
+    folder: as index_folder for `read_block_index`.
+    is_whole: whether to read all bytes, and not only the heads of records.
   """
   def read() -> BlockIndex:
     stamp = files.stamp(path)
@@ -106,7 +108,7 @@ def _read_index(path: str, flag: str, folder: Optional[str],
         return kept
     found = _scan(path, flag) if is_whole else _walk(path, flag)
     for index_path in index_paths:
-      # Another process may be writing it, or the folder be read-only.
+      # Another process may be writing the index, or the folder is read-only.
       with contextlib.suppress(InputError, OSError):
         files.make_folder(os.path.dirname(index_path))
         files.write_atomically(index_path, json.dumps(
@@ -115,13 +117,13 @@ def _read_index(path: str, flag: str, folder: Optional[str],
     return found
 
   found = files.once("whole index" if is_whole else "index", [path], read)
-  # Where all bytes were read, the heads were too.
+  # Reading all bytes includes the heads.
   files.once("index", [path], lambda: found)
   return found
 
 
 def _index_paths(path: str, folder: Optional[str]) -> List[str]:
-  """Returns where the index of a file may be kept."""
+  """Returns the possible paths of the index of a file, the preferred first."""
   beside, name = os.path.split(path)
   paths = [os.path.join(beside, ".{}.index.json".format(name))]
   if folder and not files.is_remote(folder):
@@ -132,7 +134,7 @@ def _index_paths(path: str, folder: Optional[str]) -> List[str]:
 
 
 def _read_kept(index_path: str, stamp: files.Stamp) -> Optional[BlockIndex]:
-  """Reads an index; None where it is missing, damaged or of another file."""
+  """Reads an index; None if it is missing, damaged or for another file."""
   with contextlib.suppress(OSError, TypeError, ValueError):
     size, modified, values = files.parse_json(
         files.read_text(index_path).encode())
@@ -148,7 +150,7 @@ def _read_kept(index_path: str, stamp: files.Stamp) -> Optional[BlockIndex]:
 
 
 def _walk(path: str, flag: str) -> BlockIndex:
-  """Finds blocks by the heads of the records."""
+  """Computes the block index from the heads of the records."""
   count, block_offsets, offset = 0, [], 0
   for count, offset in enumerate(tfrecord.offsets(path, flag)):
     if count % tfrecord.BLOCK_RECORDS == 0:
@@ -159,13 +161,13 @@ def _walk(path: str, flag: str) -> BlockIndex:
 
 
 def _scan(path: str, flag: str) -> BlockIndex:
-  """Finds blocks by reading, checking and hashing all bytes."""
+  """Computes the block index; reads, checks and hashes all bytes."""
   count, block_offsets, offset = 0, [], 0
   digest = hashlib.sha256()
   for record in tfrecord.read(path, flag):
     if count % tfrecord.BLOCK_RECORDS == 0:
       block_offsets.append(offset)
-    # Frames of intact records have just one form.
+    # An intact record has only one possible frame, so this hashes the file.
     digest.update(tfrecord.frame([record]))
     count += 1
     offset += len(record) + tfrecord.FRAME_BYTES
