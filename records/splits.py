@@ -1,11 +1,11 @@
-"""Where a text can be split, and whether all parts of a split text are there.
+"""Finds where to split a text, and checks the parts of a split text.
 
-A text splits at blank lines: those that `str.strip` empties, as in BERT. The
-search for them reads bytes, since a text is far larger than what is searched.
+A text is split at blank lines: lines that `str.strip` empties, as in BERT. The
+functions search bytes and do not decode the text.
 
-Beside the parts NAME_0.txt, NAME_1.txt and so on lies a hidden manifest,
-.NAME.split.json. It says so while the parts get their names, and tells at the
-end what they are.
+A hidden manifest, .NAME.split.json, is beside the parts NAME_0.txt, NAME_1.txt
+and so on. It has no sizes while the parts are renamed, and the sizes of the
+parts after that.
 """
 
 import json
@@ -17,31 +17,31 @@ from util import files
 from util.command_line import InputError
 
 _MANIFEST = re.compile(r"\.(.*)\.split\.json")
-# How much of a text is searched at once, in bytes.
+# Bytes per search of a text.
 SEARCH_BYTES = 1 << 16
-# What `str.strip` removes, in UTF-8, but for the line end; and what of these
-# characters a block may end with.
+# Characters that `str.strip` removes, except the line end, in UTF-8; and the
+# start of such a character that the end of a block cuts.
 _SPACE = (rb"[\t\v\f\r\x1c-\x20]|\xc2[\x85\xa0]|\xe1\x9a\x80|"
           rb"\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80")
 _CUT_SPACE = rb"(?:\xc2|\xe1\x9a?|\xe2[\x80\x81]?|\xe3\x80?)\Z"
-# Characters of Unicode's category Cf that are seen in texts: BERT drops them,
-# but a line of them is not blank.
+# Characters of Unicode's category Cf that occur in texts. BERT drops these
+# characters, but a line of them is not blank.
 _INVISIBLE = (rb"\xc2\xad|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xaa-\xae]|"
               rb"\xe2\x81[\xa0-\xa4\xa6-\xaf]|\xef\xbb\xbf")
 _BLANK_LINE = re.compile(rb"\n(?:%b)*\n" % _SPACE)
 _INVISIBLE_LINE = re.compile(
     rb"\n(?:%b)*(?:%b)(?:%b|%b)*\n" % (_SPACE, _INVISIBLE, _SPACE, _INVISIBLE))
-# The first byte of a character that is no white space.
+# The first byte of a character that is not white space.
 _TEXT = re.compile(rb"(?!%b|%b)[^\n\x80-\xbf]" % (_SPACE, _CUT_SPACE))
 
 
 class Split(NamedTuple):
-  """What a split text has become.
+  """Contents of the manifest of a split text.
 
   Attributes:
     source: SHA-256 of the text.
-    sizes: bytes of each part; empty while the parts get their names.
-    read_file: path of the text, as it was given.
+    sizes: bytes of each part; empty while the parts are renamed.
+    read_file: path of the text, as given in --read_file.
   """
   source: str
   sizes: List[int]
@@ -52,24 +52,27 @@ class Split(NamedTuple):
 
 
 def find_text(block: bytes, start: int = 0) -> int:
-  """Returns where the first character is that is no white space; -1 for none.
+  """Returns the position of the first character that is not white space.
 
   Args:
-    block: UTF-8, whose last character may be cut.
-    start: where to begin; a byte inside a character is passed over.
+    block: UTF-8 bytes, whose last character may be cut.
+    start: byte position to start from; may be inside a character.
+
+  Returns:
+    The position in bytes; -1 if there is no such character.
   """
   text = _TEXT.search(block, start)
   return text.start() if text else -1
 
 
 def find_invisible_line(block: bytes) -> int:
-  """Returns where a line of zero-width characters alone begins; -1 for none.
+  """Returns the position of a line of zero-width characters alone; -1 for none.
 
-  Such a line looks blank, but does not separate documents. The first and the
-  last line of the block are left out: they may be cut.
+  Such a line looks blank, but does not separate documents. Skips the first and
+  the last line of the block, which may be cut.
 
   Args:
-    block: UTF-8.
+    block: UTF-8 bytes.
   """
   line = _INVISIBLE_LINE.search(block)
   return line.start() + 1 if line else -1
@@ -80,10 +83,10 @@ def next_document(file: BinaryIO, position: int) -> Optional[int]:
 
   Args:
     file: the text.
-    position: where to start; after the start of another document.
+    position: byte position to start from, after the start of another document.
 
   Returns:
-    The position of the document's first line, or None if there is no document.
+    The position of the document's first line; None if there is no document.
   """
   file.seek(position)
   is_after_blank_line = False
@@ -111,9 +114,9 @@ def next_document(file: BinaryIO, position: int) -> Optional[int]:
 
 
 def first_text(file: BinaryIO) -> int:
-  """Returns where in a text the first character is that is no white space.
+  """Returns the position of a text's first character that is not white space.
 
-  -1 stands for a text without one.
+  Returns -1 if there is no such character.
   """
   position = file.seek(0)
   while True:
@@ -146,13 +149,13 @@ def manifest_path(folder: str, name: str) -> str:
 
 
 def write(folder: str, name: str, split: Split) -> None:
-  """Writes the manifest of a split, or one that says that it is unfinished."""
+  """Writes the manifest of a split; without sizes, the split is unfinished."""
   files.write_atomically(
       manifest_path(folder, name), json.dumps(split._asdict()) + "\n")
 
 
 def is_kept(folder: str, name: str, read_file: str, num_parts: int) -> bool:
-  """Returns whether a text has been split so already, and nothing changed."""
+  """Returns whether intact parts of the same split of a text exist."""
   try:
     split = read(folder, name)
   except InputError:
@@ -164,16 +167,16 @@ def is_kept(folder: str, name: str, read_file: str, num_parts: int) -> bool:
 
 
 def check_folder(folder: str, flag: str) -> None:
-  """Checks that all splits in a folder are complete and of one run each.
+  """Checks that each split in a folder is complete and from one run.
 
-  Parts of earlier versions, without a manifest, are not checked.
+  Does not check parts without a manifest, from earlier versions.
 
   Args:
-    folder: the folder.
-    flag: name of the flag that named it, for errors.
+    folder: path of the folder.
+    flag: name of the flag that gave the path, for errors.
 
   Raises:
-    InputError: a part is missing, was changed, or is of another split.
+    InputError: if a part is missing, was changed, or is from another split.
   """
   names = files.list_names(folder)
   for match in filter(None, map(_MANIFEST.fullmatch, sorted(names))):
@@ -187,10 +190,10 @@ def check_folder(folder: str, flag: str) -> None:
 
 
 def read(folder: str, name: str) -> Optional[Split]:
-  """Reads the manifest of the split `name`; None where there is none.
+  """Reads the manifest of the split `name`; None if there is none.
 
   Raises:
-    InputError: it is damaged.
+    InputError: if the manifest is damaged.
   """
   path = manifest_path(folder, name)
   try:
@@ -204,23 +207,23 @@ def read(folder: str, name: str) -> Optional[Split]:
   except FileNotFoundError:
     return None
   except (RecursionError, TypeError, ValueError) as error:
-    raise InputError("{} is damaged ({}); remove it, and run split_text.py "
-                     "again".format(path, error)) from None
+    raise InputError("{} is damaged ({}); remove the file, and run "
+                     "split_text.py again".format(path, error)) from None
 
 
 def _problem(folder: str, name: str, split: Split,
              names: List[str]) -> Optional[str]:
-  """Returns what is wrong with the parts of a split; None for nothing.
+  """Returns the first fault in the parts of a split; None if there is none.
 
   Args:
-    folder: of the parts.
-    name: of the split.
-    split: what its manifest says.
-    names: of all files in the folder.
+    folder: folder of the parts.
+    name: name of the split.
+    split: manifest of the split.
+    names: names of all files in the folder.
   """
   if not split.sizes:
-    return ("split_text.py was stopped while it replaced {}_N.txt, which are "
-            "of two splits now".format(name))
+    return ("split_text.py was stopped while it replaced {}_N.txt, so these "
+            "files are of two splits".format(name))
   wanted = {part_name(name, i): size for i, size in enumerate(split.sizes)}
   missing = [part for part in wanted if part not in set(names)]
   if missing:
@@ -234,6 +237,6 @@ def _problem(folder: str, name: str, split: Split,
   for part, size in wanted.items():
     found = files.size(os.path.join(folder, part))
     if found != size:
-      return "{} has {} bytes, but had {} when it was split off".format(
+      return "{} has {} bytes, but {} by the manifest of the split".format(
           part, found, size)
   return None

@@ -50,5 +50,5 @@ def test_other_files_and_folders_without_a_manifest_are_not_checked(folder):
     '{"source": "a", "sizes": ["1"]}', "[" * 100000])
 def test_a_damaged_manifest_is_told(folder, text):
   (folder / ".b.split.json").write_text(text)
-  with pytest.raises(InputError, match=r"b.split.json is damaged .*remove it"):
+  with pytest.raises(InputError, match=r"b.split.json is damaged .*remove the"):
     splits.check_folder(str(folder), "input_dir")
