@@ -1,10 +1,11 @@
-"""Random numbers of many seeds at once, as NumPy draws them for each.
+"""Draws random numbers from many of NumPy's generators at once.
 
-Each record has a stream of its own, and `np.random.default_rng([seed, i])`
-takes 20 µs. `draw` computes thousands of streams at once, in under 1 µs each.
-NumPy promises that its bit generators stay as they are (NEP 19): SeedSequence
-hashes a seed as O'Neill's seed_seq does, and PCG64 (O'Neill 2014,
-HMC-CS-2014-0905) makes the bits.
+Each record has its own stream of random numbers. Creating a stream with
+`np.random.default_rng([seed, i])` takes 20 µs; `draw` computes thousands of
+streams at once, in under 1 µs each. The numbers equal NumPy's, whose bit
+generators do not change between versions (NEP 19): SeedSequence hashes the seed
+as O'Neill's seed_seq does, and PCG64 (O'Neill 2014, HMC-CS-2014-0905) generates
+the bits.
 
 Dimensions:
   N: streams
@@ -17,27 +18,27 @@ import numpy as np
 
 _WORD_BITS = 32
 _WORD = (1 << _WORD_BITS) - 1
-# Of SeedSequence.
+# Constants of SeedSequence.
 _POOL_WORDS = 4
 _SHIFT = np.uint32(16)
 _START_A, _FACTOR_A = 0x43B0D7E5, 0x931E8875
 _START_B, _FACTOR_B = 0x8B51F9DD, 0x58F38DED
 _MIX_LEFT, _MIX_RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
 _STATE_WORDS = 8
-# Of PCG64, with the output function XSL-RR.
+# Constants of PCG64, with the output function XSL-RR.
 _MULTIPLIER = 0x2360ED051FC65DA44385DF649FCCF645
 _ROTATION_SHIFT = 122 - 64
 
 
 def draw(seed: int, first: int, num_streams: int, num_draws: int
         ) -> np.ndarray:
-  """Draws 32 random bits some times from each of some streams.
+  """Draws D random integers of 32 bits from each of N streams.
 
-  Row i holds what `np.random.default_rng([seed, first + i]).integers(1 << 32,
-  size=num_draws)` gives.
+  Row i equals `np.random.default_rng([seed, first + i]).integers(1 << 32,
+  size=num_draws)`.
 
   Args:
-    seed: of all streams, not negative.
+    seed: seed of all streams, 0 or more.
     first: number of the first stream, below 2^64.
     num_streams: N.
     num_draws: D.
@@ -46,7 +47,7 @@ def draw(seed: int, first: int, num_streams: int, num_draws: int
     uint32 [N, D].
   """
   boundary = 1 << _WORD_BITS
-  if first < boundary < first + num_streams:  # Numbers of two words follow.
+  if first < boundary < first + num_streams:  # Later numbers take two words.
     return np.concatenate([
         draw(seed, first, boundary - first, num_draws),
         draw(seed, boundary, first + num_streams - boundary, num_draws)])
@@ -56,14 +57,14 @@ def draw(seed: int, first: int, num_streams: int, num_draws: int
   if first >= boundary:
     words.append((numbers >> np.uint64(_WORD_BITS)).astype(np.uint32))
   generator = _Pcg64(_state_words(words))
-  # The low half of a number comes first.
+  # NumPy uses the low half of a number first.
   drawn = np.stack([generator.next() for _ in range(-(-num_draws // 2))]
                    or [np.zeros(num_streams, np.uint64)], axis=-1)
   return drawn.astype("<u8").view("<u4")[:, :num_draws]
 
 
 def _words(number: int) -> List[int]:
-  """Returns the words of an integer, the lowest first; at least one."""
+  """Returns the 32-bit words of an integer, low word first; at least one."""
   words: List[int] = []
   while number or not words:
     words.append(number & _WORD)
@@ -75,7 +76,7 @@ def _words(number: int) -> List[int]:
 
 
 class _Hash:
-  """Hashes words, each with other constants."""
+  """Hashes words; the constants change with each call."""
 
   def __init__(self, start: int, factor: int):
     self._constant, self._factor = start, factor
@@ -93,10 +94,10 @@ def _mix(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _state_words(entropy: List[np.ndarray]) -> np.ndarray:
-  """Makes the state of generators of their entropy, as SeedSequence does.
+  """Computes the initial states of generators, as SeedSequence does.
 
   Args:
-    entropy: words, uint32 [N] or, the same for all, [1].
+    entropy: words of the seeds, each uint32 [N], or [1] if equal for all.
 
   Returns:
     uint64 [4, N].
@@ -135,7 +136,7 @@ class _Wide(NamedTuple):
     factor_high, factor_low = (np.uint64(factor >> 64),
                                np.uint64(factor & (1 << 64) - 1))
     shift, mask = np.uint64(_WORD_BITS), np.uint64(_WORD)
-    # Products of halves of 32 bits make the product of 128 bits.
+    # The product of 128 bits is a sum of products of 32-bit halves.
     low, high = self.low & mask, self.low >> shift
     other_low, other_high = factor_low & mask, factor_low >> shift
     middle = high * other_low + (low * other_low >> shift)
@@ -146,10 +147,10 @@ class _Wide(NamedTuple):
 
 
 class _Pcg64:
-  """Generators of `numpy.random.PCG64`, one for each stream."""
+  """N generators with the stream of `numpy.random.PCG64`."""
 
   def __init__(self, words: np.ndarray):
-    """Starts from the words of SeedSequence, uint64 [4, N]."""
+    """Initializes the generators from SeedSequence's words, uint64 [4, N]."""
     start, stream = _Wide(*words[:2]), _Wide(*words[2:])
     one, top = np.uint64(1), np.uint64(63)
     self._increment = _Wide(stream.high << one | stream.low >> top,
@@ -161,7 +162,7 @@ class _Pcg64:
     self._state = self._state.times(_MULTIPLIER).plus(self._increment)
 
   def next(self) -> np.ndarray:
-    """Draws 64 bits from each, uint64 [N]."""
+    """Draws 64 bits from each generator, uint64 [N]."""
     self._step()
     mixed = self._state.high ^ self._state.low
     rotation = self._state.high >> np.uint64(_ROTATION_SHIFT)

@@ -1,4 +1,4 @@
-"""Pipelines: threads that work ahead of the one that takes their results."""
+"""Draws from generators in threads, ahead of their use, to form pipelines."""
 
 import collections
 from concurrent import futures
@@ -11,20 +11,20 @@ _END: Any = object()
 
 def ahead(items: Generator[T, None, None], depth: int = 1
          ) -> Generator[T, None, None]:
-  """Draws items in a thread of its own, ahead of their use.
+  """Draws items in a separate thread, ahead of their use.
 
-  Generators that draw from each other, each of them ahead, make a pipeline.
-  Close the last one to end all: each thread finishes the item that it draws.
+  Chain calls of `ahead` to form a pipeline. Closing the last generator ends all
+  threads, after each has finished its current item.
 
   Args:
-    items: closed at the end, in the thread that draws from them.
-    depth: how many items are drawn at most while one is used.
+    items: generator to draw from; closed at the end, in the same thread.
+    depth: most items to draw while the caller uses one.
 
   Yields:
     The items, in order.
 
   Raises:
-    Exception: what `items` raises, after the items before the exception.
+    Exception: any exception of `items`, after the items before it.
   """
   with futures.ThreadPoolExecutor(1) as thread:
     drawn: Deque["futures.Future[T]"] = collections.deque(
@@ -36,9 +36,9 @@ def ahead(items: Generator[T, None, None], depth: int = 1
           return
         drawn.append(thread.submit(next, items, _END))
         yield item
-        del item  # Memory that the next one may need.
+        del item  # Frees the memory before the next item is returned.
     finally:
       for future in drawn:
         future.cancel()
-      # Elsewhere it could still be drawing, after a second interrupt.
+      # In the thread, since `items` can still be running in it.
       thread.submit(items.close)
