@@ -1,4 +1,4 @@
-"""Record files as the stages read them: checks, errors, input_fns.
+"""Checks and reads record files for stages IV and V, as TensorFlow datasets.
 
 Dimensions:
   B: sequences in a batch
@@ -33,47 +33,46 @@ from util import workers
 from util.command_line import InputError
 
 InputFn = Callable[[Mapping[str, Any]], tf.data.Dataset]
-# Makes what a model reads of a batch.
+# Makes the inputs of a model from a batch.
 Prepare = Callable[[Dict[str, tf.Tensor]], Any]
 
-# By how much a model's vocabulary may be padded, for cores that want multiples
-# of 64 or 128, also after it is split among several.
+# Most tokens of padding in a model's vocabulary. Models pad it to multiples of
+# 64 or 128 for the hardware, times the number of devices that share it.
 _MAX_VOCABULARY_PADDING = 1023
-# Bytes of the tensors that are decoded at once, whatever the batch: what an
-# operation costs beside its work is shared by some hundred records.
+# Bytes of tensors per call of the decoder, whatever the batch size: many
+# records share the overhead of each operation.
 _DECODED_BYTES = 2 << 20
-# Bytes that one request to a file reads at most: a block of ordinary records.
+# Most bytes per request to a file: a block of ordinary records.
 _REQUEST_BYTES = 4 << 20
-# Records that are looked at for such without a masked token.
+# Records to search for records without a masked token.
 _SAMPLED_RECORDS = 256
 # Enough for the fastest model; several processes may share the cores.
 _MOST_DECODING_THREADS = 4
-# Batches that are ready before the model asks for them.
+# Batches to prefetch for the model.
 _BATCHES_AHEAD = 16
-# Makes datasets trace a function as it is: AutoGraph would take a second to
-# rewrite control flow that needs no rewriting.
+# Keeps AutoGraph from spending a second on functions that need no rewriting.
 _as_is = tf.autograph.experimental.do_not_convert
-# Part of TensorFlow's errors where a checkpoint does not fit a model.
+# Part of TensorFlow's errors about a checkpoint that does not fit a model.
 _RESTORING = re.compile("Restoring from checkpoint|not found in checkpoint")
-# What a Location becomes in a dataset.
+# The Location of several pieces in a dataset.
 _LOCATION_SPEC: Any = order.Location(
     *(tf.TensorSpec([None], dtype) for dtype in (
         tf.string, tf.int64, tf.int64, tf.int64, tf.int64)))
 
 
 def define_flags() -> None:
-  """Defines the flags that say how long the records to read are."""
+  """Defines the flags for the lengths of the records to read."""
   flags.DEFINE_integer(
-      "max_seq_length", 128, "Tokens in a sequence, as in the records.",
+      "max_seq_length", 128, "Tokens in a sequence of the records.",
       lower_bound=1)
   flags.DEFINE_integer(
       "max_predictions_per_seq", 20,
-      "Slots for masked tokens in a sequence, as in the records.",
+      "Slots for masked tokens in a sequence of the records.",
       lower_bound=1)
 
 
 class OutOfRangeError(InputError):
-  """A record has an integer that no model can read: make it again."""
+  """A record has an integer out of range, so it must be made again."""
 
 
 @contextlib.contextmanager
@@ -82,32 +81,36 @@ def record_errors(flag: str, corpus: Optional[order.Corpus] = None,
                   limits: Optional[decoding.Limits] = None,
                   pieces: Optional[Callable[[], Iterable[order.Piece]]] = None
                  ) -> Iterator[None]:
-  """Turns what TensorFlow raises for bad records into InputError.
+  """Turns TensorFlow's errors about bad records into InputError.
 
   Args:
-    flag: name of the flag that named the records, for errors.
-    corpus: the record files, in which the bad record is looked for.
+    flag: name of the flag that gave the records, for errors.
+    corpus: the record files, to search for the bad record.
     shape: as for `decoding.decode`.
     limits: as for `decoding.decode`.
-    pieces: returns what was being read when the error came, the only place
-      where the bad record is looked for; None looks through all files.
+    pieces: returns the pieces in use, to search only these for the bad record;
+      None searches all files.
+
+  Raises:
+    InputError: if a record is damaged or does not fit.
+    OutOfRangeError: if a record has an integer out of range.
   """
   try:
     yield
   except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
     if _RESTORING.search(error.message):
-      raise  # Of a model: the records are innocent.
-    raise InputError("--{}: {}; the file was there when the run began".format(
+      raise  # The error is about a checkpoint, not about records.
+    raise InputError("--{}: {}; the file existed when the run began".format(
         flag, error.message.split("\n")[0])) from error
   except tf.errors.FailedPreconditionError as error:
     if "elements but contained" not in error.message:
       raise
     raise InputError(
-        "--{}: a file holds fewer records than when the run began; do not "
-        "change files that are being read, and run the same command "
-        "again".format(flag)) from error
+        "--{}: a file has fewer records than when the run began; do not change "
+        "input files during a run, and run the same command again".format(
+            flag)) from error
   except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-    # What `order.locate` raises passes through TensorFlow.
+    # TensorFlow wraps an InputError of `order.locate`.
     located = re.search(r"InputError: ([^\n]*)", error.message)
     if located:
       raise InputError(located.group(1)) from error
@@ -123,20 +126,20 @@ def record_errors(flag: str, corpus: Optional[order.Corpus] = None,
     if found.group(1):
       for block in _searched(corpus, pieces):
         for _ in block.read(flag):
-          pass  # It says which file is damaged, and where.
+          pass  # Raises an error with the file and the position.
     raise InputError("--{}: a record is damaged or has other lengths than the "
-                     "first one ({}); make the records again".format(
+                     "first record ({}); make the records again".format(
                          flag, found.group())) from error
 
 
 class _Block(NamedTuple):
-  """Records of a file that a bad one is looked for among.
+  """Consecutive records of a file to search for a bad record.
 
   Attributes:
-    path: the file.
-    offset: where the first one begins.
-    first: its number in the file.
-    num_records: how many they are.
+    path: path of the file.
+    offset: offset of the first record, in bytes.
+    first: index of the first record in the file.
+    num_records: number of records.
   """
   path: str
   offset: int
@@ -152,7 +155,7 @@ class _Block(NamedTuple):
 def _searched(corpus: Optional[order.Corpus],
               pieces: Optional[Callable[[], Iterable[order.Piece]]]
              ) -> Iterator[_Block]:
-  """Yields the blocks that hold some pieces, each once, as far as they reach.
+  """Yields each block of some pieces once, up to the last record in a piece.
 
   Args:
     corpus: the record files; None yields nothing.
@@ -175,16 +178,16 @@ def _searched(corpus: Optional[order.Corpus],
 def _find_out_of_range(blocks: Iterable[_Block], flag: str,
                        shape: Optional[schema.RecordShape],
                        limits: Optional[decoding.Limits]) -> str:
-  """Returns which record has an integer out of range, and which integer."""
+  """Returns a description of the first record with an integer out of range."""
   for block in blocks:
-    # Both come with the corpus.
+    # Callers that give a corpus give both.
     assert shape is not None and limits is not None
     features = decoding.parse(tf.constant(list(block.read(flag))), shape)
     for name, limit in limits.items():
       outside = np.argwhere(
           ~decoding.are_within(features[name], limit).numpy())
       if outside.size:
-        return "record {} in {} has {} {}, where {} is the limit".format(
+        return "record {} in {} has {} {}, but the limit is {}".format(
             block.first + outside[0][0], block.path, name,
             features[name].numpy()[tuple(outside[0])], limit - 1)
   return "a record is out of range"
@@ -195,22 +198,21 @@ def _find_out_of_range(blocks: Iterable[_Block], flag: str,
 
 def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
                   vocab_size: int) -> schema.RecordShape:
-  """Checks that record files fit the flags and the model that reads them.
+  """Checks that record files fit the flags and the model.
 
-  A manifest is checked where there is one, the first record always.
+  Checks the first record of each file, and the manifest if there is one.
 
   Args:
-    paths: record files.
-    flag: name of the flag that named them, for errors.
-    shape: lengths that the flags ask for; with K > 0 the records must hold
-      teacher labels.
-    vocab_size: of the model's config.
+    paths: paths of record files.
+    flag: name of the flag that gave the paths, for errors.
+    shape: lengths by the flags; with K > 0 the records must have labels.
+    vocab_size: vocabulary size of the model's config.
 
   Returns:
     The shape with the layouts of the files.
 
   Raises:
-    InputError: a file is empty, damaged or does not fit.
+    InputError: if a file is empty, damaged or does not fit.
   """
   layouts = []
   for path in paths:
@@ -219,19 +221,19 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
     if found and padding > _MAX_VOCABULARY_PADDING:
       raise InputError(
           "--bert_config_file has vocab_size {}, but the records in {} were "
-          "made with a vocabulary of {}, which is too small to be a padded "
-          "one: make them with the vocab.txt that belongs to the config"
-          .format(vocab_size, path, found.vocab_size))
+          "made with a vocabulary of {}, and the difference is too large for "
+          "padding: make the records with the vocab.txt that belongs to the "
+          "config".format(vocab_size, path, found.vocab_size))
     if found and padding > 0 and path == paths[0]:
       logging.warning(
           "--bert_config_file has vocab_size %d, and the records in %s were "
-          "made with a vocabulary of %d: the rest must be padding.", vocab_size,
-          path, found.vocab_size)
+          "made with a vocabulary of %d: check that the other tokens of the "
+          "model are padding.", vocab_size, path, found.vocab_size)
     if found and padding < 0:
       raise InputError(
           "--bert_config_file has vocab_size {}, but the records in {} were "
-          "made with a vocabulary of {}: use the config that belongs to it"
-          .format(vocab_size, path, found.vocab_size))
+          "made with a vocabulary of {}: use the config that belongs to this "
+          "vocabulary".format(vocab_size, path, found.vocab_size))
     features = _first_features(path, flag)
     layouts.append(compact.layout_of(features))
     _check_record(compact.expand(features), path, shape, vocab_size)
@@ -240,10 +242,10 @@ def check_records(paths: Sequence[str], flag: str, shape: schema.RecordShape,
 
 
 def _warn_of_unmasked_records(path: str, flag: str) -> None:
-  """Warns where records that a file begins with have no masked token."""
+  """Warns if records at the start of a file have no masked token."""
   def read():
     is_unmasked = []
-    # Damage is an error for whoever reads the records.
+    # Damage is reported later, when the records are read.
     with contextlib.suppress(InputError):
       for serialized in itertools.islice(
           tfrecord.read(path, flag), _SAMPLED_RECORDS):
@@ -255,16 +257,17 @@ def _warn_of_unmasked_records(path: str, flag: str) -> None:
   if num_unmasked:
     logging.warning(
         "--%s: %.1f%% of the first %d records in %s have no masked token, so "
-        "they teach nothing of words: make them again with "
+        "they do not train masked-LM: make the records again with "
         "--do_whole_word_mask False, or a larger --max_predictions_per_seq.",
         flag, 100 * num_unmasked / num_records, num_records, path)
 
 
 def _first_features(path: str, flag: str) -> Dict[str, Any]:
-  """Reads the features of a file's first record, as they are stored.
+  """Reads the features of a file's first record, as stored.
 
   Raises:
-    InputError: the file is empty, damaged, or holds something else.
+    InputError: if the file is empty, damaged, or has no records of this
+      project.
   """
   return files.once(
       "first record", [path], lambda: _read_first_features(path, flag))
@@ -274,7 +277,7 @@ def _read_first_features(path: str, flag: str) -> Dict[str, Any]:
   """Reads a file's first record; as for `_first_features`."""
   serialized = next(tfrecord.read(path, flag), None)
   if serialized is None:
-    raise InputError("--{}: {} holds no record; make it again".format(
+    raise InputError("--{}: {} holds no record; make the file again".format(
         flag, path))
   try:
     features = tfrecord.decode(serialized)
@@ -286,10 +289,11 @@ def _read_first_features(path: str, flag: str) -> Dict[str, Any]:
 
 
 def stored_lengths(path: str, flag: str) -> schema.RecordShape:
-  """Returns S and P of a record file, by its first record.
+  """Returns S and P of a record file, from its first record.
 
   Raises:
-    InputError: the file is empty, damaged, or holds something else.
+    InputError: if the file is empty, damaged, or has no records of this
+      project.
   """
   features = compact.expand(_first_features(path, flag))
   length, num_slots = (len(features.get(name, ())) for name in (
@@ -303,17 +307,18 @@ def stored_lengths(path: str, flag: str) -> schema.RecordShape:
 
 def with_stored_labels(shape: schema.RecordShape, path: str,
                        flag: str) -> schema.RecordShape:
-  """Returns a shape with K or H of the labels that a record file has.
+  """Returns a shape with K and H of the labels of a record file.
 
-  Both are 0 where it has none.
+  K is 0 without top-k labels, H is 0 without hidden states.
 
   Args:
     shape: the other lengths.
-    path: the record file; its first record is looked at.
-    flag: name of the flag that named it, for errors.
+    path: path of the record file; only its first record is read.
+    flag: name of the flag that gave the path, for errors.
 
   Raises:
-    InputError: the file is empty, damaged, or holds something else.
+    InputError: if the file is empty, damaged, or has no records of this
+      project.
   """
   features = compact.expand(_first_features(path, flag))
   num_slots = shape.max_predictions_per_seq
@@ -328,7 +333,7 @@ def with_stored_labels(shape: schema.RecordShape, path: str,
 
 def _check_record(features: Mapping[str, Any], path: str,
                   shape: schema.RecordShape, vocab_size: int) -> None:
-  """Raises InputError where a record does not fit; as for `check_records`."""
+  """Raises InputError if a record does not fit; as for `check_records`."""
   lengths: Dict[str, int] = {}
   for name, feature in schema.features(shape).items():
     if name not in features:
@@ -336,15 +341,15 @@ def _check_record(features: Mapping[str, Any], path: str,
           other in features for other in schema.LABELS):
         raise InputError(
             "{} has labels of another --label_format than the other records: "
-            "read only one kind at once".format(path))
+            "use records of one --label_format".format(path))
       if name in schema.LABELS:
         raise InputError(
             "{} has no teacher labels (feature {}): run "
-            "extract_teacher_labels_truncated.py on it first, or train on the "
-            "hard labels with --hard_label_weight=1".format(path, name))
+            "extract_teacher_labels_truncated.py on the file first, or train "
+            "on the hard labels with --hard_label_weight=1".format(path, name))
       raise InputError(
-          "{} has no feature {}: it was not written by "
-          "multifile_create_pretraining_data.py".format(path, name))
+          "{} has no feature {}: give records that "
+          "multifile_create_pretraining_data.py wrote".format(path, name))
     values = features[name]
     if (decoding.is_bytes(feature) and isinstance(values, list)
         and len(values) == 1):
@@ -356,15 +361,15 @@ def _check_record(features: Mapping[str, Any], path: str,
     length = len(values) if has_kind else 0
     wanted = int(np.prod(feature.shape))
     if length != wanted:
-      # K is what is left of the length once P, checked before it, is known.
+      # K is the length divided by P, which was checked before.
       found = length // lengths.get(schema.MASKED_LM_IDS, 1) if (
           len(feature.shape) > 1) else length
       if not feature.flags:
-        raise InputError("{}: its {} has {} values for {}; make the records "
+        raise InputError("{}: {} has {} values instead of {}; make the records "
                          "again".format(path, name, length, wanted))
       raise InputError(
-          "--{}={} does not fit {}: its {} has {} values for {}; set --{}={} "
-          "or make the records again".format(
+          "--{}={} does not fit {}: {} has {} values instead of {}; set "
+          "--{}={} or make the records again".format(
               feature.flags[-1], feature.shape[-1], path, name, length, wanted,
               feature.flags[-1], found))
     lengths[name] = length
@@ -373,8 +378,8 @@ def _check_record(features: Mapping[str, Any], path: str,
       if token_id >= vocab_size:
         raise InputError(
             "--bert_config_file has vocab_size {}, but the first record in {} "
-            "holds the token id {} ({}): use the config of the vocabulary that "
-            "the records were made with".format(
+            "has the token id {} ({}): use the config that belongs to the "
+            "vocabulary of the records".format(
                 vocab_size, path, token_id, name))
 
 
@@ -389,16 +394,16 @@ def training_input_fn(
   Args:
     corpus: the record files.
     shape: lengths of the records.
-    flag: name of the flag that named the files, for errors.
+    flag: name of the flag that gave the files, for errors.
     seed: as for `order.windows`.
-    position: likewise.
-    num_processes: likewise.
-    process: likewise.
+    position: as for `order.windows`.
+    num_processes: as for `order.windows`.
+    process: as for `order.windows`.
     limits: as for `decoding.decode`.
-    in_flight: gets the pieces of each window when they are about to be read;
-      `in_flight_pieces` makes it.
-    prepare: takes a batch as `decoding.decode` returns it, and returns what the
-      model reads; None for the batch itself.
+    in_flight: queue from `in_flight_pieces`, to which the input_fn appends the
+      pieces of each window before reading them.
+    prepare: makes the inputs of the model from a batch of `decoding.decode`;
+      None for the batch itself.
 
   Returns:
     A function of `params`, with `params["batch_size"]` = B, that returns a
@@ -416,7 +421,7 @@ def training_input_fn(
 
   def take_in_order(serialized, window_order):
     num_taken = _num_decoded(shape)
-    # Of all at once there would be a second copy.
+    # Gathering the whole window at once would double its memory.
     return tf.data.Dataset.range(
         0, tf.size(window_order, tf.int64), num_taken).map(
             _as_is(lambda first: tf.gather(
@@ -426,7 +431,7 @@ def training_input_fn(
     dataset = tf.data.Dataset.from_generator(
         locate_windows, output_signature=(
             _LOCATION_SPEC, tf.TensorSpec([None], tf.int32)))
-    # One window is read while the one before it is in use.
+    # Reads a window while the previous window is in use.
     dataset = dataset.map(_as_is(read_window)).prefetch(1).flat_map(
         _as_is(take_in_order))
     return _batches(
@@ -436,9 +441,9 @@ def training_input_fn(
 
 
 def in_flight_pieces() -> Deque[Sequence[order.Piece]]:
-  """Returns an empty queue for the pieces of the windows that are in memory.
+  """Returns an empty queue for the pieces of the windows in memory.
 
-  One window is in use, one is ready, one is being read and one is asked for.
+  These are four windows: in use, ready, being read, and requested.
   """
   return collections.deque(maxlen=4)
 
@@ -453,16 +458,16 @@ def evaluation_input_fn(
   Args:
     corpus: the record files.
     shape: lengths of the records.
-    flag: name of the flag that named the files, for errors.
-    drop_remainder: whether to leave out a last batch that is not full, for
-      devices that need a static B.
+    flag: name of the flag that gave the files, for errors.
+    drop_remainder: whether to drop a last batch that is not full, for devices
+      that need a static B.
     limits: as for `decoding.decode`.
-    first_record: which record to begin with.
-    num_records: how many to read; None for all that follow.
+    first_record: index of the first record to read.
+    num_records: number of records to read; None for all from first_record on.
     prepare: as for `training_input_fn`.
 
   Returns:
-    A function of `params`, as `training_input_fn` does.
+    A function of `params`, as for `training_input_fn`.
   """
   def input_fn(params):
     dataset = read_range(corpus, flag, first_record, num_records)
@@ -478,9 +483,9 @@ def read_range(corpus: order.Corpus, flag: str, first_record: int = 0,
 
   Args:
     corpus: the record files.
-    flag: name of the flag that named them, for errors.
-    first_record: which record to begin with.
-    num_records: how many to read at most; None for all that follow.
+    flag: name of the flag that gave the files, for errors.
+    first_record: index of the first record to read.
+    num_records: most records to read; None for all from first_record on.
   """
   last = corpus.size
   if num_records is not None:
@@ -493,9 +498,9 @@ class Window(NamedTuple):
   """Consecutive records.
 
   Attributes:
-    first: index of the first one.
-    serialized: the records.
-    features: arrays by feature name, as `decoding.decode` gives them.
+    first: index of the first record.
+    serialized: N serialized records.
+    features: arrays by feature name, as `decoding.decode` returns them.
   """
   first: int
   serialized: Sequence[bytes]
@@ -509,15 +514,16 @@ def read_windows(corpus: order.Corpus, flag: str, shape: schema.RecordShape,
 
   Args:
     corpus: the record files.
-    flag: name of the flag that named the files, for errors.
+    flag: name of the flag that gave the files, for errors.
     shape: lengths of the records.
     first: index of the first record to read.
-    last: index after the last one.
-    size: N, records in a window; the last one may have fewer.
-    limits: what their integers must stay below.
+    last: index after the last record.
+    size: N, records in a window; the last window may have fewer.
+    limits: as for `decoding.decode`.
 
   Raises:
-    InputError: a file is damaged, or a record is out of range.
+    InputError: if a file is damaged.
+    OutOfRangeError: if a record has an integer out of range.
   """
   dataset = read_range(corpus, flag, first, last - first).batch(size)
   dataset = dataset.map(_as_is(lambda serialized: (
@@ -533,7 +539,7 @@ def read_windows(corpus: order.Corpus, flag: str, shape: schema.RecordShape,
 
 def _locate(corpus: order.Corpus, pieces: Sequence[order.Piece],
             flag: str) -> order.Location:
-  """Finds where pieces lie in their files; a Location of arrays."""
+  """Returns the places of pieces in their files, as a Location of arrays."""
   locations = [order.locate(corpus, piece, flag) for piece in pieces]
   columns = zip(*locations) if locations else [()] * len(_LOCATION_SPEC)
   return order.Location._make(
@@ -561,8 +567,8 @@ def _read_piece(location: order.Location) -> tf.data.Dataset:
 
 
 def _num_decoded(shape: schema.RecordShape) -> int:
-  """Returns how many records are decoded at once."""
-  size = 4 * sum(math.prod(feature.shape)  # Of int32 and float32.
+  """Returns the number of records per call of the decoder."""
+  size = 4 * sum(math.prod(feature.shape)  # int32 and float32 take 4 bytes.
                  for feature in schema.features(shape).values())
   return max(1, _DECODED_BYTES // size)
 
@@ -571,7 +577,16 @@ def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
              batch_size: int, drop_remainder: bool,
              limits: Optional[decoding.Limits],
              prepare: Optional[Prepare]) -> tf.data.Dataset:
-  """Decodes batches of serialized records to others, ahead of the model."""
+  """Decodes records, and batches them anew for the model, ahead of their use.
+
+  Args:
+    dataset: batches of serialized records, of any sizes.
+    shape: lengths of the records.
+    batch_size: B.
+    drop_remainder: as for `evaluation_input_fn`.
+    limits: as for `decoding.decode`.
+    prepare: as for `training_input_fn`.
+  """
   dataset = dataset.map(
       _as_is(lambda serialized: decoding.decode(serialized, shape, limits)),
       num_parallel_calls=min(_MOST_DECODING_THREADS, workers.available_cores()),
@@ -583,10 +598,9 @@ def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
 
 
 def _without_autotuning(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Spares a dataset the thread that tunes it.
+  """Returns a dataset without the thread that tunes it.
 
-  What ends an iterator waits for that thread, which wakes ever more rarely: a
-  minute may pass.
+  Ending an iterator waits for that thread, which can sleep for a minute.
   """
   options = tf.data.Options()
   options.autotune.enabled = False

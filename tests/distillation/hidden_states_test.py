@@ -375,7 +375,7 @@ def test_a_projection_that_was_not_begun_with_is_refused(
     ({"input_file": "labelled.tfrecord,hidden.tfrecord"},
      "hidden.tfrecord has labels of another --label_format"),
     ({"input_file": "hidden.tfrecord,wide/hidden.tfrecord"},
-     "wide.*has 36 values for 24"),
+     "wide.*has 36 values instead of 24"),
     ({"input_file": "elsewhere.tfrecord"}, "decoder.npz is missing.*copy"),
     ({"input_file": "of_another.tfrecord"}, "not the decoder of the teacher "),
     ({"bert_config_file": "large.json", "init_checkpoint": None},

@@ -218,7 +218,7 @@ def test_a_padded_vocabulary_is_accepted_with_a_warning(
     writer.commit(manifest.Manifest("a_stage", {}, {}, {}, vocab_size=29))
   _check(path, vocab_size=32)
   assert "vocab_size 32" in caplog.text and "of 29" in caplog.text
-  with pytest.raises(InputError, match="vocab_size 1053.* of 29.* too small"):
+  with pytest.raises(InputError, match="vocab_size 1053.* of 29.* too large"):
     _check(path, vocab_size=29 + 1024)
 
 
