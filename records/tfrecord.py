@@ -1,15 +1,15 @@
-"""The wire format of record files: Examples, frames, checksums.
+"""Reads and writes TFRecord files of Examples without TensorFlow.
 
-Importing TensorFlow takes seconds and some 400 MB in each process, and its
-protocol buffers take 82 µs to encode a masked record where the arrays below
-take 12 µs. Stage III writes hundreds of millions of records, so its workers
-encode many at once with NumPy, to the bytes that `tf.train.Example` gives
-with sorted keys. The checksums are google-crc32c's, 0.3 µs a record.
+Importing TensorFlow takes seconds and some 400 MB in each process, and encoding
+a masked record takes 82 µs with its protocol buffers, 12 µs with the arrays
+below. Stage III writes hundreds of millions of records, so its workers encode
+many records at once with NumPy. The bytes equal those of `tf.train.Example`
+with sorted keys. A checksum takes google-crc32c 0.3 µs.
 
 A TFRecord file is a sequence of frames: the length of the data in 8 bytes,
-little-endian, the masked CRC-32C of these 8, the data, their masked CRC-32C.
-A frame does not tell where others begin; the offsets of blocks of them do, for
-reading from the middle of a file.
+little-endian; the masked CRC-32C of these bytes; the data; the masked CRC-32C
+of the data. Reading from the middle of a file needs the offset of a frame, so
+manifests have the offset of each block of frames.
 
 Dimensions:
   N: records encoded at once
@@ -36,11 +36,11 @@ _UINT64_MAX = (1 << 64) - 1
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEAD_BYTES = _LENGTH.size + _CRC.size
-# What a frame holds besides its data.
+# Bytes of a frame besides its data.
 FRAME_BYTES = _HEAD_BYTES + _CRC.size
-# Records in a block; the last one of a file may have fewer.
+# Records in a block; the last block of a file may have fewer.
 BLOCK_RECORDS = 1024
-# Protocol buffers: how the value of a field is written.
+# Wire types of protocol buffers.
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 # The fields of tf.train.Feature.
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
@@ -53,9 +53,9 @@ def encode(features: Mapping[str, Values]) -> List[bytes]:
   """Serializes many records at once; equal features give equal bytes.
 
   Args:
-    features: by feature name N strings of bytes, or an array [N, length]:
-      float32 makes a float_list, integers, which must not be negative, an
-      int64_list, float16 a string of bytes.
+    features: by feature name, N byte strings or an array [N, length]: float32
+      becomes a float_list, integers of 0 or more an int64_list, float16 a byte
+      string.
 
   Returns:
     N serialized tf.train.Examples.
@@ -66,9 +66,7 @@ def encode(features: Mapping[str, Values]) -> List[bytes]:
 
 def add_features(serialized: Sequence[bytes],
                  features: Mapping[str, Values]) -> List[bytes]:
-  """Adds features to many records at once.
-
-  A record that has some of them already gets the new ones.
+  """Adds features to many records at once; replaces features of equal names.
 
   Args:
     serialized: N serialized Examples.
@@ -78,18 +76,18 @@ def add_features(serialized: Sequence[bytes],
     N serialized Examples.
 
   Raises:
-    InputError: a record is no Example.
+    InputError: if a record is not an Example.
   """
   names = sorted(features)
   columns = [_encode_feature(name, features[name]) for name in names]
-  # What none of all records has, no record has.
+  # Search all records at once first: most files have none of the names.
   joined = b"".join(serialized)
   keys = [key for key in map(str.encode, names) if key in joined]
   extended = []
   for record, *entries in zip(serialized, *columns):
     start = _start_of_only_field(record)
     if start is not None and not (keys and any(key in record for key in keys)):
-      # An Example is one message of features, to whose end more can be joined.
+      # An Example has one message of features. Append the new features to it.
       extended.append(_message(record[start:], *entries))
     else:
       with _parse_errors():
@@ -102,7 +100,7 @@ def add_features(serialized: Sequence[bytes],
 
 
 def _start_of_only_field(message: bytes) -> Optional[int]:
-  """Returns where the data start if a message is only field 1, else None."""
+  """Returns the start of the data if field 1 is the only field, else None."""
   if message[:1] != bytes([1 << 3 | _DELIMITED]):
     return None
   try:
@@ -113,7 +111,7 @@ def _start_of_only_field(message: bytes) -> Optional[int]:
 
 
 def _encode_feature(name: str, values: Values) -> List[bytes]:
-  """Encodes one feature of N records, as entries of the map in Features."""
+  """Encodes a feature of N records as entries of the map in Features."""
   payload: Union[bytes, memoryview]
   if not isinstance(values, np.ndarray):
     kind = _BYTES_LIST
@@ -140,13 +138,13 @@ def _encode_feature(name: str, values: Values) -> List[bytes]:
     message = _delimited(1, key + _delimited(2, message))
     return message[:len(message) - length]
 
-  payload = memoryview(payload)  # Whose pieces are no copies.
+  payload = memoryview(payload)  # Slices of a memoryview are not copies.
   return [head(end - start) + payload[start:end]
           for start, end in zip([0] + ends, ends)]
 
 
 def _message(*pieces: bytes) -> bytes:
-  """Encodes a message whose only field is 1, of the pieces of its data."""
+  """Encodes a message of field 1 only, whose data is given in pieces."""
   return b"".join((_field_head(1, sum(map(len, pieces))), *pieces))
 
 
@@ -157,7 +155,7 @@ def _delimited(field: int, payload: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=4096)
 def _field_head(field: int, length: int) -> bytes:
-  """Encodes what precedes the data of a length-delimited field."""
+  """Encodes the tag and length of a length-delimited field."""
   head = [field << 3 | _DELIMITED]
   while length > 127:
     head.append(length & 127 | 128)
@@ -167,13 +165,13 @@ def _field_head(field: int, length: int) -> bytes:
 
 
 def _encode_varints(values: np.ndarray) -> Tuple[bytes, np.ndarray]:
-  """Encodes integers in the base-128 form of protocol buffers.
+  """Encodes integers as base-128 varints of protocol buffers.
 
   Args:
-    values: not negative, [N, length].
+    values: integers of 0 or more, [N, length].
 
   Returns:
-    The bytes of all rows, and where each row ends, [N].
+    The bytes of all rows, and the end of each row in these bytes, [N].
   """
   assert values.min(initial=0) >= 0, "negative values are not supported"
   num_bytes = max(1, -(-int(values.max(initial=0)).bit_length() // 7))
@@ -197,13 +195,13 @@ def decode(serialized: bytes) -> Dict[str, Any]:
   """Parses one record.
 
   Args:
-    serialized: a tf.train.Example.
+    serialized: a serialized tf.train.Example.
 
   Returns:
-    By feature name an int64 or float32 array, or a list of bytes.
+    An int64 or float32 array, or a list of bytes, by feature name.
 
   Raises:
-    InputError: the record is no Example.
+    InputError: if the record is not an Example.
   """
   with _parse_errors():
     # An entry without a value has an empty feature, as in protocol buffers.
@@ -214,16 +212,16 @@ def decode(serialized: bytes) -> Dict[str, Any]:
 
 @contextlib.contextmanager
 def _parse_errors() -> Iterator[None]:
-  """Turns what parsing raises into InputError."""
+  """Turns exceptions of the parser into InputError."""
   try:
     yield
   except (IndexError, TypeError, ValueError) as error:
-    raise InputError("the record is no tf.train.Example ({})".format(
+    raise InputError("the record is not a tf.train.Example ({})".format(
         error)) from None
 
 
 def _map_entries(serialized: bytes) -> Iterator[Tuple[str, bytes]]:
-  """Yields the features of an Example: name and entry of the map."""
+  """Yields name and encoded map entry of each feature of an Example."""
   for field, _, features in _fields(serialized):
     if field == 1:
       for field_of_features, _, entry in _fields(features):
@@ -234,7 +232,7 @@ def _map_entries(serialized: bytes) -> Iterator[Tuple[str, bytes]]:
 
 
 def _decode_feature(feature: bytes) -> Any:
-  """Decodes a tf.train.Feature; lists may be packed or not."""
+  """Decodes a tf.train.Feature, with packed or unpacked lists."""
   decoded: Any = np.zeros(0, np.int64)
   for kind, _, values in _fields(feature):
     if kind == _BYTES_LIST:
@@ -277,7 +275,7 @@ def _fields(message: bytes) -> Iterator[Tuple[int, int, Any]]:
 
 
 def _read_varint(message: bytes, position: int) -> Tuple[int, int]:
-  """Returns the integer at a position, and where it ends."""
+  """Returns the integer at a position, and the position of its end."""
   value = shift = 0
   while True:
     byte = message[position]
@@ -291,7 +289,7 @@ def _read_varint(message: bytes, position: int) -> Tuple[int, int]:
 
 
 def _decode_varints(payload: bytes) -> np.ndarray:
-  """Decodes packed integers; int64."""
+  """Decodes packed integers to int64."""
   encoded = np.frombuffer(payload, np.uint8)
   if encoded.size and encoded[-1] > 127:
     raise ValueError("cut integer")
@@ -312,7 +310,7 @@ def _decode_varints(payload: bytes) -> np.ndarray:
 
 
 def frame(serialized: Sequence[bytes]) -> bytes:
-  """Frames records as a TFRecord file has them."""
+  """Returns the frames of records, as in a TFRecord file."""
   pieces: List[bytes] = []
   for record in serialized:
     pieces += (_frame_head(len(record)), record, _masked_crc(record))
@@ -326,7 +324,7 @@ def _frame_head(length: int) -> bytes:
 
 
 def _masked_crc(data: bytes) -> bytes:
-  """Returns the checksum that TFRecord files have."""
+  """Returns the masked CRC-32C, as in TFRecord files."""
   crc = google_crc32c.value(data)
   return _CRC.pack(((crc >> 15 | crc << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF)
 
@@ -335,13 +333,13 @@ def read(path: str, flag: str, first: int = 0) -> Iterator[bytes]:
   """Yields the serialized records of one file, in order.
 
   Args:
-    path: the record file.
-    flag: name of the flag that named it, for errors.
-    first: where a record begins, to start there.
+    path: path of the record file.
+    flag: name of the flag that gave the path, for errors.
+    first: offset in bytes of the first record to read.
 
   Raises:
-    InputError: the file is cut or is no TFRecord file.
-    FileNotFoundError: there is no such file.
+    InputError: if the file is damaged or is not a TFRecord file.
+    FileNotFoundError: if there is no such file.
   """
   with files.open_file(path) as file:
     size = _size(file)
@@ -357,22 +355,21 @@ def read(path: str, flag: str, first: int = 0) -> Iterator[bytes]:
 
 
 def offsets(path: str, flag: str, first: int = 0) -> Iterator[int]:
-  """Yields where each record of a file begins, and where the last one ends.
+  """Yields the offset of each record of a file, then the end of the last.
 
-  Only the heads of the frames are read, so that records which are passed over
-  cost no bandwidth.
+  Reads only the heads of the frames.
 
   Args:
-    path: the record file.
-    flag: name of the flag that named it, for errors.
-    first: where a record begins, to start there.
+    path: path of the record file.
+    flag: name of the flag that gave the path, for errors.
+    first: offset in bytes of the first record to read.
 
   Yields:
     Offsets in bytes.
 
   Raises:
-    InputError: the file is cut or is no TFRecord file.
-    FileNotFoundError: there is no such file.
+    InputError: if the file is cut or is not a TFRecord file.
+    FileNotFoundError: if there is no such file.
   """
   with files.open_file(path, unbuffered=True) as file:
     size = _size(file)
@@ -386,24 +383,26 @@ def offsets(path: str, flag: str, first: int = 0) -> Iterator[int]:
 
 
 def _size(file: BinaryIO) -> int:
-  """Returns the bytes of an open file, whose position moves."""
+  """Returns the size of an open file in bytes; moves the file's position."""
   file.seek(0, os.SEEK_END)
   return file.tell()
 
 
 def _check_head(head: bytes, position: int, size: int, path: str,
                 flag: str) -> int:
-  """Returns the length of a record, before memory is taken for it.
+  """Checks the head of a frame; returns the length of its record in bytes.
+
+  Callers check the head before they allocate memory for the record.
 
   Args:
-    head: what the file holds at its position.
-    position: where the frame begins.
+    head: the first bytes of the frame.
+    position: offset of the frame, in bytes.
     size: bytes of the file.
-    path: the record file.
-    flag: name of the flag that named it, for errors.
+    path: path of the record file.
+    flag: name of the flag that gave the path, for errors.
 
   Raises:
-    InputError: it is no head, or the file ends before the record does.
+    InputError: if the head is damaged, or the file ends before the record.
   """
   if len(head) < _HEAD_BYTES:
     raise _damage("cut", position, path, flag)
@@ -417,5 +416,5 @@ def _check_head(head: bytes, position: int, size: int, path: str,
 
 def _damage(problem: str, position: int, path: str, flag: str) -> InputError:
   return InputError(
-      "--{}: {} is damaged or no TFRecord file ({} record at byte {}); make it "
-      "again".format(flag, path, problem, position))
+      "--{}: {} is damaged or not a TFRecord file ({} record at byte {}); make "
+      "the file again".format(flag, path, problem, position))

@@ -430,5 +430,5 @@ def test_a_damaged_record_is_one_line(tmp_path, folder):
       folder, tmp_path / "out", "--do_train", input_file=path,
       num_train_steps=40, train_batch_size=2))
   assert result.returncode == 1 and "Traceback" not in result.stderr
-  assert "cut.tfrecord is damaged or no TFRecord file (cut record at" in (
+  assert "cut.tfrecord is damaged or not a TFRecord file (cut record at" in (
       result.stderr.splitlines()[-1])

@@ -235,7 +235,7 @@ def test_a_record_that_does_not_fit(tmp_path, vocab_file, changes, messages):
      "input_ids is missing"),
     (lambda path: tiny.write_serialized(path, [b"text"]),
      "no tf.train.Example"),
-    (lambda path: path.write_text("text"), "no TFRecord file"),
+    (lambda path: path.write_text("text"), "not a TFRecord file"),
 ])
 def test_a_file_of_another_kind(tmp_path, vocab_file, write, message):
   path = tmp_path / "a.tfrecord"

@@ -167,9 +167,9 @@ def _record_cases():
                        + data[-8:]))
     yield case("huge_length", damaged, content(
         path, (1 << 60).to_bytes(8, "little") + bytes(100)))
-    yield case("text_as_records", damaged + ("no TFRecord file",),
+    yield case("text_as_records", damaged + ("not a TFRecord file",),
                content(path, "no records, but text\n" * 10))
-    yield case("gzip_as_records", damaged + ("no TFRecord file",),
+    yield case("gzip_as_records", damaged + ("not a TFRecord file",),
                spoilers.compressed(path))
     yield case("other_max_seq_length",
                ("--max_seq_length=10", path, "12 values", "=12", "again"),

@@ -175,7 +175,7 @@ def test_records_without_labels_serve_only_hard_labels(tmp_path, features):
 
 @pytest.mark.parametrize("content, told", [
     (b"", "--input_file: .*a.tfrecord holds no record"),
-    (b"text, not records", "--input_file: .*a.tfrecord .* no TFRecord file"),
+    (b"text, not records", "--input_file: .*a.tfrecord .* not a TFRecord file"),
     (tfrecord.frame([b"text"]), "--input_file: .*a.tfrecord holds something "
                                 "other than records"),
     (tfrecord.frame([b""]), "a.tfrecord has no feature input_ids"),
