@@ -1,31 +1,30 @@
-"""Records in half the bytes: fixed-width numbers in one string, no padding.
+"""Packs records into half the bytes: fixed-width numbers, no padding.
 
-Protocol buffers take one to three bytes for each integer, also of the mask, the
-segments and the padding, and four for each probability; and a reader has to
-look at each byte of an integer to find the next one. A compact record is an
-Example of one feature, a string of bytes, little-endian:
+Protocol buffers take one to three bytes for each integer, including the mask,
+the segments and the padding, and four bytes for each probability. A compact
+record is an Example of one feature, a byte string, little-endian:
 
   prefix         the layout, the same for all records of a file: uint8, 16 times
                  the bytes of a token id and those of a probability; uint16 K;
                  uint16 S; uint16 P
   header         uint8 next_sentence_labels; the number of masked tokens; the
                  length of the first segment
-  input_ids      without the padding: as many as the rest of the string leaves
+  input_ids      without padding; their number follows from the string's length
   masked_lm_positions, masked_lm_ids, top_k_indices, truncated_masked_lm_probs
                  of the masked tokens
 
-Token ids are uint16, or int32 where a vocabulary is over 65,536. Positions and
-the two numbers in the header are uint8 where S < 256, else uint16.
+Token ids are uint16, or int32 if the vocabulary has over 65,536 tokens.
+Positions and the two numbers in the header are uint8 if S < 256, else uint16.
 
-A probability p is float32, or a code of 8 or 16 bits: 0 stands for 0, and c
-from 1 to the largest such number C for 2^(-18 (C - c) / (C - 1)). So 16 bits
-round p by up to 0.01%, 8 bits by up to 2.5%; what is under 2^-18 becomes that
-or 0, whichever is nearer.
+A probability p is float32, or a code of 8 or 16 bits. Code 0 means 0. Code c,
+from 1 to the largest code C, means 2^(-18 (C - c) / (C - 1)). So 16 bits round
+p by up to 0.01%, 8 bits by up to 2.5%; a p below 2^-18 is rounded to 2^-18 or
+0, whichever is nearer.
 
-Hidden states of the teacher stay a feature of their own beside it.
+Hidden states of the teacher are a second feature of the Example.
 
 Dimensions:
-  N: records at once
+  N: records per call
   S, P, K: as in `schema`
 """
 
@@ -38,16 +37,16 @@ import numpy as np
 from records import schema
 from util.command_line import InputError
 
-# How the features of a record are stored: each as a list, or all in one string.
+# A list for each feature, or one string for all features.
 FORMATS = ("example", "compact")
 PROBABILITY_BITS = ("8", "16", "32")
 DEFAULT_PROBABILITY_BITS = "16"
-# The exponent of 2 that the code 1 stands for.
+# Code 1 means 2 to the power of this.
 LEAST_EXPONENT = -18
 _PREFIX = struct.Struct("<BHHH")
 PREFIX_BYTES = _PREFIX.size
 _LONGEST = (1 << 16) - 1
-# Of the teacher's entries, P * K: what more would take is not reserved.
+# Limit of P * K, so that a damaged prefix cannot reserve much memory.
 _MOST_ENTRIES = 1 << 22
 _MOST_TOKEN_IDS = 1 << 16
 _MOST_SMALL = 1 << 8
@@ -55,20 +54,20 @@ _PROBABILITY_DTYPES = {8: "<u1", 16: "<u2", 32: "<f4"}
 
 
 def define_flags() -> None:
-  """Defines the flag that says how exact the probabilities of a record are."""
+  """Defines the flag for the precision of stored probabilities."""
   flags.DEFINE_enum(
       "probability_bits", DEFAULT_PROBABILITY_BITS, PROBABILITY_BITS,
-      "Bits of a probability in compact records: 32 are exact, 16 are within "
-      "0.01%, 8 within 2.5%.")
+      "Bits of a probability in compact records: 32 bits are exact, 16 bits "
+      "round by up to 0.01%, 8 bits by up to 2.5%.")
 
 
 class Field(NamedTuple):
-  """Numbers that follow each other in a record.
+  """A feature in the string of a compact record.
 
   Attributes:
-    name: of the feature.
-    dtype: of the numbers in the string.
-    shape: of the feature with its padding; in the string are the first rows.
+    name: name of the feature.
+    dtype: dtype of the numbers in the string.
+    shape: shape of the feature with padding; the string has its first rows.
   """
   name: str
   dtype: np.dtype
@@ -76,7 +75,7 @@ class Field(NamedTuple):
 
   @property
   def row_bytes(self) -> int:
-    """Bytes of a token or of a masked token."""
+    """Bytes of a row: of one token or masked token."""
     return self.dtype.itemsize * int(np.prod(self.shape[1:]))
 
 
@@ -86,11 +85,11 @@ def make_layout(shape: schema.RecordShape, vocab_size: int,
 
   Args:
     shape: lengths of the records.
-    vocab_size: of the token ids.
-    probability_bits: one of `PROBABILITY_BITS`, of use where K > 0.
+    vocab_size: tokens in the vocabulary.
+    probability_bits: one of `PROBABILITY_BITS`, as a number; ignored if K = 0.
 
   Raises:
-    InputError: a length is too large.
+    InputError: if a length is too large.
   """
   for name, length, most in (
       *((name, length, _LONGEST) for name, length in zip(
@@ -98,9 +97,8 @@ def make_layout(shape: schema.RecordShape, vocab_size: int,
       ("truncation_factor", shape.truncation_factor,
        _MOST_ENTRIES // shape.max_predictions_per_seq)):
     if length > most:
-      raise InputError("--{}={} is over {}, the most that compact records can "
-                       "have: set --record_format=example".format(
-                           name, length, most))
+      raise InputError("--{}={} is over {}, the limit of compact records: set "
+                       "--record_format=example".format(name, length, most))
   has_probabilities = shape.truncation_factor > 0
   return schema.Layout(
       shape.max_seq_length, shape.max_predictions_per_seq,
@@ -109,7 +107,7 @@ def make_layout(shape: schema.RecordShape, vocab_size: int,
 
 
 def prefix(layout: schema.Layout) -> bytes:
-  """Returns the bytes that all records of a layout begin with."""
+  """Returns the prefix of all records of a layout."""
   return _PREFIX.pack(
       2 * layout.token_id_bits + layout.probability_bits // 8,
       layout.truncation_factor, layout.max_seq_length,
@@ -117,14 +115,14 @@ def prefix(layout: schema.Layout) -> bytes:
 
 
 def header_dtype(layout: schema.Layout) -> np.dtype:
-  """Returns the structure of the bytes that follow the prefix."""
+  """Returns the structured dtype of the header."""
   small = _small_dtype(layout)
   return np.dtype([(schema.NEXT_SENTENCE_LABELS, np.uint8),
                    ("num_slots", small), ("first_length", small)])
 
 
 def fields(layout: schema.Layout) -> List[Field]:
-  """Returns what follows the header: tokens first, then masked tokens."""
+  """Returns the fields after the header: of tokens, then of masked tokens."""
   length, num_slots = layout.max_seq_length, layout.max_predictions_per_seq
   token_ids = np.dtype("<u2" if layout.token_id_bits == 16 else "<i4")
   found = [
@@ -154,16 +152,16 @@ def encode(features: Mapping[str, np.ndarray],
   """Packs the features of many records at once.
 
   Args:
-    features: arrays by feature name, with N first; the dimensions that follow
-      may be flat.
-    layout: of the records.
+    features: arrays [N, ...] by feature name; dimensions after N may be
+      flattened.
+    layout: layout of the records.
 
   Returns:
-    N strings.
+    N byte strings.
 
   Raises:
-    InputError: a record cannot be stored so: its mask is no prefix, its
-      padding holds something, or a number is too large.
+    InputError: if a record does not fit the format: the ones of a mask are not
+      at its start, the padding is not 0, or a number is too large.
   """
   num_records = len(features[schema.INPUT_IDS])
   lengths, headers = _headers(features, layout)
@@ -185,7 +183,11 @@ def encode(features: Mapping[str, np.ndarray],
 
 def _headers(features: Mapping[str, np.ndarray], layout: schema.Layout
             ) -> Tuple[np.ndarray, np.ndarray]:
-  """Returns lengths, [N], and headers, [N]; raises InputError."""
+  """Returns lengths, int64 [N], and headers, `header_dtype` [N].
+
+  Raises:
+    InputError: as for `encode`.
+  """
   mask, segments = (features[name] for name in (
       schema.INPUT_MASK, schema.SEGMENT_IDS))
   weights = features[schema.MASKED_LM_WEIGHTS]
@@ -199,8 +201,8 @@ def _headers(features: Mapping[str, np.ndarray], layout: schema.Layout
   for name, wanted in ((schema.INPUT_MASK, is_token),
                        (schema.SEGMENT_IDS, is_second),
                        (schema.MASKED_LM_WEIGHTS, is_slot)):
-    _check_all(features[name] == wanted, "{} other than ones in the places "
-               "that a compact record can have".format(name))
+    _check_all(features[name] == wanted, "{} that a compact record cannot "
+               "store".format(name))
   _check_all(num_slots <= lengths, "more masked tokens than tokens")
   headers = np.empty(len(lengths), header_dtype(layout))
   for name, values in ((schema.NEXT_SENTENCE_LABELS, features[
@@ -212,20 +214,19 @@ def _headers(features: Mapping[str, np.ndarray], layout: schema.Layout
 
 
 def _check_padding(name: str, values: np.ndarray, counts: np.ndarray) -> None:
-  """Raises InputError where values, [N, rows, ...], go on after the counts."""
+  """Raises InputError if values, [N, rows, ...], are not 0 after the counts."""
   is_padding = np.arange(values.shape[1]) >= counts[:, np.newaxis]
   _check_all(values[is_padding] == 0, "{} in the padding".format(name))
 
 
 def _check_all(is_right: np.ndarray, problem: str) -> None:
   if not np.all(is_right):
-    raise InputError("a record has {}: leave it in --record_format=example"
-                     .format(problem))
+    raise InputError("a record has {}: use --record_format=example".format(
+        problem))
 
 
 def _to_dtype(name: str, values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-  """Casts, or encodes probabilities; raises InputError for what does not fit.
-  """
+  """Casts values, or encodes probabilities; raises InputError for misfits."""
   if name == schema.TEACHER_PROBABILITIES and dtype.kind == "u":
     return encode_probabilities(values, dtype)
   if dtype.kind in "ui":
@@ -239,13 +240,13 @@ def encode_probabilities(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
   """Rounds probabilities to codes.
 
   Args:
-    values: floats from 0 to 1; more, by rounding, is 1.
-    dtype: of the codes, unsigned.
+    values: floats from 0 to 1; larger values, from rounding, count as 1.
+    dtype: unsigned dtype of the codes.
 
   Raises:
-    InputError: a value is negative or NaN.
+    InputError: if a value is negative or NaN.
   """
-  _check_all(values >= 0, "probabilities that are none")
+  _check_all(values >= 0, "negative or NaN probabilities")
   most = np.iinfo(dtype).max
   with np.errstate(divide="ignore"):
     exponents = np.log2(values.astype(np.float64))
@@ -255,7 +256,7 @@ def encode_probabilities(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def decode_probabilities(codes: np.ndarray) -> np.ndarray:
-  """Returns what codes stand for, float32."""
+  """Returns the probabilities of codes, float32."""
   most = np.iinfo(codes.dtype).max
   exponents = (most - codes.astype(np.float64)) * LEAST_EXPONENT / (most - 1)
   return np.where(codes > 0, np.exp2(exponents), 0).astype(np.float32)
@@ -265,13 +266,13 @@ def decode_probabilities(codes: np.ndarray) -> np.ndarray:
 
 
 def layout_of(features: Mapping[str, Any]) -> Optional[schema.Layout]:
-  """Returns the layout of a record, or None where it is not compact.
+  """Returns the layout of a record, or None if it is not compact.
 
   Args:
-    features: as `tfrecord.decode` returns them.
+    features: features as `tfrecord.decode` returns them.
 
   Raises:
-    InputError: the record is damaged.
+    InputError: if the record is damaged.
   """
   if schema.COMPACT not in features:
     return None
@@ -290,16 +291,16 @@ def layout_of(features: Mapping[str, Any]) -> Optional[schema.Layout]:
 
 
 def expand(features: Mapping[str, Any]) -> Dict[str, Any]:
-  """Unpacks a compact record; another one is returned as it is.
+  """Unpacks a compact record; returns other records unchanged.
 
   Args:
-    features: as `tfrecord.decode` returns them.
+    features: features as `tfrecord.decode` returns them.
 
   Returns:
-    The same as `tfrecord.decode` returns for a record that is not compact.
+    Features as `tfrecord.decode` returns them for a record that is not compact.
 
   Raises:
-    InputError: the record is damaged.
+    InputError: if the record is damaged.
   """
   layout = layout_of(features)
   if layout is None:
@@ -350,7 +351,7 @@ def _payload(features: Mapping[str, Any]) -> bytes:
   """Returns the string of a compact record; raises InputError."""
   payloads = features[schema.COMPACT]
   if not isinstance(payloads, list) or len(payloads) != 1:
-    raise _damage("there is not one string")
+    raise _damage("it is not one string")
   return payloads[0]
 
 
@@ -361,15 +362,15 @@ def _damage(problem: str) -> InputError:
 
 def pack(features: Mapping[str, np.ndarray],
          layout: Optional[schema.Layout]) -> Dict[str, Any]:
-  """Returns the features of many records as a layout stores them.
+  """Returns the features of many records in the form that a layout stores.
 
   Args:
-    features: arrays by feature name, with N first; the dimensions that follow
-      may be flat.
-    layout: of the records; None for a list for each feature.
+    features: arrays [N, ...] by feature name; dimensions after N may be
+      flattened.
+    layout: layout of the records; None for a list for each feature.
 
   Returns:
-    What `tfrecord.encode` takes.
+    Features for `tfrecord.encode`.
 
   Raises:
     InputError: as for `encode`.

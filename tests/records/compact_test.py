@@ -176,9 +176,9 @@ def test_codes_of_extreme_probabilities(value, code):
     (schema.TEACHER_INDICES, (2, 0), 4, "top_k_indices in the padding"),
     (schema.TEACHER_PROBABILITIES, (2, 0), 0.5,
      "truncated_masked_lm_probs in the padding"),
-    (schema.TEACHER_PROBABILITIES, (0, 0), -0.5, "probabilities that are none"),
+    (schema.TEACHER_PROBABILITIES, (0, 0), -0.5, "negative or NaN probabilities"),
     (schema.TEACHER_PROBABILITIES, (0, 0), np.nan,
-     "probabilities that are none"),
+     "negative or NaN probabilities"),
 ])
 def test_a_record_that_does_not_fit_is_refused(name, index, value, told):
   examples = [features for features in tiny.random_examples(50, seed=4)
