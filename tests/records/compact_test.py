@@ -162,11 +162,11 @@ def test_codes_of_extreme_probabilities(value, code):
 
 
 @pytest.mark.parametrize("name, index, value, told", [
-    (schema.INPUT_MASK, 1, 0, "input_mask other"),
-    (schema.SEGMENT_IDS, 0, 1, "segment_ids other"),
-    (schema.SEGMENT_IDS, 9, 1, "segment_ids other"),
-    (schema.MASKED_LM_WEIGHTS, 0, 0.5, "masked_lm_weights other"),
-    (schema.MASKED_LM_WEIGHTS, 0, 0.0, "masked_lm_weights other"),
+    (schema.INPUT_MASK, 1, 0, "input_mask that"),
+    (schema.SEGMENT_IDS, 0, 1, "segment_ids that"),
+    (schema.SEGMENT_IDS, 9, 1, "segment_ids that"),
+    (schema.MASKED_LM_WEIGHTS, 0, 0.5, "masked_lm_weights that"),
+    (schema.MASKED_LM_WEIGHTS, 0, 0.0, "masked_lm_weights that"),
     (schema.INPUT_IDS, 9, 4, "input_ids in the padding"),
     (schema.INPUT_IDS, 0, 65536, "input_ids out of uint16"),
     (schema.INPUT_IDS, 0, -1, "input_ids out of uint16"),
@@ -176,7 +176,8 @@ def test_codes_of_extreme_probabilities(value, code):
     (schema.TEACHER_INDICES, (2, 0), 4, "top_k_indices in the padding"),
     (schema.TEACHER_PROBABILITIES, (2, 0), 0.5,
      "truncated_masked_lm_probs in the padding"),
-    (schema.TEACHER_PROBABILITIES, (0, 0), -0.5, "negative or NaN probabilities"),
+    (schema.TEACHER_PROBABILITIES, (0, 0), -0.5,
+     "negative or NaN probabilities"),
     (schema.TEACHER_PROBABILITIES, (0, 0), np.nan,
      "negative or NaN probabilities"),
 ])
