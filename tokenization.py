@@ -1,22 +1,22 @@
-"""BERT's tokenizers: text in, WordPiece tokens or their ids out.
+"""Tokenizes text into BERT's WordPiece tokens and their ids.
 
   tokenizer = FullTokenizer(vocab_file="bert/vocab.txt", do_lower_case=True)
   tokens = tokenizer.tokenize("Unaffable, he said.")
   ids = tokenizer.convert_tokens_to_ids(tokens)
 
 The rules are those of BERT's uncased and cased models (Devlin et al. 2019):
-the basic tokenizer splits a line into words and punctuation marks, WordPiece
-splits each word into the longest pieces that the vocabulary has. Names and
+the basic tokenizer splits a line into words and punctuation marks, and
+WordPiece splits each word into the longest pieces in the vocabulary. Names and
 signatures are BERT's own, so scripts written for BERT can import this module;
 `strip_accents`, `FullTokenizer.encode`, `encode_lines` and `from_vocab` are
 extensions.
 
-Neither step looks beyond the space around a word, so the ids of a word are
-cached: where words repeat, text costs one dictionary look-up a word.
+The ids of a word do not depend on its context, so a cache holds the ids of each
+word: a repeated word costs one dictionary look-up.
 
-Internally a sequence of token ids is a bytes object of int32: nothing in the
-standard library joins many short sequences of integers as fast as `bytes.join`,
-and few things keep them as small.
+Internally, a sequence of token ids is a bytes object of int32: `bytes.join` is
+the fastest way in the standard library to join many short sequences of
+integers, and bytes objects are small.
 """
 
 import abc
@@ -39,9 +39,9 @@ CONTINUATION_PREFIX = "##"
 # A word with more characters becomes UNKNOWN_TOKEN.
 MAX_WORD_LENGTH = 200
 
-# The limits of a WordCache keep it below 50 MB: so many short words of ASCII
-# have about 45 MB, and each other one counts for as many of these as it has
-# bytes, of which this is a generous estimate for a character.
+# Limits that keep a WordCache below 50 MB. This number of short ASCII words
+# takes about 45 MB; every other word counts as several short words, by its
+# bytes, with a generous estimate of bytes per character.
 _MAX_CACHED_WORDS = 1 << 18
 _SHORT_WORD = 16
 _SHORT_WORD_BYTES = 180
@@ -49,31 +49,32 @@ _CHARACTER_BYTES = 4
 _MAX_CACHED_LENGTH = 64
 _INT32 = struct.Struct("=i")
 _UTF_32 = "utf-32-le" if sys.byteorder == "little" else "utf-32-be"
-# Stands for a line end among packed ids. No vocabulary has 2^24 tokens, so one
-# byte of each id is 0, and four bytes of 255 can only be this mark.
+# Marks a line end among packed ids. No vocabulary has 2^24 tokens, so one byte
+# of each id is 0, and four bytes of 255 can only be this mark.
 _LINE_END_MARK = b"\xff" * _INT32.size
-# Lines that are encoded at once: few enough for their words to stay in cache.
+# Lines to encode per step: few enough for their words to stay in cache.
 _BLOCK_LINES = 128
 # The words and marks of ASCII text without control characters.
 _ASCII_TOKENS = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
-# Code points that BERT sets apart one by one, as Chinese and Japanese have no
-# spaces. Hangul and kana are not among them.
+# Code points that BERT makes separate words, since Chinese and Japanese have no
+# spaces. Hangul and kana are not included.
 CJK_BLOCKS = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
               (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F),
                (0x2B820, 0x2CEAF), (0x2F800, 0x2FA1F))
 _CJK = "".join("{}-{}".format(chr(first), chr(last))
                for first, last in CJK_BLOCKS)
 _CJK_CHARACTER = re.compile("[" + _CJK + "]")
-# These and the marks of Chinese text are tokens of one character, whatever is
-# beside them. Not the full-width colon and stop: they change how Σ is lowered.
+# Characters that are tokens by themselves in every context: CJK and the marks
+# of Chinese text. The full-width colon and stop are not included, since they
+# change the lower case of Σ.
 _ALONE = _CJK + "、。，！？；（）《》「」『』【】“”"
 _ALL_ALONE = re.compile("[" + _ALONE + "]+")
 _RUNS = re.compile("([" + _ALONE + "]+)")
-# What the folder names of BERT's published models tell of their case.
+# The case in the folder names of BERT's published models.
 _CASE_IN_NAME = re.compile("(?<![a-z])(un)?cased(?![a-z])", re.IGNORECASE)
-# Two of the first models lower the case and do not say so.
+# Two of the first models lower the case, but their names have no "uncased".
 _LOWER_CASE_MODELS = ("multilingual_L-12_H-768_A-12", "chinese_L-12_H-768_A-12")
-# What stands for the pieces of a word.
+# The tokens of a word: packed ids, or the token strings.
 _Joined = TypeVar("_Joined", bytes, Tuple[str, ...])
 
 
@@ -84,10 +85,10 @@ def convert_to_unicode(text: Union[str, bytes]) -> str:
   """Returns text as str.
 
   Args:
-    text: str, or UTF-8 bytes, of which invalid ones are left out.
+    text: str, or UTF-8 bytes, whose invalid bytes are dropped.
 
   Raises:
-    ValueError: `text` is neither.
+    ValueError: if `text` is neither str nor bytes.
   """
   if isinstance(text, str):
     return text
@@ -98,59 +99,52 @@ def convert_to_unicode(text: Union[str, bytes]) -> str:
 
 
 def printable_text(text: Union[str, bytes]) -> str:
-  """Returns text in the form that `print` takes, which is str.
-
-  Args:
-    text: as for `convert_to_unicode`.
-
-  Raises:
-    ValueError: `text` is neither str nor bytes.
-  """
+  """Returns text as str, for `print`; as for `convert_to_unicode`."""
   return convert_to_unicode(text)
 
 
 def load_vocab(vocab_file: str) -> Dict[str, int]:
-  """Reads a vocabulary: one token a line, its id is the line's number from 0.
+  """Reads a vocabulary: one token per line; its id is the line number from 0.
 
   Args:
-    vocab_file: path, UTF-8; a byte-order mark is no part of the first token.
+    vocab_file: path of a UTF-8 file; a byte-order mark is dropped.
 
   Returns:
     Ids by token, in the order of the file.
 
   Raises:
-    ValueError: the file is not UTF-8.
-    OSError: the file cannot be read.
+    ValueError: if the file is not UTF-8.
+    OSError: if the file cannot be read.
   """
   with open(vocab_file, "rb") as file:
     return parse_vocab(file.read(), vocab_file)
 
 
 def parse_vocab(content: bytes, name: str) -> Dict[str, int]:
-  """Does what `load_vocab` does, with the bytes of the file.
+  """Parses a vocabulary; as for `load_vocab`.
 
   Args:
-    content: of the file.
-    name: of the file, for errors.
+    content: bytes of the file.
+    name: name of the file, for errors.
 
   Raises:
-    ValueError: the content is not UTF-8.
+    ValueError: if the content is not UTF-8.
   """
   try:
     lines = content.decode("utf-8-sig").split("\n")
   except UnicodeDecodeError as error:
     raise ValueError("{} is not UTF-8 text ({})".format(name, error)) from None
   if not lines[-1]:
-    lines.pop()  # What follows the last line end is no line.
+    lines.pop()  # A final line end does not start another line.
   return {line.strip(): index for index, line in enumerate(lines)}
 
 
 def convert_by_vocab(vocab: Mapping[Any, Any],
                      items: Iterable[Any]) -> List[Any]:
-  """Returns what `vocab` has for each item.
+  """Returns the value in `vocab` of each item.
 
   Raises:
-    KeyError: `vocab` has no such item.
+    KeyError: if `vocab` lacks an item.
   """
   return [vocab[item] for item in items]
 
@@ -168,7 +162,7 @@ def convert_ids_to_tokens(inv_vocab: Mapping[int, str],
 
 
 def whitespace_tokenize(text: str) -> List[str]:
-  """Splits text at white space, of which nothing is kept."""
+  """Splits text at white space, and drops the white space."""
   return text.split()
 
 
@@ -178,12 +172,11 @@ def validate_case_matches_checkpoint(do_lower_case: bool,
 
   Args:
     do_lower_case: as for the tokenizer.
-    init_checkpoint: path of a file in the model's folder, whose name may tell
-      the case, as those of BERT's published models do; may be empty.
+    init_checkpoint: path of a file in the model's folder, or "". The names of
+      BERT's published folders include "cased" or "uncased".
 
   Raises:
-    ValueError: the name of the folder tells another case. A name that tells
-      nothing passes.
+    ValueError: if the name of the folder includes another case.
   """
   folders = (init_checkpoint or "").replace("\\", "/").split("/")[:-1]
   model = folders[-1] if folders else ""
@@ -202,10 +195,7 @@ def validate_case_matches_checkpoint(do_lower_case: bool,
 
 
 class _CharacterTable(dict, abc.ABC):
-  """A `str.translate` table that fills itself; every character has a default.
-
-  Subclasses say with `replacement` what one character becomes.
-  """
+  """A `str.translate` table that computes each replacement once, on demand."""
 
   def __missing__(self, code_point: int) -> str:
     self[code_point] = replacement = self.replacement(chr(code_point))
@@ -213,11 +203,11 @@ class _CharacterTable(dict, abc.ABC):
 
   @abc.abstractmethod
   def replacement(self, char: str) -> str:
-    """Returns what a character becomes."""
+    """Returns the replacement of a character."""
 
 
 class _CleaningTable(_CharacterTable):
-  """Drops control characters, makes white space plain, sets CJK apart."""
+  """Drops control characters; puts spaces for white space and around CJK."""
 
   def replacement(self, char: str) -> str:
     category = unicodedata.category(char)
@@ -232,7 +222,7 @@ class _CleaningTable(_CharacterTable):
 
 
 class _PunctuationTable(_CharacterTable):
-  """Sets punctuation apart, and drops accents where `strip_accents` says so."""
+  """Puts spaces around punctuation; drops accents if `strip_accents` is set."""
 
   def __init__(self, strip_accents: bool):
     super().__init__()
@@ -242,7 +232,8 @@ class _PunctuationTable(_CharacterTable):
     category = unicodedata.category(char)
     if self._strip_accents and category == "Mn":
       return ""
-    # Every ASCII symbol counts, also those that Unicode files elsewhere: $+<=>.
+    # All ASCII symbols count as punctuation, also those of other Unicode
+    # categories, such as $+<=>.
     is_ascii_symbol = "!" <= char <= "~" and not char.isalnum()
     if is_ascii_symbol or category.startswith("P"):
       return " {} ".format(char)
@@ -258,8 +249,8 @@ class BasicTokenizer:
 
     Args:
       do_lower_case: whether to lower the case.
-      strip_accents: whether to drop accents. None means as do_lower_case, which
-        is what BERT does; Hugging Face's BertTokenizer has this option too.
+      strip_accents: whether to drop accents. None means the value of
+        do_lower_case, as in BERT. Hugging Face's BertTokenizer has this option.
     """
     self.do_lower_case = do_lower_case
     self.strip_accents = (
@@ -287,19 +278,19 @@ class BasicTokenizer:
 
 
 class _LongestPieces(Generic[_Joined]):
-  """Splits words into the longest pieces, and joins what stands for these.
+  """Splits words into the longest pieces, and joins the values of the pieces.
 
-  What stands for a piece can be added up: a tuple of the token, or packed ids.
+  The value of a piece is a tuple of its token, or its packed id.
   """
 
   def __init__(self, values: Mapping[str, _Joined],
                unknown: Optional[_Joined], max_length: int):
-    """Sorts the vocabulary into pieces that start and that continue a word.
+    """Separates the pieces that start a word from those that continue one.
 
     Args:
-      values: by token, what stands for it.
-      unknown: stands for a word that has no pieces; None where nothing does.
-      max_length: a longer word is unknown.
+      values: value of each token.
+      unknown: value of a word without pieces; None if there is none.
+      max_length: most characters of a word; longer words are unknown.
     """
     self._first: Mapping[str, _Joined] = values
     self._next: Dict[str, _Joined] = {
@@ -309,15 +300,15 @@ class _LongestPieces(Generic[_Joined]):
     }
     self._unknown: Optional[_Joined] = unknown
     self._max_length = max_length
-    # At least 1, so that no empty piece is looked up.
+    # At least 1, so that no look-up has an empty piece.
     self._max_first = max(map(len, self._first), default=0) or 1
     self._max_next = max(map(len, self._next), default=0) or 1
 
   def join(self, word: str) -> _Joined:
-    """Returns what stands for the pieces of a word, one after the other.
+    """Returns the joined values of the pieces of a word.
 
     Raises:
-      KeyError: the word is unknown, and nothing stands for that.
+      KeyError: if the word is unknown and unknown words have no value.
     """
     if len(word) > self._max_length:
       return self._join_unknown(word)
@@ -350,12 +341,13 @@ class WordpieceTokenizer:
 
   def __init__(self, vocab: Collection[str], unk_token: str = UNKNOWN_TOKEN,
                max_input_chars_per_word: int = MAX_WORD_LENGTH):
-    """Keeps the arguments, as attributes of the same names.
+    """Stores the arguments as attributes of the same names.
 
     Args:
       vocab: ids by token, or any other collection of tokens.
-      unk_token: stands for a word that has no pieces; `vocab` may lack it.
-      max_input_chars_per_word: a longer word becomes unk_token.
+      unk_token: token for a word without pieces; `vocab` may lack it.
+      max_input_chars_per_word: most characters of a word; a longer word becomes
+        unk_token.
     """
     self.vocab = vocab
     self.unk_token = unk_token
@@ -365,8 +357,8 @@ class WordpieceTokenizer:
     """Returns the pieces of all words of `text`, in order.
 
     Args:
-      text: words with white space between them, as BasicTokenizer makes them;
-        as for `convert_to_unicode`.
+      text: words of BasicTokenizer, separated by white space; str or UTF-8
+        bytes.
     """
     return [piece for word in whitespace_tokenize(convert_to_unicode(text))
             for piece in self._pieces.join(word)]
@@ -381,11 +373,11 @@ class WordpieceTokenizer:
 
 
 class WordCache(dict):
-  """Packed ids by word, as spaces cut words out; computed once for each.
+  """Cache of the packed ids of words, which are text between spaces.
 
-  A clause of Chinese has no spaces and never comes again: its characters are
-  looked up one by one, and the clause is not kept. When the cache is full it is
-  cleared: the common words are back at once.
+  A Chinese clause has no spaces and rarely recurs, so the cache looks up its
+  characters and does not keep the clause. A full cache is cleared; the common
+  words soon return.
   """
 
   def __init__(self, basic: BasicTokenizer, wordpiece: WordpieceTokenizer,
@@ -394,10 +386,10 @@ class WordCache(dict):
     """Starts empty.
 
     Args:
-      basic: splits what is more than one word.
-      wordpiece: splits a word; its vocabulary has ids by token.
-      max_words: how many words are kept.
-      max_length: how long they may be.
+      basic: tokenizer for text that is not one ASCII word.
+      wordpiece: tokenizer of words; its vocabulary has ids by token.
+      max_words: most words to keep.
+      max_length: most characters of a word to keep.
     """
     super().__init__()
     assert isinstance(wordpiece.vocab, Mapping)
@@ -410,7 +402,7 @@ class WordCache(dict):
     self._do_lower_case = basic.do_lower_case
     self._max_words = max_words
     self._max_length = max_length
-    self._num_more = 0  # What longer words count for beyond one.
+    self._num_extra = 0  # Count of longer words beyond one each.
     self._characters = _CharacterIds(self._encode_alone)
 
   def __missing__(self, word: str) -> bytes:
@@ -420,7 +412,7 @@ class WordCache(dict):
     elif word.isascii() and word.isprintable():
       tokens = _ASCII_TOKENS.findall(
           word.lower() if self._do_lower_case else word)
-      # The parts of "don't" are words that come again.
+      # The parts of a word such as "don't" recur, so cache them too.
       ids = b"".join(map(
           self.__getitem__ if len(tokens) > 1 else encode, tokens))
     elif word == "\n":
@@ -429,38 +421,39 @@ class WordCache(dict):
       return self._encode_characters(word)
     else:
       ids = b"".join(map(encode, self._basic.tokenize(word)))
-    if len(self) + self._num_more >= self._max_words:
+    if len(self) + self._num_extra >= self._max_words:
       self.clear()
-      self._num_more = 0
+      self._num_extra = 0
     if len(word) <= self._max_length:
       if len(word) > _SHORT_WORD or not word.isascii():
-        self._num_more += (
+        self._num_extra += (
             len(word) * _CHARACTER_BYTES + len(ids)) // _SHORT_WORD_BYTES
       self[word] = ids
     return ids
 
   def _encode_characters(self, clause: str) -> bytes:
-    """Returns the packed ids of text with characters that stand alone."""
+    """Returns the packed ids of text with one-character tokens."""
     characters = self._characters
     if _ALL_ALONE.fullmatch(clause) is not None:
       return clause.translate(characters).encode(_UTF_32, "surrogatepass")
-    runs = _RUNS.split(clause)  # Every other one stands alone.
+    runs = _RUNS.split(clause)  # Odd indices are runs of one-character tokens.
     return b"".join(
         run.translate(characters).encode(_UTF_32, "surrogatepass")
         if index % 2 else self[run] for index, run in enumerate(runs) if run)
 
   def _encode_alone(self, char: str) -> int:
-    """Returns the id of a character that stands alone."""
+    """Returns the id of a one-character token."""
     word, = self._basic.tokenize(char)
     index, = _INT32.unpack(self._encode(word))
     return index
 
 
 class _CharacterIds(dict):
-  """A `str.translate` table from characters to those whose numbers are ids.
+  """A `str.translate` table from characters to ids, as code points.
 
-  UTF-32 then makes packed ids of them, without a step for each in Python. It
-  has room for vocabularies of a million tokens.
+  Encoding the translated text as UTF-32 gives packed ids, without a Python step
+  for each character. UTF-32 has over a million code points, more than any
+  vocabulary.
   """
 
   def __init__(self, id_of: Callable[[str], int]):
@@ -481,11 +474,11 @@ class FullTokenizer:
   """Turns text into WordPiece tokens and their ids.
 
   Attributes:
-    vocab: ids by token; changes of it have no effect on the tokens.
+    vocab: ids by token; later changes do not affect the tokens.
     inv_vocab: tokens by id.
     basic_tokenizer: splits text into words and punctuation marks.
-    wordpiece_tokenizer: splits these into tokens.
-    word_cache: what both made of the words so far.
+    wordpiece_tokenizer: splits words and punctuation marks into tokens.
+    word_cache: packed ids of the words so far.
   """
 
   def __init__(self, vocab_file: str, do_lower_case: bool = True,
@@ -508,7 +501,7 @@ class FullTokenizer:
     """Builds a tokenizer from a vocabulary in memory.
 
     Args:
-      vocab: ids by token, as `load_vocab` gives them.
+      vocab: ids by token, as `load_vocab` returns them.
       do_lower_case: whether the vocabulary is an uncased one.
       strip_accents: as for `BasicTokenizer`.
     """
@@ -533,7 +526,7 @@ class FullTokenizer:
     """
     if self.wordpiece_tokenizer.unk_token in self.vocab:
       return self.convert_ids_to_tokens(self.encode(text))
-    # An unknown word has no id here, so nothing can be cached.
+    # Without an id for unknown words, the cache cannot be used.
     return [piece for word in self.basic_tokenizer.tokenize(text)
             for piece in self.wordpiece_tokenizer.tokenize(word)]
 
@@ -541,7 +534,7 @@ class FullTokenizer:
     """Returns the id of each token.
 
     Raises:
-      KeyError: the vocabulary lacks a token.
+      KeyError: if the vocabulary lacks a token.
     """
     return convert_tokens_to_ids(self.vocab, tokens)
 
@@ -549,7 +542,7 @@ class FullTokenizer:
     """Returns the token of each id.
 
     Raises:
-      KeyError: the vocabulary has no such id.
+      KeyError: if the vocabulary lacks an id.
     """
     return convert_ids_to_tokens(self.inv_vocab, ids)
 
@@ -560,20 +553,20 @@ class FullTokenizer:
       text: as for `convert_to_unicode`.
 
     Raises:
-      KeyError: a word is unknown and the vocabulary lacks [UNK].
+      KeyError: if a word is unknown and the vocabulary lacks [UNK].
     """
     ids, _ = self.encode_lines([convert_to_unicode(text)])
     return ids.tolist()
 
   def encode_lines(self, lines: Iterable[str]
                   ) -> Tuple["array.array[int]", "array.array[int]"]:
-    """Encodes many lines at once, which is faster than one by one.
+    """Encodes many lines at once, which is faster than separate calls.
 
     Args:
-      lines: text; a line end within it counts as space.
+      lines: lines of text; a line end within a line counts as space.
 
     Returns:
-      The ids of all lines, int32, and the number of ids of each line, int32.
+      The ids of all lines, int32, and the number of ids in each line, int32.
 
     Raises:
       KeyError: as for `encode`.
@@ -583,9 +576,9 @@ class FullTokenizer:
     ids, lengths = array.array("i"), array.array("i")
     for start in range(0, len(lines), _BLOCK_LINES):
       block = lines[start:start + _BLOCK_LINES]
-      # The line end is a word of its own, with a mark for its id.
+      # The line end is a separate word, and its id is the mark.
       text = " \n ".join(block)
-      if text.count("\n") >= len(block):  # Within a line it is mere space.
+      if text.count("\n") >= len(block):  # A line has a line end within it.
         text = " \n ".join(line.replace("\n", " ") for line in block)
       encoded = b"".join(map(ids_of_word, text.split(" "))).split(
           _LINE_END_MARK)
