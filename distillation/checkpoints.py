@@ -453,12 +453,7 @@ def _initialize_from(variable: tf.Variable, checkpoint: str, source: str,
 
 
 class LossScaleSaver(tf1.train.Saver):
-  """Saves and restores all variables, including those of a loss scale.
-
-  If a checkpoint lacks the variables of the loss scale, `restore` initializes
-  them. Training without a loss scale writes such checkpoints, and so did
-  earlier versions.
-  """
+  """Saves and restores all variables, including those of a loss scale."""
 
   def __init__(self, max_to_keep: int):
     """Builds the graph's operations, also for checkpoints without a scale."""
@@ -472,6 +467,10 @@ class LossScaleSaver(tf1.train.Saver):
     self._without_loss_scale = tf1.train.Saver(variables)
 
   def restore(self, sess, save_path):
+    """Restores all variables; initializes a loss scale that is not saved.
+
+    Training without a loss scale saves none, nor did earlier versions.
+    """
     if set(optimization.LOSS_SCALE_VARIABLES) <= set(
         variable_shapes(save_path)):
       super().restore(sess, save_path)

@@ -472,8 +472,7 @@ def _first_unfit_record(features: Mapping[str, np.ndarray],
 def _write_window(writer: RecordWriter, labelled: LabelledWindow,
                   corpus: order.Corpus, shape: schema.RecordShape,
                   layout: Optional[schema.Layout]) -> None:
-  """Writes the records of a window; arguments and errors as for `label_file`.
-  """
+  """Writes a window's records; arguments and errors as for `label_file`."""
   window, labels = labelled
   for first in range(0, len(window.serialized), _ENCODED_RECORDS):
     some = slice(first, first + _ENCODED_RECORDS)

@@ -551,7 +551,8 @@ def test_documents_of_one_sentence_are_reported(
      "--max_predictions_per_seq=77."),
     ({"max_seq_length": 512, "max_predictions_per_seq": 76}, ""),
     ({"max_seq_length": 128}, ""),
-    ({"max_seq_length": 128, "masked_lm_prob": 0.3}, "=20 masks 15.6% .*=39[.]"),
+    ({"max_seq_length": 128, "masked_lm_prob": 0.3},
+     "=20 masks 15.6% .*=39[.]"),
     # In float arithmetic 7 of 100 are more than 7.
     ({"max_seq_length": 100, "masked_lm_prob": 0.07,
       "max_predictions_per_seq": 7}, ""),

@@ -290,8 +290,8 @@ def test_layers_that_a_teacher_does_not_use_are_told(tmp_path, caplog):
 def test_one_file_of_a_checkpoint_is_refused(tmp_path, ending):
   path = str(tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables()))
-  with pytest.raises(InputError, match="--init_checkpoint: .*{} is one "
-                     "file of .* prefix of its files, {}$".format(ending, path)):
+  with pytest.raises(InputError, match="--init_checkpoint: .*{} is one file "
+                     "of .* of its files, {}$".format(ending, path)):
     checkpoints.match_checkpoint(tiny.CONFIG, path + ending)
 
 
