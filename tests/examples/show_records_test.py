@@ -234,7 +234,7 @@ def test_a_record_that_does_not_fit(tmp_path, vocab_file, changes, messages):
     (lambda path: tiny.write_records(path, [{"text": np.array([1])}]),
      "input_ids is missing"),
     (lambda path: tiny.write_serialized(path, [b"text"]),
-     "no tf.train.Example"),
+     "not a tf.train.Example"),
     (lambda path: path.write_text("text"), "not a TFRecord file"),
 ])
 def test_a_file_of_another_kind(tmp_path, vocab_file, write, message):

@@ -164,7 +164,7 @@ def test_a_damaged_compact_record_is_one_or_refused(bits, data):
 
 
 def test_a_length_of_over_64_bits_is_no_example():
-  with pytest.raises(InputError, match="no tf.train.Example.*64 bits"):
+  with pytest.raises(InputError, match="not a tf.train.Example.*64 bits"):
     tfrecord.add_features([b"\x0a" + b"\xff" * 12], _ADDED)
 
 

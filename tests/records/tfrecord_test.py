@@ -121,7 +121,7 @@ def test_replaced_features_keep_the_keys_sorted():
 def test_features_are_added_only_to_examples(record):
   labels = {"a": np.array([[1]])}
   assert tfrecord.add_features([b""], labels) == tfrecord.encode(labels)
-  with pytest.raises(InputError, match="no tf.train.Example"):
+  with pytest.raises(InputError, match="not a tf.train.Example"):
     tfrecord.add_features([record], labels)
 
 
@@ -186,7 +186,7 @@ def _example_of(feature):
 def test_what_is_no_example_is_an_error(serialized):
   with pytest.raises(InputError) as error:
     tfrecord.decode(serialized)
-  assert str(error.value).count("no tf.train.Example") == 1
+  assert str(error.value).count("not a tf.train.Example") == 1
 
 
 def test_bits_that_int64_does_not_have_are_dropped():
