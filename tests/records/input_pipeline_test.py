@@ -397,8 +397,8 @@ def test_an_integer_out_of_range_names_file_and_record(
   dataset = input_pipeline.evaluation_input_fn(
       corpus, tiny.SHAPE, "input_file", limits=limits)({"batch_size": 4})
   with pytest.raises(InputError, match=(
-      "--input_file: record 5 in .*bad.tfrecord has {} {}, where {} is the "
-      "limit".format(name, value, limit))):
+      "--input_file: record 5 in .*bad.tfrecord has {} {}, but the limit "
+      "is {}".format(name, value, limit))):
     with input_pipeline.record_errors(
         "input_file", corpus, tiny.SHAPE, limits):
       list(dataset)
