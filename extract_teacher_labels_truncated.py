@@ -331,7 +331,7 @@ def _sources(paths: Sequence[str], index_folder: str) -> Dict[str, str]:
     name = os.path.basename(path)
     if name in sources:
       raise InputError(
-          "--input_file has two files of the name {}, one of them {}; the "
+          "--input_file has two files named {}, one of them {}; the "
           "manifest identifies files by name: rename one file, or label the "
           "files in separate runs".format(name, path))
     sources[name] = block_index.records_fingerprint(

@@ -138,7 +138,7 @@ def define_flags() -> None:
       lower_bound=0.0, upper_bound=1.0)
   flags.DEFINE_bool(
       "do_whole_word_mask", False,
-      "Whether to mask either all pieces of a word or none.")
+      "Whether to mask whole words: all pieces of a word or none.")
   flags.DEFINE_enum(
       "record_format", "example", compact.FORMATS,
       "example stores a list for each feature, as the 2019 scripts do; compact "
@@ -493,13 +493,7 @@ def _input_paths(options: RunOptions) -> List[str]:
 
 def _tasks(options: RunOptions, sources: Mapping[int, Source],
            vocab_size: int) -> List[Task]:
-  """Returns the tasks of input files.
-
-  Args:
-    options: options of the run.
-    sources: input files by number.
-    vocab_size: tokens in the vocabulary.
-  """
+  """Returns the tasks of input files, which are given by number."""
   vocab_fingerprint = files.fingerprint(options.vocab_file)
   record_flags = options.sampling_options.manifest_flags()
   layout = None

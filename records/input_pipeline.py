@@ -577,16 +577,7 @@ def _batches(dataset: tf.data.Dataset, shape: schema.RecordShape,
              batch_size: int, drop_remainder: bool,
              limits: Optional[decoding.Limits],
              prepare: Optional[Prepare]) -> tf.data.Dataset:
-  """Decodes records, and batches them anew for the model, ahead of their use.
-
-  Args:
-    dataset: batches of serialized records, of any sizes.
-    shape: lengths of the records.
-    batch_size: B.
-    drop_remainder: as for `evaluation_input_fn`.
-    limits: as for `decoding.decode`.
-    prepare: as for `training_input_fn`.
-  """
+  """Decodes batches of any sizes to batches of B records, and prefetches."""
   dataset = dataset.map(
       _as_is(lambda serialized: decoding.decode(serialized, shape, limits)),
       num_parallel_calls=min(_MOST_DECODING_THREADS, workers.available_cores()),

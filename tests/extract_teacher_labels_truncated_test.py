@@ -310,7 +310,7 @@ def test_input_files_of_one_name_are_refused(tmp_path, folder):
   tiny.assert_one_line_error(
       _run(folder, tmp_path / "out.tfrecord",
            input_file=tmp_path / "*" / "masked_2.tfrecord"),
-      "--input_file", "two files masked_2.tfrecord", "rename")
+      "--input_file", "two files named masked_2.tfrecord", "rename")
 
 
 @pytest.mark.slow
