@@ -22,7 +22,7 @@ def _folder(tmp_path):
     (lambda folder: (folder / "b_3.txt").write_text("x"),
      "b_3.txt is not one of the 3 parts"),
     (lambda folder: (folder / "c_d_0.txt").write_text("x" * 6),
-     "c_d_0.txt has 6 bytes, but had 7"),
+     "c_d_0.txt has 6 bytes, but 7 by"),
     (lambda folder: splits.write(str(folder), "b", splits.Split("hash", [])),
      "split_text.py was stopped while it replaced b_N.txt"),
 ])
