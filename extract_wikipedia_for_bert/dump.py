@@ -1,13 +1,13 @@
-"""Reads the pages of a MediaWiki XML dump, in slices that need not each other.
+"""Reads the pages of a MediaWiki XML dump, in independent slices.
 
-A slice is a range of the bytes of the file. Its pages are those that begin in
-it, so that each process of several can decompress, parse and clean its own
-slices, and a run can resume at any slice. A file that gzip has compressed can
-only be read from its start: its slices carry their text.
+A slice is a range of the bytes of the file and has the pages that begin in the
+range. Therefore several processes can each decompress, parse and clean their
+own slices, and a run can resume at any slice. A gzip file can only be read from
+its start, so its slices carry their text.
 
-This module handles the XML, its compression and what can be wrong with either.
-It keeps one slice in memory, whatever the size of the dump. Of wikitext it
-reads only `#REDIRECT`, for older dumps that do not mark redirects in the XML.
+This module handles the XML, the compression and the errors of both, with one
+slice in memory. Older dumps do not mark redirects in the XML; therefore the
+module also recognises `#REDIRECT` in the wikitext.
 """
 
 import codecs
@@ -28,25 +28,25 @@ from util import files
 from util.command_line import InputError
 
 _CHUNK_BYTES = 1 << 18
-# Text that slices of a file that gzip has compressed carry.
+# Bytes of text in a slice of a gzip file.
 _CARRIED_BYTES = 1 << 20
-# The header of a dump is far shorter than this.
+# Upper bound of the length of a dump's header, in bytes.
 _MAX_HEADER_BYTES = 1 << 24
-# What tells one dump from another one, without reading all of it.
+# Bytes at the start and at a position that identify a dump.
 _FINGERPRINT_BYTES = 1 << 16
 _PAGE = "<page>"
 _END_OF_PAGE = "</page>"
 _END_OF_DUMP = "</mediawiki>"
 _PADDING = b" \t\r\n\0"
 _DECLARATION = re.compile(rb"\s*<\?xml[^>]*\bencoding\s*=\s*[\"']([\w.-]+)")
-# Beginnings of a file in an encoding that its declaration need not name.
+# First bytes of files whose declaration need not name the encoding.
 _ENCODING_MARKS = (
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"), (b"<\0", "utf-16-le"),
     (b"\0<", "utf-16-be"))
 _XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _ARTICLE_NAMESPACE = 0
-# MediaWiki's English names work on every wiki, in addition to the local ones.
+# Every wiki accepts MediaWiki's English names in addition to its local names.
 _FILE_NAMESPACE = 6
 _CATEGORY_NAMESPACE = 14
 _CANONICAL_NAMESPACES = {
@@ -65,11 +65,11 @@ _REDIRECT = re.compile(r"\s*#\s*redirect\b", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-  """What a dump says about its wiki.
+  """The language and namespaces of a wiki, from the header of its dump.
 
   Attributes:
     language: the language code, such as "en".
-    namespaces: number of each namespace, by its name in lower case.
+    namespaces: maps the name of each namespace, in lower case, to its number.
   """
   language: str = "en"
   namespaces: Mapping[str, int] = dataclasses.field(
@@ -82,7 +82,7 @@ class Site:
 
   @property
   def media_prefixes(self) -> FrozenSet[str]:
-    """Prefixes of links that show a file, with a caption."""
+    """Prefixes of links that show a file with a caption."""
     return self.prefixes(-2, _FILE_NAMESPACE)
 
   @property
@@ -101,19 +101,19 @@ class Page:
 
 
 class Compression(enum.Enum):
-  """How a dump is compressed."""
+  """Compression formats of dumps."""
   NONE = "none"
   BZIP2 = "bzip2"
   GZIP = "gzip"
 
 
 class DamagedError(Exception):
-  """A dump is damaged; `DumpReader.error` makes an error of it.
+  """A dump is damaged; `DumpReader.error` returns the message for the user.
 
   Attributes:
-    problem: in words.
-    remedy: what to do.
-    position: the byte of the file.
+    problem: description of the damage.
+    remedy: instruction for the user.
+    position: byte of the file at which the damage was found.
   """
 
   def __init__(self, problem: str, remedy: str, position: int):
@@ -127,12 +127,12 @@ class Slice(NamedTuple):
   """A part of a dump.
 
   Attributes:
-    start: the first byte; of the text, where gzip has compressed the file.
-    end: the byte after the last one.
-    position: how much of the file has been read then, in bytes.
-    text: the text of whole pages, where gzip has compressed the file.
+    start: first byte of the slice in the file; of a gzip file, in its text.
+    end: byte after the last byte of the slice, counted as for `start`.
+    position: number of bytes of the file that precede the next slice.
+    text: text of the slice's whole pages; empty if the file is not gzip.
     is_last: whether no slice follows.
-    damage: what ends a file early that gzip has compressed.
+    damage: damage that ends a gzip file early, or None.
   """
   start: int
   end: int
@@ -142,22 +142,22 @@ class Slice(NamedTuple):
   damage: Optional[DamagedError] = None
 
 
-class _Piece(NamedTuple):
-  """Text of a dump, and the byte of the file in which it begins."""
+class _Chunk(NamedTuple):
+  """Text of a dump, and the byte of the file at which the text begins."""
   position: int
   text: bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """What a process must know of a dump to read a slice of it.
+  """The properties of a dump that a process needs to read a slice.
 
   Attributes:
     path: the file.
-    size: of the file, in bytes.
-    compression: of the file.
-    encoding: of the text, as Python names it.
-    root: the start tag of the XML, in UTF-8.
+    size: size of the file in bytes.
+    compression: compression format of the file.
+    encoding: Python's name of the text's encoding.
+    root: start tag of the XML's root, in UTF-8.
   """
   path: str
   size: int
@@ -173,43 +173,42 @@ class Source:
       site: the wiki.
 
     Raises:
-      DamagedError: the slice is truncated or corrupt; all complete pages before
-        have been yielded.
+      DamagedError: if the slice is truncated or corrupt, after yielding all
+        complete pages before the damage.
     """
     if self.compression is Compression.GZIP:
-      yield from self._parsed(part.text, part.is_last, site, part.position)
+      yield from self._parse(part.text, part.is_last, site, part.position)
       if part.damage is not None:
         raise part.damage
       return
     with files.open_file(self.path, unbuffered=True) as file:
-      text, is_whole, damage = self._text(file, part)
-    yield from self._parsed(text, is_whole, site, part.start)
+      text, is_whole, damage = self._read(file, part)
+    yield from self._parse(text, is_whole, site, part.start)
     if damage is not None:
       raise damage
 
-  def _text(self, file: BinaryIO, part: Slice
+  def _read(self, file: BinaryIO, part: Slice
            ) -> Tuple[bytes, bool, Optional[DamagedError]]:
-    """Reads a slice, and on to the end of its last page.
+    """Reads a slice as far as the end of its last page.
 
     Returns:
-      The text from its first page on; whether the end of the dump must be in
-      it; what ended the reading early.
+      The text from the slice's first page on; whether the text must contain the
+      end of the dump; the damage that ended the slice early, or None.
     """
     tag, end_of_page = self._encoded(_PAGE), self._encoded(_END_OF_PAGE)
     own: List[bytes] = []
     is_at_end, damage = True, None
-    pieces = self._pieces(file, part)
     text, num_own, last = b"", -1, -1
     try:
-      for piece in pieces:
-        if piece.position < part.end:
-          own.append(piece.text)
+      for chunk in self._chunks(file, part):
+        if chunk.position < part.end:
+          own.append(chunk.text)
           continue
         if num_own < 0:
           text = b"".join(own)
           num_own = len(text)
-        text += piece.text
-        # The tag may go on in the next slice.
+        text += chunk.text
+        # The tag may continue in the next slice.
         last = text.rfind(tag, 0, num_own + len(tag) - 1)
         if last < 0 or text.find(end_of_page, last) >= 0:
           is_at_end = False
@@ -229,11 +228,11 @@ class Source:
     return text[first:end + len(end_of_page) if end >= 0 else first], False, (
         damage)
 
-  def _pieces(self, file: BinaryIO, part: Slice) -> Iterator[_Piece]:
-    """Yields the text of a slice and of what follows it."""
+  def _chunks(self, file: BinaryIO, part: Slice) -> Iterator[_Chunk]:
+    """Yields the text from the start of a slice to the end of the file."""
     if self.compression is Compression.BZIP2:
       try:
-        yield from map(_Piece._make, bzip2.blocks(file, part.start))
+        yield from map(_Chunk._make, bzip2.blocks(file, part.start))
       except bzip2.DamagedError as error:
         raise _compression_error(error.is_truncated, error.position) from None
       return
@@ -244,32 +243,27 @@ class Source:
       text = file.read(min(_CHUNK_BYTES, ahead) if ahead > 0 else _CHUNK_BYTES)
       if not text:
         return
-      yield _Piece(position, text)
+      yield _Chunk(position, text)
       position += len(text)
 
-  def _parsed(self, text: bytes, is_whole: bool, site: Site,
-              position: int) -> Iterator[Page]:
-    """Parses pages.
+  def _parse(self, text: bytes, is_whole: bool, site: Site,
+             position: int) -> Iterator[Page]:
+    """Yields the pages of a slice's XML.
 
     Args:
-      text: from the first page on.
+      text: the XML from the slice's first page on.
       is_whole: whether the end of the dump follows the last page.
       site: the wiki.
-      position: of the text in the file, for errors.
+      position: byte of the file at which the slice begins, for errors.
 
     Raises:
-      DamagedError: the XML is truncated or broken.
+      DamagedError: if the XML is truncated or broken.
     """
     if not text and not is_whole:
       return
     at_end = self.size if is_whole else position
     if is_whole and not text.startswith(self._encoded(_PAGE)):
-      # The end of a page that the slice before has, or none at all; of the end
-      # tag that slice may have the beginning, too.
-      end_of_dump = self._encoded(_END_OF_DUMP).rstrip(_PADDING)
-      text = text.rstrip(_PADDING)
-      if not (text.endswith(end_of_dump) or end_of_dump.endswith(text)):
-        raise _xml_error("the end of the dump is missing", at_end)
+      self._check_end(text, at_end)
       return
     if self.encoding != "utf-8":
       try:
@@ -292,10 +286,10 @@ class Source:
         if _local_name(element) == "revision":
           if _is_stub(element):
             raise DamagedError(
-                "a dump of stubs, which lacks the texts of its pages",
+                "a dump of stubs, without the texts of the pages",
                 _WHICH_DUMP, position)
-          # The last revision of a page is the newest. Clearing each one keeps
-          # a dump with full histories from filling the memory.
+          # The last revision of a page is the newest. Clearing each revision
+          # bounds the memory for a dump with full histories.
           wikitext = _wikitext(element)
           element.clear()
           continue
@@ -312,16 +306,30 @@ class Source:
     except etree.XMLSyntaxError as failure:
       raise _xml_error(failure.msg, at_end) from None
 
+  def _check_end(self, text: bytes, position: int) -> None:
+    """Checks the end of the dump in a last slice without a page.
+
+    The slice before has the start of the last page and perhaps of the end tag.
+
+    Raises:
+      DamagedError: if the end tag is missing.
+    """
+    end_of_dump = self._encoded(_END_OF_DUMP).rstrip(_PADDING)
+    text = text.rstrip(_PADDING)
+    if not (text.endswith(end_of_dump) or end_of_dump.endswith(text)):
+      raise _xml_error("the end of the dump is missing", position)
+
   def _encoded(self, text: str) -> bytes:
     return text.encode(self.encoding)
 
   def fingerprint(self, position: int) -> str:
-    """Returns what tells this dump from others, as far as a byte.
+    """Returns a SHA-256 that identifies the dump.
 
-    A dump that has been downloaded further is still the same one.
+    The fingerprint stays the same when the download of a truncated dump
+    continues.
 
     Args:
-      position: as far as the dump counts.
+      position: number of bytes at the start of the file to take into account.
     """
     digest = hashlib.sha256()
     with files.open_file(self.path) as file:
@@ -332,17 +340,17 @@ class Source:
 
 
 class DumpReader:
-  """A dump: an iterator over its pages, or over its slices.
+  """Iterates over the pages or the slices of a dump.
 
-  A dump is `.xml`, `.xml.bz2` (one stream or many) or `.xml.gz`, which is
-  recognised by its content, not by its name.
+  A dump is `.xml`, `.xml.bz2` (one stream or many) or `.xml.gz`. The reader
+  recognises the format by the content of the file, not by its name.
 
   Attributes:
-    source: what a process must know to read a slice.
+    source: properties of the dump, for the processes that read slices.
     site: the wiki's language and namespaces.
     pages_read: number of complete pages read.
-    last_title: title of the last one, or None.
-    size: of the file, in bytes.
+    last_title: title of the last complete page, or None.
+    size: size of the file in bytes.
   """
 
   def __init__(self, path: str):
@@ -352,9 +360,9 @@ class DumpReader:
       path: the file.
 
     Raises:
-      InputError: there is no such file, or it is empty, damaged, not a dump or
-        compressed in a format that is not supported.
-      OSError: the file cannot be read.
+      InputError: if the file does not exist, is empty, is damaged, is not a
+        dump or has an unsupported compression.
+      OSError: if the file cannot be read.
     """
     self.site = Site()
     self.pages_read = 0
@@ -377,12 +385,12 @@ class DumpReader:
 
   def error(self, problem: str, remedy: str,
             position: Optional[int] = None) -> InputError:
-    """Returns an error that says where reading ended.
+    """Returns an error with the position and the last complete page.
 
     Args:
-      problem: what is wrong with the dump.
-      remedy: what to do.
-      position: the byte; None is the end.
+      problem: description of the problem.
+      remedy: instruction for the user.
+      position: byte of the file at which reading ended; None is the end.
     """
     last = ("no complete page was read" if self.last_title is None else
             "the last complete page is {!r}".format(self.last_title))
@@ -394,7 +402,7 @@ class DumpReader:
     """Yields the dump's pages in order.
 
     Raises:
-      InputError: the file is truncated or corrupt.
+      InputError: if the file is truncated or corrupt.
     """
     try:
       for part in self.slices(0, _CARRIED_BYTES):
@@ -410,9 +418,9 @@ class DumpReader:
     """Yields the slices of the dump in order.
 
     Args:
-      start: where the first one begins: 0, or the end of another slice.
-      num_bytes: about the length of a slice.
-      end: where the first one ends, if it must have a certain end.
+      start: start of the first slice: 0, or the end of another slice.
+      num_bytes: approximate length of a slice.
+      end: end of the first slice; 0 derives the end from `num_bytes`.
     """
     if self.source.compression is Compression.GZIP:
       yield from self._slices_of_stream(start)
@@ -425,7 +433,7 @@ class DumpReader:
       start, end = stop, 0
 
   def _slices_of_stream(self, start: int) -> Iterator[Slice]:
-    """Yields the slices of a file that must be read from its start."""
+    """Yields the slices of a gzip file, which is read from its start."""
     # pylint: disable=protected-access
     end_of_page = self.source._encoded(_END_OF_PAGE)
     page = self.source._encoded(_PAGE)
@@ -454,7 +462,7 @@ class DumpReader:
       first = max(0, text.find(page))
       yield Slice(start, start + len(text), self.size, text[first:], True)
       return
-    # The pages before the damage are whole.
+    # The pages before the damage are complete.
     cut = text.rfind(end_of_page) + len(end_of_page)
     if cut >= len(end_of_page):
       first = text.find(page, 0, cut)
@@ -468,14 +476,15 @@ class DumpReader:
                               failure)
 
   def _read_header(self) -> Source:
-    """Reads the start of the dump."""
+    """Reads the XML as far as the first page, and sets `site`."""
     head = self._raw.read(6)
     if not head:
       raise self.error("the file is empty", "download it again")
     if head.startswith((b"7z\xbc\xaf\x27\x1c", b"\xfd7zXZ\x00", b"PK\x03\x04",
                         b"\x28\xb5\x2f\xfd")):
-      raise self.error("compressed as 7z, xz, zip or zstd", "decompress it "
-                       "first: .xml, .xml.bz2 and .xml.gz are read", 0)
+      raise self.error(
+          "compressed as 7z, xz, zip or zstd, expected .xml, .xml.bz2 or "
+          ".xml.gz", "decompress the file first", 0)
     compression = (
         Compression.BZIP2 if head.startswith(b"BZh") else
         Compression.GZIP if head.startswith(b"\x1f\x8b") else Compression.NONE)
@@ -539,7 +548,7 @@ class DumpReader:
     raise self.error(damage.problem, damage.remedy, damage.position)
 
   def _encoding(self, text: bytes) -> str:
-    """Returns the encoding of XML by its beginning."""
+    """Returns the encoding of XML, given its first bytes."""
     for mark, encoding in _ENCODING_MARKS:
       if text.startswith(mark):
         return encoding
@@ -550,8 +559,8 @@ class DumpReader:
       _PAGE.encode(encoding)
     except (LookupError, UnicodeError, ValueError):
       raise self.error("the encoding {!r} is unknown".format(name),
-                       "convert the file to UTF-8", 0) from None
-    # It could not be read if it were true.
+                       "convert the dump to UTF-8", 0) from None
+    # In UTF-16 or UTF-32 the declaration would not have matched.
     return "utf-8" if encoding.startswith(("utf-16", "utf-32", "ascii")) else (
         encoding)
 
@@ -573,7 +582,7 @@ def _xml_error(message: str, position: int) -> DamagedError:
 
 
 def _start_tag(root: etree._Element) -> bytes:
-  """Writes the start tag of the XML's root, with its namespaces."""
+  """Returns the start tag of the XML's root, with its namespaces."""
   return "<mediawiki{}>".format("".join(
       " xmlns{}={}".format(":" + prefix if prefix else "",
                            saxutils.quoteattr(name))
@@ -581,7 +590,13 @@ def _start_tag(root: etree._Element) -> bytes:
 
 
 def _page(element: etree._Element, text: str, site: Site) -> Page:
-  """Returns a page of the XML."""
+  """Returns the page of a <page> element.
+
+  Args:
+    element: the element.
+    text: wikitext of the page's newest revision.
+    site: the wiki, for dumps that do not have the numbers of namespaces.
+  """
   title = element.findtext("{*}title") or ""
   namespace = element.findtext("{*}ns")
   if namespace is None or not _INTEGER.match(namespace):
@@ -608,15 +623,15 @@ def _feed(parser: etree.XMLPullParser,
 
 
 def _local_name(element: etree._Element) -> str:
-  """Returns a tag's name, which etree.QName refuses where XML has `<:a>`."""
+  """Returns an element's name. (etree.QName fails for a tag such as `<:a>`.)"""
   return element.tag.rpartition("}")[2]
 
 
 def _is_stub(revision: etree._Element) -> bool:
-  """Returns whether a revision names its text without holding it.
+  """Returns whether a revision is from a dump of stubs, without its text.
 
-  A dump of stubs has the id or location of each text, by which a later pass
-  finds it, and its length in bytes. A full dump has neither of the first two.
+  A dump of stubs has the length of each text in bytes, and the id or location
+  at which to find the text. A full dump has no ids or locations.
   """
   text = revision.find("{*}text")
   return (text is not None and not text.text
@@ -632,7 +647,7 @@ def _wikitext(revision: etree._Element) -> str:
 
 
 def _site(siteinfo: etree._Element) -> Site:
-  """Returns what the header of a dump says about its wiki."""
+  """Returns the wiki that a <siteinfo> element describes."""
   names = dict(_CANONICAL_NAMESPACES)
   for namespace in siteinfo.iterfind("{*}namespaces/{*}namespace"):
     key = namespace.get("key") or ""

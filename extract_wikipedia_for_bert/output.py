@@ -1,7 +1,8 @@
-"""Writes the text of articles to a file that appears when it is complete.
+"""Writes the text of articles to a file for the two extractors.
 
-The text goes to a hidden file beside the output. Beside that, `note` writes how
-far the text is of use and what a later run must know to go on.
+`ArticleWriter` writes to a hidden file beside the output and renames the file
+when the text is complete. `ArticleWriter.note` writes a progress file, from
+which a later run resumes.
 """
 
 import json
@@ -15,12 +16,12 @@ _PROGRESS_SUFFIX = ".json"
 
 
 class Article(NamedTuple):
-  """An article as it is written: UTF-8, one sentence per line.
+  """An article as written to the output.
 
   Attributes:
-    text: its sentences.
-    sentences: how many.
-    words: separated by spaces, how many.
+    text: the sentences in UTF-8, one per line.
+    sentences: number of sentences.
+    words: number of words, separated by spaces.
   """
   text: bytes
   sentences: int
@@ -28,7 +29,7 @@ class Article(NamedTuple):
 
   @classmethod
   def of(cls, lines: List[str]) -> "Article":
-    """Returns an article of one sentence or more."""
+    """Returns the article of at least one sentence."""
     assert lines and all(lines), lines
     text = "\n".join(lines) + "\n"
     return cls(text.encode("utf-8"), len(lines), len(text.split()))
@@ -37,31 +38,32 @@ class Article(NamedTuple):
 class ArticleWriter:
   """Writes articles, one sentence per line, a blank line between articles.
 
-  The output gets its name in `finish`. Leaving the `with` block without that
-  removes the hidden file, unless `note` has been called: then a writer with the
-  same `made_by` goes on from there.
+  `finish` gives the output its final name. Leaving the `with` block without
+  `finish` removes the hidden file, unless `note` was called. After `note`, a
+  later writer with the same `made_by` resumes from the last call.
 
   Attributes:
     articles: number of articles written.
     sentences: number of sentences written.
     words: number of words written, separated by spaces.
-    state: what the last `note` of an earlier run was given, or None.
+    state: argument of the last `note` of an earlier run, or None.
   """
 
   def __init__(self, path: str, flag: str, overwrite: bool = False,
                made_by: Optional[Mapping[str, Any]] = None):
-    """Checks that the output may be written, before any work is done.
+    """Locks the output and resumes an earlier run, if there is one.
 
     Args:
       path: the output file.
-      flag: name of the flag that gives it, for errors.
-      overwrite: whether an existing file may be replaced.
-      made_by: what the text depends on, in values that JSON has; None for an
-        output that is not resumed.
+      flag: name of the flag that gives the path, for errors.
+      overwrite: whether to replace an existing file.
+      made_by: the settings on which the text depends, as JSON values; None for
+        an output that cannot be resumed.
 
     Raises:
-      InputError: the file exists, its folder does not, another process is
-        writing it, or an earlier run that wrote a part of it was another one.
+      InputError: if the file exists, its folder does not exist, another process
+        is writing the file, or an earlier run with other settings wrote a part
+        of the file.
     """
     self.articles = 0
     self.sentences = 0
@@ -73,14 +75,14 @@ class ArticleWriter:
         made_by)
     folder, name = os.path.split(path)
     if not name or files.is_folder(path):
-      raise InputError("--{} {}: this is a folder; give the name of a "
-                       "file".format(flag, path))
+      raise InputError("--{} {}: expected a file, found a folder; give the "
+                       "name of a file".format(flag, path))
     if files.exists(path) and not overwrite:
-      raise InputError("--{} {}: the file exists already; remove it, give "
-                       "another name or --overwrite".format(flag, path))
+      raise InputError("--{} {}: the file exists already; remove the file, "
+                       "give another name or --overwrite".format(flag, path))
     if not files.is_remote(path) and not os.path.isdir(folder or "."):
-      raise InputError("--{} {}: there is no folder {}; make it first".format(
-          flag, path, folder))
+      raise InputError("--{} {}: there is no folder {}; make the folder "
+                       "first".format(flag, path, folder))
     files.warn_of_missing_locks(path)
     self._progress_path = files.partial_path(path) + _PROGRESS_SUFFIX
     self._partial = files.partial_file(path, resume=self._made_by is not None)
@@ -94,7 +96,7 @@ class ArticleWriter:
         raise
 
   def _resume(self) -> None:
-    """Goes on from what an earlier run has noted, if that fits this one."""
+    """Resumes an earlier run from its progress file, if there is one."""
     progress = self._read_progress()
     if progress is None:
       self._partial.truncate(0)
@@ -107,7 +109,7 @@ class ArticleWriter:
     self.state = progress["state"]
 
   def _read_progress(self) -> Optional[Dict[str, Any]]:
-    """Returns the note of an earlier run, or None if it is of no use."""
+    """Returns the progress of an earlier run, or None if it is not usable."""
     try:
       progress = json.loads(files.read_text(self._progress_path))
       found = progress["made_by"]
@@ -127,18 +129,18 @@ class ArticleWriter:
     return progress
 
   def refuse(self, difference: str) -> None:
-    """Discards what an earlier run has left, if it may be replaced.
+    """Discards the text of an earlier run, with --overwrite only.
 
     Args:
-      difference: between that run and this one.
+      difference: how the earlier run differs from this run, for the error.
 
     Raises:
-      InputError: it may not.
+      InputError: if --overwrite is not given.
     """
     if not self._overwrite:
       raise InputError(
-          "{} was begun differently: {}: finish it with the command it was "
-          "begun with, or start from scratch with --overwrite".format(
+          "{} was begun differently: {}; run the command of the first run to "
+          "resume, or start from scratch with --overwrite".format(
               self._path, difference))
     self._partial.truncate(0)
     self._partial.keep = False
@@ -154,15 +156,11 @@ class ArticleWriter:
     self._partial.__exit__(*exception)
 
   def write(self, lines: List[str]) -> None:
-    """Writes an article.
-
-    Args:
-      lines: its sentences; at least one.
-    """
+    """Writes the article of at least one sentence."""
     self.write_article(Article.of(lines))
 
   def write_article(self, article: Article) -> None:
-    """Writes an article that another process has made."""
+    """Writes an article."""
     if self.articles:
       self._partial.file.write(b"\n")
     self._partial.file.write(article.text)
@@ -171,13 +169,13 @@ class ArticleWriter:
     self.words += article.words
 
   def note(self, state: Mapping[str, Any]) -> bool:
-    """Keeps what is written so far for a later run.
+    """Writes the progress file, so that a later run keeps the text so far.
 
     Args:
-      state: what that run must know, in values that JSON has.
+      state: JSON values that the later run needs to resume.
 
     Returns:
-      Whether it is kept: not in remote storage, which has no part of a file.
+      Whether the text is kept. Remote storage keeps no unfinished files.
     """
     if self._made_by is None:
       return False
@@ -190,12 +188,12 @@ class ArticleWriter:
     return True
 
   def finish(self) -> None:
-    """Gives the output its name, once it is on the disk."""
+    """Flushes the output to the disk and gives the file its final name."""
     self._partial.commit()
     if self._made_by is not None:
       files.remove(self._progress_path)
 
   def summary(self) -> str:
-    """Returns a line that says how much was written."""
+    """Returns a line with the numbers of articles, sentences and words."""
     return "{}: {:,} articles, {:,} sentences, {:,} words".format(
         self._path, self.articles, self.sentences, self.words)

@@ -554,16 +554,16 @@ def test_blocks_are_those_of_the_library():
   assert not error.value.is_truncated and error.value.position == 4
 
 
-def test_a_mark_within_a_block_is_not_its_end(monkeypatch):
+def test_a_marker_within_a_block_is_not_its_end(monkeypatch):
   packed = bz2.compress(bytes(random.Random(0).choices(b"abcd ", k=3000)))
-  marks = bzip2._marks
-  false_marks = [bzip2._Mark(1234, False)]
+  markers = bzip2._markers
+  false_markers = [bzip2._Marker(1234, False)]
 
-  def with_false_mark(buffer, start):
-    found = sorted(marks(buffer, start) + false_marks)
-    false_marks.clear()
+  def with_false_marker(buffer, start):
+    found = sorted(markers(buffer, start) + false_markers)
+    false_markers.clear()
     return found
-  monkeypatch.setattr(bzip2, "_marks", with_false_mark)
+  monkeypatch.setattr(bzip2, "_markers", with_false_marker)
   block, = bzip2.blocks(io.BytesIO(packed), 0)
   assert block.text == bz2.decompress(packed)
 
