@@ -1,11 +1,12 @@
-r"""Turns the JSON folders that WikiExtractor writes into plain text: one
-sentence per line, a blank line between articles.
+r"""Turns the JSON folders of WikiExtractor into plain text.
+
+The output has one sentence per line and a blank line between articles.
 
   python extract_wikipedia_for_bert/extract_jsons.py \
     --folder extracted --write_file wikipedia.txt
 
-Use it for folders that any version of WikiExtractor has made with --json. From
-a dump, extract_wikipedia.py makes a cleaner text.
+The script reads folders that any version of WikiExtractor wrote with --json. If
+you have the dump, use extract_wikipedia.py, which writes a cleaner text.
 """
 
 import bz2
@@ -31,38 +32,40 @@ from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
-# Links and images, which options of WikiExtractor keep as HTML.
+# Links and images that some options of WikiExtractor keep as HTML.
 _LINK_TAG = re.compile(r"</?(?:a|img)(?:\s[^<>]*)?>", re.IGNORECASE)
-# What stands for a formula or for code: formula_1, codice_2.
+# Placeholders of formulas and code: formula_1, codice_2.
 _PLACEHOLDER = re.compile(r"[^\W\d_]+_\d+")
-# BULLET::::- item, BULLET::::1. item, Section::::History.
+# BULLET::::- item, BULLET::::1. item, and headings: Section::::History.
 _LINE_MARK = re.compile(r"\w+::::(\s*(?:-|\d+\.)\s)?")
+
 
 def define_flags() -> None:
   """Defines this script's flags."""
   flags.DEFINE_string(
       "folder", None,
-      "The folder that WikiExtractor wrote (AA/wiki_00 and so on); files may "
-      "be compressed with bz2.")
+      "The folder that WikiExtractor wrote, with files such as AA/wiki_00; "
+      "bz2 files are decompressed.")
   flags.DEFINE_string(
       "write_file", None, "The text file to write. It must not exist.")
   flags.DEFINE_string(
       "language", "en",
-      "The language code of the text, for splitting sentences.")
+      "The language code of the text, which selects the rules that split "
+      "sentences.")
   prose.define_flags()
   flags.DEFINE_boolean(
       "overwrite", False, "Whether to replace an existing output file.")
 
 
 def read_articles(path: str, progress: tqdm.tqdm) -> Iterator[Dict[str, str]]:
-  """Yields the articles of a file, each a line of JSON.
+  """Yields the articles of a file, which has one JSON object per line.
 
   Args:
     path: the file, possibly compressed with bz2.
-    progress: a bar to update with the bytes of the file that are read.
+    progress: progress bar, in bytes of the file.
 
   Raises:
-    InputError: the file is truncated, corrupt, or something else.
+    InputError: if the file is truncated, is corrupt or has another format.
   """
   with files.open_file(path) as raw:
     is_compressed = raw.read(3) == b"BZh"
@@ -75,7 +78,7 @@ def read_articles(path: str, progress: tqdm.tqdm) -> Iterator[Dict[str, str]]:
       except (EOFError, OSError) as failure:
         raise InputError(
             "--folder: {} cannot be decompressed after line {}, at byte {} "
-            "({}); make it again".format(
+            "({}); run WikiExtractor again".format(
                 path, number, raw.tell(), failure)) from None
       progress.update(raw.tell() - done)
       done = raw.tell()
@@ -87,7 +90,7 @@ def read_articles(path: str, progress: tqdm.tqdm) -> Iterator[Dict[str, str]]:
 
 
 def _article(line: bytes, path: str, number: int) -> Dict[str, str]:
-  """Parses a line of a file."""
+  """Parses a line of a file; raises InputError if it is not an article."""
   try:
     article = json.loads(line)
   except (RecursionError, ValueError):
@@ -114,11 +117,11 @@ def paragraphs(article: Dict[str, str],
   """Yields the paragraphs of an article, without its title and headings.
 
   Versions of WikiExtractor before 3.1 write the title as the first line of the
-  text, later ones do not. Of what its options and other versions leave, links
-  become their labels; `templates.UNKNOWN_WORDS` stands for formulas and code.
+  text. Some options and versions keep links, formulas and code: links become
+  their labels, formulas and code become `templates.UNKNOWN_WORDS`.
 
   Args:
-    article: an object with "text" and perhaps "title".
+    article: maps "text" and optionally "title" to their values.
     language: the language code of the text.
   """
   # Some versions escape the tags that they do not remove.
@@ -148,14 +151,14 @@ def extract(paths: Sequence[str], writer: output.ArticleWriter,
 
   Args:
     paths: the files.
-    writer: what the articles are written to.
-    options: which sentences are kept.
+    writer: writer of the output.
+    options: selection of the sentences.
 
   Returns:
     The number of articles in the files.
 
   Raises:
-    InputError: a file is truncated, corrupt, or something else.
+    InputError: if a file is truncated, is corrupt or has another format.
   """
   num_articles = 0
   with tqdm.tqdm(total=sum(map(files.size, paths)), unit="B",
@@ -172,16 +175,17 @@ def extract(paths: Sequence[str], writer: output.ArticleWriter,
 def main() -> None:
   options = prose.Options(FLAGS.language, FLAGS.min_words, FLAGS.min_sentences)
   paths = files.list_files(
-      FLAGS.folder, "folder", "give the one that WikiExtractor wrote, with "
+      FLAGS.folder, "folder", "give the folder that WikiExtractor wrote, with "
       "files such as AA/wiki_00", recursive=True)
   with output.ArticleWriter(FLAGS.write_file, "write_file",
                             FLAGS.overwrite) as writer:
     num_articles = extract(paths, writer, options)
     if not writer.articles:
       raise InputError(
-          "--folder {}: no article with {} sentences among the {} in its {} "
-          "files; was the extraction empty?".format(
-              FLAGS.folder, options.min_sentences, num_articles, len(paths)))
+          "--folder {}: no article with {} sentences among {} articles in {} "
+          "files; check the output of WikiExtractor, or lower --min_sentences"
+          .format(FLAGS.folder, options.min_sentences, num_articles,
+                  len(paths)))
     writer.finish()
   print("{} from {:,} in {:,} files".format(
       writer.summary(), num_articles, len(paths)))

@@ -4,10 +4,9 @@ r"""Extracts sentences from a Wikipedia dump.
     --dump_file enwiki-latest-pages-articles.xml.bz2 \
     --output_file wikipedia.txt
 
-The output has one sentence per line and an empty line between articles, in the
-order of the dump. The output depends on the dump and the flags alone, not on
---num_workers. The file gets its name when it is complete; after an interruption
-the same command resumes.
+The output has one sentence per line and a blank line between articles, in the
+order of the dump, for any value of --num_workers. The file gets its final name
+when it is complete. After an interruption, run the same command to resume.
 """
 
 import collections
@@ -40,14 +39,15 @@ from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
-# Bytes of the dump in a task: few enough for all workers to have some and for
-# memory, enough for the block that two tasks read to be a small part.
+# Bytes of the dump in a task. The upper bound limits memory and balances the
+# workers. The lower bound limits overhead: adjacent tasks read a block twice.
 _MIN_SLICE_BYTES = 1 << 18
 _MAX_SLICE_BYTES = 1 << 21
 _SLICES_PER_WORKER = 8
-# XML is four times as long as what bzip2 makes of it.
+# Ratio of the bytes of XML to the bytes that bzip2 compresses them to.
 _XML_FACTOR = 4
-# An interruption loses the work of so many seconds and of the tasks at hand.
+# Seconds between writes of the progress file. An interruption loses the work
+# since the last write.
 _NOTE_SECONDS = 5
 _LOG_SECONDS = 60
 _MOST_FREQUENT = 10
@@ -55,12 +55,12 @@ _MOST_FREQUENT = 10
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-  """Which pages are articles.
+  """The selection of the articles among the pages.
 
   Attributes:
     namespaces: numbers of the namespaces to read.
     keep_disambiguation: whether to keep disambiguation pages.
-    max_articles: number of articles after which to stop; 0 for no limit.
+    max_articles: number of articles after which to stop; 0 is no limit.
   """
   namespaces: FrozenSet[int] = frozenset([0])
   keep_disambiguation: bool = False
@@ -68,15 +68,16 @@ class Selection:
 
 
 class Task(NamedTuple):
-  """What a worker does: a slice of a dump, and how to clean it.
+  """A slice of a dump for a worker to clean.
 
   Attributes:
     source: the dump.
     part: the slice.
-    num_done: pages of the slice that an earlier run has done.
+    num_done: number of pages at the start of the slice that an earlier run
+      cleaned.
     site: the wiki.
-    selection: which pages are articles.
-    options: which sentences are kept.
+    selection: selection of the pages.
+    options: selection of the sentences.
   """
   source: dump.Source
   part: dump.Slice
@@ -87,16 +88,16 @@ class Task(NamedTuple):
 
 
 class Cleaned(NamedTuple):
-  """What a worker has made of a slice.
+  """The articles of a slice.
 
   Attributes:
     part: the slice.
-    articles: in order.
-    num_pages: complete pages in the slice.
-    last_title: of the last one, or None.
-    lost: sentences that were dropped because a template stands for words, by
+    articles: the articles in order.
+    num_pages: number of complete pages in the slice.
+    last_title: title of the last complete page, or None.
+    lost: number of sentences dropped because a template stands for words, by
       the template's name.
-    damage: what ends the dump early, or None.
+    damage: damage that ends the dump early, or None.
   """
   part: dump.Slice
   articles: List[output.Article]
@@ -107,7 +108,7 @@ class Cleaned(NamedTuple):
 
 
 class SkippedPage(NamedTuple):
-  """A worker's report of a page that it failed to clean."""
+  """A worker's report of a page that could not be cleaned."""
   title: str
   error: str
   traceback: str
@@ -121,12 +122,12 @@ def define_flags() -> None:
       ".xml.gz.")
   flags.DEFINE_string(
       "output_file", None,
-      "The text file to write. It must not exist. What an interrupted run has "
-      "left is continued.")
+      "The text file to write. It must not exist. The text of an interrupted "
+      "run is continued.")
   flags.DEFINE_integer(
       "num_workers", 0,
-      "Number of processes that read and clean the dump. 1 does everything in "
-      "one process; 0 is the number of available cores.", lower_bound=0)
+      "Number of processes that read and clean the dump. 1 starts no further "
+      "process; 0 is the number of available cores.", lower_bound=0)
   flags.DEFINE_list(
       "namespaces", ["0"],
       "Numbers of the namespaces to read, separated by commas. Articles are in "
@@ -144,13 +145,13 @@ def define_flags() -> None:
 
 def made_by(dump_file: str, selection: Selection,
             options: prose.Options) -> Dict[str, Any]:
-  """Returns what the text depends on, apart from the bytes of the dump.
+  """Returns the settings and the code on which the text depends.
 
   Args:
     dump_file: the dump.
-    selection: which pages are articles. Their greatest number does not count:
-      a run that resumes may have another.
-    options: which sentences are kept.
+    selection: selection of the pages. `max_articles` is left out, so that a run
+      can resume with another value.
+    options: selection of the sentences.
   """
   digest = hashlib.sha256()
   for path in sorted(Path(__file__).resolve().parent.glob("*.[pt][yx]*")):
@@ -167,21 +168,22 @@ def made_by(dump_file: str, selection: Selection,
 
 def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
             options: prose.Options, num_workers: int) -> dump.DumpReader:
-  """Writes the articles of a dump, or those that an earlier run has not.
+  """Writes the articles of a dump, after those of an earlier run.
 
   Args:
     dump_file: the dump.
-    writer: what the articles are written to.
-    selection: which pages are articles.
-    options: which sentences are kept; the language is that of the dump.
-    num_workers: number of processes that read and clean; 1 does everything in
-      this process.
+    writer: writer of the output.
+    selection: selection of the pages.
+    options: selection of the sentences; the header of the dump overrides the
+      language.
+    num_workers: number of processes that read and clean; 1 starts no further
+      process.
 
   Returns:
     The reader, at the end of the dump.
 
   Raises:
-    InputError: the dump is damaged, is not a dump or has no article; or a
+    InputError: if the file is not a dump, is damaged or has no article, or if a
       worker died.
   """
   with dump.DumpReader(dump_file) as reader:
@@ -202,25 +204,26 @@ def extract(dump_file: str, writer: output.ArticleWriter, selection: Selection,
       raise reader.error(
           "no article with {} sentences among its {} pages".format(
               options.min_sentences, reader.pages_read),
-          "give a pages-articles dump, or see --namespaces and "
+          "give a pages-articles dump, or check --namespaces and "
           "--min_sentences")
     return reader
 
 
 class _Run:
-  """The state of a run: where in the dump it is, and what it has lost."""
+  """A run's position in the dump, and its counts of dropped sentences."""
 
   def __init__(self, reader: dump.DumpReader, writer: output.ArticleWriter,
                selection: Selection):
-    """Goes on where the writer's earlier run was.
+    """Resumes the earlier run of the writer, if there is one.
 
     Raises:
-      InputError: that run was of another dump, or has too many articles.
+      InputError: if the earlier run read another dump or wrote more than
+        `max_articles` articles.
     """
     self._reader = reader
     self._writer = writer
     self._selection = selection
-    # The next slice, and how many of its pages are done.
+    # Bounds of the next slice, and the number of its pages that are done.
     self._start = self._end = self._num_done = 0
     self._lost: Counter[str] = collections.Counter()
     state = writer.state
@@ -244,7 +247,7 @@ class _Run:
                    reader.size)
 
   def tasks(self, options: prose.Options, num_workers: int) -> Iterator[Task]:
-    """Yields what is left to do."""
+    """Yields the remaining tasks."""
     source = self._reader.source
     num_bytes = max(_MIN_SLICE_BYTES, min(
         _MAX_SLICE_BYTES, source.size // (num_workers * _SLICES_PER_WORKER)))
@@ -257,7 +260,7 @@ class _Run:
       num_done = 0
 
   def write(self, results: Iterable[Cleaned]) -> None:
-    """Writes the results, and notes from time to time how far they are."""
+    """Writes the results in order, and the progress file every few seconds."""
     reader, writer = self._reader, self._writer
     noted = logged = time.monotonic()
     with tqdm.tqdm(total=reader.size, initial=self._position_of_start(),
@@ -292,7 +295,7 @@ class _Run:
     return self._writer.state["position"] if self._writer.state else 0
 
   def _note(self, position: int) -> bool:
-    """Keeps what is done for a later run; returns whether it is kept."""
+    """Writes the progress file; returns whether the text is kept."""
     reader = self._reader
     return self._writer.note({
         "start": self._start, "end": self._end, "num_done": self._num_done,
@@ -302,20 +305,20 @@ class _Run:
         "lost": self._lost})
 
   def _damage(self, damage: dump.DamagedError) -> InputError:
-    """Keeps the articles before the damage; returns the error that says so."""
+    """Keeps the articles before the damage, and returns the error."""
     remedy = damage.remedy
     num_articles = self._writer.articles
     if num_articles and self._note(min(self._start, damage.position)):
-      remedy += (" and give the same command again: {:,} articles are kept and "
-                 "it goes on after these, or with --max_articles {} it ends "
-                 "with these").format(num_articles, num_articles)
+      remedy += (" and run the same command again: {:,} articles are kept and "
+                 "the command resumes after them; --max_articles {} finishes "
+                 "the file with them").format(num_articles, num_articles)
     return self._reader.error(damage.problem, remedy, damage.position)
 
   def log_lost(self) -> None:
-    """Logs which templates cost the most sentences."""
+    """Logs the templates for which the most sentences were dropped."""
     if self._lost:
       logging.info(
-          "sentences dropped because a template stands for words of theirs: %s",
+          "sentences dropped because a template stands for some words: %s",
           ", ".join("{{{{{}}}}} {:,}".format(*item)
                     for item in self._lost.most_common(_MOST_FREQUENT)))
 
@@ -325,7 +328,7 @@ def clean(task: Task, report: workers.Report) -> Cleaned:
 
   Args:
     task: the slice.
-    report: called with a SkippedPage for each page that fails.
+    report: called with a SkippedPage for each page that cannot be cleaned.
   """
   articles: List[output.Article] = []
   lost: Counter[str] = collections.Counter()
@@ -348,7 +351,7 @@ def clean(task: Task, report: workers.Report) -> Cleaned:
 
 def _clean_page(page: dump.Page, wiki: wikitext.Wiki, task: Task,
                 lost: Counter[str], report: workers.Report) -> List[str]:
-  """Returns the sentences of an article, or none."""
+  """Returns the sentences of a page; [] if the page is not an article."""
   if not task.selection.keep_disambiguation and wikitext.is_disambiguation(
       page.title, page.text):
     return []
@@ -360,7 +363,7 @@ def _clean_page(page: dump.Page, wiki: wikitext.Wiki, task: Task,
   except MemoryError:
     raise
   except Exception as error:  # pylint: disable=broad-except
-    # A bug, but no reason to lose the work of a day.
+    # A bug in the cleaning of one page must not end a run of hours.
     report(SkippedPage(page.title, repr(error), traceback.format_exc()))
     return []
   for sentence in incomplete:

@@ -1,6 +1,6 @@
-"""Turns paragraphs into the lines of the output: tidy sentences of prose.
+"""Turns the paragraphs of an article into tidy sentences of prose.
 
-Each rule is a row of a table, under a comment with an example.
+The rules are rows of tables, each under a comment with an example.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from extract_wikipedia_for_bert.wikitext import Paragraph
 
 _MIN_PARAGRAPH_WORDS = 4
 _MIN_LIST_ITEM_WORDS = 6
-# Characters of prose in scripts without marks for the end of a sentence.
+# Minimal number of characters in scripts without sentence-final punctuation.
 _MIN_UNMARKED_PARAGRAPH = 40
 _MIN_UNMARKED_LIST_ITEM = 80
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Which sentences are kept.
+  """The selection of sentences.
 
   Attributes:
     language: the language code for the sentence splitter.
-    min_words: sentences of fewer words are dropped.
-    min_sentences: articles of fewer sentences are dropped.
+    min_words: minimal number of words of a sentence; shorter ones are dropped.
+    min_sentences: minimal number of sentences of an article.
   """
   language: str = "en"
   min_words: int = 3
@@ -35,25 +35,26 @@ class Options:
 
 
 def define_flags() -> None:
-  """Defines the flags that both extractors have."""
+  """Defines the flags of both extractors."""
   flags.DEFINE_integer(
-      "min_words", Options.min_words, "Leave out sentences of fewer words.",
-      lower_bound=1)
+      "min_words", Options.min_words,
+      "Drop sentences with fewer words than this.", lower_bound=1)
   flags.DEFINE_integer(
       "min_sentences", Options.min_sentences,
-      "Leave out articles of fewer sentences: next-sentence prediction needs "
-      "two.", lower_bound=1)
+      "Drop articles with fewer sentences than this. Next-sentence prediction "
+      "needs two.", lower_bound=1)
 
 
 class TidyRule(NamedTuple):
-  """A replacement that corrects what the removal of markup has left.
+  """A replacement that tidies the text after the removal of markup.
 
   Attributes:
-    name: of the rule.
-    pattern: what is replaced.
-    replacement: what replaces it.
-    signs: texts of which one is in all that the pattern matches after the rules
-      before; a search for these is faster. Empty: not known.
+    name: name of the rule.
+    pattern: the text to replace.
+    replacement: the replacement, as for `re.sub`.
+    signs: strings of which every match contains at least one, after the earlier
+      rules. `tidy` searches only texts with a sign, which is faster. The first
+      two rules have no signs: `tidy` applies them to every text.
   """
   name: str
   pattern: "re.Pattern[str]"
@@ -62,14 +63,14 @@ class TidyRule(NamedTuple):
 
 
 def _pairs(left: str, right: str) -> Tuple[str, ...]:
-  """Returns each left and right character with and without a space between."""
+  """Returns all pairs of characters, with and without a space between."""
   return tuple(first + space + second for first in left for second in right
                for space in ("", " "))
 
 
 # Not the joiners U+200C and U+200D, which Persian and Hindi need.
 _INVISIBLE = "\u00ad\u200b\u200e\u200f\u2060\ufeff\u202a-\u202e"
-# Marks that no space comes before: of Latin, Armenian, Indic, Arabic, Chinese.
+# Latin, Armenian, Indic, Arabic and Chinese punctuation without a space before.
 _MARKS = ",.;:!?։।॥،؛؟۔。、，；：！？"
 TIDY_RULES = (
     # "soft\u00adhyphen" -> "softhyphen"
@@ -112,7 +113,7 @@ TIDY_RULES = (
     TidyRule("spaces left", re.compile(r"\s{2,}"), " ", ("  ",)),
 )
 
-# A sentence in which any of these remains is dropped.
+# A sentence that matches one of these patterns is dropped.
 LEFTOVER_MARKUP = {
     "brackets": r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}",
     "pipe": r"\|",
@@ -129,14 +130,15 @@ LEFTOVER_MARKUP = {
     "identifier": r"\bISBN[ :-]*[\dX-]{9}|\bdoi:|\bISSN \d{4}"
                   r"|\bRetrieved (?:on )?\d|\s//\s",
 }
-# What list items have between the parts of a citation: "// Час", "— К., 2010.",
+# Separators within the citations of list items: "// Час", "— К., 2010.",
 # "— Львів: Світ, 1999.", "— С. 8", "— № 2", "— 96 с.".
 _CITATION = re.compile(
     r"\s//\s|[.\])] [—–] (?:"
     r"[^\s,:]{1,12}(?:: [^,.]{1,40})?, (?:1[5-9]|20)\d\d[.—–]"
     r"|[СCТT]\. ?\d|№ ?\d|\d+ ?[сc]\.)")
 _LEFTOVER_MARKUP = re.compile("|".join(LEFTOVER_MARKUP.values()))
-# Texts of which one is in all leftover markup of ASCII characters.
+# Every match of `_LEFTOVER_MARKUP` in ASCII text contains one of these strings
+# or starts with one of `_LIST_MARKS`.
 _SIGNS_OF_MARKUP = ("[[", "]]", "{", "}", "|", "px", "<", "&", "==", "__", "\\",
                     "//", "www.", "ISBN", "doi:", "ISSN", "Retrieved")
 _LIST_MARKS = "*#:;"
@@ -151,7 +153,7 @@ def tidy(text: str) -> str:
   invisible, _, *rules = TIDY_RULES
   if not text.isascii():
     text = invisible.pattern.sub(invisible.replacement, text)
-  text = " ".join(text.split())  # What the rule "spaces" does.
+  text = " ".join(text.split())  # The rule "spaces".
   for rule in rules:
     if any(sign in text for sign in rule.signs):
       text = rule.pattern.sub(rule.replacement, text)
@@ -159,7 +161,7 @@ def tidy(text: str) -> str:
 
 
 def count_words(text: str) -> int:
-  """Counts words: in scripts without spaces, characters."""
+  """Counts the words of a text, or its characters in unspaced scripts."""
   words = len(text.split())
   if text.isascii():
     return words
@@ -172,8 +174,8 @@ def lines(paragraphs: Iterable[Paragraph], options: Options,
 
   Args:
     paragraphs: the article's paragraphs as plain text.
-    options: which sentences are kept.
-    incomplete: gets the sentences that are dropped because words are missing.
+    options: selection of the sentences.
+    incomplete: list to which sentences with missing words are appended.
   """
   kept: List[str] = []
   for paragraph in paragraphs:
@@ -188,9 +190,10 @@ def lines(paragraphs: Iterable[Paragraph], options: Options,
 def prose_sentences(paragraph: Paragraph, language: str) -> List[str]:
   """Returns the sentences of a paragraph, or none if it is not prose.
 
-  Prose is long enough and ends in a terminal mark; a paragraph may also end in
-  a colon. A last sentence that does not end so is dropped. In scripts without
-  such marks, prose is what is long enough. List items that cite are not prose.
+  Prose has a minimal length and ends in a terminal mark; a paragraph may also
+  end in a colon. A last sentence without such an end is dropped. In scripts
+  without terminal marks only the length counts. Citations in lists that are not
+  ASCII are not prose.
 
   Args:
     paragraph: plain text.
@@ -223,7 +226,7 @@ def is_kept(sentence: str, min_words: int) -> bool:
 
 
 def _shows_markup(sentence: str) -> bool:
-  """Returns whether `LEFTOVER_MARKUP` finds anything, faster for most."""
+  """Returns whether a pattern of `LEFTOVER_MARKUP` matches a sentence."""
   if sentence.isascii() and sentence[:1] not in _LIST_MARKS and not any(
       sign in sentence for sign in _SIGNS_OF_MARKUP):
     return False

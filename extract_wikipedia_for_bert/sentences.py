@@ -1,9 +1,10 @@
-"""Splits a paragraph into sentences.
+"""Splits paragraphs into sentences.
 
-The library sentencex finds the boundaries. The rules here correct where it does
-not split (inside quotation marks, after a complete sentence in parentheses, at
-marks of scripts that it does not know) and where it should not (abbreviations,
-numbers of lists). Scripts without marks are split at spaces.
+The library sentencex finds the boundaries. The rules of this module add the
+boundaries that sentencex misses (inside quotation marks, after a complete
+sentence in parentheses, at marks of scripts that sentencex does not know) and
+remove wrong ones (after abbreviations and list numbers). Text of scripts
+without terminal marks is split at spaces.
 """
 
 import functools
@@ -15,81 +16,81 @@ import sentencex
 
 from extract_wikipedia_for_bert import languages
 
-# sentencex never splits inside quotation marks, so it gets the text without
-# them. ’ is also the apostrophe; the boundaries are the same without it.
+# sentencex never splits inside quotation marks, so its input lacks these marks.
+# ’ is also the apostrophe; the boundaries are the same without apostrophes.
 _QUOTATION_MARKS = "\"“”„‟«»‹›‘’‚‛「」『』《》"
-# Some only open a quotation; “ closes one in German, » and « in others.
+# Marks that may close a quotation: all but „‚「『《. “ closes a quotation in
+# German, » and « in other languages.
 _MAY_CLOSE = "".join(sorted(set(_QUOTATION_MARKS) - set("„‚「『《")))
 _QUOTATION_MARK = re.compile("[" + _QUOTATION_MARKS + "]")
 _CLOSING_MARKS = _QUOTATION_MARKS + ")]）】"
-# Unicode has no mark beyond the second plane that ends a sentence.
+# Unicode has no terminal marks beyond the second plane.
 _CHARACTERS = "".join(map(chr, [*range(0xd800), *range(0xe000, 0x20000)]))
-# The marks that end a sentence: those that Unicode names, the ellipsis, and the
-# Tibetan shads, which end clauses and sentences alike. The small Burmese mark
-# is a comma most of the time.
+# The marks that end a sentence: Unicode's Sentence_Terminal without the Burmese
+# ၊, usually a comma; the ellipsis; the Tibetan shads, which end clauses too.
 TERMINAL_MARKS = "".join(
     regex.findall(r"[\p{Sentence_Terminal}--၊]", _CHARACTERS, regex.VERSION1)
     ) + "…།༎༏༐༑༔"
 del _CHARACTERS
-# Those that end a sentence wherever they stand. The others are for sentencex.
+# Terminal marks that always end a sentence. sentencex handles the other ones.
 _CLEAR_MARKS = "".join(sorted(set(TERMINAL_MARKS) - set(".!?…․")))
 _CLEAR_MARK = re.compile("[" + _CLEAR_MARKS + "]")
-# Ranges and hyphens have no place in the sets of characters that use these.
+# The marks stand in character classes, in which these have a special meaning.
 assert not set(TERMINAL_MARKS) & set("-]^\\")
 _BEFORE_NEXT = "(?=[^\\s" + re.escape(_CLOSING_MARKS) + "])"
 # Spaces may stand between marks, as in the Tibetan double shad.
 _CLEAR_END = re.compile(
     "[" + _CLEAR_MARKS + "](?:\\s*[" + TERMINAL_MARKS + "])*["
     + re.escape(_CLOSING_MARKS) + "]*(?P<space>\\s*)" + _BEFORE_NEXT)
-# The full stops of Armenian and Indic scripts. In a paragraph with one, a point
-# after a letter of theirs is that of an abbreviation: "մ․թ․ա․", "डॉ.".
+# The full stops of Armenian and Indic scripts. In a paragraph with such a stop,
+# a point after a letter of these scripts abbreviates: "մ․թ․ա․", "डॉ.".
 _OWN_STOP = re.compile("[։।॥]")
 _OWN_POINT = re.compile("[\u0531-\u0587\u0900-\u0dff][.․]\\s*$")
-# Hiragana after these go on with the sentence: 「…。」と言った。
+# Hiragana after a closed quotation continue the sentence: 「…。」と言った。
 _CLOSED_QUOTATION = re.compile(
     "[" + _CLEAR_MARKS + "][" + re.escape(_CLOSING_MARKS) + "]+$")
 _HIRAGANA = re.compile("[\u3041-\u309f]")
 _UNMARKED = re.compile("[" + languages.SCRIPTS_WITHOUT_MARKS + "]")
 _UNMARKED_SHARE = .5
-# A line of a script without marks has at least so many characters.
+# Minimal number of characters of a line in scripts without terminal marks.
 _MIN_UNMARKED_LINE = 40
-# A space between letters of such a script. Numbers and words of other scripts
-# have spaces around them within a clause; ๆ repeats the word before it.
+# A space between letters of scripts without terminal marks. Within a clause,
+# numbers, words of other scripts and ๆ, which repeats a word, have spaces too.
 _UNMARKED_SPACE = re.compile(
     "(?<=[" + languages.SCRIPTS_WITHOUT_MARKS + re.escape(_CLOSING_MARKS)
     + "])\\s+(?=[" + _QUOTATION_MARKS + "(]?(?!ๆ)["
     + languages.SCRIPTS_WITHOUT_MARKS + "])")
-# Older versions of sentencex take quadratic time, so they get a window of so
-# many characters at a time.
+# Characters of a window. Older versions of sentencex take quadratic time, so a
+# long paragraph is split window by window.
 _WINDOW = 5000
-# Whether a piece is a complete sentence shows in its last characters.
+# Characters at the end of a piece that show whether a sentence is complete.
 _TAIL = 80
 _WORD_START = r"(?:^|[\s(\[" + _QUOTATION_MARKS + r"])"
-# Never the end of a sentence: "Vol. One", "spp. Homo", "т.е. 365".
+# Abbreviations that never end a sentence: "Vol. One", "spp. Homo", "т.е. 365".
 _ABBREVIATION = re.compile(
     _WORD_START +
     r"(?:[Vv]ols?|v|c|ca|p|pp|Bvt|Sgt|Cpl|Pvt|Capt|Maj|Col|Lt|Gen|Adm|Comdr"
     r"|Brig|Rev|Hon|Msgr|Ste|spp|subsp|ssp|sp|var|cf|eds?|viz|approx|fl|e\.g"
     r"|i\.e|т\. ?(?:[ен]|зв))\.$")
-# "J. S. Bach", "М. Грушевський"; sentencex knows those of English.
+# Initials: "J. S. Bach", "М. Грушевський". sentencex handles English ones.
 _INITIAL = re.compile(_WORD_START + r"(?:[^\W\d_]\.-?)+$")
-# "im 19. Jahrhundert", "II. Abdülhamid", in languages that write them so.
+# Ordinals of `languages.ORDINALS_WITH_POINT`: "im 19. Jahrhundert".
 _ORDINAL = re.compile(_WORD_START + r"(?:\d{1,2}|[IVXLC]+)\.$")
-# Not the end of a sentence before a number: "No. 5", "lbs. 20", "Dec. 3".
+# Abbreviations that do not end a sentence before a number: "No. 5", "Dec. 3".
 _ABBREVIATION_BEFORE_NUMBER = re.compile(
     _WORD_START +
     r"(?:[Nn]os?|[Nn]r|[Ff]igs?|[Cc]h|[Ss]ec|[Aa]rt|[Oo]p|lbs?|sq|est|Cir|[Vv]z"
     r"|[ivxl]+|[Jj]an|[Ff]eb|[Mm]ar|[Aa]pr|[Jj]un|[Jj]ul|[Aa]ug|[Ss]ept?"
     r"|[Oo]ct|[Nn]ov|[Dd]ec)\.$")
-# The number of a list item, by itself or within a sentence: "2.", "one; 2.",
+# The number of a list item, alone or at the end of a piece: "2.", "one; 2.",
 # "one, and 2."
 _LIST_NUMBER = re.compile(
     r"(?:^\(?(?:\d{1,3}|[a-zA-Z]|[ivxIVX]{1,4})[.)]"
     r"|[;:,](?: and| or)? \(?\d{1,2}\.)$")
-# No sentence starts with these: "= 'feminine'", "; then", "сл. Хр.".
+# Characters that never start a sentence: "= 'feminine'", "; then", "сл. Хр.".
 _CONTINUES = re.compile(r"[=<>+×%/&,;:)\]]|Хр\.")
-# Words that sentencex takes for abbreviations. Before a capital letter they end
-# an English sentence most of the time: "a work of art. Hirst said".
+# Words that sentencex treats as abbreviations. Before a capital letter these
+# words usually end an English sentence: "a work of art. Hirst said".
 _ENGLISH_LAST_WORD = re.compile(
     r"\b(?:art|etc|man|may|May)\.[" + re.escape(_CLOSING_MARKS) + r"]*"
     r"(?P<space>\s+)(?=[" + _QUOTATION_MARKS + r"(]*[A-Z])")
@@ -107,8 +108,8 @@ def split(paragraph: str, language: str = "en") -> List[str]:
       language or English.
 
   Returns:
-    The sentences, stripped. Apart from the space between them they make up the
-    paragraph.
+    The stripped sentences. Together with the spaces between, the sentences are
+    the whole paragraph.
   """
   pieces: List[str] = []
   has_own_stop = _OWN_STOP.search(paragraph) is not None
@@ -133,14 +134,14 @@ def is_ended(sentence: str, language: str = "en") -> bool:
 
   Args:
     sentence: text.
-    language: a language code, for marks of its own.
+    language: a language code, which may add terminal marks.
   """
   return _ending(language).search(sentence[-_TAIL:]) is not None
 
 
 @functools.lru_cache(maxsize=None)
 def _ending(language: str) -> "re.Pattern[str]":
-  """Returns the pattern of a sentence's end."""
+  """Returns the pattern of the end of a sentence."""
   marks = "[" + TERMINAL_MARKS + "]"
   if language in languages.OWN_TERMINAL_MARKS:
     marks = "(?:" + marks + "|" + languages.OWN_TERMINAL_MARKS[language] + ")"
@@ -149,7 +150,7 @@ def _ending(language: str) -> "re.Pattern[str]":
 
 
 def is_unmarked(text: str) -> bool:
-  """Returns whether most of a text is of scripts without terminal marks."""
+  """Returns whether most of a text is in scripts without terminal marks."""
   return not text.isascii() and (
       len(_UNMARKED.findall(text)) > _UNMARKED_SHARE * len(text))
 
@@ -157,8 +158,8 @@ def is_unmarked(text: str) -> bool:
 def split_at_spaces(paragraph: str) -> List[str]:
   """Splits text of a script without terminal marks into lines.
 
-  Clauses and sentences alike have spaces between them, so a line is as many
-  clauses as make a length, which is about that of a sentence.
+  In these scripts, spaces separate clauses as well as sentences. Each line has
+  as many clauses as reach the length of a short sentence.
 
   Args:
     paragraph: text without line breaks.
@@ -174,7 +175,7 @@ def split_at_spaces(paragraph: str) -> List[str]:
 
 
 def _split_after_clear_marks(sentence: str, language: str) -> List[str]:
-  """Splits at the marks of scripts that sentencex does not know."""
+  """Splits at terminal marks that sentencex does not know."""
   own = languages.OWN_TERMINAL_MARKS.get(language)
   pattern = _clear_end(own) if own else _CLEAR_END
   if sentence.isascii() or (not own and not _CLEAR_MARK.search(sentence)):
@@ -186,28 +187,28 @@ def _split_after_clear_marks(sentence: str, language: str) -> List[str]:
     if (not end["space"] and sentence[end.end()].isdigit()
         and sentence[end.start() - 1].isdigit()):
       continue
-    if _goes_on(end[0], sentence[end.end()]):
+    if _continues_after_quotation(end[0], sentence[end.end()]):
       continue
     parts.append(sentence[start:end.start("space")])
     start = end.end()
   return parts + [sentence[start:]]
 
 
-def _goes_on(left: str, right: str) -> bool:
-  """Returns whether a sentence of Japanese goes on after a quotation."""
+def _continues_after_quotation(left: str, right: str) -> bool:
+  """Returns whether a Japanese sentence continues after a quotation."""
   return (_HIRAGANA.match(right) is not None
           and _CLOSED_QUOTATION.search(left) is not None)
 
 
 @functools.lru_cache(maxsize=None)
 def _clear_end(own: str) -> "re.Pattern[str]":
-  """Adds a language's own marks, which end a sentence before a space."""
+  """Returns `_CLEAR_END` with a language's own marks before spaces."""
   return re.compile("(?:" + _CLEAR_END.pattern.partition("(?P<space>")[0]
                     + "|(?:" + own + ")(?=\\s))(?P<space>\\s*)" + _BEFORE_NEXT)
 
 
 def _pieces(paragraph: str, language: str) -> Iterator[str]:
-  """Yields the pieces between sentencex's boundaries, spaces included."""
+  """Yields the pieces between sentencex's boundaries, with their spaces."""
   start = 0
   while start < len(paragraph):
     window = paragraph[start:start + _WINDOW]
@@ -227,10 +228,10 @@ def _pieces_of_window(paragraph: str, language: str) -> List[str]:
     segment = segment.strip()
     if not segment:
       continue
-    # Older versions of sentencex return stripped segments: find each one.
+    # Older versions of sentencex return stripped segments: find each position.
     position = bare.index(segment, position) + len(segment)
     end = (kept[position - 1] if kept is not None else position - 1) + 1
-    # Closing marks, which `bare` lacks, stay with the sentence before them.
+    # Closing quotation marks, not in `bare`, belong to the sentence before.
     while end < len(paragraph) and paragraph[end] in _MAY_CLOSE:
       end += 1
     while end < len(paragraph) and paragraph[end].isspace():
@@ -249,7 +250,7 @@ def _without_quotation_marks(
 
   Returns:
     The text; the position of each of its characters in the paragraph, or None
-    if there is no quotation mark.
+    if the paragraph has no quotation mark.
   """
   if _QUOTATION_MARK.search(paragraph) is None:
     return paragraph, None
@@ -262,7 +263,7 @@ def _belongs_together(left: str, right: str, language: str) -> bool:
   """Returns whether two pieces that sentencex splits are one sentence."""
   if right[0] == "-" and not left[-1].isspace():  # "reflection-vs.-angle curve"
     return True
-  if _goes_on(left, right):
+  if _continues_after_quotation(left, right):
     return True
   left = left.rstrip()
   head = right.lstrip(_QUOTATION_MARKS + "([ ")[:1]

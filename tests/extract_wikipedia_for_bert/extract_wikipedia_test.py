@@ -268,7 +268,7 @@ BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
     (bz2.compress(b""), ["not a MediaWiki dump"]),
     (b"hello", ["not a MediaWiki dump"]),
     (b"<html><body>404</body></html>", ["<html>", "expected <mediawiki>"]),
-    (b"7z\xbc\xaf\x27\x1c" + bytes(50), ["decompress it first"]),
+    (b"7z\xbc\xaf\x27\x1c" + bytes(50), ["decompress the file first"]),
     (BZ2_DUMP[:-9], ["truncated", "byte {0} of {0}".format(len(BZ2_DUMP) - 9)]),
     (BZ2_DUMP[:40], ["truncated", "byte 40 of 40",
                      "no complete page was read"]),
