@@ -1,30 +1,30 @@
-"""What differs between languages and their wikis: facts, without code.
+"""Tables of the facts about languages and their wikis, for the extractor.
 
-Names of namespaces, headings and templates, marks, months and numbers. A new
-language needs a row in some of these tables and nothing elsewhere; without one,
-its text is cleaned by the rules that hold for all.
+The tables have the names of namespaces, headings and templates, the marks,
+months and forms of numbers. To support a new language, add rows to these tables
+only. For a language without rows, the rules for all languages apply.
 
-Names are in lower case, with spaces for underscores; ANY stands for all wikis.
+Names are in lower case, with spaces for underscores. ANY stands for all wikis.
 """
 
 from typing import Dict, FrozenSet, Mapping, NamedTuple, Tuple
 
 ANY = "*"
-# The wikis in which the rows of "en" hold.
+# The wikis that use the rows of "en".
 ENGLISH = ("en", "simple")
 
 
 def _names(text: str) -> FrozenSet[str]:
-  """Returns the names of a list: "a, b\n c" -> {"a", "b c"}."""
+  r"""Returns the names of a list: "a, b\n c" -> {"a", "b c"}."""
   return frozenset(" ".join(name.split()) for name in text.split(","))
 
 
 # --- Pages -------------------------------------------------------------------
 
-# The names of the namespace of files on all Wikipedias, as MediaWiki publishes
-# them. A dump has only the present name of its own wiki; pages use older and
-# English ones too. Latin and Cyrillic names of two letters are left out: they
-# are the beginning of titles more often than the name of a namespace.
+# Names of the namespace of files on all Wikipedias, from MediaWiki. A dump has
+# only the current name of its own wiki; pages also use older and English names.
+# Latin and Cyrillic names of two letters are left out, because most titles that
+# begin with such a name are not in the namespace.
 FILE_NAMES = _names("""
     aafbeilding, afaylu, afbeelding, anaajaalaa, apamduööt, archivi, archivo,
     archivu, arkivo, arquivo, attarong, attēls, barakas, barkas, beeld, beld,
@@ -61,7 +61,7 @@ FILE_NAMES = _names("""
     ᱨᱮᱫ, ⴰⴼⴰⵢⵍⵓ, ファイル, 图像, 图片, 圖像, 圖片, 文件, 文檔, 档案, 檔案, 画像,
     ꠚꠣꠁꠟ, ꯐꯥꯏꯜ, 그림, 파일, 𐍆𐌴𐌹𐌻𐌰
     """)
-# The same of the namespace of categories.
+# Names of the namespace of categories on all Wikipedias, likewise.
 CATEGORY_NAMES = _names("""
     abdeeling, adà, akotchajülee sünülia, akpaxwé, bangsaan, bekätakthook,
     bhângsa, buuri buuri, bólkur, bɛn, cat, catadorie, catagóir, categoreye,
@@ -146,7 +146,7 @@ DROPPED_SECTIONS = _names("""
     相关条目, 相關條目, 延伸阅读, 延伸閱讀, 각주, 외부 링크, 같이 보기,
     참고 문헌, 출처
     """)
-# Templates that make a page one of disambiguation, in full.
+# Full names of the templates of disambiguation pages.
 DISAMBIGUATION_TEMPLATES = _names("""
     disamb, dab, human name disambiguation, geodis, place name disambiguation,
     numberdis, begriffsklärung, homonymie, desambiguación, desambiguação,
@@ -162,7 +162,7 @@ DISAMBIGUATION_TEMPLATES = _names("""
     nuorodinis, nozīmju atdalīšana, täpsustuslehekülg, razdvojba, razločitev,
     მრავალმნიშვნელოვანი, apartigilo
     """)
-# The words in parentheses at the end of their titles.
+# Words in parentheses at the end of the titles of disambiguation pages.
 DISAMBIGUATION_TITLES = _names("""
     disambiguation, begriffsklärung, homonymie, desambiguación, desambiguação,
     desambiguació, disambigua, значения, значення, пояснение,
@@ -172,42 +172,42 @@ DISAMBIGUATION_TITLES = _names("""
     بहुविकल्पी, แก้ความกำกวม, định hướng, 曖昧さ回避, 消歧义, 消歧義, 동음이의,
     այլ կիրառումներ
     """)
-# Wikis that are written in several scripts or vocabularies and mark where
-# these differ: -{zh-hans:计算机; zh-hant:電腦}-.
+# Wikis in several scripts or vocabularies, which mark the differences:
+# -{zh-hans:计算机; zh-hant:電腦}-.
 WITH_VARIANTS = frozenset(
     "ban crh gan iu ku kk mni sh shi sr tg tly uz wuu zh zh-yue".split())
-# Those that a text keeps where a place has them, else the first one.
+# Variants to keep. Without these, the first variant is kept.
 KEPT_VARIANTS = ("zh-hans", "zh-cn", "zh", "sr-ec", "kk-cyrl", "tg", "uz-latn")
 
 # --- Text --------------------------------------------------------------------
 
-# Patterns of what ends a sentence in one language, beyond Unicode's marks.
+# Patterns of a language's terminal marks that Unicode does not name.
 OWN_TERMINAL_MARKS: Mapping[str, str] = {
     # The Greek question mark, which is also typed as a semicolon.
     "el": "[;\u037e]", "pnt": "[;\u037e]",
-    # For the Armenian full stop, which few keyboards have.
+    # Typed instead of the Armenian full stop, which few keyboards have.
     "hy": ":", "hyw": ":",
-    # For the Ethiopic full stop: two word separators.
+    # Two word separators, typed instead of the Ethiopic full stop.
     "am": "፡፡|::", "ti": "፡፡|::",
 }
 # Languages with a point after ordinal numbers: "im 19. Jahrhundert".
 ORDINALS_WITH_POINT = frozenset(
     "als az bar bs cs da de et eu fi fo frr hr hsb dsb hu is ksh lb lv nb nds "
     "nn no sh sk sl sr tr".split())
-# Ranges of the scripts that have no mark for the end of a sentence: Thai, Lao,
-# Tai Le, New Tai Lue, Tai Viet.
+# Ranges of the scripts without terminal marks: Thai, Lao, Tai Le, New Tai Lue,
+# Tai Viet.
 SCRIPTS_WITHOUT_MARKS = ("\u0e01-\u0e5b\u0e81-\u0edf\u1950-\u197f\u1980-\u19df"
                          "\uaa80-\uaadf")
 
 
 class Numbers(NamedTuple):
-  """How a wiki writes numbers.
+  """A wiki's format of numbers.
 
   Attributes:
-    group: between groups of digits.
-    decimal: before the decimals.
-    grouped_from: numbers of fewer digits are not grouped.
-    lakhs: whether groups beyond the first have two digits.
+    group: separator between groups of digits.
+    decimal: separator before the decimals.
+    grouped_from: minimal number of digits of a number with groups.
+    lakhs: whether groups have two digits, except for the last group.
     digits: the ten digits.
   """
   group: str = ""
@@ -218,7 +218,7 @@ class Numbers(NamedTuple):
 
 
 _SPACE = "\u00a0"
-# Numbers of other wikis keep the form that the page has.
+# Numbers of wikis without a row stay as the page has them.
 NUMBERS: Dict[str, Numbers] = {
     **dict.fromkeys(
         "en simple zh zh-yue ja ko th he ms sco cy ga mt sw".split(),
@@ -240,13 +240,13 @@ NUMBERS: Dict[str, Numbers] = {
 
 
 class Dates(NamedTuple):
-  """How a wiki writes dates.
+  """A wiki's format of dates.
 
   Attributes:
-    months: the twelve months, as in a date.
-    full: a date of {day}, {month} and {year}.
-    without_year: a date of {day} and {month}.
-    first: the first day of a month.
+    months: names of the twelve months, inflected as in a date.
+    full: format of a date, with {day}, {month} and {year}.
+    without_year: format of a date without the year.
+    first: text of the first day of a month.
   """
   months: Tuple[str, ...]
   full: str = "{day} {month} {year}"
@@ -289,8 +289,8 @@ DATES: Dict[str, Dates] = {
 
 # --- Templates ---------------------------------------------------------------
 
-# Templates of notes, sources, marks of quality and pronunciation: they stand
-# beside words, not for words, so that a sentence is whole without them.
+# Templates of notes, sources, marks of quality and pronunciation. A sentence is
+# complete without these templates.
 NOTES = _names("""
     nowrap begin, nowrap end,
     sfn, sfnp, sfnm, sfn0, harv, harvnb, harvtxt, harvcol, harvcolnb, harvs,
@@ -363,15 +363,15 @@ NOTES = _names("""
     需要解释, 需要解釋, 国旗, 國旗, 哪个, 失效链接, 来源?, 출처 필요, 출처,
     사실, 누가, 언제, 어디, 국기그림, 쪽
     """)
-# Their names in full, as beginnings.
+# First letters of the names of further such templates.
 NOTE_PREFIXES = ("cite ", "ipac-", "ipa-", "harv", "sfn", "efn", "flagicon",
                  "refn", "мфа-", "ref-", "citar ", "cita ", "smiley")
-# How templates that name a language in their own name begin.
+# First letters of templates with a language code in their name: lang-de.
 LANGUAGE_PREFIX = "lang-"
 
-# Templates that stand for words: how `templates.py` renders them, the words
-# that this takes, and their names. Those under ANY mean the same on all wikis;
-# they write no word of any language.
+# Templates that stand for words. A row has the renderer in `templates.py`, the
+# renderer's words and the names of the templates. The templates under ANY have
+# the same meaning on all wikis and add no words of a language.
 TEMPLATES: Dict[str, Tuple[Tuple[str, Tuple[str, ...], str], ...]] = {
     ANY: (
         ("first", (),
@@ -674,18 +674,18 @@ TEMPLATES: Dict[str, Tuple[Tuple[str, Tuple[str, ...], str], ...]] = {
         ("second", (), "llang"),
     ),
 }
-# Templates whose names are a number with a word: "xixe siècle" in French.
+# Patterns of templates named by a century: "xixe siècle" in French.
 CENTURY_TEMPLATES: Mapping[str, str] = {
     "fr": r"([ivxlc]+)(er|e) siècle( av\. j\.-c\.)?",
 }
-# Templates that show a text of another language, by their names.
+# Patterns of templates that show text in another language.
 FOREIGN_TEXT_TEMPLATES: Mapping[str, str] = {
     # {{enS|Word}}, {{grcS|λόγος}}
     "de": r"[a-z]{2,3}s",
 }
 
-# The units of {{convert}} in English: codes, symbol, singular, plural. The
-# template writes British spellings unless sp=us is given.
+# The units of {{convert}} in English: codes, symbol, singular, plural, in
+# British spelling; `sp=us` selects American spelling.
 _UNIT_TABLE = """
 m|m|metre|metres
 km|km|kilometre|kilometres
@@ -802,14 +802,15 @@ UNITS: Dict[str, Tuple[str, str, str]] = {
         row.split("|") for row in _UNIT_TABLE.strip().split("\n"))
     for code in codes.split()
 }
-# Between two values of {{convert}}: "10|to|20|km". Other wikis keep the signs.
+# Texts between two values of {{convert}}: "10|to|20|km". Wikis that are not in
+# English have a dash for words.
 RANGE_WORDS = {
     "-": "–", "–": "–", "to": " to ", "to(-)": " to ", "and": " and ",
     "and(-)": " and ", "or": " or ", "by": " by ", "x": " by ", "×": " × ",
     "xx": " × ", "*": " × ", "+": " + ", "±": " ± ", "+/-": " ± ", ",": ", ",
     "by(x)": " by ", "–to": " to ", "to about": " to about ",
 }
-# How {{langx|xx|text}} names the language in English.
+# English names of languages, for {{langx|xx|text}}.
 _LANGUAGE_TABLE = """
 af Afrikaans, als Alemannic German, am Amharic, an Aragonese, ang Old English,
 ar Arabic, arc Aramaic, ast Asturian, az Azerbaijani, be Belarusian, ber Berber,

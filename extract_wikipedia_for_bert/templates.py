@@ -1,13 +1,13 @@
 """Renders the templates that stand for words of a sentence.
 
-A dump contains the calls of templates, not what they expand to. Most can be
-dropped: boxes, notes, coordinates, pronunciations. Those that stand for words
-cannot, or the sentence gets a hole ("an average of of rainfall").
-`languages.TEMPLATES` has the names of those that this module renders.
+A dump contains the calls of templates, not the expanded text. Most templates
+are dropped: boxes, notes, coordinates, pronunciations. Dropping a template that
+stands for words leaves a hole in the sentence ("an average of of rainfall").
+`languages.TEMPLATES` names the templates that this module renders.
 
-A renderer takes the arguments of the call, already plain text: a dict from "1",
-"2", ... and the named ones to stripped strings. Then come the language of the
-wiki and the words that the row of the table adds.
+A renderer takes the arguments of a call as plain text, in a dict from "1", "2",
+... and the names of named arguments to stripped strings; then the language code
+of the wiki; then the words of the row of `languages.TEMPLATES`.
 """
 
 import functools
@@ -19,13 +19,13 @@ from extract_wikipedia_for_bert import languages
 Arguments = Mapping[str, str]
 Renderer = Callable[[Arguments], str]
 
-# Stands for words that are not in the dump (a formula, a price of today). The
-# sentence around it is dropped in the end. It is a private-use character: at a
-# NUL, mwparserfromhell would stop parsing without an error.
+# Stands for words that are not in the dump (a formula, a current price).
+# `prose.lines` drops the sentence. The character is of private use: at a NUL,
+# mwparserfromhell stops parsing without an error.
 UNKNOWN_WORDS = "\ue000"
-# Stands for a note in tags behind a template.
+# Stands for a note in tags after a template.
 NOTE_MARK = "\ue001"
-# The marks of Holes: two planes of private use.
+# The marks of `Holes`: two planes of private use.
 _FIRST_CANDIDATE = 0xF0000
 _FIRST_HOLE = 0x100000
 _MAX_MARK = 0xFFFD
@@ -33,11 +33,13 @@ _CANDIDATE = re.compile("[\U000f0000-\U000ffffd]")
 _CANDIDATES = re.compile(
     r"[\U000f0000-\U000ffffd](?:\s*[\U000f0000-\U000ffffd])*")
 HOLE = re.compile("[\U00100000-\U0010fffd]")
-# What a sentence shows that lacks words; none of these may be in a page.
+# The marks in sentences with missing words. `PRIVATE_CHARACTERS` are removed
+# from pages first.
 MISSING_WORDS = UNKNOWN_WORDS + "\U00100000-\U0010fffd"
 PRIVATE_CHARACTERS = re.compile(
     "[" + UNKNOWN_WORDS + NOTE_MARK + "\U000f0000-\U0010fffd]")
-_SURROUNDINGS = 8  # Characters beside a template that decide.
+# Characters on each side of a template that decide whether it stands for words.
+_SURROUNDINGS = 8
 _APOSTROPHES = "'’"
 _CLOSING_MARKS = ".,;:!?…)]}»”\"›’،؛؟。，、；：！？）】」』।॥։"
 _UNSPACED = re.compile(
@@ -51,12 +53,12 @@ _DECIMAL = re.compile(r"^([-−+]?)([0-9]{1,15})(?:\.([0-9]+))?$")
 _SMALL_INTEGER = re.compile(r"^[0-9]{1,15}$")
 _RAIL_GAUGE = re.compile(r"^([\d.]+)\s*(mm|m|in|ft)$")
 _DATE_SEPARATOR = re.compile(r"\s*[/.-]\s*")
-# A formula that can be read as text: "x", "n = 3", "2.5 < x".
+# A formula that is readable as text: "x", "n = 3", "2.5 < x".
 _PLAIN_FORMULA = re.compile(r"[A-Za-z0-9 .,=+\-−<>/()!%]{1,20}")
 
 
 def normalize_name(name: str) -> str:
-  """Returns a template's name in the form that the tables use."""
+  """Returns a template's name as written in the tables of `languages`."""
   name = " ".join(name.replace("_", " ").split()).lower()
   for prefix in ("template:", "subst:", "safesubst:"):
     if name.startswith(prefix):
@@ -65,7 +67,7 @@ def normalize_name(name: str) -> str:
 
 
 def positional(arguments: Arguments) -> List[str]:
-  """Returns the arguments "1", "2", ... up to the first that is missing."""
+  """Returns the arguments "1", "2", ... before the first missing number."""
   values: List[str] = []
   while str(len(values) + 1) in arguments:
     values.append(arguments[str(len(values) + 1)])
@@ -73,16 +75,17 @@ def positional(arguments: Arguments) -> List[str]:
 
 
 def plain_formula(text: str) -> str:
-  """Returns a formula as text, if it is simple enough."""
+  """Returns a simple formula as text, for others `UNKNOWN_WORDS`."""
   return text if _PLAIN_FORMULA.fullmatch(text) else UNKNOWN_WORDS
 
 
 class Holes:
-  """Marks for the places of a page whose words are not in the dump.
+  """Marks the templates of a page whose words are not in the dump.
 
-  A mark is a character: a candidate where a template may stand for words, which
-  its surroundings decide, and a hole where it does. Each template has its own
-  marks, so that a sentence shows which ones it lacks.
+  A mark is a character. A candidate marks a template that may stand for words;
+  `resolve_candidates` decides. A hole marks a template that stands for words.
+  Each template has its own marks, so that `names` can return the templates of a
+  sentence.
   """
 
   def __init__(self) -> None:
@@ -102,17 +105,17 @@ class Holes:
     return chr(ord(self.candidate(name)) + _FIRST_HOLE - _FIRST_CANDIDATE)
 
   def names(self, sentence: str) -> List[str]:
-    """Returns the names of the templates that a sentence lacks."""
+    """Returns the names of the templates that leave holes in a sentence."""
     return [self._names[ord(mark) - _FIRST_HOLE]
             for mark in set(HOLE.findall(sentence))]
 
 
 def resolve_candidates(text: str) -> str:
-  """Turns candidates into holes or nothing.
+  """Turns each run of candidates into a hole or removes the run.
 
-  A template stands for words where a space or an apostrophe comes before it and
-  a word or a closing mark after it. It does not after the end of a sentence or
-  in front of a note.
+  A template stands for words if a space or an apostrophe precedes the template
+  and a word or a closing mark follows. A template after the end of a sentence
+  or before a note does not stand for words.
 
   Args:
     text: a rendered block with the marks of `Holes` and `NOTE_MARK`.
@@ -133,7 +136,12 @@ def resolve_candidates(text: str) -> str:
 
 
 def _stands_for_words(before: str, after: str) -> bool:
-  """Returns whether a template between two texts stands for words."""
+  """Returns whether a template stands for words.
+
+  Args:
+    before: the text before the template.
+    after: the first character after the template.
+  """
   is_word = after.isalnum()
   if not is_word and after not in _CLOSING_MARKS or not after:
     return False
@@ -141,12 +149,12 @@ def _stands_for_words(before: str, after: str) -> bool:
   if last in _APOSTROPHES:
     return before[-2:-1].isalnum() if last else after.islower()
   if not last.isspace():
-    # In scripts without spaces a template within a clause has none around it.
+    # In unspaced scripts a template within a clause has no spaces around.
     return bool(_UNSPACED.match(last) and _UNSPACED.match(after))
   last = before.rstrip()[-1:]
   if not last:
     return after.islower()
-  if last in ",:،、，：":  # A whole item of a list may have been a note.
+  if last in ",:،、，：":  # The template may be a note as an item of a list.
     return is_word
   return last.isalnum() or last not in _CLOSING_MARKS
 
@@ -155,7 +163,7 @@ def _stands_for_words(before: str, after: str) -> bool:
 
 
 def number(text: str, language: str) -> str:
-  """Writes a number as a wiki does: 12000 -> 12,000 or 12.000 or 12 000."""
+  """Formats a number as a wiki does: 12000 -> 12,000 or 12.000 or 12 000."""
   match = _DECIMAL.match(text)
   form = languages.NUMBERS.get(language)
   if match is None or form is None:
@@ -176,7 +184,7 @@ def number(text: str, language: str) -> str:
 
 
 def _argument_number(text: str, language: str) -> str:
-  """Writes an argument of a template, which English wikis may have grouped."""
+  """Formats a number; in English wikis, the number may have commas already."""
   if language in languages.ENGLISH:
     text = text.replace(",", "")
   return number(text, language)
@@ -195,7 +203,7 @@ def _month(text: str, dates: languages.Dates) -> str:
 
 def _day_month_year(day: str, month: str, year: str, language: str,
                     month_first: bool = False) -> str:
-  """Writes a date of which parts may be missing."""
+  """Formats a date; missing parts are empty strings."""
   dates = _dates_of(language)
   if dates is None:
     is_number = bool(_SMALL_INTEGER.match(month))
@@ -215,7 +223,7 @@ def _day_month_year(day: str, month: str, year: str, language: str,
 def _date(arguments: Arguments, language: str) -> str:
   """{{birth date|1815|12|10}} -> December 10, 1815, in French 10 décembre 1815.
 
-  English templates begin with the year, others with the day.
+  English templates begin with the year, other ones with the day.
   """
   values = positional(arguments)
   if len(values) == 1:
@@ -325,7 +333,7 @@ def _ordinal(arguments: Arguments, language: str) -> str:
 
 
 def _convert(arguments: Arguments, language: str, form: str = "") -> str:
-  """{{convert|1300|mi|km}} -> 1,300 miles: the number in the source's unit."""
+  """{{convert|1300|mi|km}} -> 1,300 miles, without the conversion."""
   values = positional(arguments)
   if not values:
     return UNKNOWN_WORDS
@@ -352,7 +360,15 @@ def _convert(arguments: Arguments, language: str, form: str = "") -> str:
 
 def _with_unit(text: str, value: str, code: str, arguments: Arguments,
                abbreviate: bool) -> str:
-  """Adds a unit's name in the number and form that the arguments give."""
+  """Appends a unit to a number.
+
+  Args:
+    text: the number, or the range of numbers.
+    value: the last number, which decides between singular and plural.
+    code: code of the unit.
+    arguments: arguments of the template, with options of the form.
+    abbreviate: whether to use the symbol of the unit.
+  """
   symbol, singular, plural = languages.UNITS.get(code, (code, code, code))
   adjective = arguments.get("adj", "")
   if arguments.get("abbr") in ("on", "in", "comma"):
@@ -569,7 +585,7 @@ def _bible_verse(arguments: Arguments, unused_language: str) -> str:
 def _ship(arguments: Arguments, unused_language: str, prefix: str = "") -> str:
   """{{USS|Enterprise|CV-6}} -> USS Enterprise (CV-6).
 
-  The last argument says whether the name has its prefix and number.
+  The last argument selects whether the prefix and the number are shown.
   """
   values = positional(arguments) + ["", "", "", ""]
   if not prefix:
@@ -589,9 +605,9 @@ def _ship_class(arguments: Arguments, unused_language: str) -> str:
   return "{}-class {}".format(values[0], values[1]).strip()
 
 
-# --- Which template has which renderer ---------------------------------------
+# --- Renderers of templates --------------------------------------------------
 
-# By the names in `languages.TEMPLATES`.
+# Renderers by their names in `languages.TEMPLATES`.
 KINDS: Mapping[str, Callable[..., str]] = {
     render.__name__.lstrip("_"): render for render in (
         _date, _old_style_date, _as_of, _century, _spanish_century,
@@ -650,7 +666,7 @@ def find(name: str, language: str) -> Optional[Renderer]:
 
 
 def is_note(name: str) -> bool:
-  """Returns whether a template stands beside words, not for words.
+  """Returns whether a template annotates words, so that none are missing.
 
   Args:
     name: the template's name, as `normalize_name` returns it.

@@ -1,9 +1,9 @@
 """Turns the wikitext of a page into paragraphs of plain text.
 
-The steps go from large to small, and each takes linear time: tags and comments,
-sections, tables, what spans lines (boxes, files), lines into blocks. Then
-mwparserfromhell parses each block separately, for its links and templates, so
-that broken markup spoils only its own block.
+The first steps take linear time: they resolve comments and tags, drop sections,
+tables, and templates and links that span lines, and join lines to blocks. Then
+mwparserfromhell parses the links and templates of each block separately, so
+that broken markup affects its own block only.
 """
 
 import bisect
@@ -21,23 +21,23 @@ from extract_wikipedia_for_bert import languages
 from extract_wikipedia_for_bert import templates
 from extract_wikipedia_for_bert.dump import Site
 
-# The parser takes quadratic time on broken markup such as unclosed links.
-# Paragraphs of prose are far shorter than this: a longer block is parsed line
-# by line, a longer line is dropped.
+# Maximal length of a block in characters: the parser takes quadratic time on
+# broken markup such as unclosed links. Prose has shorter blocks. A longer block
+# is parsed line by line, and a longer line is dropped.
 _MAX_BLOCK = 20000
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)\b([^<>]*)>")
-# Tags that are dropped with all they enclose.
+# Tags that are dropped with their contents.
 _DROPPED_TAGS = frozenset("""
     ref references gallery timeline score hiero table
     imagemap inputbox categorytree graph mapframe maplink includeonly pre
     templatestyles indicator section chess style script
     """.split())
-# Code: dropped, or words where it stands within a line.
+# Tags of code, which is kept within a line of text and dropped elsewhere.
 _CODE_TAGS = frozenset(["syntaxhighlight", "source"])
 _INLINE_ATTRIBUTE = re.compile(r"\binline\b")
-# How words are read, above them, inside <ruby>.
+# Tags of readings above words, inside <ruby>.
 _READING_TAGS = frozenset(["rt", "rp", "rtc"])
 _RUBY_TAGS = _READING_TAGS | {"rb", "ruby"}
 _MAX_TAGS_IN_READING = 8
@@ -46,20 +46,20 @@ _BLOCK_TAGS = frozenset("""
     p div center blockquote ul ol li dl dt dd hr h1 h2 h3 h4 h5 h6 poem td th tr
     caption tbody thead tfoot
     """.split())
-# Tags that are dropped without what they enclose.
+# Tags that are dropped without their contents.
 _INLINE_TAGS = frozenset("""
     abbr b bdi bdo big cite code data del dfn em font i ins kbd mark noinclude
     nowiki onlyinclude q rb ruby s samp small span strike strong sub sup time tt
     u var wbr langconvert noindex nobr
     """.split())
 _INTEGER = re.compile(r"[-−+]?\d+")
-# A character of so many digits that Python refuses to read the number.
+# A character reference with more digits than Python converts to a number.
 _HUGE_CHARACTER = re.compile(r"&#[0-9]{4000,};?")
 _REPLACEMENT_CHARACTER = "\ufffd"
 
 _HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*={1,6}[ \t]*$", re.MULTILINE)
 _MARKED_LINE = re.compile(r"^[*#:;]+\s*")
-# How a row of a table begins; the table's start may come from a template.
+# The first characters of a table's rows. A template may start the table.
 _TABLE_LINE = ("|", "!", "{|")
 _BRACES = re.compile(r"\{\{|\}\}")
 _LINK_BRACKETS = re.compile(r"\[\[|\]\]")
@@ -68,17 +68,17 @@ _LINK_PREFIX = re.compile(r"\[\[\s*([^\[\]|:{}\n]*?)\s*:")
 _LANGUAGE_PREFIX = re.compile(
     r"(?:[a-z]{2,3}(?:-[a-z]{1,12}){0,2}|simple|tokipona)$")
 _DIRECTION_MARKS = re.compile("[\u200e\u200f]")
-# [[a]] and [[a|b]] without other markup inside, as most links are.
+# [[a]] and [[a|b]] without other markup inside: most links.
 _SIMPLE_LINK = re.compile(
     r"(?<!\[)\[\[([^\[\]{}|<>\n=]+)(?:\|([^\[\]{}|<>\n=]*))?\]\](?!\])")
 _QUOTES = re.compile(r"'{2,}")
 _POSSESSIVE = re.compile(r"(?<=[^'\s])'''(?=s\b)")
-# What [[Ada (name)|]] and [[Ada, Ohio|]] leave out of their label.
+# The part of the title that [[Ada (name)|]] and [[Ada, Ohio|]] do not show.
 _PIPE_TRICK = re.compile(r"\s*\([^()]*\)$|,.*$")
 # __NOTOC__ and __KEIN_INHALTSVERZEICHNIS__, but not __init__.
 MAGIC_WORD = re.compile(
     r"__(?=[^_]{2})(?:[A-Z]|[^\x00-\x7f\s])+(?:_(?:[A-Z]|[^\x00-\x7f\s])+)*__")
-# What a wiki with variants writes: -{...}-, perhaps with templates inside.
+# Variants: -{...}-, possibly with templates inside.
 _VARIANTS = re.compile(r"-\{(?!\{)((?:[^{}]|\{\{[^{}]*\}\})*)\}-")
 _VARIANT_FLAGS = re.compile(r"(?:\s*(?:[A-Z+-]|[a-z-]+)\s*(?:;|$))+$")
 _VARIANT_RULE = re.compile(
@@ -91,7 +91,7 @@ _PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 
 
 def _any_of(names: FrozenSet[str]) -> str:
-  """Returns a pattern of names, in which underscores stand for spaces too."""
+  """Returns a pattern of names; underscores match spaces."""
   return "|".join(re.escape(name).replace("\\ ", "[ _]+")
                   for name in sorted(names))
 
@@ -107,19 +107,18 @@ _DISAMBIGUATION_TITLE = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Wiki:
-  """What must be known about a wiki to read its wikitext.
+  """The properties of a wiki that affect its wikitext.
 
   Attributes:
     language: the language code.
-    dropped_links: prefixes of links that are not text, in lower case: those of
-      files and categories.
+    dropped_links: prefixes of links to files and categories, in lower case.
   """
   language: str = "en"
   dropped_links: FrozenSet[str] = frozenset()
 
   @classmethod
   def of(cls, site: Site) -> "Wiki":
-    """Returns what the header of a dump says about its wiki."""
+    """Returns the wiki that the header of a dump describes."""
     return cls(site.language, site.media_prefixes | site.category_prefixes
                | languages.FILE_NAMES | languages.CATEGORY_NAMES)
 
@@ -134,7 +133,7 @@ def is_disambiguation(title: str, text: str) -> bool:
   """Returns whether a page is a disambiguation page.
 
   Args:
-    title: the page's title, which shows about half of them.
+    title: the page's title, which identifies about half of these pages.
     text: the page's wikitext.
   """
   return (_DISAMBIGUATION_TITLE.search(title) is not None
@@ -147,12 +146,12 @@ def paragraphs(text: str, wiki: Wiki, holes: Optional[templates.Holes] = None
 
   Args:
     text: the page's wikitext.
-    wiki: the wiki it is from.
-    holes: gets the names of the templates whose words are missing; without it
-      `templates.UNKNOWN_WORDS` stands for these.
+    wiki: the wiki of the page.
+    holes: collects the names of the templates whose words are missing. If None,
+      `templates.UNKNOWN_WORDS` marks all missing words.
 
   Yields:
-    Paragraphs as plain text. Markup that is not closed may remain; marks of
+    Paragraphs as plain text. Unclosed markup may remain. The marks of
     `templates.MISSING_WORDS` stand for words that are not in the dump.
   """
   text = templates.PRIVATE_CHARACTERS.sub("", text).replace("\r", "")
@@ -173,16 +172,13 @@ def paragraphs(text: str, wiki: Wiki, holes: Optional[templates.Holes] = None
 
 
 def resolve_tags(text: str) -> str:
-  """Resolves the tags of a page, in one pass.
+  r"""Returns wikitext without tags, except for unknown ones.
 
-  `a<ref>b</ref> c<br>d` becomes `a c\\nd`. Short plain formulas are kept,
-  others become `templates.UNKNOWN_WORDS`.
+  `a<ref>b</ref> c<br>d` becomes `a c\nd`. Short plain formulas are kept, other
+  formulas become `templates.UNKNOWN_WORDS`.
 
   Args:
     text: wikitext without comments.
-
-  Returns:
-    Wikitext without tags, except for unknown ones.
   """
   tags = list(_TAG.finditer(text))
   closings: Dict[str, List[int]] = collections.defaultdict(list)
@@ -193,7 +189,7 @@ def resolve_tags(text: str) -> str:
   pieces = []
   position = 0
   for number, tag in enumerate(tags):
-    if tag.start() < position:  # Inside what is dropped already.
+    if tag.start() < position:  # Inside a dropped part.
       continue
     pieces.append(text[position:tag.start()])
     position = tag.end()
@@ -238,7 +234,7 @@ def resolve_tags(text: str) -> str:
 
 
 def _is_inline(text: str, tag: "re.Match[str]", closing: int) -> bool:
-  """Returns whether code is part of a line of text."""
+  """Returns whether the code in a tag is part of a line of text."""
   if "\n" in text[tag.end():closing]:
     return False
   line = text[text.rfind("\n", 0, tag.start()) + 1:tag.start()]
@@ -246,7 +242,7 @@ def _is_inline(text: str, tag: "re.Match[str]", closing: int) -> bool:
 
 
 def _end_of_reading(tags: List["re.Match[str]"], number: int) -> int:
-  """Returns where <rt>, <rp> or <rtc> ends, which may lack their end tags."""
+  """Returns the end of an <rt>, <rp> or <rtc>, which may lack its end tag."""
   for tag in tags[number + 1:number + 1 + _MAX_TAGS_IN_READING]:
     name = tag[2].lower()
     if name in _RUBY_TAGS:
@@ -255,13 +251,13 @@ def _end_of_reading(tags: List["re.Match[str]"], number: int) -> int:
 
 
 def _first_after(positions: List[int], start: int) -> Optional[int]:
-  """Returns the first of rising positions that is not before a start."""
+  """Returns the first position at or after a start; None if there is none."""
   index = bisect.bisect_left(positions, start)
   return positions[index] if index < len(positions) else None
 
 
 def _formula(text: str) -> str:
-  """Returns a formula as text, if it is simple enough."""
+  """Renders the contents of a formula's tag."""
   return templates.plain_formula(_unescaped(text).strip())
 
 
@@ -271,7 +267,7 @@ def _unescaped(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-  """Escapes literal text, so that it is not read as markup."""
+  """Escapes literal text, so that later steps find no markup."""
   return "".join(
       character if character.isalnum() or character.isspace()
       or character == "&" else "&#{};".format(ord(character))
@@ -279,7 +275,7 @@ def _escaped(text: str) -> str:
 
 
 def resolve_variants(text: str) -> str:
-  """Keeps one variant of what a wiki writes in several scripts.
+  """Keeps one variant of text that a wiki gives in several scripts.
 
   `-{zh-hans:软件; zh-hant:軟體}-` becomes `软件`, `-{text}-` becomes `text`.
 
@@ -291,12 +287,12 @@ def resolve_variants(text: str) -> str:
 
 def _one_variant(marks: "re.Match[str]") -> str:
   text = marks[1]
-  if _SINGLE_BRACKET.search(text):  # The name of a chemical: 4-{2-[…]…}-.
+  if _SINGLE_BRACKET.search(text):  # A chemical name: 4-{2-[…]…}-.
     return marks[0]
   head, bar, rest = text.partition("|")
   if bar and _VARIANT_FLAGS.match(head):
     flags = {flag.strip() for flag in head.split(";")}
-    if flags & {"H", "T", "-", "N"}:  # For the title, or for later words.
+    if flags & {"H", "T", "-", "N"}:  # For the title, or for later text.
       return ""
     text = rest
   rules: Dict[str, str] = {}
@@ -313,14 +309,7 @@ def _one_variant(marks: "re.Match[str]") -> str:
 
 
 def drop_sections(text: str) -> str:
-  """Drops the sections without prose, with their subsections.
-
-  Args:
-    text: wikitext.
-
-  Returns:
-    Wikitext without the sections that `languages.DROPPED_SECTIONS` names.
-  """
+  """Returns wikitext without `languages.DROPPED_SECTIONS` and subsections."""
   kept = []
   position = 0
   dropped_level = 0  # The heading's level while a section is being dropped.
@@ -339,16 +328,9 @@ def drop_sections(text: str) -> str:
 
 
 def drop_tables(text: str) -> str:
-  """Drops tables, nested ones too.
+  """Returns wikitext without tables (`{|` ... `|}`), nested ones included.
 
-  Of a table that is not closed, this leaves the lines: `blocks` drops those
-  that look like rows.
-
-  Args:
-    text: wikitext.
-
-  Returns:
-    Wikitext without `{|` ... `|}`.
+  An unclosed table stays; `blocks` drops the lines that look like rows.
   """
   if "{|" not in text:
     return text
@@ -362,14 +344,14 @@ def drop_tables(text: str) -> str:
     elif line.startswith("|}") and not line.startswith("|}}") and opened:
       spans.append((opened.pop(), number))
   for first, last in _outermost(spans):
-    # What follows the end of a table in its line is text.
+    # The text after the end of a table in the same line is kept.
     lines[last] = lines[last].partition("|}")[2]
     lines[first:last] = [""] * (last - first)
   return "\n".join(lines)
 
 
 def _outermost(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
-  """Returns the spans that are not inside another one, in order."""
+  """Returns the spans that are not inside other spans, in order."""
   outermost: List[Tuple[int, int]] = []
   for start, end in sorted(spans, key=lambda span: (span[0], -span[1])):
     if not outermost or start > outermost[-1][1]:
@@ -378,7 +360,7 @@ def _outermost(spans: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
 
 
 def _balanced(text: str, brackets: "re.Pattern[str]") -> List[Tuple[int, int]]:
-  """Returns the spans of pairs of double brackets; unclosed ones have none."""
+  """Returns the spans of closed pairs of double brackets."""
   opened: List[int] = []
   spans = []
   for bracket in brackets.finditer(text):
@@ -390,14 +372,11 @@ def _balanced(text: str, brackets: "re.Pattern[str]") -> List[Tuple[int, int]]:
 
 
 def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
-  """Drops links that are not text: files, categories and other languages.
+  """Returns wikitext without links to files, categories and other languages.
 
   Args:
     text: wikitext.
-    prefixes: those of links to files and categories, in lower case.
-
-  Returns:
-    Wikitext with the other links unchanged.
+    prefixes: prefixes of links to files and categories, in lower case.
   """
   dropped = []
   for start, end in _balanced(text, _LINK_BRACKETS):
@@ -411,13 +390,13 @@ def drop_links(text: str, prefixes: FrozenSet[str]) -> str:
 
 
 def _without(text: str, spans: List[Tuple[int, int]]) -> str:
-  """Removes spans from a text."""
+  """Returns a text without spans, and without the lines that become empty."""
   pieces = []
   position = 0
   for start, end in _outermost(spans):
     pieces.append(text[position:start])
     position = end
-    # A line that becomes empty goes too: it would break a paragraph.
+    # An empty line would break a paragraph.
     if text[start - 1:start] in ("", "\n") and text[end:end + 1] == "\n":
       position += 1
   pieces.append(text[position:])
@@ -428,7 +407,7 @@ def resolve_block_templates(text: str, language: str,
                             holes: Optional[templates.Holes] = None) -> str:
   """Resolves the templates that span lines or start a line.
 
-  Those within a line are left to the parser of their block.
+  `plain_text` renders the templates within a line later.
 
   Args:
     text: wikitext.
@@ -436,7 +415,7 @@ def resolve_block_templates(text: str, language: str,
     holes: as for `paragraphs`.
 
   Returns:
-    Wikitext in which each remaining template is within a line.
+    Wikitext with templates within lines only.
   """
   pieces = []
   position = 0
@@ -528,29 +507,29 @@ def _simple_label(link: "re.Match[str]") -> str:
 
 
 def _without_quotes(block: str) -> str:
-  """Removes the quotes of bold and italic type, but no apostrophe."""
+  """Removes the quotes of bold and italic type and keeps apostrophes."""
   if "''" not in block:
     return block
   block = _POSSESSIVE.sub("'", block)
-  # Four quotes are an apostrophe and bold type; of more than five, those beyond
-  # five are apostrophes.
+  # Four quotes are an apostrophe and bold type. Quotes beyond five are
+  # apostrophes.
   return _QUOTES.sub(
       lambda run: "'" * {4: 1}.get(len(run[0]), max(0, len(run[0]) - 5)), block)
 
 
 class _Rendering:
-  """Renders parsed wikitext of one wiki."""
+  """Renders the links and templates of a wiki's wikitext."""
 
   def __init__(self, language: str, holes: templates.Holes):
     self._language = language
     self._holes = holes
 
   def parsed(self, block: str) -> str:
-    """Renders the links and templates of a block."""
+    """Parses and renders a block."""
     try:
       code = wikicode_parser.Parser().parse(block, skip_style_tags=True)
     except wikicode_parser.ParserError:
-      # The parser fails on some broken markup: drop the block, not the run.
+      # The parser fails on some broken markup.
       return ""
     return self._text(code)
 
@@ -604,10 +583,10 @@ class _Rendering:
 
 
 def _split_function(name: str, language: str) -> Tuple[str, Optional[str]]:
-  """Splits the name of a parser function, as in {{formatnum:1234}}.
+  """Splits the name of a template or parser function: {{formatnum:1234}}.
 
   Returns:
-    The normalized name, and the first argument of a parser function or None.
+    The normalized name; the first argument of a parser function, or None.
   """
   whole = templates.normalize_name(name)
   function, colon, argument = name.partition(":")
