@@ -623,7 +623,7 @@ def _feed(parser: etree.XMLPullParser,
 
 
 def _local_name(element: etree._Element) -> str:
-  """Returns an element's name. (etree.QName fails for a tag such as `<:a>`.)"""
+  """Returns an element's name. etree.QName fails for a tag such as `<:a>`."""
   return element.tag.rpartition("}")[2]
 
 
