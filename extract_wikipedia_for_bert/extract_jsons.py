@@ -182,10 +182,10 @@ def main() -> None:
     num_articles = extract(paths, writer, options)
     if not writer.articles:
       raise InputError(
-          "--folder {}: no article with {} sentences among {} articles in {} "
-          "files; check the output of WikiExtractor, or lower --min_sentences"
-          .format(FLAGS.folder, options.min_sentences, num_articles,
-                  len(paths)))
+          "--folder {}: no article with {} sentences among the {} articles of "
+          "{} files; check the output of WikiExtractor, or lower "
+          "--min_sentences".format(FLAGS.folder, options.min_sentences,
+                                   num_articles, len(paths)))
     writer.finish()
   print("{} from {:,} in {:,} files".format(
       writer.summary(), num_articles, len(paths)))
