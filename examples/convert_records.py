@@ -1,15 +1,15 @@
-r"""Turns records into compact ones of half the size, or back.
+r"""Converts records to the compact format, of half the size, or back.
 
   python examples/convert_records.py \
     --input_file 'data/labelled/wiki_distill_*.tfrecord' \
     --output_dir data/compact --record_format compact
 
-The output has the names of the input, in another folder, and is what the stage
-that made the input writes with that --record_format. With
---probability_bits=32 nothing is lost, and the way back gives the same bytes;
-else the end says how far the probabilities were rounded. Records of any stage
-are read, those of 2019 included. A conversion that was stopped resumes when the
-same command is given again.
+The output files have the names of the input files, and the contents that the
+input's stage writes with this --record_format. With --probability_bits=32 the
+conversion is lossless, and converting back gives the same bytes. Otherwise a
+log line reports the largest rounding error of the probabilities. The script
+reads records of any stage, those of 2019 included. Run the same command again
+to resume.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import pathlib
 import sys
 from typing import Dict, Iterable, Iterator, NamedTuple, Optional
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
@@ -42,23 +42,23 @@ from util import files
 from util.command_line import InputError
 
 _STAGE = "convert_records"
-# Records that are converted at once.
+# Number of records converted at once.
 _WINDOW_RECORDS = 4096
-# Where nothing tells the vocabulary; token ids of compact records are int32.
+# Bound of token ids for records without a manifest. Compact ids are int32.
 _MOST_TOKENS = (1 << 31) - 1
 _EXACT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-  """What is converted to what.
+  """The values of the flags of the same names.
 
   Attributes:
     input_file: paths and patterns of the records.
-    output_dir: folder of the converted ones.
+    output_dir: folder of the converted records.
     record_format: one of `compact.FORMATS`.
     probability_bits: one of `compact.PROBABILITY_BITS`.
-    overwrite: whether to replace an output that was made in another way.
+    overwrite: whether to replace an output made with other settings.
   """
   input_file: str
   output_dir: str
@@ -71,11 +71,11 @@ class Source(NamedTuple):
   """A checked input file.
 
   Attributes:
-    path: of the file.
-    corpus: where its records are.
-    shape: of its records.
-    made_by: its manifest, if there is one.
-    vocab_size: that its token ids stay below.
+    path: path of the file.
+    corpus: blocks of the file.
+    shape: shape of the records.
+    made_by: manifest of the file, or None.
+    vocab_size: upper bound of the token ids, exclusive.
   """
   path: str
   corpus: order.Corpus
@@ -90,7 +90,8 @@ def define_flags() -> None:
       "input_file", None,
       "Records: paths and patterns, separated by commas.")
   flags.DEFINE_string(
-      "output_dir", None, "Folder for the converted records, another one.")
+      "output_dir", None,
+      "Folder for the converted records; not the folder of the input.")
   flags.DEFINE_enum(
       "record_format", "compact", compact.FORMATS,
       "compact: all features in one string. example: a list for each feature, "
@@ -98,35 +99,46 @@ def define_flags() -> None:
   compact.define_flags()
   flags.DEFINE_bool(
       "overwrite", False,
-      "Whether to replace an output that was made or begun in another way.")
+      "Whether to replace an output made or begun with other settings.")
 
 
 class Losses:
-  """Counts what a conversion changes."""
+  """Counts the values that a conversion changes."""
 
   def __init__(self):
     self._largest_error = 0.0
     self._num_dropped = 0
 
   def clear_padding(self, features: Dict[str, np.ndarray]) -> None:
-    """Clears labels in the padding, which records of 2019 have, in place."""
+    """Clears labels in padding slots, as in records of 2019, in place."""
     is_padding = features[schema.MASKED_LM_WEIGHTS] == 0
     for name in schema.LABELS:
       if name in features:
-        # A view: what is decoded cannot be written to.
+        # Decoded arrays are read-only.
         values = features[name] = features[name].copy()
         self._num_dropped += np.count_nonzero(values[is_padding])
         values[is_padding] = 0
 
   def add_rounding(self, probabilities: np.ndarray, bits: int) -> None:
-    """Notes how far codes of some bits are from what they stand for."""
+    """Updates the largest rounding error.
+
+    Args:
+      probabilities: float32 probabilities, of any shape.
+      bits: 8 or 16, the bits of a stored probability.
+    """
     codes = compact.encode_probabilities(
         probabilities, np.dtype("<u{}".format(bits // 8)))
     self._largest_error = max(self._largest_error, float(np.max(np.abs(
         compact.decode_probabilities(codes) - probabilities), initial=0.0)))
 
   def log(self, name: str, num_records: int, sizes: Iterable[int]) -> None:
-    """Says what one file has become."""
+    """Logs the sizes and changes of a converted file.
+
+    Args:
+      name: the output file.
+      num_records: number of records.
+      sizes: sizes of the input and the output in bytes.
+    """
     message = "{}: {:,} records, {:.0f} bytes each became {:.0f}.".format(
         name, num_records, *(size / max(num_records, 1) for size in sizes))
     if self._largest_error:
@@ -142,11 +154,11 @@ def read_source(path: str, output_dir: str) -> Source:
   """Checks an input file.
 
   Args:
-    path: of the file.
-    output_dir: folder for what is found of a file that has no manifest.
+    path: path of the file.
+    output_dir: folder for the block index of a file without a manifest.
 
   Raises:
-    InputError: it holds something other than records.
+    InputError: if the file is damaged or holds other data than records.
   """
   made_by = manifest.read_manifest(path)
   vocab_size = made_by.vocab_size if made_by else 0
@@ -166,7 +178,7 @@ def read_source(path: str, output_dir: str) -> Source:
 
 def windows(source: Source,
             first: int = 0) -> Iterator[input_pipeline.Window]:
-  """Reads the records of a source from one on, in windows."""
+  """Yields the records of a source from record `first` on, in windows."""
   return input_pipeline.read_windows(
       source.corpus, "input_file", source.shape, first, source.corpus.size,
       _WINDOW_RECORDS, schema.limits(source.shape, source.vocab_size, 2))
@@ -174,16 +186,16 @@ def windows(source: Source,
 
 def output_manifest(source: Source, options: ConversionOptions
                    ) -> manifest.Manifest:
-  """Returns what the stage that made the records writes of the output.
+  """Returns the manifest that the input's stage would write for the output.
 
-  Records without a manifest get one that names them as their source.
+  The manifest for an input without a manifest names the input as its source.
   """
   made_by = source.made_by or manifest.Manifest(
       stage=_STAGE, flags={}, fingerprints={}, vocab_size=0,
       sources={os.path.basename(source.path):
                block_index.records_fingerprint(source.path)})
   made_with = dict(made_by.flags)
-  # What was rounded once stays so.
+  # A conversion does not restore probabilities that were rounded before.
   bits = made_with.pop("probability_bits", _EXACT_BITS)
   made_with.pop("record_format", None)
   if options.record_format == "compact":
@@ -198,11 +210,11 @@ def output_manifest(source: Source, options: ConversionOptions
 
 def convert(options: ConversionOptions, source: Source, output_file: str,
             bar: tqdm.tqdm) -> None:
-  """Converts one file, from where an earlier run stopped.
+  """Converts a file, or resumes an earlier run.
 
   Raises:
-    InputError: the output was made in another way, or a record cannot be
-      stored in that format.
+    InputError: if the output was made with other settings, or the format cannot
+      store a record.
   """
   wanted = output_manifest(source, options)
   if record_writer.is_finished(output_file, wanted, options.overwrite):
@@ -244,13 +256,13 @@ def convert_all(options: ConversionOptions) -> None:
   """Converts all input files.
 
   Raises:
-    InputError: as for `read_source` and `convert`, or an output would be an
-      input file or another output.
+    InputError: as for `read_source` and `convert`, or if an output file would
+      replace an input file or another output file.
   """
   if (options.record_format == "example" and options.probability_bits
       != compact.DEFAULT_PROBABILITY_BITS):
     raise InputError(
-        "--probability_bits={} has no effect without --record_format=compact: "
+        "--probability_bits={} has no effect without --record_format=compact; "
         "leave it out".format(options.probability_bits))
   paths = files.find_files(options.input_file, "input_file")
   outputs = [os.path.join(options.output_dir, os.path.basename(path))
@@ -273,7 +285,7 @@ def main() -> None:
   try:
     convert_all(command_line.options(ConversionOptions))
   except KeyboardInterrupt:
-    raise KeyboardInterrupt("what is converted is kept: the same command "
+    raise KeyboardInterrupt("the converted records are kept: the same command "
                             "resumes from here") from None
 
 

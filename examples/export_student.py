@@ -1,4 +1,4 @@
-r"""Exports a BERT, or a classifier made of one, to be used elsewhere.
+r"""Exports a BERT or a classifier to formats of other libraries.
 
   python examples/export_student.py --format huggingface \
     --bert_config_file student/run/student/bert_config.json \
@@ -8,8 +8,7 @@ r"""Exports a BERT, or a classifier made of one, to be used elsewhere.
   python examples/export_student.py --format tflite --weight_bits 8 \
     --classifier_dir classifier --output_dir student/tflite
 
-classifier_dir is a folder that fine_tune_classifier.py has written. The formats
-are
+--classifier_dir is a folder that fine_tune_classifier.py wrote. The formats are
 
   huggingface   config.json, model.safetensors and tokenizer.json, for the
                 AutoModel classes and AutoTokenizer of transformers 4 and 5
@@ -17,18 +16,18 @@ are
   tflite        model.tflite for the TensorFlow Lite interpreter, one sequence
                 of max_seq_length tokens at a time
 
-The last two read int32 input_ids, input_mask and segment_ids, [B, S], and
-return float32 probabilities: [B, labels] of a classifier. A masked-LM model
-also reads masked_lm_positions, [B, P], and returns [B, P, vocab_size].
-vocab.txt comes with each format, labels.txt with a classifier. Run again, the
-same command keeps what it has exported.
+The TensorFlow formats read int32 input_ids, input_mask and segment_ids, [B, S].
+A classifier returns float32 probabilities, [B, labels]. A masked-LM model also
+reads masked_lm_positions, [B, P], and returns probabilities
+[B, P, vocab_size]. Each export has vocab.txt, of a classifier also labels.txt.
+The same command, run again, keeps a finished export.
 """
 
 import os
 import pathlib
 import sys
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import contextlib
@@ -60,7 +59,7 @@ from util.command_line import InputError
 
 FORMATS = ("huggingface", "saved_model", "tflite")
 TFLITE_FILE = "model.tflite"
-# File of output_dir that says what was exported, and how.
+# File of output_dir with the settings and inputs of the export.
 NOTES_FILE = "exported.json"
 PROBABILITIES = "probabilities"
 _INPUTS = (schema.INPUT_IDS, schema.INPUT_MASK, schema.SEGMENT_IDS)
@@ -89,42 +88,45 @@ class Options:
 def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_enum("format", None, FORMATS, "Format to export to; see above.")
-  flags.DEFINE_string("output_dir", None, "Folder to make.")
+  flags.DEFINE_string("output_dir", None, "Folder to write.")
   flags.DEFINE_string(
       "bert_config_file", None,
       "Config of the model, such as student/run/student/bert_config.json. "
-      "Needed without classifier_dir, as are the next two.")
+      "Required without --classifier_dir, as are --init_checkpoint and "
+      "--vocab_file.")
   flags.DEFINE_string(
       "init_checkpoint", None,
       "Checkpoint of the model, such as folder/bert_model.ckpt.")
   flags.DEFINE_string("vocab_file", None, "Vocabulary of the model.")
   flags.DEFINE_string(
       "classifier_dir", None,
-      "Folder of a classifier to export instead: output_dir of "
+      "Folder of a classifier to export: --output_dir of "
       "fine_tune_classifier.py.")
   flags.DEFINE_bool(
       "do_lower_case", True,
       "Whether to lower the case and drop accents; True for uncased models.")
   flags.DEFINE_bool(
       "strip_accents", None,
-      "Whether to drop accents. Default: as do_lower_case.")
+      "Whether to drop accents. Default: the value of --do_lower_case.")
   flags.DEFINE_integer(
       "max_seq_length", None,
-      "Tokens of the sequence that a tflite model reads. Default: that of the "
-      "classifier, or {}.".format(_MAX_SEQ_LENGTH), lower_bound=1)
+      "Length of a tflite model's sequence in tokens. Default: the length in "
+      "the classifier's training, or {}.".format(_MAX_SEQ_LENGTH),
+      lower_bound=1)
   flags.DEFINE_integer(
       "max_predictions_per_seq", 1,
-      "Masked tokens that a tflite model of the masked-LM kind predicts.",
+      "Number of masked tokens that a tflite masked-LM model predicts.",
       lower_bound=1)
   flags.DEFINE_enum(
       "weight_bits", "32", ["32", "8"],
-      "Bits of a weight in a tflite model; 8 makes it a quarter as large.")
+      "Bits of a weight in a tflite model. The model with 8 bits has a quarter "
+      "of the size.")
   flags.DEFINE_bool(
       "overwrite", False,
-      "Whether to replace another export in output_dir.")
+      "Whether to replace another export in --output_dir.")
 
 
-# --- What is exported --------------------------------------------------------
+# --- The model ---------------------------------------------------------------
 
 
 class Model(NamedTuple):
@@ -132,17 +134,17 @@ class Model(NamedTuple):
 
   Attributes:
     config: size of the model.
-    checkpoint: path, without `.index`.
-    variables: the names of those to export.
+    checkpoint: path of the checkpoint, without `.index`.
+    variables: names of the variables to export.
     vocab_file: path of the vocabulary.
-    vocab: ids by token.
-    do_lower_case: as for the tokenizer.
-    strip_accents: likewise.
-    labels: of a classifier, in the order of their ids; empty for a masked-LM
-      model.
-    max_seq_length: the longest sequence of a classifier's training; None for a
+    vocab: maps tokens to ids.
+    do_lower_case: as for `tokenization.FullTokenizer`.
+    strip_accents: as for `tokenization.FullTokenizer`.
+    labels: labels of a classifier, in the order of their ids; empty for a
       masked-LM model.
-    fingerprints: of the files that it was read from, by flag.
+    max_seq_length: length of the longest sequence in a classifier's training;
+      None for a masked-LM model.
+    fingerprints: fingerprints of the model's files, by flag.
   """
   config: modeling.BertConfig
   checkpoint: str
@@ -163,14 +165,14 @@ class Model(NamedTuple):
 
 
 def check_flags(options: Options, given: Collection[str]) -> None:
-  """Checks that flags do not contradict each other.
+  """Checks the combination of flags.
 
   Args:
     options: the options.
-    given: the names of the flags that the command line has.
+    given: names of the flags on the command line.
 
   Raises:
-    InputError: they do, or one is missing.
+    InputError: if flags contradict each other or a flag is missing.
   """
   for name in _MODEL_FLAGS:
     if not options.classifier_dir and not getattr(options, name):
@@ -180,8 +182,8 @@ def check_flags(options: Options, given: Collection[str]) -> None:
   for name in (*_MODEL_FLAGS, "do_lower_case", "strip_accents"):
     if options.classifier_dir and name in given:
       raise InputError(
-          "--{} has no effect with --classifier_dir={}, whose own files say "
-          "it; leave the flag out".format(name, options.classifier_dir))
+          "--{} has no effect with --classifier_dir={}, whose files have the "
+          "value; leave the flag out".format(name, options.classifier_dir))
   for name in _TFLITE_FLAGS:
     if options.format != "tflite" and name in given:
       raise InputError("--{} has no effect with --format={}; leave the flag "
@@ -198,7 +200,8 @@ def read_model(options: Options) -> Model:
   """Reads and checks the model that the flags name.
 
   Raises:
-    InputError: a file is missing or damaged, or files do not fit each other.
+    InputError: if a file is missing or damaged, or files are of different
+      models.
   """
   if options.classifier_dir:
     return _read_classifier(options.classifier_dir)
@@ -213,13 +216,13 @@ def read_model(options: Options) -> Model:
   if missing:
     raise InputError(
         "--init_checkpoint: {} lacks {} of the model's variables, such as {}; "
-        "give the config and the checkpoint of one model; a classifier is "
-        "named by --classifier_dir".format(
+        "give the config and the checkpoint of the same model, or give a "
+        "classifier as --classifier_dir".format(
             options.init_checkpoint, len(missing), missing[0]))
   if match.unused:
     logging.warning(
-        "--init_checkpoint: %s has %d variables that the config does not have, "
-        "such as %s; they are not exported.", options.init_checkpoint,
+        "--init_checkpoint: %s has %d variables that the model of the config "
+        "lacks, such as %s; these are not exported.", options.init_checkpoint,
         len(match.unused), match.unused[0])
   try:
     tokenization.validate_case_matches_checkpoint(
@@ -236,7 +239,7 @@ def read_model(options: Options) -> Model:
 
 
 def _read_classifier(folder: str) -> Model:
-  """Reads what fine_tune_classifier.py has written."""
+  """Reads a classifier of fine_tune_classifier.py."""
   config, encoding, notes = fine_tune_classifier.load(folder, "classifier_dir")
   checkpoint = os.path.join(folder, checkpoints.CHECKPOINT_FILE)
   paths = [os.path.join(folder, name) for name in (
@@ -256,11 +259,11 @@ def _read_classifier(folder: str) -> Model:
 
 
 def write_huggingface(model: Model, folder: str) -> None:
-  """Writes the files that transformers read.
+  """Writes the files of Hugging Face's transformers.
 
   Args:
     model: the model.
-    folder: an empty one.
+    folder: an empty folder.
   """
   if model.labels:
     architecture = "BertForSequenceClassification"
@@ -269,7 +272,7 @@ def write_huggingface(model: Model, folder: str) -> None:
   else:
     architecture = "BertForMaskedLM"
   vocab = model.vocab
-  # In some versions save_file writes a file that only its owner may read.
+  # In some versions, only the owner may read a file of `save_file`.
   pathlib.Path(folder, hugging_face.WEIGHTS_FILE).write_bytes(
       safetensors.numpy.save(hugging_face.weights(model.values()),
                              hugging_face.WEIGHTS_METADATA))
@@ -296,7 +299,7 @@ def _write_json(path: str, values: Mapping[str, Any]) -> None:
 
 
 class Lengths(NamedTuple):
-  """Static lengths of a graph's axes; None where they are free.
+  """Static lengths of a graph's axes; None is a dynamic length.
 
   Attributes:
     batch_size: B.
@@ -310,12 +313,12 @@ class Lengths(NamedTuple):
 
 def write_saved_model(model: Model, folder: str,
                       lengths: Lengths = Lengths()) -> None:
-  """Writes a SavedModel with the signature that the script's help describes.
+  """Writes a SavedModel with the signature that `--help` describes.
 
   Args:
     model: the model.
-    folder: an empty one.
-    lengths: of its inputs.
+    folder: an empty folder.
+    lengths: lengths of the inputs' axes.
   """
   batch_size, length, num_slots = lengths
   values = model.values()
@@ -340,7 +343,11 @@ def write_saved_model(model: Model, folder: str,
 
 
 def _probabilities(model: Model, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-  """Builds the model; float32 [B, L] of a classifier, else [B, P, V]."""
+  """Builds the model's probabilities.
+
+  Returns:
+    float32 [B, L] for a classifier with L labels, else [B, P, V].
+  """
   input_ids, input_mask, segment_ids = (inputs[name] for name in _INPUTS)
   if model.labels:
     return tf.nn.softmax(classification.label_logits(
@@ -357,7 +364,7 @@ def _probabilities(model: Model, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
 
 @contextlib.contextmanager
 def _silenced_converter() -> Iterator[None]:
-  """Drops the statistics of its own that TensorFlow Lite's converter prints."""
+  """Hides the statistics that TensorFlow Lite's converter prints."""
   verbosity = logging.get_verbosity()
   if verbosity >= logging.DEBUG:
     yield
@@ -375,11 +382,11 @@ def _silenced_converter() -> Iterator[None]:
 
 
 def _gelu(inputs: tf.Tensor) -> tf.Tensor:
-  """Applies GELU in the form that suits TensorFlow Lite.
+  """Applies the training form of GELU, which TensorFlow Lite runs faster.
 
-  The form that `modeling` takes outside of training suits TensorFlow's CPU
-  kernels. Lite's converter multiplies the matrix before it by 0.5, stores the
-  matrix twice and computes both products.
+  The other form of `modeling`, for inference, suits TensorFlow's CPU kernels.
+  From that form, Lite's converter stores the matrix before GELU twice, once
+  multiplied by 0.5, and computes both products.
   """
   return modeling.gelu(inputs)
 
@@ -390,8 +397,8 @@ def write_tflite(model: Model, folder: str, lengths: Lengths,
 
   Args:
     model: the model.
-    folder: where it is written.
-    lengths: of its inputs, all of them given.
+    folder: folder of the output.
+    lengths: static lengths of the inputs' axes, none of them None.
     weight_bits: 32, or 8 for integers with a scale for each row or matrix.
   """
   if modeling.get_activation(model.config.hidden_act) is modeling.gelu:
@@ -409,7 +416,7 @@ def write_tflite(model: Model, folder: str, lengths: Lengths,
 
 
 def _settings(options: Options, model: Model) -> Dict[str, Any]:
-  """Returns what the export depends on, by flag."""
+  """Returns the settings and fingerprints of the export, by flag."""
   settings = dict(model.fingerprints, format=options.format)
   if not options.classifier_dir:
     settings["do_lower_case"] = options.do_lower_case
@@ -426,23 +433,23 @@ def _lengths(options: Options, model: Model) -> Lengths:
   """Returns the lengths of a tflite model's axes.
 
   Raises:
-    InputError: the model does not read such sequences.
+    InputError: if the model does not read sequences of the length.
   """
   most = model.config.max_position_embeddings
   length = options.max_seq_length or min(
       most, model.max_seq_length or _MAX_SEQ_LENGTH)
   if length > most:
     raise InputError(
-        "--max_seq_length={} is over max_position_embeddings={} of the "
-        "classifier; use shorter sequences".format(length, most))
+        "--max_seq_length={0} is over max_position_embeddings={1} of the "
+        "classifier; give at most {1}".format(length, most))
   return Lengths(1, length, options.max_predictions_per_seq)
 
 
 def _is_finished(options: Options, settings: Mapping[str, Any]) -> bool:
-  """Returns whether output_dir holds what the command exports.
+  """Returns whether output_dir holds this export, finished.
 
   Raises:
-    InputError: it holds something else that is not to be replaced.
+    InputError: if output_dir holds other files and --overwrite is not given.
   """
   folder = options.output_dir
   path = os.path.join(folder, NOTES_FILE)
@@ -450,9 +457,8 @@ def _is_finished(options: Options, settings: Mapping[str, Any]) -> bool:
     found = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     if found:
       raise InputError(
-          "--output_dir={} holds {}, which this script did not write; choose "
-          "another folder, so that nothing is replaced".format(
-              folder, found[0]))
+          "--output_dir={} holds {}, which this script did not write and does "
+          "not replace; choose another folder".format(folder, found[0]))
     return False
   try:
     notes = dict(json.loads(files.read_text(path)))
@@ -465,16 +471,16 @@ def _is_finished(options: Options, settings: Mapping[str, Any]) -> bool:
                 if notes.get(name) != settings.get(name))
     raise InputError(
         "--output_dir={} holds an export with another --{}: choose another "
-        "folder, or set --overwrite=True".format(folder, name))
+        "folder, or give --overwrite=True".format(folder, name))
   return False
 
 
 def export(options: Options, model: Model) -> None:
-  """Exports a model to output_dir, which appears when it is complete.
+  """Exports a model; output_dir gets its name when the export is complete.
 
   Raises:
-    InputError: output_dir holds something else, or the model does not read
-      such sequences.
+    InputError: if output_dir holds other files, or the model does not read
+      sequences of --max_seq_length.
   """
   settings, folder = _settings(options, model), options.output_dir
   if _is_finished(options, settings):
@@ -503,7 +509,7 @@ def export(options: Options, model: Model) -> None:
 
 def main() -> None:
   options = command_line.options(Options)
-  # Without a slash at its end, as the folder gets a hidden name meanwhile.
+  # The hidden name of the unfinished folder needs a name without a final slash.
   options = dataclasses.replace(
       options, output_dir=options.output_dir.rstrip("/") or "/")
   check_flags(options, {field.name for field in dataclasses.fields(Options)

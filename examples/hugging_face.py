@@ -1,7 +1,7 @@
-"""A BERT in the files that Hugging Face's transformers read.
+"""Converts a BERT and its tokenizer to files of Hugging Face's transformers.
 
-The functions return names, arrays and JSON values. They need neither
-transformers nor PyTorch.
+The functions return names, arrays and JSON values, without transformers or
+PyTorch.
 """
 
 import re
@@ -17,10 +17,10 @@ WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-# transformers refuse weights that do not name their framework.
+# transformers refuses weights without the name of their framework.
 WEIGHTS_METADATA = {"format": "pt"}
 PADDING_TOKEN = "[PAD]"
-# BERT's activations by their names there. Its GELU is the tanh form.
+# Maps BERT's activations to transformers' names. BERT's GELU is the tanh form.
 _ACTIVATIONS = {
     **dict.fromkeys(("gelu", "gelu_new", "gelu_pytorch_tanh"),
                     "gelu_pytorch_tanh"),
@@ -28,13 +28,13 @@ _ACTIVATIONS = {
     "swish": "silu", "tanh": "tanh"}
 _LAYER_NORM_EPSILON = 1e-12
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-# The last part of a variable's name, and what stands for it there.
+# Maps the last part of a variable's name to transformers' name.
 _LAST_PARTS = {"kernel": "weight", "gamma": "weight", "beta": "bias",
                "output_weights": "weight", "output_bias": "bias",
                **{table: table + ".weight" for table in _TABLES}}
-# A capital sigma that ends a word: one after a letter with case and not before
-# one, where Unicode passes over marks in between; over two of them here. The
-# patterns are understood by Oniguruma and by JavaScript.
+# A capital sigma that ends a word (Unicode's Final_Sigma): after a cased letter
+# and not before a cased letter, ignoring marks between the two. The lookbehind
+# ignores at most two marks. Oniguruma and JavaScript both read the pattern.
 _CASED = r"[\p{Lu}\p{Ll}\p{Lt}]"
 _PASSED_OVER = r"[\p{Mn}\p{Me}\p{Lm}\p{Sk}'.:·’]"
 _FINAL_SIGMA = "(?<={0}|{0}{1}|{0}{1}{1})Σ(?!{1}*{0})".format(
@@ -50,11 +50,11 @@ _ROLES = {"unk_token": tokenization.UNKNOWN_TOKEN,
 
 
 def weight_name(variable: str) -> str:
-  """Returns the name that a variable of Google's BERT has there.
+  """Returns transformers' name of a variable.
 
   Args:
-    variable: its name in the checkpoint. Variables outside of any scope are
-      those of a classifier's head.
+    variable: name of the variable in a checkpoint of Google's BERT. Variables
+      without a scope belong to a classifier's head.
   """
   *scopes, last = variable.split("/")
   scopes = [re.sub("^layer_", "layer.", scope) for scope in scopes]
@@ -62,14 +62,14 @@ def weight_name(variable: str) -> str:
 
 
 def weights(variables: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
-  """Returns the weights by their names there.
+  """Returns the weights by transformers' names.
 
   Args:
-    variables: arrays by name, as a checkpoint has them.
+    variables: maps names in the checkpoint to arrays.
 
   Returns:
-    float32 arrays. Kernels are transposed; the decoder of the masked-LM head is
-    left out, as it is the word embeddings.
+    float32 arrays. Kernels are transposed. The decoder of the masked-LM head is
+    left out, because transformers ties the decoder to the word embeddings.
   """
   return {
       weight_name(name): np.ascontiguousarray(
@@ -84,9 +84,10 @@ def config(model: modeling.BertConfig, architecture: str,
 
   Args:
     model: size of the model.
-    architecture: class that has all its weights, such as BertForPreTraining.
-    padding_id: id of the token that pads; None without such a token.
-    labels: of a classifier, in the order of their ids.
+    architecture: transformers' class with all weights of the model, such as
+      BertForPreTraining.
+    padding_id: id of the padding token, or None.
+    labels: labels of a classifier, in the order of their ids.
   """
   values = model.to_dict()
   values.update({
@@ -109,10 +110,10 @@ def _replace(pattern: str, content: str) -> Dict[str, Any]:
 
 def _normalizers(do_lower_case: bool,
                  strip_accents: bool) -> List[Dict[str, Any]]:
-  """Returns what cleans text, as `tokenization.BasicTokenizer` does.
+  """Returns normalizers equivalent to `tokenization.BasicTokenizer`.
 
-  The BertNormalizer of `tokenizers` drops characters for private use, which
-  BERT keeps; its tables of accents are older than Python's.
+  The BertNormalizer of `tokenizers` differs: it drops characters of private
+  use, which BERT keeps, and has older tables of accents than Python.
   """
   steps = [_replace(r"[\t\n\r\p{Zs}]", " "),
            _replace("[\0\ufffd" r"\p{Cc}\p{Cf}]", "")]
@@ -124,7 +125,7 @@ def _normalizers(do_lower_case: bool,
 
 
 def _pre_tokenizers() -> List[Dict[str, Any]]:
-  """Returns what splits words off, and sets punctuation and CJK apart."""
+  """Returns pre-tokenizers that split at spaces, punctuation and CJK."""
   cjk = "".join("{}-{}".format(chr(first), chr(last))
                 for first, last in tokenization.CJK_BLOCKS)
   return [{"type": "WhitespaceSplit"},
@@ -133,7 +134,7 @@ def _pre_tokenizers() -> List[Dict[str, Any]]:
 
 
 def _template(vocab: Mapping[str, int], second_segment: int) -> Dict[str, Any]:
-  """Returns what makes [CLS] A [SEP] or [CLS] A [SEP] B [SEP]."""
+  """Returns the post-processor for [CLS] A [SEP] and [CLS] A [SEP] B [SEP]."""
   start, end = tokenization.CLASS_TOKEN, tokenization.SEPARATOR_TOKEN
 
   def special(token: str, segment: int) -> Dict[str, Any]:
@@ -156,13 +157,14 @@ def tokenizer(vocab: Mapping[str, int], do_lower_case: bool, num_segments: int,
               strip_accents: Optional[bool] = None) -> Dict[str, Any]:
   """Returns the values of tokenizer.json.
 
-  Its token ids are those of `tokenization.FullTokenizer`, but that a special
-  token's name in a text, such as [MASK], is that token.
+  The token ids are those of `tokenization.FullTokenizer`, with one exception:
+  the name of a special token in a text, such as [MASK], is the special token.
 
   Args:
-    vocab: ids by token, with the special tokens.
+    vocab: maps tokens, the special tokens included, to ids.
     do_lower_case: as for `FullTokenizer`.
-    num_segments: that the model knows; with one, both texts of a pair have it.
+    num_segments: number of the model's segment ids. If 1, both texts of a pair
+      have segment id 0.
     strip_accents: as for `FullTokenizer`.
   """
   if strip_accents is None:
@@ -188,7 +190,7 @@ def tokenizer(vocab: Mapping[str, int], do_lower_case: bool, num_segments: int,
 
 
 def special_tokens(vocab: Mapping[str, int]) -> Dict[str, str]:
-  """Returns the special tokens by role, as special_tokens_map.json has them."""
+  """Returns the values of special_tokens_map.json: special tokens by role."""
   return {role: token for role, token in _ROLES.items() if token in vocab}
 
 
@@ -197,16 +199,16 @@ def tokenizer_config(vocab: Mapping[str, int], max_seq_length: int,
                      strip_accents: Optional[bool] = None) -> Dict[str, Any]:
   """Returns the values of tokenizer_config.json.
 
-  The class is the one that takes tokenizer.json as it is. Version 5 of
-  transformers makes a BertTokenizer of the vocabulary alone, and that has
-  another limit for the length of a word. What it makes follows
-  `do_lower_case` and `strip_accents`, which are written where they differ.
+  PreTrainedTokenizerFast reads tokenizer.json unchanged. The BertTokenizer of
+  transformers 5 reads only the vocabulary, `do_lower_case` and `strip_accents`,
+  and has another limit for the length of a word. The two flags are written only
+  if they differ.
 
   Args:
-    vocab: ids by token.
-    max_seq_length: the longest sequence that the model reads.
+    vocab: maps tokens to ids.
+    max_seq_length: length of the longest sequence that the model reads.
     do_lower_case: as for `FullTokenizer`.
-    strip_accents: likewise.
+    strip_accents: as for `FullTokenizer`.
   """
   accents: Dict[str, Any] = {}
   if strip_accents not in (None, do_lower_case):

@@ -1,15 +1,16 @@
-r"""Prints records of any stage as a person would look at them.
+r"""Prints records of any stage as readable text.
 
   python examples/show_records.py \
     --file 'data/labelled/wiki_distill_*.tfrecord' \
     --vocab_file teacher/vocab.txt --record 7
 
-A masked position of the sequence reads «input→token»: what the model sees
-there and what it should predict, or «token» where the input was kept. The list
-below has the teacher's tokens, where they are stored: the most probable first,
-the one to predict in «», ~ before those of the sample (--tail_samples), and the
-rest of the probability. Where hidden states are stored they are computed with
-the teacher's decoder beside the file.
+A masked position of the sequence reads «input→token», with the input of the
+model and the token to predict, or «token» if the input was kept. For records
+with soft labels, a list shows the teacher's tokens of each masked position, the
+most probable first. «» marks the token to predict, ~ marks tokens of the
+sampled tail (--tail_samples), and "rest" is the remaining probability. If the
+records have hidden states, the script computes the tokens with the teacher's
+decoder beside the file.
 """
 
 import itertools
@@ -38,9 +39,9 @@ from util import command_line
 from util import files
 from util.command_line import InputError
 
-# Where there is no terminal.
+# Size of the output without a terminal.
 _COLUMNS, _LINES = 100, 24
-# Teacher tokens that are listed for a masked position.
+# Maximal number of the teacher's tokens in the list of a masked position.
 _MAX_ENTRIES = 10
 # Select Graphic Rendition of ECMA-48: bold, faint, yellow, bold and green.
 _BOLD, _FAINT, _YELLOW, _GREEN = "1", "2", "33", "1;32"
@@ -52,16 +53,24 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "file", None, "Record files: paths and patterns, separated by commas.")
   flags.DEFINE_string(
-      "vocab_file", None, "Vocabulary that the records were made with.")
+      "vocab_file", None, "Vocabulary of the records.")
   flags.DEFINE_integer(
-      "record", 0, "Index of the first record to show of each file.",
+      "record", 0, "Index of the first record to show in each file.",
       lower_bound=0)
   flags.DEFINE_integer(
-      "num_records", 1, "Records to show of each file.", lower_bound=1)
+      "num_records", 1, "Number of records to show of each file.",
+      lower_bound=1)
 
 
 def decode(serialized: bytes) -> Dict[str, Any]:
-  """Parses a record of any S, P and K; raises InputError where it is none."""
+  """Parses a record of any S, P and K.
+
+  Returns:
+    Arrays by feature, with the shapes of `schema.features`.
+
+  Raises:
+    InputError: if the bytes are not a record.
+  """
   features = compact.expand(tfrecord.decode(serialized))
   length, slots, entries = (len(features.get(name, ())) for name in (
       schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES))
@@ -78,18 +87,18 @@ def decode(serialized: bytes) -> Dict[str, Any]:
 
 def compute_entries(features: Dict[str, Any],
                     decoder: teacher_decoder.Decoder) -> None:
-  """Adds the teacher's most probable tokens where hidden states are stored.
+  """Adds the teacher's most probable tokens to a record with hidden states.
 
   Raises:
-    InputError: the decoder is not of the teacher that these are of.
+    InputError: if the decoder has another hidden size than the record.
   """
   num_slots = len(features[schema.MASKED_LM_IDS])
   stored = features[schema.TEACHER_HIDDEN_STATES]
   content = b"".join(stored) if isinstance(stored, list) else b""
   if len(content) != 2 * num_slots * decoder.hidden_size:
     raise InputError(
-        "its hidden states do not fit the hidden_size {} of the {} beside it; "
-        "copy the one it was made with".format(
+        "the hidden states do not fit the hidden_size {} of the {} beside the "
+        "file; copy the one of the teacher that labelled the records".format(
             decoder.hidden_size, teacher_decoder.FILE))
   hidden_states = np.frombuffer(content, "<f2").reshape(num_slots, -1)
   logits = (hidden_states.astype(np.float32) @ decoder.word_embeddings.T
@@ -102,12 +111,12 @@ def compute_entries(features: Dict[str, Any],
 
 
 def look_up(tokens: np.ndarray, ids: np.ndarray) -> np.ndarray:
-  """Returns the tokens of ids; raises InputError where there is none."""
+  """Returns the tokens of ids; raises InputError for an id without a token."""
   outside = ids[(ids < 0) | (ids >= len(tokens))]
   if outside.size:
     raise InputError(
-        "it has the token id {}, but --vocab_file has only {} tokens; give the "
-        "vocabulary that it was made with".format(outside[0], len(tokens)))
+        "the record has the token id {}, but --vocab_file has only {} tokens; "
+        "give the vocabulary of the records".format(outside[0], len(tokens)))
   return tokens[ids]
 
 
@@ -116,7 +125,7 @@ def paint(text: str, color: str) -> str:
 
 
 def wrap(words: Sequence[str], num_columns: int, space: str) -> List[str]:
-  """Joins words to lines of at most so many columns."""
+  """Joins words to lines of at most `num_columns` columns."""
   lines = list(words[:1])
   for word in words[1:]:
     line = lines[-1] + space + word
@@ -129,12 +138,12 @@ def wrap(words: Sequence[str], num_columns: int, space: str) -> List[str]:
 
 def sequence_lines(inputs: np.ndarray, labels: Mapping[int, str],
                    num_columns: int) -> Iterator[str]:
-  """Yields a sequence as text, a new line after each [SEP].
+  """Yields a sequence as text, with a new line after each [SEP].
 
   Args:
-    inputs: the tokens that the model sees, str.
-    labels: the token to predict, by masked position.
-    num_columns: of the terminal.
+    inputs: input tokens of the model, str.
+    labels: maps masked positions to the tokens to predict.
+    num_columns: width of the terminal.
   """
   words: List[str] = []
   for position, token in enumerate(inputs):
@@ -155,16 +164,16 @@ def sequence_lines(inputs: np.ndarray, labels: Mapping[int, str],
 
 
 def teacher_entries(tokens: Sequence[str], probabilities: np.ndarray,
-                    label: str, num_drawn: int) -> List[str]:
-  """Returns what is stored of the teacher at a masked position.
+                    label: str, num_sampled: int) -> List[str]:
+  """Returns the soft label of a masked position as text, one entry a token.
 
   Args:
-    tokens: str [K].
-    probabilities: float32 [K].
+    tokens: the teacher's tokens, str [K].
+    probabilities: their probabilities, float32 [K].
     label: the token to predict.
-    num_drawn: M, how many of the K are a sample of the tail; the last ones.
+    num_sampled: number of the last tokens that are samples of the tail.
   """
-  num_top = len(tokens) - num_drawn
+  num_top = len(tokens) - num_sampled
   order = sorted(range(len(tokens)),
                  key=lambda i: (i >= num_top, -probabilities[i]))
   entries = []
@@ -181,17 +190,18 @@ def teacher_entries(tokens: Sequence[str], probabilities: np.ndarray,
 
 
 def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
-                 num_drawn: int, num_columns: int) -> Iterator[str]:
+                 num_sampled: int, num_columns: int) -> Iterator[str]:
   """Yields a record as lines of text.
 
   Args:
-    features: as `decode` returns them.
+    features: features of the record, as `decode` returns them.
     tokens: the vocabulary, str [V].
-    num_drawn: as for `teacher_entries`.
-    num_columns: of the terminal.
+    num_sampled: as for `teacher_entries`.
+    num_columns: width of the terminal.
 
   Raises:
-    InputError: an id has no token, or a masked position no input.
+    InputError: if an id has no token, or a masked position is beyond the
+      sequence.
   """
   num_tokens = features[schema.INPUT_MASK].sum()
   inputs = look_up(tokens, features[schema.INPUT_IDS][:num_tokens])
@@ -199,8 +209,9 @@ def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
   labels = look_up(tokens, features[schema.MASKED_LM_IDS][is_masked])
   positions = features[schema.MASKED_LM_POSITIONS][is_masked].tolist()
   if max(positions, default=0) >= num_tokens:
-    raise InputError("position {} is masked, but it has only {} tokens; make "
-                     "the records again".format(max(positions), num_tokens))
+    raise InputError("position {} is masked, but the record has only {} "
+                     "tokens; make the records again".format(
+                         max(positions), num_tokens))
   yield "{} tokens, {} padding, {} masked, next sentence: {}\n".format(
       num_tokens, len(features[schema.INPUT_IDS]) - num_tokens, len(positions),
       "random" if features[schema.NEXT_SENTENCE_LABELS][0] else "follows")
@@ -218,7 +229,7 @@ def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
         teacher_entries,
         look_up(tokens, features[schema.TEACHER_INDICES][is_masked]),
         features[schema.TEACHER_PROBABILITIES][is_masked], labels,
-        itertools.repeat(num_drawn))]
+        itertools.repeat(num_sampled))]
   widths = [max(map(len, column)) for column in zip(*rows)]
   for (position, *cells), entries in zip(rows, teacher):
     start = "  ".join([position.rjust(widths[0]),
@@ -230,26 +241,27 @@ def record_lines(features: Mapping[str, np.ndarray], tokens: np.ndarray,
 
 def show(path: str, first: int, count: int, vocab: Mapping[str, int],
          vocab_digest: str) -> None:
-  """Prints records of a file, in colours where a terminal shows them.
+  """Prints records of a file, on a terminal in colours.
 
   Args:
     path: the record file.
     first: index of the first record to show.
-    count: how many to show, as far as there are any.
-    vocab: ids by token.
+    count: maximal number of records to show.
+    vocab: maps tokens to ids.
     vocab_digest: fingerprint of the vocabulary's file.
 
   Raises:
-    InputError: there is no such record, or the vocabulary does not fit.
+    InputError: if the file has no record `first`, or the vocabulary is not that
+      of the records.
   """
   made_by = manifest.read_manifest(path)
   wanted = made_by and made_by.fingerprints.get("vocab_file", vocab_digest)
   if made_by and wanted != vocab_digest:
     raise InputError(
         "--vocab_file has the SHA-256 {:.12}..., but {} was made with a "
-        "vocabulary of {:.12}...: give that one".format(
+        "vocabulary of {:.12}...; give that vocabulary".format(
             vocab_digest, path, wanted))
-  num_drawn = made_by.flags.get("tail_samples", 0) if made_by else 0
+  num_sampled = made_by.flags.get("tail_samples", 0) if made_by else 0
   tokens = np.full(max(vocab.values()) + 1, tokenization.UNKNOWN_TOKEN, object)
   tokens[list(vocab.values())] = list(vocab)
   num_columns = shutil.get_terminal_size((_COLUMNS, _LINES)).columns
@@ -257,8 +269,9 @@ def show(path: str, first: int, count: int, vocab: Mapping[str, int],
       tfrecord.read(path, "file"), first, first + count))
   if not records:
     raise InputError(
-        "--record={}: {} has {} records; give an index below that, or another "
-        "file".format(first, path, block_index.count_records(path, "file")))
+        "--record={}: {} has {} records; give an index below that number, or "
+        "another file".format(
+            first, path, block_index.count_records(path, "file")))
   decoder = None
   for index, serialized in enumerate(records, first):
     title = "{}, record {}".format(path, index)
@@ -269,12 +282,12 @@ def show(path: str, first: int, count: int, vocab: Mapping[str, int],
             teacher_decoder.path_beside(path))
         compute_entries(features, decoder)
       text = "\n".join([paint(title, _BOLD), *record_lines(
-          features, tokens, num_drawn, num_columns)]) + "\n\n"
+          features, tokens, num_sampled, num_columns)]) + "\n\n"
     except InputError as error:
       raise InputError("--file: {}: {}".format(title, error)) from None
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
       text = _COLOR.sub("", text)
-    # Not every locale has arrows.
+    # Some encodings lack arrows.
     sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "replace"))
 
 
