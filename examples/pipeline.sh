@@ -1,57 +1,60 @@
 #!/usr/bin/env bash
-# All five stages, from a dump of Wikipedia or a text to a student.
+# Runs all five stages, from a Wikipedia dump or a text to a student.
 #
 #   DUMP=data/enwiki-latest-pages-articles.xml.bz2 examples/pipeline.sh
 #   TEXT=data/sentences.txt WORK=work PROCESSES=8 examples/pipeline.sh
 #
-# Everything is written to WORK. After any failure the same command goes on: it
-# keeps what is finished and resumes what is not. A setting that does not fit
-# what is finished ends the run before any work. At the end it says how long
-# each stage took, all runs together, and how large its output is.
+# All output goes to WORK. Run the same command again after a failure: finished
+# stages are kept and unfinished ones resume. If a setting does not fit the
+# finished stages, the run ends before any work. At the end, the script prints
+# the duration of each stage over all runs, and the size of the stage's output.
 set -euo pipefail
 
-# --- Settings: those of the environment, else these --------------------------
+# --- Settings, and the defaults of those that are not in the environment -----
 
 readonly WORK=${WORK:-work}
-# A folder with bert_config.json, vocab.txt and bert_model.ckpt; only BERT-Base
-# in its own folder is downloaded.
+# A folder with bert_config.json, vocab.txt and bert_model.ckpt. The default
+# teacher is downloaded if it is missing.
 readonly BERT_BASE=models/uncased_L-12_H-768_A-12
 readonly TEACHER=${TEACHER:-$BERT_BASE}
 readonly TEACHER_URL=https://storage.googleapis.com/bert_models/2018_10_18/uncased_L-12_H-768_A-12.zip
-# A dump, or a text: a sentence a line, a blank line between documents.
+# A dump, or a text with one sentence per line and a blank line between
+# documents.
 readonly DUMP=${DUMP:-}
 readonly TEXT=${TEXT:-$WORK/wikipedia.txt}
 readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
-# False for an uncased teacher that keeps accents; else as DO_LOWER_CASE.
+# False for an uncased teacher that keeps accents. Default: DO_LOWER_CASE.
 readonly STRIP_ACCENTS=${STRIP_ACCENTS:-}
-# Files that the text is split into; the last one is held out.
+# Number of files that the text is split into. The last file is held out.
 readonly FILES=${FILES:-100}
-# The teacher labels the first files that hold STEPS x BATCH_SIZE records, what
-# training reads. Mask a text more often where it has fewer.
+# Number of times that the text is masked. Training reads STEPS x BATCH_SIZE
+# records, and the teacher labels the first files that hold these. Set a higher
+# number for a text with fewer records.
 readonly DUPE_FACTOR=${DUPE_FACTOR:-1}
-# 0.3 teaches more, with twice the MAX_PREDICTIONS_PER_SEQ.
+# 0.3 trains on more tokens, with twice the MAX_PREDICTIONS_PER_SEQ.
 readonly MASKED_LM_PROB=${MASKED_LM_PROB:-0.15}
 readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
 readonly MAX_PREDICTIONS_PER_SEQ=${MAX_PREDICTIONS_PER_SEQ:-20}
 readonly RECORD_FORMAT=${RECORD_FORMAT:-example}
-# Sequences that the teacher reads at once: 256 on a machine with a GPU, else
-# 32. Lower it where a GPU runs out of memory.
+# Number of sequences in a batch of the teacher: 256 on a machine with a GPU,
+# else 32. Lower the number if a GPU runs out of memory.
 if [ -z "${LABEL_BATCH_SIZE:-}" ]; then
   LABEL_BATCH_SIZE=32
   ! nvidia-smi -L 2>/dev/null | grep -q '^GPU ' || LABEL_BATCH_SIZE=256
 fi
 readonly LABEL_BATCH_SIZE
-# The student: some layers of the teacher, from which it starts.
+# The layers of the teacher that initialize the student's layers.
 readonly LAYERS=${LAYERS:-0,2,4,6,8,10}
 readonly STEPS=${STEPS:-100000}
 readonly WARMUP_STEPS=${WARMUP_STEPS:-$((STEPS / 10))}
 readonly BATCH_SIZE=${BATCH_SIZE:-32}
 readonly LEARNING_RATE=${LEARNING_RATE:-5e-5}
 readonly PRECISION=${PRECISION:-fp32}
-# Of stages IV and V; on a machine with GPUs, one for each. The steps above are
-# those of all together.
+# Number of processes of stages IV and V; on a machine with GPUs, one per GPU.
+# STEPS is the number of steps of all processes together.
 readonly PROCESSES=${PROCESSES:-1}
-# What starts them, with its flags; mpirun on this machine unless it is set.
+# Command that starts the processes, with its flags. Default: mpirun on this
+# machine.
 readonly LAUNCHER=${LAUNCHER:-}
 
 # -----------------------------------------------------------------------------
@@ -73,14 +76,14 @@ readonly launcher
 
 die() { echo "pipeline.sh: error: $*" >&2; exit 1; }
 
-# Writes a line to a file that never holds half of it.
+# Writes a file of one line atomically.
 write_line() { # FILE LINE
   printf '%s\n' "$2" >"$1.partial"
   mv "$1.partial" "$1"
 }
 
-# Compares the settings with what made the files in WORK; prints what to label
-# with --print_inputs True.
+# Checks the settings against the files in WORK. With --print_inputs True, prints
+# the masked records to label.
 settings() { # FLAG...
   local name flags=()
   for name in TEXT TEACHER FILES DO_LOWER_CASE DUPE_FACTOR MASKED_LM_PROB \
@@ -94,12 +97,12 @@ settings() { # FLAG...
 
 running='' start=0
 
-# Runs a stage, and notes its time even where it fails or is stopped.
+# Runs a stage and records its duration, also if the stage fails or is stopped.
 stage() { # NAME COMMAND...
   running=$1 start=$SECONDS
   shift
   printf '\n== %s\n' "$running" >&2
-  # Not within || or if, where bash would not stop at what fails in it.
+  # Within || or if, bash would ignore failures inside the command.
   "$@"
   note_time
   running=''
@@ -115,7 +118,7 @@ download_teacher() {
   [ ! -e "$TEACHER/bert_config.json" ] || return 0
   [ "$TEACHER" = "$BERT_BASE" ] || die "TEACHER=$TEACHER has no" \
       "bert_config.json; name the folder of a BERT in Google's layout"
-  # The folder appears when it is complete.
+  # The folder gets its name when it is complete.
   local partial=$TEACHER.partial
   rm -rf "$partial"
   mkdir -p "$partial"
@@ -125,38 +128,38 @@ download_teacher() {
   rm "$partial.zip"
 }
 
-# Before hours of work that would end in it.
+# Checks LAYERS before hours of work.
 check_layers() {
   local depth layer
   depth=$(python -c 'import json, sys
 print(json.load(open(sys.argv[1]))["num_hidden_layers"])' \
       "$TEACHER/bert_config.json" 2>/dev/null) ||
-      die "TEACHER=$TEACHER: its bert_config.json has no num_hidden_layers;" \
-          "take it from where the teacher comes from"
+      die "TEACHER=$TEACHER: bert_config.json has no num_hidden_layers; copy" \
+          "the file of the teacher again"
   for layer in ${LAYERS//,/ }; do
     [[ "$layer" =~ ^[0-9]+$ ]] && [ "$layer" -lt "$depth" ] ||
         die "LAYERS=$LAYERS: $TEACHER has no layer $layer, its layers are 0" \
-            "to $((depth - 1)); name some of these, with commas between them"
+            "to $((depth - 1)); give numbers of layers, separated by commas"
   done
 }
 
 extract_text() {
   [ ! -e "$TEXT" ] || return 0
-  [ -n "$DUMP" ] || die "there is no text $TEXT, and no DUMP to make it of:" \
-      "name one of the two"
+  [ -n "$DUMP" ] || die "there is no text $TEXT, and DUMP is not set; set" \
+      "TEXT to a text or DUMP to a dump"
   write_line "$WORK/settings.txt" "DUMP=$DUMP"
   python "$CODE/extract_wikipedia_for_bert/extract_wikipedia.py" \
       --dump_file "$DUMP" --output_file "$TEXT"
 }
 
 split() {
-  # Of an earlier version: of all files the first one gets its name last.
+  # Earlier versions write no .text.split.json and name text_0.txt last.
   [ -e "$WORK/split/.text.split.json" ] ||
       [ ! -e "$WORK/split/text_0.txt" ] || return 0
   python "$CODE/split_text.py" --read_file "$TEXT" --split_number "$FILES" \
       --folder "$WORK/split" --name_base text || {
     local code=$?
-    # Not where it was interrupted.
+    # Another code is that of an interruption.
     [ $code -ne 1 ] || die "its --split_number is FILES=$FILES"
     return $code
   }
@@ -186,19 +189,19 @@ label() { # INPUT_FILES OUTPUT_FILE FLAG...
 
 label_all() {
   local folder=$WORK/labelled begun_by=$PROCESSES num_files='' found
-  # Other processes would label all of it again, into files of other names,
-  # which training would read too.
+  # Another number of processes would label all records again, into files of
+  # other names, which training would also read.
   [ ! -e "$folder/processes.txt" ] || begun_by=$(<"$folder/processes.txt")
   if [ "$begun_by" != "$PROCESSES" ]; then
     [ -e "$folder/finished.txt" ] ||
-        die "PROCESSES=$PROCESSES: the labels in $folder were begun by" \
-            "$begun_by; set PROCESSES=$begun_by until they are finished, or" \
-            "remove $folder"
+        die "PROCESSES=$PROCESSES: $folder was begun with" \
+            "PROCESSES=$begun_by; set PROCESSES=$begun_by until the labels are" \
+            "finished, or remove $folder"
     echo "The labels of PROCESSES=$begun_by are kept." >&2
     return 0
   fi
-  # Other STEPS train on what is labelled once it is begun. Earlier versions
-  # labelled all files.
+  # A run with other STEPS keeps the files of the first run. Earlier versions
+  # label all files.
   if [ -e "$folder/files.txt" ]; then
     num_files=$(<"$folder/files.txt")
   elif [ -e "$folder/processes.txt" ]; then
@@ -212,11 +215,11 @@ label_all() {
   mkdir -p "$folder"
   write_line "$folder/files.txt" "$num_files"
   write_line "$folder/processes.txt" "$PROCESSES"
-  # Until this run has seen that they are.
+  # The labels are finished when both commands below end.
   rm -f "$folder/finished.txt"
-  # A token and a sample that stands for all others: the best to learn from.
+  # The top token and a sampled tail: the best labels for training.
   label "$inputs" "$folder/training.tfrecord" --tail_samples 9
-  # The most probable tokens: the best to compare with.
+  # The top-k tokens: the best labels for evaluation.
   label "$WORK/masked/masked_$((FILES - 1)).tfrecord" \
       "$folder/heldout.tfrecord"
   write_line "$folder/finished.txt" "$num_files"
@@ -225,7 +228,7 @@ label_all() {
 train() {
   local layers=(${LAYERS//,/ }) trainer=single_machine
   [ "$PROCESSES" -eq 1 ] || trainer=distributed
-  # LAYERS may change as long as nothing is trained.
+  # LAYERS may change until training begins.
   if [ ! -e "$WORK/student/run" ]; then
     python "$CODE/examples/make_student_config.py" \
         --bert_config_file "$TEACHER/bert_config.json" \

@@ -1,15 +1,16 @@
-r"""Checks settings of pipeline.sh against its folder; pipeline.sh runs this.
+r"""Checks the settings of pipeline.sh against the files in WORK.
 
   python examples/pipeline_settings.py --work work \
     --setting FILES=100 --setting STEPS=100000 --setting BATCH_SIZE=32
 
-Each finished stage has manifests that tell what made its files. A setting that
-does not fit them ends in one line with its old value, before any work.
+pipeline.sh runs this script before any work. The manifests of finished stages
+have the settings that made the files. If a setting differs, the script ends in
+an error with the earlier value.
 
-With --print_inputs True the script prints what to label instead: how many files
-of masked records, how many records they hold, and patterns of their paths.
-These are the first files that hold as many records as training reads, STEPS x
-BATCH_SIZE.
+With --print_inputs True the script prints the masked records to label: the
+number of files, the number of records and patterns of the paths. The teacher
+labels the first files that together hold as many records as training reads,
+STEPS x BATCH_SIZE.
 """
 
 import os
@@ -31,19 +32,19 @@ from util.command_line import InputError
 
 FLAGS = flags.FLAGS
 
-# Settings that shape the masked records, and their flags.
+# Maps the settings of the masked records to their flags.
 _MASKED = {
     "DO_LOWER_CASE": "do_lower_case", "DUPE_FACTOR": "dupe_factor",
     "MASKED_LM_PROB": "masked_lm_prob", "MAX_SEQ_LENGTH": "max_seq_length",
     "MAX_PREDICTIONS_PER_SEQ": "max_predictions_per_seq",
     "RECORD_FORMAT": "record_format"}
-# The lowest values of settings that are numbers.
-_LOWEST = {"FILES": 2, "STEPS": 1, "BATCH_SIZE": 1, "DUPE_FACTOR": 1,
+# Minimal values of numeric settings.
+_MINIMUMS = {"FILES": 2, "STEPS": 1, "BATCH_SIZE": 1, "DUPE_FACTOR": 1,
            "LABEL_BATCH_SIZE": 1}
-# What patterns and lists of paths give a meaning to.
+# Characters with a meaning in patterns and lists of paths.
 _SPECIAL = re.compile(r"[][*?,]|^\s|\s$")
-# Settings that later stages take over, noted in the folder of the stage.
-_NOTE = "settings.txt"
+# File in a stage's folder with the settings that have no manifest.
+_SETTINGS_FILE = "settings.txt"
 
 
 def define_flags() -> None:
@@ -52,28 +53,29 @@ def define_flags() -> None:
   flags.DEFINE_multi_string(
       "setting", None, "A setting of pipeline.sh, NAME=VALUE.")
   flags.DEFINE_bool(
-      "print_inputs", False, "Whether to print what to label.")
+      "print_inputs", False, "Whether to print the masked records to label.")
   flags.DEFINE_integer(
       "num_files", None,
-      "Files that were labelled before; None takes as many as training reads.",
-      lower_bound=1)
+      "Number of files to label, as in an earlier run. Default: as many as "
+      "training reads.", lower_bound=1)
 
 
 def check(work: str, settings: Dict[str, str]) -> None:
-  """Checks settings against what lies in a folder.
+  """Checks settings against the files in WORK.
 
   Args:
-    work: the folder.
-    settings: value by name.
+    work: the folder WORK.
+    settings: maps names to values.
 
   Raises:
-    InputError: a setting does not fit, or a manifest is damaged.
+    InputError: if a setting is invalid or does not fit the files, or a manifest
+      is damaged.
   """
   if _SPECIAL.search(work):
     raise InputError(
         "WORK={} has a character of patterns ([, ], *, ?), a comma, or white "
-        "space at an end: choose another name".format(work))
-  for name, lowest in _LOWEST.items():
+        "space at its start or end: choose another name".format(work))
+  for name, lowest in _MINIMUMS.items():
     number = settings.get(name, str(lowest))
     if not number.isdecimal() or int(number) < lowest:
       raise InputError("{}={} must be a number from {} on{}".format(
@@ -91,7 +93,7 @@ def check(work: str, settings: Dict[str, str]) -> None:
 
 
 def _is_equal(value: str, old: Any) -> bool:
-  """Returns whether a setting means the value of a manifest."""
+  """Returns whether a setting equals the value in a manifest."""
   if isinstance(old, bool):
     return (value.lower() in ("true", "t", "1", "yes", "y")) == old
   if isinstance(old, (int, float)):
@@ -104,14 +106,18 @@ def _is_equal(value: str, old: Any) -> bool:
 
 def _old_values(work: str, settings: Dict[str, str]
                ) -> Iterator[Tuple[str, Any, str]]:
-  """Yields settings, their values in a folder and the folder that tells."""
+  """Yields the settings of finished stages, with their values and folders.
+
+  Raises:
+    InputError: if the text or the teacher is another one.
+  """
   split, masked, labelled, student = (
       os.path.join(work, name)
       for name in ("split", "masked", "labelled", "student"))
   if files.exists(settings.get("TEXT", "")):
-    yield "DUMP", _read_note(work).get("DUMP"), work
+    yield "DUMP", _read_settings(work).get("DUMP"), work
   yield from _split_values(split, settings)
-  made_by = _any_manifest(masked, "masked_0.tfrecord")
+  made_by = _read_manifest(masked, "masked_0.tfrecord")
   if made_by:
     for name, flag in _MASKED.items():
       yield name, made_by.flags.get(
@@ -120,7 +126,7 @@ def _old_values(work: str, settings: Dict[str, str]
     _check_teacher(teacher, "vocab.txt", made_by.fingerprints["vocab_file"],
                    masked)
   made_by = next(filter(None, (
-      _any_manifest(labelled, name)
+      _read_manifest(labelled, name)
       for name in _names(labelled, r"training.*\.tfrecord"))), None)
   if made_by:
     yield "PRECISION", made_by.flags.get("precision"), labelled
@@ -129,22 +135,22 @@ def _old_values(work: str, settings: Dict[str, str]
       _check_teacher(settings.get("TEACHER", ""), name,
                      made_by.fingerprints[flag], labelled)
   if files.exists(os.path.join(student, "run", "checkpoint")):
-    yield "LAYERS", _read_note(student).get("LAYERS"), student
+    yield "LAYERS", _read_settings(student).get("LAYERS"), student
 
 
 def _split_values(folder: str, settings: Dict[str, str]
                  ) -> Iterator[Tuple[str, Any, str]]:
-  """Yields the settings of a split text; as for `_old_values`."""
+  """Yields the settings of a split text, as `_old_values` does."""
   split = splits.read(folder, "text")
   names = _names(folder, r"text_[0-9]+\.txt")
   if split:
     sizes = split.sizes
-  elif "text_0.txt" in names:  # Of an earlier version, the last to be named.
+  elif "text_0.txt" in names:  # Earlier versions name this file last.
     sizes = [files.size(os.path.join(folder, name)) for name in names]
   else:
     return
   if not sizes:
-    return  # The split is made again.
+    return  # The stage splits the text again.
   yield "FILES", len(sizes), folder
   text = settings.get("TEXT", "")
   if not files.exists(text):
@@ -155,42 +161,43 @@ def _split_values(folder: str, settings: Dict[str, str]
     if old and old != text:
       yield "TEXT", old, folder
     raise InputError(
-        "TEXT={} does not fit {}, which was made of another text: name that "
-        "text, or choose another WORK".format(text, folder))
+        "TEXT={} does not fit {}, which was made of another text: set TEXT to "
+        "that text, or choose another WORK".format(text, folder))
 
 
 def _check_teacher(teacher: str, name: str, wanted: str, folder: str) -> None:
-  """Raises InputError where a teacher's file is not what made a folder."""
+  """Raises InputError if a teacher's file is not the one that made a folder."""
   path = os.path.join(teacher, name)
   if files.exists(path) and files.fingerprint(path) != wanted:
     raise InputError(
-        "TEACHER={} does not fit {}, which was made with another {}: name that "
-        "teacher, or choose another WORK".format(teacher, folder, name))
+        "TEACHER={} does not fit {}, which was made with another {}: set "
+        "TEACHER to that teacher, or choose another WORK".format(
+            teacher, folder, name))
 
 
 def _names(folder: str, pattern: str) -> List[str]:
-  """Lists the names in a folder that match, in natural order."""
+  """Returns the names in a folder that match a pattern, in natural order."""
   if not files.is_folder(folder):
     return []
   return sorted(filter(re.compile(pattern).fullmatch, files.list_names(folder)),
                 key=files.natural_key)
 
 
-def _any_manifest(folder: str, name: str) -> Optional[manifest.Manifest]:
-  """Reads the manifest of a finished file; None where it is not finished."""
+def _read_manifest(folder: str, name: str) -> Optional[manifest.Manifest]:
+  """Reads the manifest of a file; returns None if the file is unfinished."""
   return manifest.read_manifest(os.path.join(folder, name))
 
 
-def _read_note(folder: str) -> Dict[str, str]:
-  """Reads the settings that are noted in a folder."""
-  path = os.path.join(folder, _NOTE)
+def _read_settings(folder: str) -> Dict[str, str]:
+  """Reads the settings file of a folder, if there is one."""
+  path = os.path.join(folder, _SETTINGS_FILE)
   if not files.exists(path):
     return {}
   return dict(line.partition("=")[::2]
               for line in files.read_text(path).splitlines())
 
 
-# --- What to label -----------------------------------------------------------
+# --- The records to label ----------------------------------------------------
 
 
 def records_of(work: str, num_files: int,
@@ -198,12 +205,12 @@ def records_of(work: str, num_files: int,
   """Counts the records of the first files of masked records.
 
   Args:
-    work: the folder.
-    num_files: how many files there are to count.
-    num_sequences: stop with the file that makes it so many records.
+    work: the folder WORK.
+    num_files: maximal number of files to count.
+    num_sequences: number of records at which to stop; None counts all files.
 
   Returns:
-    Records of each counted file.
+    The number of records of each counted file.
   """
   counts: List[int] = []
   while len(counts) < num_files and (
@@ -217,9 +224,9 @@ def patterns(start: str, num_files: int, end: str) -> str:
   """Returns patterns of the paths START0END to START(N-1)END, in order.
 
   Args:
-    start: of the paths.
+    start: start of the paths.
     num_files: N, at least 1.
-    end: of the paths.
+    end: end of the paths.
   """
   found = []
   digits = str(num_files)
@@ -227,7 +234,7 @@ def patterns(start: str, num_files: int, end: str) -> str:
     found.append("[0-9]" if length == 1 else
                  "[1-9]" + "[0-9]" * (length - 1))
   for i, digit in enumerate(digits):
-    # Numbers that have the same digits before, and a lower one here.
+    # Numbers with the same digits before digit i, and a lower digit i.
     lowest = 1 if i == 0 and len(digits) > 1 else 0
     if int(digit) > lowest:
       found.append("{}[{}-{}]{}".format(
