@@ -1,4 +1,4 @@
-r"""Trains students in several ways and compares them on held-out text.
+r"""Trains students with several recipes and compares them on held-out text.
 
   python examples/compare_students.py \
     --description_file examples/students/small.json --output_dir comparison
@@ -6,29 +6,31 @@ r"""Trains students in several ways and compares them on held-out text.
 The description is a JSON object:
 
   teacher           folder with bert_config.json and bert_model.ckpt.*
-  training_records  masked records of stage III, paths and patterns
-  held_out_records  the same, of text that no student is trained on
+  training_records  paths and patterns of masked records of stage III
+  held_out_records  paths and patterns of masked records of held-out text
   validation_records
-                    the same, of other such text, to choose the best checkpoint
-                    of a run by, with "eval_every_checkpoint"; may be left out:
-                    then held_out_records choose it, and flatter it a little
-  flags             of stages IV and V, such as max_seq_length
+                    optional: paths and patterns of masked records of other
+                    held-out text, which select the best checkpoint of a run
+                    with "eval_every_checkpoint". By default held_out_records
+                    select the checkpoint, which makes results slightly better
+  flags             flags of stages IV and V, such as max_seq_length
   training          flags of stage V only, such as learning_rate
   labels            by name, flags of stage IV: {"truncation_factor": 10}
-  students          by name, "config": what differs from the teacher's config,
-                    and "start": "scratch" or layers of the teacher, [0, 2, 4]
-  recipes           by name, flags of stage V, and the name of its "labels"
-                    where the student learns from the teacher
-  runs              a list: "student", "recipes", "steps" (a list), "seeds" (a
-                    list), and "training" for flags that differ from the above
+  students          by name, "config": differences from the teacher's config;
+                    "start": "scratch" or layers of the teacher, [0, 2, 4]
+  recipes           by name, flags of stage V; "labels": the name of the labels,
+                    if the student learns from the teacher
+  runs              a list of objects with "student", "recipes" (a list),
+                    "steps" (a list), "seeds" (a list) and, optionally,
+                    "training": flags that replace those of "training" above
 
-All students are measured alike: against the masked tokens, and against the
-teacher's ten most probable ones. It says first how long all of it takes. Run
-again, it keeps what is finished and resumes what is not.
+All students are evaluated alike: against the masked tokens, and against the
+teacher's top-10 tokens. The script first logs an estimate of the duration. Run
+the same command again to resume; finished runs are kept.
 
-output_dir gets results.json, with the command of every run and the bytes that
-the labels of a sequence take, and table.md, with means over the seeds and their
-standard deviations; of each run it keeps the exported student and the log.
+The script writes results.json, with the command of each run and the bytes of
+labels per sequence, and table.md, with means and standard deviations over the
+seeds, to output_dir. It keeps the exported student and the log of each run.
 """
 
 import contextlib
@@ -46,7 +48,7 @@ import time
 from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Optional,
                     Sequence, Tuple, Union)
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
@@ -72,9 +74,9 @@ Flags = Mapping[str, Any]
 _TRAINER = "network_distillation_single_machine_truncated.py"
 _LABELLER = "extract_teacher_labels_truncated.py"
 _SCRATCH = "scratch"
-# What every student is compared with, however it was trained.
+# Flags of the held-out labels, against which all students are evaluated.
 _HELD_OUT_LABELS = {"truncation_factor": 10}
-# Two trainings of so many steps tell what a step and what the start takes.
+# Steps of two short trainings, which measure the time of start-up and a step.
 _TIMED_STEPS = (10, 40)
 
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string",
@@ -92,8 +94,9 @@ COLUMNS = {
 def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_string(
-      "description_file", None, "What to compare, as described above.")
-  flags.DEFINE_string("output_dir", None, "Folder for all that is made.")
+      "description_file", None,
+      "JSON file with the description of the comparison; see above.")
+  flags.DEFINE_string("output_dir", None, "Folder for all output.")
 
 
 # --- The description ---------------------------------------------------------
@@ -103,22 +106,22 @@ class Student(NamedTuple):
   """A student before training.
 
   Attributes:
-    config: what differs from the teacher's config.
-    start: the layers of the teacher that it starts from, or "scratch".
+    config: differences from the teacher's config.
+    start: layers of the teacher that initialize the student, or "scratch".
   """
   config: Dict[str, Any]
   start: Union[str, List[int]] = _SCRATCH
 
 
 class Run(NamedTuple):
-  """One training.
+  """The training of a student with a recipe.
 
   Attributes:
     student: name of the student.
     recipe: name of the recipe.
-    steps: of training.
-    seed: of the weights, dropout and order.
-    training: flags of stage V, without those of the recipe.
+    steps: number of training steps.
+    seed: seed of the weights, dropout and order.
+    training: flags of stage V, without the flags of the recipe.
   """
   student: str
   recipe: str
@@ -128,13 +131,13 @@ class Run(NamedTuple):
 
   @property
   def chooses_checkpoint(self) -> bool:
-    """Whether it is evaluated while it trains, to keep the best."""
+    """Whether evaluations during training select the best checkpoint."""
     return bool(self.training.get("eval_every_checkpoint"))
 
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-  """What to compare; the fields are described above."""
+  """A comparison, with the fields that the script's help describes."""
   teacher: str
   training_records: str
   held_out_records: str
@@ -148,10 +151,10 @@ class Description:
 
 
 def read_description(path: str) -> Description:
-  """Reads a description.
+  """Reads and checks a description.
 
   Raises:
-    InputError: it is not one.
+    InputError: if the file is not a valid description.
   """
   try:
     with open(path, encoding="utf-8") as file:
@@ -167,7 +170,7 @@ def read_description(path: str) -> Description:
 
 
 def _description(values: Any) -> Description:
-  """Returns a description of JSON's values; raises InputError."""
+  """Returns the description of a JSON value; raises InputError."""
   known = dataclasses.fields(Description)
   _check_object(
       "the description", values, [field.name for field in known],
@@ -189,8 +192,8 @@ def _description(values: Any) -> Description:
   for name, recipe in values["recipes"].items():
     labels = recipe.get("labels")
     if labels is not None and labels not in values["labels"]:
-      raise InputError("recipe {} has the labels {}, which are none of {}"
-                       .format(name, labels, ", ".join(values["labels"])))
+      raise InputError("recipe {} has the labels {}, expected one of {}".format(
+          name, labels, ", ".join(values["labels"])))
   runs: List[Run] = []
   for group in values["runs"]:
     fields = ["student", "recipes", "steps", "seeds"]
@@ -207,27 +210,27 @@ def _description(values: Any) -> Description:
       for name in wanted:
         _check_type("{} of a run".format(kind), name, str)
         if name not in choice:
-          raise InputError("a run has the {} {}, which is none of {}".format(
+          raise InputError("a run has the {} {}, expected one of {}".format(
               kind, name, ", ".join(choice)))
     training = dict(values["training"], **group.get("training", {}))
     runs.extend(Run(group["student"], recipe, steps, seed, training)
                 for seed in group["seeds"] for steps in group["steps"]
                 for recipe in group["recipes"])
   if not runs:
-    raise InputError("runs has no run")
+    raise InputError("runs is empty, expected at least one run")
   for names in (students, values["recipes"], values["labels"]):
     by_slug: Dict[str, str] = {}
     for name in names:
       other = by_slug.setdefault(_slug(name), name)
       if other != name:
-        raise InputError("the names {} and {} are too much alike: both become "
-                         "{} in names of files".format(
+        raise InputError("the names {} and {} are too similar: both become {} "
+                         "in names of files; change one of them".format(
                              other, name, _slug(name)))
   return Description(**dict(values, students=students, runs=runs))
 
 
 def _check_type(what: str, value: Any, wanted: type) -> None:
-  """Raises InputError for a value of another type."""
+  """Raises InputError if a value has another type than `wanted`."""
   if not isinstance(value, wanted):
     raise InputError("{} is {}, not {}".format(
         what, json.dumps(value), _TYPE_NAMES[wanted]))
@@ -235,14 +238,14 @@ def _check_type(what: str, value: Any, wanted: type) -> None:
 
 def _check_object(what: str, values: Any, known: Sequence[str],
                   required: Sequence[str]) -> None:
-  """Raises InputError for what is no object, or one of other keys."""
+  """Raises InputError if a value is not an object with the right keys."""
   _check_type(what, values, dict)
   for name in required:
     if name not in values:
       raise InputError("{} lacks {}".format(what, name))
   for name in values:
     if name not in known:
-      raise InputError("{} has {}, which is none of {}".format(
+      raise InputError("{} has {}, expected only {}".format(
           what, name, ", ".join(known)))
 
 
@@ -257,7 +260,7 @@ def command(script: str, *all_flags: Flags) -> List[str]:
 
 
 class Commands:
-  """The commands of a comparison, with the paths of what they write."""
+  """The commands of a comparison and the paths of their output."""
 
   def __init__(self, description: Description, output_dir: str):
     self._description = description
@@ -269,12 +272,12 @@ class Commands:
     self._held_out = self.labelled("held out")
 
   def label(self, name: str) -> List[str]:
-    """Returns the command that labels the records to train on."""
+    """Returns the command that labels the training records."""
     return self._label(self._description.training_records,
                        self.labelled(name), self._description.labels[name])
 
   def label_held_out(self) -> List[List[str]]:
-    """Returns the commands that label what no student is trained on."""
+    """Returns the commands that label held-out and validation records."""
     description = self._description
     commands = [self._label(
         description.held_out_records, self._held_out, _HELD_OUT_LABELS)]
@@ -294,7 +297,7 @@ class Commands:
         init_checkpoint=self._teacher_checkpoint)
 
   def evaluate_start(self, student: str) -> List[str]:
-    """Returns the command that evaluates a student before its training."""
+    """Returns the command that evaluates a student before training."""
     return self._evaluate(self.folder("start", student),
                           **self._student_flags(student))
 
@@ -311,7 +314,7 @@ class Commands:
     return self._train(run, self.run_folder(run), recipe)
 
   def train_for_time(self, run: Run, steps: int) -> List[str]:
-    """Returns a command that trains as a run does, without a teacher."""
+    """Returns a command like that of a run, but on hard labels."""
     training = {name: value for name, value in run.training.items()
                 if name not in ("eval_every_checkpoint", "best_checkpoint_by")}
     return self._train(
@@ -320,7 +323,7 @@ class Commands:
         {"hard_label_weight": 1})
 
   def _recipe(self, run: Run) -> Dict[str, Any]:
-    """Returns the flags of stage V that make a run's recipe."""
+    """Returns the flags of stage V for a run's recipe."""
     recipe = dict(self._description.recipes[run.recipe])
     labels = recipe.pop("labels", None)
     if labels is None:
@@ -329,7 +332,7 @@ class Commands:
             **_shared_flags(self._description.labels[labels]), **recipe}
 
   def _validation(self, recipe: Flags) -> str:
-    """Returns the path of the records that choose the checkpoint of a run."""
+    """Returns the path of the records that select the best checkpoint."""
     labels = _validation_labels(recipe)
     if labels != _HELD_OUT_LABELS:
       return self.labelled(" ".join(
@@ -360,11 +363,11 @@ class Commands:
                        str(run.seed))
 
   def folder(self, *names: str) -> str:
-    """Returns the folder of what has these names."""
+    """Returns the folder for a list of names."""
     return os.path.join(self._output_dir, _slug(*names))
 
   def _student_flags(self, name: str) -> Flags:
-    """Returns the flags that make a student and its start."""
+    """Returns the flags of a student's config and initialization."""
     student = self._description.students[name]
     start = {} if student.start == _SCRATCH else {
         "init_checkpoint": self._teacher_checkpoint,
@@ -388,18 +391,18 @@ class Commands:
 
 
 def _shared_flags(labels: Flags) -> Flags:
-  """Returns what stage V must be told of how labels were made."""
+  """Returns the flags of stage IV that stage V needs too."""
   return {name: labels[name] for name in ("truncation_factor", "temperature")
           if name in labels}
 
 
 def _validation_labels(recipe: Flags) -> Flags:
-  """Returns the labels that stage V asks for where a recipe is evaluated."""
+  """Returns the flags of stage IV for the labels that evaluate a recipe."""
   return {**_HELD_OUT_LABELS, **_shared_flags(recipe)}
 
 
 def _slug(*names: str) -> str:
-  """Returns a name of a file: each other character is a dash."""
+  """Returns a file name, with dashes for spaces and special characters."""
   return "_".join(re.sub(r"[^\w.]+", "-", name).strip("-") for name in names)
 
 
@@ -408,18 +411,19 @@ def execute(words: Sequence[str], log_file: str) -> float:
 
   Args:
     words: the command.
-    log_file: what its output is appended to.
+    log_file: file to which the output is appended.
 
   Raises:
-    InputError: it has failed.
-    KeyboardInterrupt: a signal has ended it, after it has saved.
+    InputError: if the command fails.
+    KeyboardInterrupt: if a signal ends the command, after a trainer has saved a
+      checkpoint.
   """
   os.makedirs(os.path.dirname(log_file), exist_ok=True)
   start = time.perf_counter()
   with open(log_file, "a", encoding="utf-8") as log:
     log.write("+ {}\n".format(shlex.join(words)))
     log.flush()
-    # In a session of its own, so that Ctrl-C reaches it only once, from here.
+    # In its own session, so that Ctrl-C reaches the command only once, below.
     with subprocess.Popen(
         [sys.executable, os.path.join(str(ROOT), words[1]), *words[2:]],
         stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
@@ -428,12 +432,12 @@ def execute(words: Sequence[str], log_file: str) -> float:
         process.wait()
       except KeyboardInterrupt:
         process.terminate()
-        process.wait()  # A trainer saves.
+        process.wait()  # A trainer saves a checkpoint.
         raise
   if process.returncode:
     with open(log_file, encoding="utf-8", errors="replace") as log:
       last_line = log.read().strip().splitlines()[-1]
-    raise InputError("{} has failed: {} (all of its output is in {})".format(
+    raise InputError("{} has failed: {} (the whole output is in {})".format(
         words[1], last_line, log_file))
   return time.perf_counter() - start
 
@@ -442,7 +446,7 @@ def execute(words: Sequence[str], log_file: str) -> float:
 
 
 class Comparison:
-  """All runs of a description, and what is finished of them."""
+  """The runs of a description and their results so far."""
 
   def __init__(self, description: Description, output_dir: str):
     self._description = description
@@ -459,26 +463,28 @@ class Comparison:
                          "folder".format(self._path, error)) from None
 
   def check_inputs(self) -> None:
-    """Notes which teacher and records the comparison is made with.
+    """Compares the teacher and records with those of finished runs.
 
     Raises:
-      InputError: what is finished was made with others of the same names.
+      InputError: if finished runs have another teacher or other records.
     """
     if not self._results["models"] and not self._results["runs"]:
-      # Nothing is finished, so what failed may be mended.
+      # The inputs may change until the first model is evaluated.
       self._results["inputs"] = {}
     noted = self._results.setdefault("inputs", {})
     for name, found in _fingerprints(self._description).items():
       if noted.setdefault(name, found) != found:
         raise InputError(
-            "description_file: {} {} is not what --output_dir={} was made "
-            "with; choose another folder".format(
+            "--description_file: {} {} has changed since --output_dir={} was "
+            "made; choose another folder".format(
                 name, getattr(self._description, name), self._output_dir))
     self._write()
 
   def prepare(self) -> None:
-    """Writes the students' configs, labels what is held out, and evaluates
-    the teacher and the students as they start."""
+    """Writes configs, labels held-out records and evaluates the start.
+
+    The evaluated models are the teacher and the students before training.
+    """
     teacher = checkpoints.load_config(os.path.join(
         self._description.teacher, checkpoints.CONFIG_FILE))
     for name, student in self._description.students.items():
@@ -490,7 +496,7 @@ class Comparison:
       path, text = self._commands.config_file(name), config.to_json_string()
       if os.path.exists(path) and pathlib.Path(path).read_text() != text:
         raise InputError(
-            "student {}: {} was made of another config; choose another name, "
+            "student {}: {} was made with another config; choose another name "
             "or another --output_dir".format(name, path))
       files.write_atomically(path, text)
     for words in self._commands.label_held_out():
@@ -506,10 +512,10 @@ class Comparison:
             self._commands.folder("start", name))
 
   def remaining(self) -> List[Run]:
-    """Returns the runs that are not finished.
+    """Returns the unfinished runs.
 
     Raises:
-      InputError: one that is finished was made with other settings.
+      InputError: if a finished run was made with other settings.
     """
     finished = {(result["student"], result["recipe"], result["steps"],
                  result["seed"]): result for result in self._results["runs"]}
@@ -529,11 +535,11 @@ class Comparison:
     return remaining
 
   def estimate(self, runs: Sequence[Run]) -> float:
-    """Returns how many seconds some runs take, with their labels.
+    """Returns the estimated seconds of runs and their labels.
 
-    A short training of each student is timed.
+    Short trainings of each student measure the time of a step.
     """
-    # Neither seed nor recipe changes much, but student and batch do.
+    # The time depends on the student and the flags, hardly on seed or recipe.
     times = {}
     for run in runs:
       key = json.dumps([run.student, run.training])
@@ -542,7 +548,7 @@ class Comparison:
     seconds = 0.0
     for run in runs:
       start, step = times[json.dumps([run.student, run.training])]
-      # Evaluation starts as training does.
+      # Training and evaluation have the same start-up time.
       seconds += 2 * start + run.steps * step
     evaluation_of_teacher = self._results["models"][0]["seconds"]
     num_unlabelled = _num_records(self._description.training_records) * sum(
@@ -552,7 +558,7 @@ class Comparison:
         self._description.held_out_records)
 
   def run(self, runs: Sequence[Run]) -> None:
-    """Labels, trains and evaluates; a line says what is finished."""
+    """Labels records, then trains and evaluates students; logs each result."""
     labels = self._commands.folder("labels")
     for name in self._labels(runs):
       seconds = self._execute(self._commands.label(name), labels)
@@ -567,7 +573,7 @@ class Comparison:
           "seed": run.seed, "seconds": round(seconds, 1),
           "command": shlex.join(words), "results": found})
       self._write()
-      # The exported student stays; the optimizer's slots are not needed again.
+      # The exported student stays; checkpoints with slots are not needed again.
       for path in pathlib.Path(folder).rglob("model.ckpt-*"):
         path.unlink()
       logging.info("%s: accuracy %.4f, cross entropy %.3f, agreement %.4f, %s",
@@ -575,9 +581,9 @@ class Comparison:
                    _duration(seconds))
 
   def note_label_bytes(self) -> None:
-    """Notes how many bytes of labels a sequence has, by recipe.
+    """Adds the bytes of labels per sequence of each recipe to the results.
 
-    What was noted before stays, for the records may have been removed since.
+    Earlier values stay if the records have been removed.
     """
     label_bytes = self._results.setdefault("label_bytes", {})
     finished = {run["recipe"] for run in self._results["runs"]}
@@ -596,13 +602,13 @@ class Comparison:
     return "\n".join(tables(self._results))
 
   def _labels(self, runs: Sequence[Run]) -> List[str]:
-    """Returns the names of the labels that some runs learn from."""
+    """Returns the names of the labels of runs."""
     recipes = [self._description.recipes[run.recipe] for run in runs]
     return list(dict.fromkeys(
         recipe["labels"] for recipe in recipes if "labels" in recipe))
 
   def _time(self, run: Run) -> Tuple[float, float]:
-    """Returns the seconds that the start and each step of training take."""
+    """Returns the seconds of the start-up and of a step of training."""
     folder = self._commands.folder("timing")
     shutil.rmtree(folder, ignore_errors=True)
     few, many = (self._execute(self._commands.train_for_time(run, steps),
@@ -613,7 +619,7 @@ class Comparison:
 
   def _evaluate_model(self, model: Dict[str, str], words: Sequence[str],
                       folder: str) -> None:
-    """Evaluates a model that is not trained here, unless that is done."""
+    """Evaluates a teacher or an untrained student, once."""
     if any(model.items() <= found.items() for found in self._results["models"]):
       return
     seconds = self._execute(words, folder)
@@ -626,7 +632,7 @@ class Comparison:
     return execute(words, os.path.join(folder, _LOG_FILE))
 
   def _read(self, folder: str) -> Dict[str, Any]:
-    """Reads what a trainer has found in an evaluation."""
+    """Reads the results of an evaluation."""
     return evaluation.read_results(
         os.path.join(folder, evaluation.RESULTS_FILE))
 
@@ -638,9 +644,9 @@ class Comparison:
 
 
 def _fingerprints(description: Description) -> Dict[str, Dict[str, str]]:
-  """Returns fingerprints of the files that a description names, by field.
+  """Returns fingerprints of a description's files, by field.
 
-  What is not there has none: a comparison that is finished does not need it.
+  Missing files are left out: a finished comparison does not need the files.
   """
   fingerprints = {}
   checkpoint = os.path.join(description.teacher, checkpoints.CHECKPOINT_FILE)
@@ -657,13 +663,13 @@ def _fingerprints(description: Description) -> Dict[str, Dict[str, str]]:
 
 
 def _num_records(patterns: str) -> int:
-  """Counts the records of some files."""
+  """Returns the number of records in files."""
   return sum(block_index.count_records(path, "description_file")
              for path in files.find_files(patterns, "description_file"))
 
 
 def _bytes_per_record(patterns: str) -> float:
-  """Returns the mean bytes of the records of some files."""
+  """Returns the mean size of the records in files, in bytes."""
   paths = files.find_files(patterns, "description_file")
   return sum(map(files.size, paths)) / _num_records(patterns)
 
@@ -678,7 +684,7 @@ def _title(run: Run) -> str:
 
 
 def _duration(seconds: float) -> str:
-  """Returns a length of time as people say it."""
+  """Formats a duration in seconds, minutes or hours."""
   minutes = round(seconds / 60)
   if minutes < 2:
     return "{:.0f} seconds".format(seconds)
@@ -691,10 +697,10 @@ def _duration(seconds: float) -> str:
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[str]:
-  """Yields tables in Markdown, one for each student and number of steps.
+  """Yields a Markdown table for each student and number of steps.
 
   Args:
-    results: what results.json holds.
+    results: contents of results.json.
   """
   groups: Dict[Tuple[str, int], Dict[str, List[Any]]] = {}
   for run in results["runs"]:
@@ -716,7 +722,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def cells(runs: Sequence[Mapping[str, Any]]) -> List[str]:
-  """Returns means of runs, ± the standard deviation where there are several."""
+  """Returns means of several runs ± standard deviations, by column."""
   row = []
   for name, key in COLUMNS.items():
     values = [run["results"][key] for run in runs]

@@ -220,7 +220,7 @@ def test_a_failing_command_is_one_line(inputs, tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     ({"teacher": 3}, "teacher is 3, not a string"),
-    ({"runs": []}, "no run"),
+    ({"runs": []}, "runs is empty"),
     ({"seeds": [1]}, "the description has seeds"),
     ({"recipes": {"a": {"labels": "b"}}}, "recipe a has the labels b"),
     ({"students": {"a": {"layers": 3}}}, "student a lacks config"),
