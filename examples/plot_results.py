@@ -1,15 +1,16 @@
-r"""Draws the results of trainings and benchmarks.
+r"""Plots the results of trainings and benchmarks.
 
-Held-out results by step, from the TensorBoard files of trainers with
---eval_every_checkpoint, beside models that only have an eval_results.txt:
+To plot held-out results by step, from the TensorBoard files of trainers with
+--eval_every_checkpoint, with horizontal lines for models that only have an
+eval_results.txt:
 
   python examples/plot_results.py \
     --runs 'with the teacher=distilled,without=hard_labels' \
     --references 'teacher=teacher_evaluation' --output_file curves.svg
 
-From the results.json of examples/compare_students.py: results by the length of
-the training, with a report of the steps that a recipe saves; or results by the
-size of the labels. The teacher is a line.
+To plot the results.json of examples/compare_students.py by the number of
+training steps, with a report of the steps that a recipe saves, or by the size
+of the labels, with a horizontal line for the teacher:
 
   python examples/plot_results.py \
     --results_file comparison/results.json --student 'small from scratch' \
@@ -18,14 +19,15 @@ size of the labels. The teacher is a line.
     --results_file comparison/results.json --student 'layers 0, 2, 4' \
     --label_bytes True --output_file labels.svg
 
-From the results.json of benchmarks/run.py: throughput as a multiple of each
-peer's.
+To plot the results.json of benchmarks/run.py, as ratios of the throughput to
+each peer's throughput:
 
   python examples/plot_results.py \
     --benchmarks_file benchmarks/results.json --output_file peers.svg
 
-Lines are means over the seeds, with their range. The report interpolates
-between two points of the baseline, by the logarithm of steps.
+Lines are means over the seeds, bands show the range over the seeds. The report
+interpolates linearly in the logarithm of steps, between two points of the
+baseline.
 """
 
 import json
@@ -37,7 +39,7 @@ import statistics
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
-if __name__ == "__main__":  # TensorFlow, which TensorBoard imports, reads this.
+if __name__ == "__main__":  # For TensorFlow, which TensorBoard imports.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
@@ -51,7 +53,7 @@ from util import command_line
 from util import files
 from util.command_line import InputError
 
-# By metric: its axis title, and whether more is better.
+# Maps metrics to their axis titles, and to whether higher values are better.
 _METRICS = {
     "masked_lm_accuracy": (
         "accuracy on held-out masked tokens\n(share correct)", True),
@@ -59,13 +61,13 @@ _METRICS = {
         "cross entropy on held-out masked tokens\n(nats, lower is better)",
         False),
 }
-# Inches of a panel, for text that a phone shows large enough.
+# Inches of a panel; the text stays legible on a phone.
 _PANEL_SIZE = (6, 4.5)
 _RESULTS_FILE = "eval_results.txt"
 _KINDS = (".svg", ".png", ".pdf")
-# A share of the largest value below which sizes are drawn linearly.
+# Upper end of the linear part of the axis of sizes, relative to the largest.
 _LINEAR_SHARE = 0.02
-# Least factor between two labelled sizes, and from the last to the axis end.
+# Minimal ratio of two labelled sizes, and of the axis end to the last size.
 _MARGIN = 1.5
 
 
@@ -73,29 +75,29 @@ def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_string(
       "runs", None,
-      "NAME=FOLDER, separated by commas: output folders of trainers.")
+      "NAME=FOLDER, separated by commas: --output_dir of trainers.")
   flags.DEFINE_string(
       "references", "",
       "NAME=FOLDER, separated by commas: with --runs, folders with an "
-      "eval_results.txt, drawn as horizontal lines.")
+      "eval_results.txt, plotted as horizontal lines.")
   flags.DEFINE_string(
       "results_file", None, "results.json of examples/compare_students.py.")
-  flags.DEFINE_string("student", None, "Name of the student in it.")
+  flags.DEFINE_string("student", None, "Name of a student in --results_file.")
   flags.DEFINE_string(
-      "baseline", "hard labels", "Recipe that the others are compared with.")
+      "baseline", "hard labels", "Recipe to compare the other recipes with.")
   flags.DEFINE_string(
       "names", "",
       "RECIPE=TEXT, separated by semicolons: with --results_file, the recipes "
-      "to draw and their names in the legend; by default all.")
+      "to plot and their names in the legend. Default: all.")
   flags.DEFINE_list(
-      "metrics", list(_METRICS), "Metrics to draw, a panel for each.")
+      "metrics", list(_METRICS), "Metrics to plot, one panel each.")
   flags.DEFINE_bool(
       "label_bytes", False,
-      "Whether to draw the students of the longest training over the bytes of "
-      "labels that a sequence has, instead of over the steps.")
+      "Whether to plot the students of the longest training by the bytes of "
+      "labels per sequence instead of by the steps.")
   flags.DEFINE_string(
       "benchmarks_file", None, "results.json of benchmarks/run.py.")
-  flags.DEFINE_string("title", None, "Title; by default the student's name.")
+  flags.DEFINE_string("title", None, "Title. Default: the student's name.")
   flags.DEFINE_string(
       "output_file", None, "Picture to write: .svg, .png or .pdf.")
 
@@ -104,7 +106,7 @@ def define_flags() -> None:
 
 
 class Point(NamedTuple):
-  """What a recipe reaches after some steps, over its seeds."""
+  """The results of a recipe after `steps` steps, one for each seed."""
   steps: int
   values: Sequence[float]
 
@@ -113,7 +115,7 @@ class Point(NamedTuple):
     return statistics.mean(self.values)
 
 
-# Points of a recipe, by rising steps.
+# Points of a recipe, in the order of steps.
 Curve = List[Point]
 
 
@@ -121,7 +123,7 @@ def curves(runs: Sequence[Dict[str, Any]], metric: str) -> Dict[str, Curve]:
   """Returns the curve of each recipe.
 
   Args:
-    runs: those of one student, as results.json has them.
+    runs: runs of one student, as in results.json.
     metric: one of `_METRICS`.
   """
   values: Dict[str, Dict[int, List[float]]] = {}
@@ -134,15 +136,16 @@ def curves(runs: Sequence[Dict[str, Any]], metric: str) -> Dict[str, Curve]:
 
 def steps_to_reach(curve: Curve, value: float, more_is_better: bool
                   ) -> Optional[float]:
-  """Returns after how many steps a curve reaches a value.
+  """Returns the number of steps after which a curve reaches a value.
 
   Args:
     curve: the points.
-    value: what to reach.
-    more_is_better: whether values above it are better ones.
+    value: the value to reach.
+    more_is_better: whether higher values are better.
 
   Returns:
-    None where it is reached before the first point, or not at all.
+    The interpolated number of steps; None if the curve reaches the value before
+    its first point, or never.
   """
   sign = 1 if more_is_better else -1
   for before, after in zip(curve, curve[1:]):
@@ -155,7 +158,7 @@ def steps_to_reach(curve: Curve, value: float, more_is_better: bool
 
 
 def report(all_curves: Dict[str, Curve], baseline: str, metric: str) -> str:
-  """Returns a line for each point of the recipes but the baseline."""
+  """Returns a line for each point of each recipe except the baseline."""
   more_is_better = _METRICS[metric][1]
   lines = []
   for recipe, curve in all_curves.items():
@@ -167,27 +170,28 @@ def report(all_curves: Dict[str, Curve], baseline: str, metric: str) -> str:
           recipe, point.steps, metric, point.mean, baseline,
           "needs {:,.0f} steps, {:.1f} times as many".format(
               steps, steps / point.steps) if steps else
-          "has no points on both sides of it"))
+          "has no points on both sides of this value"))
   return "".join(line + "\n" for line in lines)
 
 
-# --- What is read ------------------------------------------------------------
+# --- Input -------------------------------------------------------------------
 
 
 def read_runs(results_file: str, student: str, names: Dict[str, str]
              ) -> Dict[str, Any]:
-  """Reads what a comparison has found for a student.
+  """Reads a student's results of a comparison.
 
   Args:
-    results_file: of the comparison.
-    student: its name.
-    names: new names of the recipes to keep; none keeps all.
+    results_file: results.json of the comparison.
+    student: name of the student.
+    names: maps the recipes to keep to new names; if empty, all are kept.
 
   Returns:
-    What results.json holds, with the runs of that student only.
+    The contents of results.json, with the runs of the student only.
 
   Raises:
-    InputError: it is no such file, or has no such student.
+    InputError: if the file is not a results.json, or has no such student or
+      recipe.
   """
   files.check_file(results_file, "results_file")
   try:
@@ -198,8 +202,8 @@ def read_runs(results_file: str, student: str, names: Dict[str, str]
     for model in results.get("models", ()):
       model["model"], model["results"]  # pylint: disable=pointless-statement
   except (ValueError, KeyError, TypeError):
-    raise InputError("--results_file={} is no results.json of "
-                     "examples/compare_students.py".format(
+    raise InputError("--results_file={} is not a results.json of "
+                     "examples/compare_students.py; give such a file".format(
                          results_file)) from None
   if student not in students:
     raise InputError("--student={} is not in {}, which has {}".format(
@@ -208,7 +212,7 @@ def read_runs(results_file: str, student: str, names: Dict[str, str]
   recipes = {run["recipe"] for run in runs}
   for name, text in names.items():
     if name not in recipes:
-      raise InputError("--names: {}={} is of no recipe of {}, which has {}"
+      raise InputError("--names: {}={}: {} has no such recipe; give some of {}"
                        .format(name, text, results_file,
                                ", ".join(sorted(recipes))))
   names = names or {name: name for name in recipes}
@@ -221,13 +225,13 @@ def read_runs(results_file: str, student: str, names: Dict[str, str]
 
 
 def read_ratios(benchmarks_file: str) -> Dict[str, float]:
-  """Reads how many times as fast as its peer each figure is.
+  """Reads the ratios of throughput to that of the peers.
 
   Returns:
-    Ratios by the names of the figure and of its peer.
+    Ratios by the names of the figure and its peer.
 
   Raises:
-    InputError: it is no such file.
+    InputError: if the file is not a results.json of benchmarks/run.py.
   """
   files.check_file(benchmarks_file, "benchmarks_file")
   try:
@@ -235,16 +239,17 @@ def read_ratios(benchmarks_file: str) -> Dict[str, float]:
     return {"{}\n{}".format(row["what"], row["peer"]["name"]): row["ratio"]
             for part in parts for row in part["rows"] if row["ratio"]}
   except (ValueError, KeyError, TypeError, AttributeError):
-    raise InputError("--benchmarks_file={} is no results.json of "
-                     "benchmarks/run.py".format(benchmarks_file)) from None
+    raise InputError("--benchmarks_file={} is not a results.json of "
+                     "benchmarks/run.py; give such a file".format(
+                         benchmarks_file)) from None
 
 
 def read_pairs(value: str, flag: str, form: str = "NAME=FOLDER",
                separator: str = ",") -> Dict[str, str]:
-  """Parses NAME=VALUE, separated by commas or semicolons.
+  """Parses NAME=VALUE pairs, separated by commas or semicolons.
 
   Raises:
-    InputError: it is something else.
+    InputError: if a part is not such a pair.
   """
   pairs = {}
   for part in filter(None, value.split(separator)):
@@ -257,19 +262,19 @@ def read_pairs(value: str, flag: str, form: str = "NAME=FOLDER",
 
 
 def read_events(folder: str, metric: str) -> Curve:
-  """Reads a held-out metric by step from what a trainer has written.
+  """Reads a held-out metric by step from a trainer's TensorBoard files.
 
   Args:
     folder: the trainer's output_dir.
-    metric: its name.
+    metric: name of the metric.
 
   Raises:
-    InputError: it was not evaluated there.
+    InputError: if the files do not have the metric.
   """
   eval_folder = os.path.join(folder, "eval")
   events = event_accumulator.EventAccumulator(
       eval_folder, {event_accumulator.SCALARS: 0})
-  # It warns of a second graph, which a training that resumed has written.
+  # TensorBoard warns of a second graph, which a resumed training writes.
   logging.getLogger("tensorboard").setLevel(logging.ERROR)
   if files.is_folder(eval_folder):
     events.Reload()
@@ -278,7 +283,7 @@ def read_events(folder: str, metric: str) -> Curve:
         "--runs: there is no {} in TensorBoard files of {}; train with "
         "--eval_input_file and --eval_every_checkpoint".format(
             metric, eval_folder))
-  # A checkpoint that was evaluated twice is one point.
+  # The last evaluation of a checkpoint replaces earlier ones.
   values = {event.step: event.value for event in events.Scalars(metric)}
   return [Point(step, [values[step]]) for step in sorted(values)]
 
@@ -287,7 +292,7 @@ def read_result(folder: str, metric: str) -> float:
   """Reads a metric from the results file in a folder.
 
   Raises:
-    InputError: there is none.
+    InputError: if there is no results file, or the file lacks the metric.
   """
   path = os.path.join(folder, _RESULTS_FILE)
   files.check_file(path, "references")
@@ -295,7 +300,8 @@ def read_result(folder: str, metric: str) -> float:
     name, _, value = line.partition(" = ")
     if name == metric:
       return float(value)
-  raise InputError("--references: {} has no {}".format(path, metric))
+  raise InputError("--references: {} has no {}; evaluate the model again, or "
+                   "leave the metric out of --metrics".format(path, metric))
 
 
 # --- Pictures ----------------------------------------------------------------
@@ -306,10 +312,10 @@ def draw(title: str, path: str, metrics: Sequence[str],
   """Draws a panel for each metric, one below the other.
 
   Args:
-    title: of the picture.
-    path: of the picture.
-    metrics: of the panels.
-    draw_panel: draws a metric into a panel of matplotlib.
+    title: title of the picture.
+    path: path of the picture.
+    metrics: metrics of the panels.
+    draw_panel: called with an axes of matplotlib and the metric to draw in it.
     x_label: title of the horizontal axes.
   """
   width, height = _PANEL_SIZE
@@ -327,7 +333,7 @@ def draw(title: str, path: str, metrics: Sequence[str],
 
 
 def _write(figure: Any, path: str) -> None:
-  """Writes a picture, to the same bytes in each run."""
+  """Writes a picture with reproducible bytes."""
   matplotlib.rcParams["svg.hashsalt"] = "distillation"
   os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
   partial = files.partial_path(path)
@@ -352,7 +358,7 @@ def draw_curves(panel: Any, all_curves: Dict[str, Curve]) -> None:
 
 
 def _draw_line(panel: Any, value: float, name: str) -> None:
-  """Draws a horizontal line for a model that is not trained."""
+  """Draws a horizontal line for a reference model."""
   panel.axhline(value, color="black", linestyle=":", label=name)
 
 
@@ -361,11 +367,11 @@ def draw_runs(title: str, path: str, metrics: Sequence[str],
   """Draws trainings by step, with horizontal lines for references.
 
   Args:
-    title: of the picture.
-    path: of the picture.
-    metrics: to draw.
-    runs: folders of trainers by name.
-    references: folders with a results file by name.
+    title: title of the picture.
+    path: path of the picture.
+    metrics: metrics to draw.
+    runs: maps names to folders of trainers.
+    references: maps names to folders with a results file.
   """
 
   def draw_panel(panel: Any, metric: str) -> None:
@@ -379,13 +385,13 @@ def draw_runs(title: str, path: str, metrics: Sequence[str],
 
 def draw_steps(title: str, path: str, by_metric: Dict[str, Dict[str, Curve]],
                teacher: Dict[str, float]) -> None:
-  """Draws recipes over the numbers of steps of their trainings.
+  """Draws recipes by the number of training steps.
 
   Args:
-    title: of the picture.
-    path: of the picture.
+    title: title of the picture.
+    path: path of the picture.
     by_metric: curves by metric and recipe.
-    teacher: its results by metric; may be empty.
+    teacher: results of the teacher by metric; may be empty.
   """
 
   def draw_panel(panel: Any, metric: str) -> None:
@@ -405,16 +411,17 @@ def draw_label_bytes(title: str, path: str,
                      by_metric: Dict[str, Dict[str, Curve]],
                      label_bytes: Dict[str, float],
                      teacher: Dict[str, float]) -> None:
-  """Draws recipes over the bytes of labels per sequence.
+  """Draws recipes by the bytes of labels per sequence.
 
-  Recipes without a run of the most steps, or without a size, are left out.
+  Recipes without a size or without a run of the largest number of steps are
+  left out.
 
   Args:
-    title: of the picture.
-    path: of the picture.
+    title: title of the picture.
+    path: path of the picture.
     by_metric: curves by metric and recipe.
-    label_bytes: bytes by recipe.
-    teacher: its results by metric; may be empty.
+    label_bytes: bytes of labels per sequence, by recipe.
+    teacher: results of the teacher by metric; may be empty.
   """
 
   def draw_panel(panel: Any, metric: str) -> None:
@@ -445,10 +452,10 @@ def draw_label_bytes(title: str, path: str,
 
 
 def draw_ratios(path: str, ratios: Dict[str, float]) -> None:
-  """Draws a bar for each figure that has a peer."""
+  """Draws a bar for each ratio to a peer."""
   figure, panel = plt.subplots(
       figsize=(8, 1 + 0.5 * len(ratios)), layout="constrained")
-  # From 1, where both are as fast, to the right or left.
+  # Bars begin at 1, equal throughput.
   bars = panel.barh(list(ratios), [ratio - 1 for ratio in ratios.values()],
                     left=1)
   panel.bar_label(bars, ["{:.3g}".format(ratio) for ratio in ratios.values()],
@@ -467,15 +474,15 @@ def main() -> None:
   values = flags.FLAGS
   if os.path.splitext(values.output_file)[1] not in _KINDS:
     raise InputError("--output_file={} must end in {}".format(
-        values.output_file, ", ".join(_KINDS)))
+        values.output_file, " or ".join(_KINDS)))
   if sum(map(bool, (values.runs, values.results_file,
                     values.benchmarks_file))) != 1:
     raise InputError("give one of --runs, --results_file and "
                      "--benchmarks_file; see --help")
   for metric in values.metrics or [""]:
     if metric not in _METRICS:
-      raise InputError("--metrics: {!r} is none of {}".format(
-          metric, ", ".join(_METRICS)))
+      raise InputError("--metrics: expected some of {}, found {!r}".format(
+          ", ".join(_METRICS), metric))
   if values.benchmarks_file:
     draw_ratios(values.output_file, read_ratios(values.benchmarks_file))
     return
@@ -495,8 +502,8 @@ def main() -> None:
   if values.label_bytes:
     if not results.get("label_bytes"):
       raise InputError(
-          "--results_file={} does not say how large the labels are; run "
-          "examples/compare_students.py again, which adds it".format(
+          "--results_file={} lacks the sizes of the labels; run "
+          "examples/compare_students.py again to add them".format(
               values.results_file))
     draw_label_bytes(title, values.output_file, by_metric,
                      results["label_bytes"], teacher)
