@@ -55,7 +55,7 @@ def test_the_picture_and_the_report(tmp_path):
       "drawn, 100 steps: masked_lm_accuracy 0.3000; hard labels needs 200 "
       "steps, 2.0 times as many",
       "drawn, 400 steps: masked_lm_accuracy 0.5000; hard labels has no points "
-      "on both sides of it"]
+      "on both sides of this value"]
 
 
 def test_a_picture_in_the_words_of_its_readers(tmp_path):
