@@ -1,41 +1,43 @@
 #!/usr/bin/env bash
-# Sets up .venv with everything that the five stages, the demo, the tests and
-# the benchmarks need, their peers left out. Run again, it does what is missing.
+# Sets up .venv with the packages of the five stages, the demo, the tests and
+# the benchmarks, without the benchmarks' peers. Run the script again to finish
+# an incomplete .venv.
 #
 #   ./setup.sh
 #   ./setup.sh --gpu     # for NVIDIA GPUs: CUDA and NCCL as packages, 2.3 GB
-#   ./setup.sh --without-horovod     # what takes longest, left for a later run
-#   PYTHON=/opt/python3.10/bin/python3 ./setup.sh   # an interpreter of choice
+#   ./setup.sh --without-horovod     # without the longest step, for a later run
+#   PYTHON=/opt/python3.10/bin/python3 ./setup.sh   # with another interpreter
 #
-# The versions are those of requirements.lock; pip compares every file with its
-# hash there, but for Horovod's, which is built from source.
+# requirements.lock has the versions. pip compares each file with the hash in
+# the lock, except for Horovod, which is built from source.
 #
-# With --gpu Horovod's build needs nvcc: HOROVOD_CUDA_HOME names its toolkit,
-# else it is looked for in /usr/local/cuda and on the path.
+# With --gpu, Horovod's build needs nvcc, from the toolkit in HOROVOD_CUDA_HOME,
+# or else from /usr/local/cuda or PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-# They would make pip take packages elsewhere for those of .venv.
+# With these, pip would count packages in other folders as installed in .venv.
 unset PYTHONHOME PYTHONPATH
 
 readonly VENV="$PWD/.venv"
 readonly DONE="$VENV/set-up-from.txt"
-# Lines that the file begins with.
+# First lines of the file.
 readonly FOR_GPUS='# set up for GPUs' WITHOUT_HOROVOD='# Horovod is missing'
-# A path that compilers, make and CMake leave whole.
+# A path without characters that compilers, make or CMake would split.
 readonly PLAIN='^[[:alnum:]_./+,@=-]+$'
 
 say() { echo "setup: $*" >&2; }
 die() { say "error: $*"; exit 1; }
 
-# A launcher of pyenv and the like may stand on the path and start nothing; what
-# was built without some libraries lacks modules.
-fits() {
+# Checks that an interpreter starts, has a supported version and all modules.
+# Launchers such as pyenv's may start nothing. Python built without some
+# libraries lacks modules.
+fits() { # PYTHON
   "$1" -c 'import bz2, ctypes, ensurepip, ssl, sys, venv
 sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' >/dev/null 2>&1
 }
 
-# System programs, not those that an activated .venv puts on the path.
-outside_venv() {
+# Prints the path of a program that is not in .venv, which may be on PATH.
+outside_venv() { # PROGRAM
   local found
   while read -r found; do
     [ "${found%/*}" -ef "$VENV/bin" ] || { echo "$found"; return; }
@@ -43,7 +45,8 @@ outside_venv() {
   return 1
 }
 
-# MPICH and Intel's MPI have programs of the same names.
+# Checks for the system's Open MPI. MPICH and Intel's MPI have programs of the
+# same names.
 has_open_mpi() {
   local launcher compiler
   launcher=$(outside_venv mpirun) && compiler=$(outside_venv mpicxx) &&
@@ -51,7 +54,7 @@ has_open_mpi() {
       [[ $("$compiler" --showme:version 2>&1) == *'Open MPI'* ]]
 }
 
-# The folder that .venv was made as: many of its files hold the path.
+# Prints the path at which .venv was made, which many of its files contain.
 made_as() {
   (
     set +u
@@ -63,11 +66,11 @@ made_as() {
 
 make_venv() {
   local candidate
-  [ ! -L "$VENV" ] || die "$VENV is a link to $(readlink "$VENV"), and no" \
-      "environment of Python 3.9 to 3.11 that was made there; remove the link"
+  [ ! -L "$VENV" ] || die "$VENV is a link to $(readlink "$VENV"), expected" \
+      "an environment of Python 3.9 to 3.11 made there; remove the link"
   [ -z "${PYTHON:-}" ] || fits "$PYTHON" || die "PYTHON=$PYTHON is no Python" \
-      "3.9 to 3.11 with the modules venv, ensurepip, ssl, bz2 and ctypes; name" \
-      "another one, or leave PYTHON out"
+      "3.9 to 3.11 with the modules venv, ensurepip, ssl, bz2 and ctypes; set" \
+      "PYTHON to another interpreter, or leave PYTHON out"
   for candidate in "${PYTHON:-}" python3.11 python3.10 python3.9 python3; do
     if [ -n "$candidate" ] && fits "$candidate"; then
       say "making .venv with $("$candidate" --version)"
@@ -75,7 +78,7 @@ make_venv() {
       return
     fi
   done
-  # Where pipx puts it is not on the path of a first login.
+  # The folder of pipx is not on PATH before the next login.
   for candidate in uv "${HOME:-}/.local/bin/uv"; do
     if command -v "$candidate" >/dev/null; then
       say "making .venv with uv's Python 3.11"
@@ -85,18 +88,21 @@ make_venv() {
   done
   die "no Python 3.9 to 3.11 found with the modules venv, ensurepip, ssl, bz2" \
       "and ctypes; install uv, which brings one (apt-get install pipx; pipx" \
-      "install uv), or the system's own (Debian 12, Ubuntu 22.04: apt-get" \
-      "install python3-venv), or name one: PYTHON=/path/to/python3.11 ./setup.sh"
+      "install uv), or the system's Python (Debian 12, Ubuntu 22.04: apt-get" \
+      "install python3-venv), or give the path of another Python:" \
+      "PYTHON=/path/to/python3.11 ./setup.sh"
 }
 
-# The lock without the packages that a pattern names; their hashes are indented.
-locked_without() {
+# Prints the lock without the packages that a pattern matches. The hashes of a
+# package are on indented lines.
+locked_without() { # PATTERN
   awk -v names="^($1)==" '!/^ / { left_out = $0 ~ names } !left_out' \
       requirements.lock
 }
 
-# Whatever pip's configuration says, into the environment at a path.
-pip_install() {
+# Installs packages into an environment, with flags that override pip's
+# configuration.
+pip_install() { # VENV ARGUMENT...
   local venv=$1
   shift
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
@@ -107,14 +113,15 @@ find_nvcc() {
   local nvcc
   for nvcc in "${HOROVOD_CUDA_HOME:-/usr/local/cuda}/bin/nvcc" \
       "$(readlink -f "$(command -v nvcc)")"; do
-    # What is named is taken, or nothing.
+    # If HOROVOD_CUDA_HOME is set, no other toolkit is used.
     if [ -x "$nvcc" ] && [[ "$nvcc" == "${HOROVOD_CUDA_HOME:-}"* ]]; then
       echo "$nvcc"
       return
     fi
   done
   die "--gpu: no nvcc found, which Horovod's build for NCCL needs; install a" \
-      "CUDA 12 toolkit, or name it: HOROVOD_CUDA_HOME=/opt/cuda ./setup.sh --gpu"
+      "CUDA 12 toolkit, or give its folder: HOROVOD_CUDA_HOME=/opt/cuda" \
+      "./setup.sh --gpu"
 }
 
 install_packages() {
@@ -140,22 +147,21 @@ install_packages() {
   pip_install "$VENV" --require-hashes -r <(locked_without "$left_out")
   if [ "$HOROVOD" = yes ] && ! horovod_works; then
     say "installing Horovod (3 to 4 minutes on two cores when it is built)"
-    # Pip keeps builds without telling for what: one for GPUs is not kept.
+    # pip's cache does not distinguish builds for GPUs, so these skip the cache.
     [ "$GPU" = yes ] || install_horovod
     if ! horovod_works; then
-      [ "$GPU" = yes ] || say "the Horovod that pip had kept does not work" \
-          "here: building it again"
+      [ "$GPU" = yes ] || say "the Horovod in pip's cache does not work here:" \
+          "building Horovod again"
       install_horovod --no-cache-dir --force-reinstall --no-deps
       horovod_works verbose || die \
           "Horovod was built, but not with all of TensorFlow, MPI, Gloo" \
-          "and, with --gpu, NCCL;" \
-          "the lines above say why"
+          "and, with --gpu, NCCL; see the lines above for the reason"
     fi
   fi
 }
 
-# Without its hash, with which older versions of pip keep no build. The run path
-# is relative, so that a wheel that pip keeps fits any .venv.
+# Installs Horovod without its hash: with a hash, older versions of pip do not
+# cache the build. The run path is relative, so a cached wheel fits any .venv.
 install_horovod() {
   local venv=$VENV path rpath='-Wl,-rpath,$ORIGIN/../../../..'
   if ! [[ "$VENV" =~ $PLAIN ]]; then
@@ -167,7 +173,7 @@ install_horovod() {
     prepare_nccl "$venv"
     rpath+=' -Wl,-rpath,$ORIGIN/../../nvidia/nccl/lib'
   fi
-  # They would name another MPI to CMake.
+  # With these, CMake would find another MPI.
   has_open_mpi || unset MPI_HOME I_MPI_ROOT
   PATH=$path LDFLAGS="${LDFLAGS:-} $rpath" PIP_REQUIRE_HASHES=0 \
   HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_MPI=1 HOROVOD_WITH_GLOO=1 \
@@ -176,9 +182,9 @@ install_horovod() {
       "$(grep -o '^horovod==[^ ;]*' requirements.lock)"
 }
 
-# Spaces in the path of .venv would cut what CMake reads: the build sees .venv
-# through a link, and MPI's compilers, which find their own place, are told of
-# it. CMake takes those beside mpiexec.
+# Makes a link to .venv for paths with spaces, at which CMake would split. MPI's
+# compilers would find their real folder, so wrappers set the link's folder.
+# CMake finds the wrappers beside mpiexec.
 link_plainly() {
   local compiler
   [ -z "$PLAIN_FOLDER" ] || return 0
@@ -197,8 +203,9 @@ link_plainly() {
   fi
 }
 
-# Of the package that TensorFlow brings, whose library has no name for linkers.
-prepare_nccl() {
+# Sets Horovod's variables for the NCCL package of TensorFlow, and links the
+# library under the name that linkers look for.
+prepare_nccl() { # VENV
   local venv=$1 nccl nvcc
   nvcc=$(find_nvcc)
   nccl=$("$venv/bin/python" -c '
@@ -211,7 +218,8 @@ print(list(nvidia.nccl.__path__)[0])')
       HOROVOD_CUDA_HOME="${nvcc%/bin/nvcc}"
 }
 
-# Two processes add up their ranks: what a build says of itself is not enough.
+# Checks Horovod by adding up the ranks of two processes, because a faulty build
+# may report all features.
 horovod_works() {
   local errors=/dev/null
   [ "${1:-}" = verbose ] && errors=/dev/stderr
@@ -233,7 +241,7 @@ GPU=no HOROVOD=yes PLAIN_FOLDER=
 
 main() {
   local argument wanted found
-  # A .venv for GPUs stays one, also where --gpu is left out.
+  # A .venv for GPUs remains for GPUs without --gpu.
   grep -qxs "$FOR_GPUS" "$DONE" && GPU=yes
   for argument in "$@"; do
     case $argument in
