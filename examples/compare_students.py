@@ -481,10 +481,7 @@ class Comparison:
     self._write()
 
   def prepare(self) -> None:
-    """Writes configs, labels held-out records and evaluates the start.
-
-    The evaluated models are the teacher and the students before training.
-    """
+    """Writes configs, labels held-out records, evaluates untrained models."""
     teacher = checkpoints.load_config(os.path.join(
         self._description.teacher, checkpoints.CONFIG_FILE))
     for name, student in self._description.students.items():

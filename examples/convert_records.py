@@ -51,15 +51,7 @@ _EXACT_BITS = 32
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-  """The values of the flags of the same names.
-
-  Attributes:
-    input_file: paths and patterns of the records.
-    output_dir: folder of the converted records.
-    record_format: one of `compact.FORMATS`.
-    probability_bits: one of `compact.PROBABILITY_BITS`.
-    overwrite: whether to replace an output made with other settings.
-  """
+  """The values of the flags of the same names."""
   input_file: str
   output_dir: str
   record_format: str
@@ -120,25 +112,14 @@ class Losses:
         values[is_padding] = 0
 
   def add_rounding(self, probabilities: np.ndarray, bits: int) -> None:
-    """Updates the largest rounding error.
-
-    Args:
-      probabilities: float32 probabilities, of any shape.
-      bits: 8 or 16, the bits of a stored probability.
-    """
+    """Updates the largest rounding error of probabilities of 8 or 16 bits."""
     codes = compact.encode_probabilities(
         probabilities, np.dtype("<u{}".format(bits // 8)))
     self._largest_error = max(self._largest_error, float(np.max(np.abs(
         compact.decode_probabilities(codes) - probabilities), initial=0.0)))
 
   def log(self, name: str, num_records: int, sizes: Iterable[int]) -> None:
-    """Logs the sizes and changes of a converted file.
-
-    Args:
-      name: the output file.
-      num_records: number of records.
-      sizes: sizes of the input and the output in bytes.
-    """
+    """Logs the changes; `sizes` are the bytes of the input and the output."""
     message = "{}: {:,} records, {:.0f} bytes each became {:.0f}.".format(
         name, num_records, *(size / max(num_records, 1) for size in sizes))
     if self._largest_error:

@@ -343,11 +343,7 @@ def write_saved_model(model: Model, folder: str,
 
 
 def _probabilities(model: Model, inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
-  """Builds the model's probabilities.
-
-  Returns:
-    float32 [B, L] for a classifier with L labels, else [B, P, V].
-  """
+  """Returns float32 probabilities, [B, L] of a classifier, else [B, P, V]."""
   input_ids, input_mask, segment_ids = (inputs[name] for name in _INPUTS)
   if model.labels:
     return tf.nn.softmax(classification.label_logits(

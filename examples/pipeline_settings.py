@@ -106,11 +106,7 @@ def _is_equal(value: str, old: Any) -> bool:
 
 def _old_values(work: str, settings: Dict[str, str]
                ) -> Iterator[Tuple[str, Any, str]]:
-  """Yields the settings of finished stages, with their values and folders.
-
-  Raises:
-    InputError: if the text or the teacher is another one.
-  """
+  """Yields the settings of finished stages, with their values and folders."""
   split, masked, labelled, student = (
       os.path.join(work, name)
       for name in ("split", "masked", "labelled", "student"))

@@ -63,14 +63,7 @@ def define_flags() -> None:
 
 
 def decode(serialized: bytes) -> Dict[str, Any]:
-  """Parses a record of any S, P and K.
-
-  Returns:
-    Arrays by feature, with the shapes of `schema.features`.
-
-  Raises:
-    InputError: if the bytes are not a record.
-  """
+  """Parses a record of any S, P and K; raises InputError for other bytes."""
   features = compact.expand(tfrecord.decode(serialized))
   length, slots, entries = (len(features.get(name, ())) for name in (
       schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES))

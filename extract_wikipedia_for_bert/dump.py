@@ -307,12 +307,9 @@ class Source:
       raise _xml_error(failure.msg, at_end) from None
 
   def _check_end(self, text: bytes, position: int) -> None:
-    """Checks the end of the dump in a last slice without a page.
+    """Raises DamagedError if the text, without a page, lacks the end tag.
 
-    The slice before has the start of the last page and perhaps of the end tag.
-
-    Raises:
-      DamagedError: if the end tag is missing.
+    The slice before may have the start of the end tag.
     """
     end_of_dump = self._encoded(_END_OF_DUMP).rstrip(_PADDING)
     text = text.rstrip(_PADDING)
@@ -590,13 +587,7 @@ def _start_tag(root: etree._Element) -> bytes:
 
 
 def _page(element: etree._Element, text: str, site: Site) -> Page:
-  """Returns the page of a <page> element.
-
-  Args:
-    element: the element.
-    text: wikitext of the page's newest revision.
-    site: the wiki, for dumps that do not have the numbers of namespaces.
-  """
+  """Returns the page of a <page> element with a text."""
   title = element.findtext("{*}title") or ""
   namespace = element.findtext("{*}ns")
   if namespace is None or not _INTEGER.match(namespace):

@@ -84,8 +84,7 @@ class Holes:
 
   A mark is a character. A candidate marks a template that may stand for words;
   `resolve_candidates` decides. A hole marks a template that stands for words.
-  Each template has its own marks, so that `names` can return the templates of a
-  sentence.
+  The marks of different templates differ.
   """
 
   def __init__(self) -> None:
@@ -136,12 +135,7 @@ def resolve_candidates(text: str) -> str:
 
 
 def _stands_for_words(before: str, after: str) -> bool:
-  """Returns whether a template stands for words.
-
-  Args:
-    before: the text before the template.
-    after: the first character after the template.
-  """
+  """Returns whether a template stands for words, by the text around it."""
   is_word = after.isalnum()
   if not is_word and after not in _CLOSING_MARKS or not after:
     return False
@@ -360,15 +354,7 @@ def _convert(arguments: Arguments, language: str, form: str = "") -> str:
 
 def _with_unit(text: str, value: str, code: str, arguments: Arguments,
                abbreviate: bool) -> str:
-  """Appends a unit to a number.
-
-  Args:
-    text: the number, or the range of numbers.
-    value: the last number, which decides between singular and plural.
-    code: code of the unit.
-    arguments: arguments of the template, with options of the form.
-    abbreviate: whether to use the symbol of the unit.
-  """
+  """Appends a unit to numbers; the last number, `value`, selects the plural."""
   symbol, singular, plural = languages.UNITS.get(code, (code, code, code))
   adjective = arguments.get("adj", "")
   if arguments.get("abbr") in ("on", "in", "comma"):
