@@ -32,6 +32,7 @@ class DamagedError(Exception):
   """
 
   def __init__(self, is_truncated: bool, position: int):
+    """Sets the attributes of the same names."""
     super().__init__(is_truncated, position)
     self.is_truncated = is_truncated
     self.position = position

@@ -117,6 +117,7 @@ class DamagedError(Exception):
   """
 
   def __init__(self, problem: str, remedy: str, position: int):
+    """Sets the attributes of the same names."""
     super().__init__(problem, remedy, position)
     self.problem = problem
     self.remedy = remedy

@@ -88,6 +88,7 @@ class Holes:
   """
 
   def __init__(self) -> None:
+    """Begins without templates."""
     self._names: List[str] = []
     self._numbers: Dict[str, int] = {}
 
