@@ -12,7 +12,7 @@ The description is a JSON object:
                     optional: paths and patterns of masked records of other
                     held-out text, which select the best checkpoint of a run
                     with "eval_every_checkpoint". By default held_out_records
-                    select the checkpoint, which makes results slightly better
+                    select the checkpoint, which biases its results slightly
   flags             flags of stages IV and V, such as max_seq_length
   training          flags of stage V only, such as learning_rate
   labels            by name, flags of stage IV: {"truncation_factor": 10}

@@ -1,9 +1,9 @@
 """Turns the wikitext of a page into paragraphs of plain text.
 
-The first steps take linear time: they resolve comments and tags, drop sections,
-tables, and templates and links that span lines, and join lines to blocks. Then
-mwparserfromhell parses the links and templates of each block separately, so
-that broken markup affects its own block only.
+The first steps take linear time: they resolve tags, drop sections, tables and
+links to files, resolve templates that span lines, and join lines to blocks.
+Then mwparserfromhell parses the links and templates of each block separately,
+so that broken markup affects its own block only.
 """
 
 import bisect
