@@ -49,7 +49,7 @@ import measure
 import report
 from examples import classification
 from examples import export_student
-from examples import fine_tune_classifier
+from examples import classifier_folder
 import modeling
 from records import schema
 import tokenization
@@ -243,7 +243,7 @@ def measure_accuracy(models: Mapping[str, export_student.Model],
                      folder: pathlib.Path) -> None:
   """Prints the accuracy of the student's classifier in 32 and 8 bits."""
   model = models["student's classifier"]
-  encoding = fine_tune_classifier.load(
+  encoding = classifier_folder.load(
       FLAGS.student_classifier, "student_classifier").encoding
   examples = encoding.encode(classification.read_texts(
       FLAGS.eval_file, "eval_file", model.labels))

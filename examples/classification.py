@@ -28,6 +28,9 @@ EXAMPLES_PER_HELD_OUT = 10
 # The quantile of the normal distribution for 95%.
 _NORMAL_QUANTILE = 1.959964
 _PREDICT_BATCH_SIZE = 64
+# Batches of a window within which texts are grouped by length.
+_GROUPED_BATCHES = 50
+_WINDOWS_PER_EPOCH = 10
 # Batches are padded to a multiple of this, which vector instructions like.
 _PAD_TO = 8
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -145,6 +148,22 @@ def listed(labels: Sequence[str]) -> str:
   return names
 
 
+class SoftTargets(NamedTuple):
+  """What a teacher says of N texts.
+
+  Attributes:
+    probabilities: float32 [N, L], at the temperature of the training.
+    hard_weights: float32 [N], the weight of the true label in the loss; the
+      teacher's probabilities have the rest.
+  """
+  probabilities: Any
+  hard_weights: Any
+
+  def take(self, indices: np.ndarray) -> "SoftTargets":
+    """Returns those of some of the texts."""
+    return SoftTargets(self.probabilities[indices], self.hard_weights[indices])
+
+
 class Examples(NamedTuple):
   """N texts as the model reads them.
 
@@ -152,10 +171,12 @@ class Examples(NamedTuple):
     token_ids: an int32 array each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
     first_lengths: int32 [N], tokens of segment 0, up to the first [SEP].
     label_ids: int32 [N], indices into the labels; 0 where there is none.
+    soft: what a teacher says of them; None without a teacher.
   """
   token_ids: Sequence[np.ndarray]
   first_lengths: np.ndarray
   label_ids: np.ndarray
+  soft: Optional[SoftTargets] = None
 
   @property
   def size(self) -> int:
@@ -164,7 +185,8 @@ class Examples(NamedTuple):
   def take(self, indices: np.ndarray) -> "Examples":
     """Returns some of the examples, in the order of their indices."""
     return Examples([self.token_ids[i] for i in indices],
-                    self.first_lengths[indices], self.label_ids[indices])
+                    self.first_lengths[indices], self.label_ids[indices],
+                    self.soft and self.soft.take(indices))
 
 
 class Encoding(NamedTuple):
@@ -312,6 +334,37 @@ class Schedule(NamedTuple):
     return np.concatenate(epochs)[:self.num_reads]
 
 
+def grouped_by_length(order: np.ndarray, lengths: np.ndarray,
+                      batch_size: int, seed: int) -> np.ndarray:
+  """Moves examples of about the same length into the same batch.
+
+  Batches that need little padding take less time. Examples move within a
+  window of _GROUPED_BATCHES batches, or a tenth of an epoch where that is less:
+  a longer window would hold an example twice, and put both into one batch.
+
+  Args:
+    order: int [R], indices of the examples to read.
+    lengths: int [N], tokens of each example.
+    batch_size: examples in a batch.
+    seed: of the order of the batches.
+
+  Returns:
+    int [R], the same indices in another order.
+  """
+  generator = np.random.default_rng(seed)
+  pieces: List[np.ndarray] = []
+  size = batch_size * max(1, min(
+      _GROUPED_BATCHES, len(lengths) // (_WINDOWS_PER_EPOCH * batch_size)))
+  for start in range(0, len(order), size):
+    window = order[start:start + size]
+    window = window[np.argsort(lengths[window], kind="stable")]
+    num_whole = len(window) // batch_size * batch_size
+    # A batch that is not full stays the last one.
+    pieces += [*generator.permutation(
+        window[:num_whole].reshape(-1, batch_size)), window[num_whole:]]
+  return np.concatenate(pieces)
+
+
 def format_rate(rate: float) -> str:
   """Returns a learning rate as it is named."""
   return "{:g}".format(rate)
@@ -328,7 +381,8 @@ class Classifier:
 
   def __init__(self, config: modeling.BertConfig, num_labels: int,
                device: devices.DeviceOptions, checkpoint: Optional[str],
-               schedule: Optional[Schedule] = None):
+               schedule: Optional[Schedule] = None,
+               temperature: Optional[float] = None):
     """Builds the graph and starts its session.
 
     Args:
@@ -338,9 +392,11 @@ class Classifier:
       checkpoint: what the variables start from, only those of the encoder
         where there is a schedule; None initialises all of them newly.
       schedule: how to train; None only predicts.
+      temperature: of the soft labels to train on; None trains on hard labels.
     """
     self._max_columns = config.max_position_embeddings
     self._schedule = schedule
+    self._soft: Optional[SoftTargets] = None
     compute_type = devices.compute_type(device.precision)
     self._graph = tf.Graph()
     with self._graph.as_default():
@@ -352,9 +408,14 @@ class Classifier:
         tf1.train.get_or_create_global_step()  # Dropout depends on it.
         logits = label_logits(
             config, True, self._inputs, num_labels, compute_type)
-        self._loss = tf.reduce_mean(
-            tf.nn.sparse_softmax_cross_entropy_with_logits(
-                self._inputs.label_ids, logits))
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            self._inputs.label_ids, logits)
+        if temperature is not None:
+          self._soft = SoftTargets(
+              tf1.placeholder(tf.float32, [None, num_labels]),
+              tf1.placeholder(tf.float32, [None]))
+          losses = mixed_losses(losses, logits, self._soft, temperature)
+        self._loss = tf.reduce_mean(losses)
       self._log_probabilities = tf.nn.log_softmax(
           label_logits(
               config, False, self._inputs, num_labels, compute_type))
@@ -390,6 +451,10 @@ class Classifier:
     schedule = self._schedule
     assert schedule
     order, size = schedule.order(), schedule.batch_size
+    if examples.soft:
+      # Soft labels are for much text, where padding takes long.
+      lengths = np.array([len(ids) for ids in examples.token_ids])
+      order = grouped_by_length(order, lengths, size, schedule.seed)
     rate = format_rate(schedule.learning_rate)
     epoch_losses: List[float] = []
     start_time = time.monotonic()
@@ -435,7 +500,10 @@ class Classifier:
     return log_probabilities
 
   def _feed(self, examples: Examples) -> Dict[tf.Tensor, np.ndarray]:
-    return dict(zip(self._inputs, batch(examples, self._max_columns)))
+    feed = dict(zip(self._inputs, batch(examples, self._max_columns)))
+    if self._soft and examples.soft:
+      feed.update(zip(self._soft, examples.soft))
+    return feed
 
   def save(self, path: str) -> None:
     """Writes the variables, without the optimizer's slots.
@@ -456,6 +524,29 @@ class Classifier:
       os.replace(os.path.join(partial, name),
                  os.path.join(os.path.dirname(path), name))
     os.rmdir(partial)
+
+
+def mixed_losses(hard_losses: tf.Tensor, logits: tf.Tensor, soft: SoftTargets,
+                 temperature: float) -> tf.Tensor:
+  """Returns the losses of texts with a true label, soft labels or both.
+
+  w * hard + (1 - w) * T^2 * cross entropy(soft labels, softmax(logits / T)),
+  where w is a text's weight of the true label (Hinton et al. 2015, arXiv
+  1503.02531, section 2).
+
+  Args:
+    hard_losses: float32 [B], cross entropy with the true labels.
+    logits: float32 [B, L].
+    soft: tensors; the probabilities are at the temperature.
+    temperature: T.
+
+  Returns:
+    float32 [B].
+  """
+  soft_losses = temperature ** 2 * tf.nn.softmax_cross_entropy_with_logits(
+      labels=soft.probabilities, logits=logits / temperature)
+  return (soft.hard_weights * hard_losses
+          + (1 - soft.hard_weights) * soft_losses)
 
 
 def label_logits(config: modeling.BertConfig, is_training: bool,
@@ -521,9 +612,12 @@ class Evaluation:
     confusion: int64 [L, L], how many examples of each label (rows) were given
       each label (columns).
     loss: mean cross entropy.
+    agreement: how often the teacher chooses the same label; None without a
+      teacher.
   """
   confusion: np.ndarray
   loss: float
+  agreement: Optional[float] = None
 
   @property
   def num_examples(self) -> int:
@@ -540,9 +634,12 @@ class Evaluation:
   def results(self) -> Dict[str, Any]:
     """Returns the figures of eval_results.txt, by key."""
     interval = wilson_interval(self.num_correct, self.num_examples)
-    return {"accuracy": self.accuracy, "accuracy_low": interval.low,
-            "accuracy_high": interval.high, "loss": self.loss,
-            "num_examples": self.num_examples}
+    results = {"accuracy": self.accuracy, "accuracy_low": interval.low,
+               "accuracy_high": interval.high, "loss": self.loss,
+               "num_examples": self.num_examples}
+    if self.agreement is not None:
+      results["teacher_agreement"] = self.agreement
+    return results
 
   def report(self, path: str, labels: Sequence[str]) -> str:
     """Returns the figures and the confusion table as text.
@@ -559,7 +656,9 @@ class Evaluation:
         "{}: accuracy {:.4f} (95% interval {:.4f} to {:.4f}), {} of {} correct,"
         " loss {:.4f}".format(
             path, self.accuracy, *interval, self.num_correct,
-            self.num_examples, self.loss),
+            self.num_examples, self.loss)
+        + ("" if self.agreement is None else
+           ", agreement with the teacher {:.4f}".format(self.agreement)),
         "", "Rows: true label; columns: predicted label.",
         *("  ".join([row[0].ljust(widths[0]),
                      *map(str.rjust, row[1:], widths[1:])]) for row in rows),

@@ -48,7 +48,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
 from distillation import checkpoints
 from examples import classification
-from examples import fine_tune_classifier
+from examples import classifier_folder
 from examples import hugging_face
 import modeling
 from records import schema
@@ -209,7 +209,7 @@ def read_model(options: Options) -> Model:
   assert options.vocab_file
   config = checkpoints.load_config(
       options.bert_config_file, options.max_seq_length or 0)
-  vocab = fine_tune_classifier.read_vocabulary(options.vocab_file, config)
+  vocab = classifier_folder.read_vocabulary(options.vocab_file, config)
   match = checkpoints.match_checkpoint(config, options.init_checkpoint)
   missing = [name for name in match.missing
              if not name.startswith(checkpoints.NEXT_SENTENCE_SCOPES)]
@@ -240,11 +240,11 @@ def read_model(options: Options) -> Model:
 
 def _read_classifier(folder: str) -> Model:
   """Reads a classifier of fine_tune_classifier.py."""
-  config, encoding, notes = fine_tune_classifier.load(folder, "classifier_dir")
+  config, encoding, notes = classifier_folder.load(folder, "classifier_dir")
   checkpoint = os.path.join(folder, checkpoints.CHECKPOINT_FILE)
   paths = [os.path.join(folder, name) for name in (
       checkpoints.CONFIG_FILE, checkpoints.CHECKPOINT_FILE + ".index",
-      fine_tune_classifier.VOCAB_FILE, fine_tune_classifier.LABELS_FILE)]
+      classifier_folder.VOCAB_FILE, classifier_folder.LABELS_FILE)]
   encoder = [name for name in modeling.variable_shapes(config)
              if name.startswith(classification.ENCODER_SCOPE)]
   return Model(
@@ -492,10 +492,10 @@ def export(options: Options, model: Model) -> None:
       write_tflite(model, partial, _lengths(options, model),
                    int(options.weight_bits))
     files.copy_atomically(model.vocab_file, os.path.join(
-        partial, fine_tune_classifier.VOCAB_FILE))
+        partial, classifier_folder.VOCAB_FILE))
     if model.labels:
       files.write_atomically(
-          os.path.join(partial, fine_tune_classifier.LABELS_FILE),
+          os.path.join(partial, classifier_folder.LABELS_FILE),
           "".join(label + "\n" for label in model.labels))
     _write_json(os.path.join(partial, NOTES_FILE), settings)
   num_bytes = sum(path.stat().st_size

@@ -24,7 +24,16 @@ or labels the lines of stdin, a text or two texts each, as they come:
   echo 'a film to see again' | \
     python examples/fine_tune_classifier.py --output_dir classifier
 
-prints lines of label, probability and text, with tabs between them.
+prints lines of label, probability and text, with tabs between them. With
+predict_file it writes the probability of each label for the texts of a file
+
+  python examples/fine_tune_classifier.py --output_dir classifier \
+    --predict_file texts.txt --output_file soft_labels.tsv
+
+The header of that file is p(LABEL) for each label, then text. A smaller
+classifier trains on such a file of its teacher's, with soft_label_file beside
+train_file or alone: the loss is the cross entropy with the probabilities, and
+with the true label where a text has both.
 """
 
 import os
@@ -36,45 +45,43 @@ if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
 
 import collections
 import dataclasses
-import json
 import math
-import signal
-from typing import (Any, Collection, Dict, Iterator, List, NamedTuple, Optional,
-                    Sequence)
+from typing import (Any, Collection, Dict, List, NamedTuple, Optional, Sequence,
+                    Tuple)
 
 from absl import flags
 from absl import logging
 import numpy as np
-import tensorflow as tf
-import tqdm
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
 from distillation import checkpoints
 from distillation import devices
 from distillation import evaluation
-from examples.classification import (BAR_DELAY, BYTE_ORDER_MARK, Classifier,
-                                     ENCODER_SCOPE, Encoding, evaluate,
+from examples import label_texts
+from examples import soft_labels
+from examples.classification import (Classifier, Encoding, evaluate, Examples,
                                      EXAMPLES_PER_HELD_OUT, format_rate,
-                                     HEAD_VARIABLES, hold_out, listed,
-                                     parse_line, read_texts, Schedule, Text)
+                                     hold_out, listed, read_texts, Schedule,
+                                     SoftTargets, Text)
+from examples.classifier_folder import (LABELS_FILE, Model, Notes, VOCAB_FILE,
+                                        check_encoder, load, read_vocabulary)
+from examples.label_texts import check_pairs
 import modeling
-from records import sampling
+from records import manifest
+from records import record_writer
 import tokenization
 from util import command_line
 from util import files
 from util.command_line import InputError
 
-# Files of output_dir, beside the config, the checkpoint and the results.
-VOCAB_FILE = "vocab.txt"
-LABELS_FILE = "labels.txt"
+# File of output_dir, beside the results.
 _CONFUSION_FILE = "confusion.txt"
-_NOTES_FILE = "fine_tuning.json"
 # BERT's recipe (Devlin et al. 2018, arXiv 1810.04805, appendix A.3).
 _LEARNING_RATES = "2e-5,3e-5,5e-5"
 # [CLS] a [SEP] b [SEP], with a token in each.
 _MIN_SEQ_LENGTH = 5
-_READ_BYTES = 1 << 16
+_STAGE = "fine_tune_classifier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +89,14 @@ class Options:
   """What the flags of the same names say."""
   output_dir: str
   train_file: Optional[str]
+  soft_label_file: Optional[str]
+  temperature: float
+  hard_label_weight: float
   eval_file: Optional[str]
+  eval_soft_label_file: Optional[str]
+  predict_file: Optional[str]
+  output_file: Optional[str]
+  overwrite: bool
   bert_config_file: Optional[str]
   init_checkpoint: Optional[str]
   vocab_file: Optional[str]
@@ -105,10 +119,11 @@ def define_flags() -> None:
       "train_file", None,
       "Lines to train on: label, tab, text, and perhaps a tab and a second "
       "text; UTF-8. Without it the classifier in output_dir is applied.")
+  _define_teacher_flags()
   flags.DEFINE_string(
       "eval_file", None,
-      "Lines to evaluate on, of the same form. Without it and without "
-      "train_file the lines of stdin are labelled.")
+      "Lines to evaluate on, of the form of train_file. Without it and without "
+      "other files the lines of stdin are labelled.")
   flags.DEFINE_string(
       "bert_config_file", None,
       "Config of the model to fine-tune. Needed for training, as is "
@@ -148,67 +163,38 @@ def define_flags() -> None:
       "what is held back.", lower_bound=0, upper_bound=2**31 - 1)
 
 
-# --- What output_dir holds ---------------------------------------------------
+def _define_teacher_flags() -> None:
+  """Defines the flags of soft labels: to write them, and to train on them."""
+  flags.DEFINE_string(
+      "soft_label_file", None,
+      "A teacher's soft labels to train on, beside train_file or alone, as "
+      "predict_file and output_file write them. The texts may be those of "
+      "train_file, others, or both.")
+  flags.DEFINE_float(
+      "temperature", 1.0,
+      "Softens the soft labels and the student's probabilities in the loss.",
+      lower_bound=0.01, upper_bound=1000.0)
+  flags.DEFINE_float(
+      "hard_label_weight", 0.5,
+      "Weight of the true label in the loss of a text that train_file and "
+      "soft_label_file both have; the soft label has the rest.",
+      lower_bound=0.0, upper_bound=1.0)
+  flags.DEFINE_string(
+      "eval_soft_label_file", None,
+      "The teacher's soft labels of the texts of eval_file: the results then "
+      "have the agreement with the teacher.")
+  flags.DEFINE_string(
+      "predict_file", None,
+      "Texts without labels, a text or two texts a line. The classifier in "
+      "output_dir writes the probability of each label to output_file.")
+  flags.DEFINE_string(
+      "output_file", None, "Soft labels to write, tab-separated.")
+  flags.DEFINE_bool(
+      "overwrite", False,
+      "Whether to replace an output_file that was made in another way.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Notes:
-  """What was made in output_dir so far, and with which settings.
-
-  Attributes:
-    settings: values of flags, fingerprints for files; by flag.
-    candidates: by learning rate, accuracy and loss on what was held back.
-    learning_rates: those that the classifier's one was chosen from.
-    learning_rate: that of the classifier; None before it is finished.
-    evaluated: fingerprint of the file that the results are of, or None.
-  """
-  settings: Dict[str, Any]
-  candidates: Dict[str, Dict[str, float]] = dataclasses.field(
-      default_factory=dict)
-  learning_rates: Sequence[str] = ()
-  learning_rate: Optional[str] = None
-  evaluated: Optional[str] = None
-
-  def write(self, output_dir: str) -> None:
-    files.write_atomically(
-        os.path.join(output_dir, _NOTES_FILE),
-        json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n")
-
-  @classmethod
-  def read(cls, output_dir: str,
-           flag: str = "output_dir") -> Optional["Notes"]:
-    """Reads the notes of a folder; None where there are none.
-
-    Args:
-      output_dir: the folder.
-      flag: name of the flag that named it, for errors.
-
-    Raises:
-      InputError: they are damaged.
-    """
-    path = os.path.join(output_dir, _NOTES_FILE)
-    if not os.path.exists(path):
-      return None
-    try:
-      with open(path, encoding="utf-8") as file:
-        notes = cls(**json.load(file))
-      if not (isinstance(notes.settings, dict) and all(
-          {"accuracy", "loss"} == set(candidate)
-          for candidate in notes.candidates.values())):
-        raise ValueError("unexpected values")
-      return notes
-    except (ValueError, TypeError, AttributeError) as error:
-      raise InputError("--{}: {} is damaged ({}); remove the folder, or give "
-                       "another one".format(flag, path, error)) from None
-
-  def results(self) -> Dict[str, float]:
-    """Returns the learning rates' figures of eval_results.txt, by key."""
-    assert self.learning_rate is not None
-    results = {"learning_rate": float(self.learning_rate)}
-    if len(self.learning_rates) > 1:
-      for rate in self.learning_rates:
-        results["dev_accuracy_" + rate] = self.candidates[rate]["accuracy"]
-    return results
+# --- Settings ----------------------------------------------------------------
 
 
 def parse_rates(text: str) -> List[float]:
@@ -242,8 +228,13 @@ def _settings(options: Options) -> Dict[str, Any]:
       "num_train_epochs", "precision", "random_seed")}
   if options.strip_accents not in (None, options.do_lower_case):
     settings["strip_accents"] = options.strip_accents
-  for name in ("bert_config_file", "vocab_file", "train_file"):
-    settings[name] = files.fingerprint(getattr(options, name))
+  for name in ("bert_config_file", "vocab_file", "train_file",
+               "soft_label_file"):
+    path = getattr(options, name)
+    settings[name] = path and files.fingerprint(path)
+  if options.soft_label_file:
+    settings["temperature"] = options.temperature
+    settings["hard_label_weight"] = options.hard_label_weight
   settings["init_checkpoint"] = (
       options.init_checkpoint
       and checkpoints.fingerprint(options.init_checkpoint))
@@ -270,6 +261,12 @@ def _check_settings(notes: Notes, options: Options,
             ",".join(notes.learning_rates)))
 
 
+def _evaluated(options: Options) -> Optional[str]:
+  """Returns the fingerprints of the files to evaluate on; None without any."""
+  return " ".join(files.fingerprint(path) for path in (
+      options.eval_file, options.eval_soft_label_file) if path) or None
+
+
 # --- Training ----------------------------------------------------------------
 
 
@@ -282,12 +279,33 @@ class TrainingInputs(NamedTuple):
     rates: the learning rates, the lowest first.
     training: the texts to train on.
     held_out: the texts to evaluate on; None without a file.
+    mixture: the texts to train on with their soft labels, at the temperature
+      of the training; None without any.
+    held_out_soft: the soft labels of held_out; None without any.
   """
   config: modeling.BertConfig
   encoding: Encoding
   rates: List[float]
   training: List[Text]
   held_out: Optional[List[Text]]
+  mixture: Optional[soft_labels.Mixture]
+  held_out_soft: Optional[soft_labels.SoftLabels]
+
+  @property
+  def num_labelled(self) -> int:
+    """How many training texts, the first ones, tell which rate is best.
+
+    Those with a true label; where there are none, all of them.
+    """
+    return (self.mixture and self.mixture.num_labelled) or len(self.training)
+
+  def examples(self) -> Examples:
+    """Returns what to train on."""
+    examples = self.encoding.encode(self.training)
+    if self.mixture is None:
+      return examples
+    return examples._replace(soft=SoftTargets(
+        self.mixture.probabilities, self.mixture.hard_weights))
 
 
 def check(options: Options) -> TrainingInputs:
@@ -296,32 +314,22 @@ def check(options: Options) -> TrainingInputs:
   Raises:
     InputError: an option, a file or the fit between them is wrong.
   """
-  for name in ("bert_config_file", "vocab_file"):
-    if not getattr(options, name):
-      raise InputError("--train_file needs --{}, that of the model to "
-                       "fine-tune; see --help".format(name))
-  assert options.bert_config_file and options.vocab_file and options.train_file
+  _check_flags(options)
+  assert options.bert_config_file and options.vocab_file
   rates = parse_rates(options.learning_rate)
-  if not options.num_train_epochs > 0:
-    raise InputError("--num_train_epochs={} must be over 0".format(
-        options.num_train_epochs))
   config = checkpoints.load_config(
       options.bert_config_file, options.max_seq_length)
   vocab = read_vocabulary(options.vocab_file, config)
-  training = read_texts(options.train_file, "train_file")
-  counts = collections.Counter(text.label for text in training)
-  labels = sorted(counts)
+  training, labels, mixture = _read_training(options)
   held_out = (read_texts(options.eval_file, "eval_file", labels)
               if options.eval_file else None)
-  for flag, texts in (("train_file", training), ("eval_file", held_out)):
-    _check_pairs(config, texts or (), "--{}={}".format(
+  # Texts with soft labels alone follow those of train_file.
+  num_labelled = mixture.num_labelled if mixture else len(training)
+  for flag, texts in (("train_file", training[:num_labelled]),
+                      ("soft_label_file", training[num_labelled:]),
+                      ("eval_file", held_out)):
+    check_pairs(config, texts or (), "--{}={}".format(
         flag, getattr(options, flag)))
-  if len(rates) > 1 and max(counts.values()) < EXAMPLES_PER_HELD_OUT // 2:
-    raise InputError(
-        "--train_file: {} has at most {} examples of a label, too few to hold "
-        "a tenth back and choose among --learning_rate={}; give one learning "
-        "rate".format(options.train_file, max(counts.values()),
-                      options.learning_rate))
   if options.init_checkpoint:
     check_encoder(config, options.init_checkpoint, "init_checkpoint")
   try:
@@ -331,72 +339,104 @@ def check(options: Options) -> TrainingInputs:
     logging.warning("--do_lower_case: %s.", error)
   tokenizer = tokenization.FullTokenizer.from_vocab(
       vocab, options.do_lower_case, options.strip_accents)
-  return TrainingInputs(
+  inputs = TrainingInputs(
       config, Encoding(tokenizer, labels, options.max_seq_length), rates,
-      training, held_out)
+      training, held_out, mixture, _read_held_out_soft(
+          options, held_out or (), labels))
+  _check_counts(options, inputs)
+  return inputs
 
 
-def read_vocabulary(path: str, config: modeling.BertConfig) -> Dict[str, int]:
-  """Reads a vocabulary that fits a config; returns ids by token.
+def _read_training(options: Options) -> Tuple[
+    List[Text], List[str], Optional[soft_labels.Mixture]]:
+  """Reads what to train on: texts, labels and, where given, soft labels."""
+  if not options.soft_label_file:
+    assert options.train_file
+    training = read_texts(options.train_file, "train_file")
+    return training, sorted({text.label for text in training}), None
+  place = "--soft_label_file: " + options.soft_label_file
+  soft = soft_labels.read(options.soft_label_file, "soft_label_file")
+  training = []
+  if options.train_file:
+    training = read_texts(options.train_file, "train_file")
+    soft_labels.check_labels(
+        sorted({text.label for text in training}), soft, place)
+  mixture = soft_labels.mix(training, soft, options.hard_label_weight)
+  return mixture.texts, list(soft.labels), mixture._replace(
+      probabilities=soft_labels.soften(
+          mixture.probabilities, options.temperature))
 
-  Raises:
-    InputError: it is no vocabulary, or larger than the model's.
-  """
-  vocab = sampling.read_vocabulary(path)
-  size = max(vocab.values()) + 1
-  if size > config.vocab_size:
+
+def _check_flags(options: Options) -> None:
+  """Raises InputError where flags of training do not fit together."""
+  file_flag = "train_file" if options.train_file else "soft_label_file"
+  for name in ("bert_config_file", "vocab_file"):
+    if not getattr(options, name):
+      raise InputError("--{} needs --{}, that of the model to fine-tune; see "
+                       "--help".format(file_flag, name))
+  if not options.num_train_epochs > 0:
+    raise InputError("--num_train_epochs={} must be over 0".format(
+        options.num_train_epochs))
+  if options.predict_file or options.output_file:
     raise InputError(
-        "--vocab_file: {} has {} tokens, but --bert_config_file has vocab_size "
-        "{}; give the vocabulary that belongs to the model".format(
-            path, size, config.vocab_size))
-  if size < config.vocab_size:
+        "--{} labels texts with a finished classifier; leave it out, and give "
+        "it with --output_dir={} and without --{} after the training".format(
+            "predict_file" if options.predict_file else "output_file",
+            options.output_dir, file_flag))
+  if not options.soft_label_file and options.temperature != 1:
+    raise InputError(
+        "--temperature={} is that of soft labels, and there is no "
+        "--soft_label_file; give one, or leave the flag out".format(
+            options.temperature))
+
+
+def _read_held_out_soft(
+    options: Options, held_out: Sequence[Text], labels: Sequence[str]
+) -> Optional[soft_labels.SoftLabels]:
+  """Reads the soft labels of the texts to evaluate on; None without any."""
+  path = options.eval_soft_label_file
+  if not path:
+    return None
+  if not held_out:
+    raise InputError(
+        "--eval_soft_label_file={} needs --eval_file, the same texts with "
+        "their true labels".format(path))
+  soft = soft_labels.read(path, "eval_soft_label_file")
+  soft_labels.check_covers(
+      held_out, labels, soft, "--eval_soft_label_file: " + path)
+  return soft
+
+
+def _warn_of_seen(inputs: TrainingInputs) -> None:
+  """Warns of texts to evaluate on that are trained on."""
+  trained_on = {(text.first, text.second) for text in inputs.training}
+  num_seen = sum((text.first, text.second) in trained_on
+                 for text in inputs.held_out or ())
+  if num_seen:
     logging.warning(
-        "--vocab_file: %s has %d tokens, --bert_config_file has vocab_size %d; "
-        "they may not belong together.", path, size, config.vocab_size)
-  return vocab
+        "--eval_file: %d of %d texts are texts to train on too: the accuracy "
+        "will be too high.", num_seen, len(inputs.held_out or ()))
 
 
-def _check_pairs(config: modeling.BertConfig, texts: Sequence[Text],
-                 place: str) -> None:
-  """Raises InputError where a model without segments is to read pairs."""
-  if config.type_vocab_size < 2 and any(text.second for text in texts):
+def _check_counts(options: Options, inputs: TrainingInputs) -> None:
+  """Raises InputError where too little can be held back to choose a rate."""
+  counts = collections.Counter(
+      text.label for text in inputs.training[:inputs.num_labelled])
+  if (len(inputs.rates) > 1
+      and max(counts.values()) < EXAMPLES_PER_HELD_OUT // 2):
+    flag = "train_file" if options.train_file else "soft_label_file"
     raise InputError(
-        "{} has pairs of texts, but the config has type_vocab_size {}; such a "
-        "model reads single texts only".format(place, config.type_vocab_size))
-
-
-def check_encoder(config: modeling.BertConfig, checkpoint: str,
-                  flag: str) -> None:
-  """Checks that a checkpoint holds the whole encoder and pooler.
-
-  Args:
-    config: size of the model.
-    checkpoint: path, without `.index`.
-    flag: name of the flag that named it, for errors.
-
-  Raises:
-    InputError: it does not.
-  """
-  match = checkpoints.match_checkpoint(config, checkpoint, flag)
-  missing, unused = (
-      [name for name in names if name.startswith(ENCODER_SCOPE)]
-      for names in (match.missing, match.unused))
-  if missing:
-    raise InputError(
-        "--{}: {} lacks {} of the model's variables, such as {}; give the "
-        "config and the checkpoint of one model".format(
-            flag, checkpoint, len(missing), missing[0]))
-  if unused:
-    logging.warning(
-        "--%s: %s has %d variables that the config does not have, such as %s; "
-        "they are not used.", flag, checkpoint, len(unused), unused[0])
+        "--{}: {} has at most {} examples of a label, too few to hold "
+        "a tenth back and choose among --learning_rate={}; give one learning "
+        "rate".format(flag, getattr(options, flag), max(counts.values()),
+                      options.learning_rate))
 
 
 def fine_tune(options: Options) -> None:
   """Chooses the learning rate, trains and evaluates, as far as is to be done.
 
   Args:
-    options: with a train_file.
+    options: with a train_file, a soft_label_file or both.
 
   Raises:
     InputError: an option, a file or the fit between them is wrong; the loss is
@@ -413,8 +453,7 @@ def fine_tune(options: Options) -> None:
       notes.write(output_dir)
     rates = [format_rate(rate) for rate in inputs.rates]
     _check_settings(notes, options, settings, rates)
-    evaluated = (files.fingerprint(options.eval_file)
-                 if options.eval_file else None)
+    evaluated = _evaluated(options)
     if notes.learning_rate and evaluated in (None, notes.evaluated):
       logging.info("%s holds the finished classifier%s: nothing to do.",
                    output_dir, " and its results" if evaluated else "")
@@ -427,7 +466,8 @@ def fine_tune(options: Options) -> None:
         devices.report_device(devices.DeviceOptions(options.precision))
         notes = _train(options, inputs, notes)
       if inputs.held_out:
-        apply_to_file(options, load(output_dir), inputs.held_out)
+        apply_to_file(options, load(output_dir), inputs.held_out,
+                      inputs.held_out_soft)
 
 
 def _check_vacant(output_dir: str) -> None:
@@ -444,10 +484,17 @@ def _check_vacant(output_dir: str) -> None:
 def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
   """Tries the learning rates that are not tried, and trains the classifier."""
   assert options.bert_config_file and options.vocab_file
+  _warn_of_seen(inputs)
   output_dir, encoding = options.output_dir, inputs.encoding
-  examples = encoding.encode(inputs.training)
-  logging.info("%s: %d examples, labels %s", options.train_file, examples.size,
+  examples = inputs.examples()
+  logging.info("%s: %d examples, labels %s",
+               options.train_file or options.soft_label_file, examples.size,
                listed(encoding.labels))
+  if inputs.mixture:
+    logging.info(
+        "%d texts with a true label, of which %d have a soft label too; %d "
+        "texts with a soft label alone", inputs.mixture.num_labelled,
+        inputs.mixture.num_both, examples.size - inputs.mixture.num_labelled)
   rates = {format_rate(rate): rate for rate in inputs.rates}
   device = devices.DeviceOptions(options.precision)
 
@@ -455,11 +502,14 @@ def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
     return Classifier(
         inputs.config, len(encoding.labels), device, options.init_checkpoint,
         Schedule(rates[rate], num_examples, options.num_train_epochs,
-                 options.train_batch_size, options.random_seed))
+                 options.train_batch_size, options.random_seed),
+        options.temperature if inputs.mixture else None)
 
   best = next(iter(rates))
   if len(rates) > 1:
-    is_held_out = hold_out(examples.label_ids, options.random_seed)
+    is_held_out = np.zeros(examples.size, bool)
+    is_held_out[:inputs.num_labelled] = hold_out(
+        examples.label_ids[:inputs.num_labelled], options.random_seed)
     training, held_out = (examples.take(np.flatnonzero(chosen))
                           for chosen in (~is_held_out, is_held_out))
     for rate in rates:
@@ -498,59 +548,6 @@ def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
 # --- Applying ----------------------------------------------------------------
 
 
-class Model(NamedTuple):
-  """What a folder holds, without the values of the variables.
-
-  Attributes:
-    config: size of the model.
-    encoding: how texts become examples.
-    notes: how it was made.
-  """
-  config: modeling.BertConfig
-  encoding: Encoding
-  notes: Notes
-
-
-def load(output_dir: str, flag: str = "output_dir") -> Model:
-  """Reads and checks what `fine_tune` has written.
-
-  Args:
-    output_dir: the folder of the classifier.
-    flag: name of the flag that named it, for errors.
-
-  Raises:
-    InputError: there is no classifier, or it is not finished or damaged.
-  """
-  notes = Notes.read(output_dir, flag)
-  if notes is None or not notes.learning_rate:
-    raise InputError(
-        "--{}={} holds no {}classifier; examples/fine_tune_classifier.py "
-        "trains one with --train_file, --bert_config_file and "
-        "--vocab_file".format(
-            flag, output_dir, "finished " if notes else ""))
-  config = checkpoints.load_config(
-      os.path.join(output_dir, checkpoints.CONFIG_FILE),
-      notes.settings["max_seq_length"])
-  vocab = read_vocabulary(os.path.join(output_dir, VOCAB_FILE), config)
-  path = os.path.join(output_dir, LABELS_FILE)
-  files.check_file(path, flag)
-  with open(path, encoding="utf-8", newline="\n") as file:
-    labels = file.read().split("\n")[:-1]
-  checkpoint = os.path.join(output_dir, checkpoints.CHECKPOINT_FILE)
-  check_encoder(config, checkpoint, flag)
-  shapes = dict(tf.train.list_variables(checkpoint))
-  if [shapes.get(name) for name in HEAD_VARIABLES] != [
-      [len(labels), config.hidden_size], [len(labels)]]:
-    raise InputError(
-        "--{}: {} does not fit the {} labels of {}; train again in another "
-        "folder".format(flag, checkpoint, len(labels), path))
-  return Model(config, Encoding(
-      tokenization.FullTokenizer.from_vocab(
-          vocab, notes.settings["do_lower_case"],
-          notes.settings.get("strip_accents")),
-      labels, notes.settings["max_seq_length"]), notes)
-
-
 def _classifier(options: Options, model: Model) -> Classifier:
   return Classifier(
       model.config, len(model.encoding.labels),
@@ -558,8 +555,8 @@ def _classifier(options: Options, model: Model) -> Classifier:
       os.path.join(options.output_dir, checkpoints.CHECKPOINT_FILE))
 
 
-def apply_to_file(options: Options, model: Model,
-                  texts: Sequence[Text]) -> None:
+def apply_to_file(options: Options, model: Model, texts: Sequence[Text],
+                  soft: Optional[soft_labels.SoftLabels]) -> None:
   """Evaluates the classifier of a folder, writes and prints the results.
 
   The folder must be locked.
@@ -568,96 +565,41 @@ def apply_to_file(options: Options, model: Model,
     options: with an eval_file.
     model: what the folder holds.
     texts: what the eval_file holds.
+    soft: what the eval_soft_label_file holds; None without one.
   """
   output_dir, path = options.output_dir, options.eval_file
   assert path
   labels = model.encoding.labels
   examples = model.encoding.encode(texts)
   with _classifier(options, model) as classifier:
-    figures = evaluate(classifier.predict(examples), examples.label_ids)
+    log_probabilities = classifier.predict(examples)
+  figures = evaluate(log_probabilities, examples.label_ids)
+  if soft:
+    figures = dataclasses.replace(figures, agreement=soft_labels.agreement(
+        texts, log_probabilities.argmax(axis=1), labels, soft))
   report = figures.report(path, labels)
   files.write_atomically(os.path.join(output_dir, _CONFUSION_FILE), report)
   evaluation.write_results(
       [output_dir], {**figures.results(), **model.notes.results()},
       checkpoints.CHECKPOINT_FILE)
   dataclasses.replace(
-      model.notes, evaluated=files.fingerprint(path)).write(output_dir)
+      model.notes, evaluated=_evaluated(options)).write(output_dir)
   # Not every locale has every label's characters.
   sys.stdout.buffer.write(report.encode(sys.stdout.encoding, "replace"))
-
-
-def apply_to_stdin(options: Options, model: Model) -> None:
-  """Labels the lines of stdin as they come, and prints them to stdout.
-
-  Raises:
-    InputError: a line has another form.
-  """
-  signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `... | head`.
-  number = 0
-  with _classifier(options, model) as classifier, tqdm.tqdm(
-      unit=" lines", delay=BAR_DELAY, dynamic_ncols=True,
-      disable=True if sys.stdout.isatty() else None) as bar:
-    for lines in _blocks(sys.stdin.fileno()):
-      texts = []
-      for line in lines:
-        number += 1
-        place = "stdin, line {}".format(number)
-        text = parse_line(line, place, is_labelled=False)
-        if text is not None:
-          _check_pairs(model.config, [text], place)
-          texts.append(text)
-      if texts:
-        sys.stdout.buffer.write(_label(classifier, model.encoding, texts))
-        sys.stdout.buffer.flush()
-        bar.update(len(texts))
-
-
-def _blocks(descriptor: int) -> Iterator[List[bytes]]:
-  """Yields the lines of a file or pipe, as many at a time as are there."""
-  rest = b""
-  is_start = True
-  while True:
-    block = os.read(descriptor, _READ_BYTES)
-    # A line may come in many pieces.
-    *lines, last = block.split(b"\n")
-    if lines:
-      lines[0], rest = rest + lines[0], last
-    else:
-      rest += last
-    if not block:
-      lines = [rest] if rest else []
-    if lines:
-      if is_start and lines[0].startswith(BYTE_ORDER_MARK):
-        lines[0] = lines[0][len(BYTE_ORDER_MARK):]
-      is_start = False
-      yield lines
-    if not block:
-      return
-
-
-def _label(classifier: Classifier, encoding: Encoding,
-           texts: Sequence[Text]) -> bytes:
-  """Returns lines of label, probability and text, UTF-8."""
-  log_probabilities = classifier.predict(encoding.encode(texts))
-  lines = []
-  for text, scores in zip(texts, log_probabilities):
-    lines.append("\t".join(filter(None, (
-        encoding.labels[scores.argmax()],
-        "{:.4f}".format(math.exp(scores.max())), text.first, text.second))))
-  return ("\n".join(lines) + "\n").encode("utf-8")
 
 
 def apply(options: Options, given: Collection[str]) -> None:
   """Applies the classifier of output_dir.
 
   Args:
-    options: without a train_file.
+    options: without files to train on.
     given: the names of the flags that the command line has.
 
   Raises:
     InputError: there is no classifier, a flag asks for another one, or a line
       is wrong.
   """
+  _check_applying(options)
   model = load(options.output_dir)
   settings = model.notes.settings
   for name in ("max_seq_length", "do_lower_case", "strip_accents"):
@@ -671,19 +613,63 @@ def apply(options: Options, given: Collection[str]) -> None:
   devices.warn_of_device(devices.DeviceOptions(options.precision))
   with devices.exhaustion_errors("free some memory, or space in {}".format(
       options.output_dir)):
+    if options.predict_file:
+      _apply_to_texts(options, model)
+      return
     if not options.eval_file:
-      apply_to_stdin(options, model)
+      with _classifier(options, model) as classifier:
+        label_texts.label_stdin(classifier, model.config, model.encoding)
       return
     texts = read_texts(options.eval_file, "eval_file", model.encoding.labels)
-    _check_pairs(model.config, texts, "--eval_file=" + options.eval_file)
+    check_pairs(model.config, texts, "--eval_file=" + options.eval_file)
+    soft = _read_held_out_soft(options, texts, model.encoding.labels)
     with files.locked_folder(options.output_dir):
-      apply_to_file(options, model, texts)
+      apply_to_file(options, model, texts, soft)
+
+
+def _check_applying(options: Options) -> None:
+  """Raises InputError where flags of applying do not fit together."""
+  if bool(options.predict_file) != bool(options.output_file):
+    raise InputError(
+        "--predict_file and --output_file belong together: the texts, and the "
+        "soft labels to write; give both")
+  if options.predict_file and files.is_same(
+      options.predict_file, options.output_file or ""):
+    raise InputError(
+        "--output_file={} is --predict_file, whose texts it would replace; "
+        "name another file".format(options.output_file))
+  if options.predict_file and options.eval_file:
+    raise InputError(
+        "--predict_file and --eval_file: give one of them; a file to evaluate "
+        "has labels, a file to predict has none")
+  if options.eval_soft_label_file and not options.eval_file:
+    _read_held_out_soft(options, (), ())
+
+
+def _apply_to_texts(options: Options, model: Model) -> None:
+  """Writes the soft labels of a file of texts."""
+  path, output_file = options.predict_file, options.output_file
+  assert path and output_file
+  texts = label_texts.read_texts(path, model.encoding.labels)
+  check_pairs(model.config, texts, "--predict_file=" + path)
+  made_by = manifest.Manifest(
+      _STAGE, {"precision": options.precision},
+      {"predict_file": files.fingerprint(path),
+       "output_dir": checkpoints.fingerprint(os.path.join(
+           options.output_dir, checkpoints.CHECKPOINT_FILE))}, {}, 0)
+  if record_writer.is_finished(output_file, made_by, options.overwrite):
+    return
+  files.make_output_folder(os.path.dirname(output_file), "output_file")
+  with _classifier(options, model) as classifier:
+    label_texts.label_file(
+        classifier, model.encoding,
+        label_texts.LabelJob(texts, output_file, made_by))
 
 
 def main() -> None:
   options = command_line.options(Options)
   devices.choose_gpu(None)
-  if not options.train_file:
+  if not (options.train_file or options.soft_label_file):
     apply(options, {field.name for field in dataclasses.fields(Options)
                     if flags.FLAGS[field.name].present})
     return

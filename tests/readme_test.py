@@ -37,7 +37,8 @@ _RUN = {
         "wiki_distill.tfrecord": "wiki_of_two.tfrecord"},
     "python examples/convert_records.py": {},
     "python examples/show_records.py": {},
-    "python examples/make_student_config.py": {},
+    "python examples/make_student_config.py \\\n"
+    "  --bert_config_file $TEACHER/bert_config.json \\\n  --layers": {},
     "python network_distillation_single_machine_truncated.py \\\n": {
         "100000": "4", "10000": "1", "data/labelled/wiki_distill*":
         "data/labelled/wiki_distill_?"},
@@ -47,6 +48,10 @@ _RUN = {
         "data/labelled/wiki_distill*": "data/labelled/wiki_of_two*"},
     "python network_distillation_single_machine_truncated.py --do_eval": {},
     "python examples/fine_tune_classifier.py": {},
+    "TEACHER=$TEACHER STUDENT": {
+        "STUDENT=": "MAX_SEQ_LENGTH=20 EPOCHS=1 STUDENT="},
+    "cut -f 2- train.tsv": {
+        "teacher_classifier": "classifier"},
     "python examples/export_student.py --format huggingface": {},
     "python examples/export_student.py --format saved_model": {},
     "python examples/export_student.py --format tflite": {},
@@ -66,6 +71,9 @@ _DO_NOT_RUN = {
     "./setup.sh     ": "runs these tests",
     "pip install -r": "is a part of setup.sh",
     "echo \"tensorflow[and-cuda]": "needs uv and the network",
+    "python examples/make_student_config.py \\\n"
+    "  --bert_config_file $TEACHER/bert_config.json --published":
+        "needs a published model; tests/examples/make_student_config_test.py",
     "wget https://dumps": "takes a large file from the network",
     "python extract_wikipedia_for_bert/": "its own tests",
     "python split_text.py --read_file wikipedia.txt": "as that of README.md",
@@ -166,6 +174,7 @@ def _world(tmp_path):
     (tmp_path / name).write_text("".join(
         "{}\t{}\n".format(len(sentence) % 2, sentence)
         for sentence in sentences * 2))
+  (tmp_path / "texts.txt").write_text("\n".join(sentences[::-1]) + "\n\n")
   return tmp_path
 
 
@@ -186,7 +195,9 @@ def _run_block(world, beginning):
 def test_cheap_commands_run_as_they_are_printed(world):
   """Those that train nothing and label nothing."""
   _run_block(world, "python split_text.py \\\n  --read_file data/")
-  _run_block(world, "python examples/make_student_config.py")
+  _run_block(world, next(
+      beginning for beginning in _RUN
+      if beginning.startswith("python examples/make_student_config.py")))
   assert (world / "data/masked/wiki_masked_99.tfrecord").exists()
   assert (world / "student/bert_config.json").exists()
 
@@ -204,6 +215,8 @@ def test_commands_run_as_they_are_printed(world):
                "student/run_of_two/eval_results.txt",
                "teacher_evaluation/eval_results.txt",
                "classifier/eval_results.txt",
+               "classifiers/student/eval_results.txt",
+               "distilled_classifier/eval_results.txt",
                "student/huggingface/model.safetensors",
                "classifier/huggingface/model.safetensors",
                "serving/classifier/1/saved_model.pb",

@@ -308,12 +308,15 @@ def test_what_has_no_manifest_is_made_again(tmp_path, folder, bucket, caplog):
 
 
 def test_a_run_that_fails_leaves_nothing(folder, bucket, monkeypatch):
-  def fail(*unused_arguments):
-    raise KeyboardInterrupt
+  label_windows = teacher.Teacher.label_windows
 
-  label = teacher.Teacher.label
-  monkeypatch.setattr(teacher.Teacher, "label", lambda self, features, first: (
-      fail() if first else label(self, features, first)))
+  def fail_after_one(self, windows, num_slots):
+    for item in label_windows(self, windows, num_slots):
+      yield item
+      if item:
+        raise KeyboardInterrupt
+
+  monkeypatch.setattr(teacher.Teacher, "label_windows", fail_after_one)
   monkeypatch.setattr(teacher, "_WINDOW_BATCHES", 2)
   with pytest.raises(KeyboardInterrupt):
     _label(folder, folder / "masked.tfrecord", bucket + "/a.tfrecord")

@@ -14,7 +14,7 @@ import tokenizers
 from distillation import devices
 from examples import classification
 from examples import export_student as script
-from examples import fine_tune_classifier
+from examples import classifier_folder
 from records import schema
 import tiny
 from util import files
@@ -55,7 +55,7 @@ def _folder(tmp_path_factory):
       "output_bias": generator.normal(size=[3]).astype(np.float32)})
   (classifier / "labels.txt").write_text("".join(
       label + "\n" for label in _LABELS), encoding="utf-8")
-  fine_tune_classifier.Notes(
+  classifier_folder.Notes(
       {"max_seq_length": 10, "do_lower_case": False},
       learning_rate="0.001").write(str(classifier))
   return folder

@@ -445,10 +445,11 @@ def test_evaluation_of_a_written_folder(tmp_path, trained, folder):
 
 @pytest.mark.slow
 def test_pairs_are_learnt_from_scratch(tmp_path, folder):
-  _run(*_arguments(
+  result = _run(*_arguments(
       folder, tmp_path / "out", "--train_file", folder / "pairs.tsv",
       "--eval_file", folder / "pairs.tsv", "--num_train_epochs", 150,
       "--learning_rate", "0.01", start=False))
+  assert "24 of 24 texts are texts to train on too" in result.stderr
   results = tiny.read_results(tmp_path / "out")
   assert results["accuracy"] == 1.0
   assert not any(name.startswith("dev_") for name in results)
@@ -525,7 +526,9 @@ def _assert_refused(folder, output_dir, changes, *words):
   """
   options = script.Options(
       output_dir=str(output_dir), train_file=str(folder / "train.tsv"),
-      eval_file=str(folder / "heldout.tsv"),
+      soft_label_file=None, temperature=1.0, hard_label_weight=0.5,
+      eval_file=str(folder / "heldout.tsv"), eval_soft_label_file=None,
+      predict_file=None, output_file=None, overwrite=False,
       bert_config_file=str(folder / "bert_config.json"),
       init_checkpoint=str(folder / "bert_model.ckpt"),
       vocab_file=str(folder / "vocab.txt"), do_lower_case=True,

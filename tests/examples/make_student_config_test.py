@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from examples import make_student_config
@@ -86,3 +87,109 @@ def test_no_config(tmp_path):
       "examples/make_student_config.py", "--layers=3",
       "--bert_config_file", path, "--output_file", tmp_path / "student.json"),
                              "--bert_config_file", path)
+
+
+# --- Published students ------------------------------------------------------
+
+
+def test_shapes_of_the_published_models():
+  """The largest is BERT-Base; the parameters are those of Google's page."""
+  shapes = [make_student_config.published_config(_BERT_BASE, name)
+            for name in make_student_config._PUBLISHED]
+  assert len(shapes) == len(set(map(str, shapes))) == 24
+  assert shapes[-1] == _BERT_BASE
+  for shape in shapes:
+    assert shape.hidden_size == 64 * shape.num_attention_heads
+    assert shape.intermediate_size == 4 * shape.hidden_size
+  by_name = dict(zip(make_student_config._PUBLISHED, shapes))
+  # In millions, as published.
+  for name, millions in (("L-2_H-128", 4.4), ("L-4_H-256", 11.3),
+                         ("L-4_H-512", 29.1), ("L-8_H-512", 41.7)):
+    count = make_student_config.num_parameters(by_name[name])
+    assert round(count / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("flags, words", [
+    ([], ("--layers", "--published")),
+    (["--published=L-2_H-128", "--layers=2"], ("leave --layers out",)),
+    (["--published=L-2_H-128", "--hidden_size=2"],
+     ("leave --hidden_size out",)),
+    (["--published=L-3_H-128"], ("--published", "L-2_H-128")),
+    (["--layers=2", "--published_dir=a"], ("needs --published",)),
+    (["--published=L-2_H-128", "--published_dir=a"], ("needs --vocab_file",)),
+])
+def test_faults_of_a_published_shape(tmp_path, flags, words):
+  path, result = _run(tmp_path, "--max_seq_length=10", *flags)
+  tiny.assert_one_line_error(result, *words)
+  assert not path.exists()
+
+
+def test_vocabularies_that_differ():
+  compare = make_student_config.vocabulary_difference
+  assert compare({"a": 0, "b": 1}, {"b": 1, "a": 0}) is None
+  assert compare({"a": 0, "b": 1, "c": 2}, {"a": 0, "c": 1, "b": 2}) == (
+      "2 of 3 ids have another token, such as 1: 'b' and 'c'")
+  assert compare({"a": 0}, {"a": 0, "b": 1}) == (
+      "1 of 1 ids have another token, such as 1: 'none' and 'b'")
+
+
+@pytest.fixture(scope="module", name="published")
+def _published(tmp_path_factory):
+  """A teacher, records that it has labelled, and a published small BERT."""
+  folder = tiny.trainer_inputs(tmp_path_factory.mktemp("published"))
+  (folder / "small").mkdir()
+  shape = make_student_config.published_config(tiny.CONFIG, "L-2_H-128")
+  tiny.write_checkpoint(folder / "small" / "bert_model.ckpt",
+                        tiny.random_variables(shape, seed=3))
+  names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(
+      "w{}".format(i) for i in range(tiny.CONFIG.vocab_size - 5))]
+  for path, tokens in ((folder / "vocab.txt", names),
+                       (folder / "small" / "vocab.txt", names),
+                       (folder / "other.txt", [*names[:-2], *names[:-3:-1]])):
+    path.write_text("\n".join(tokens) + "\n")
+  return folder
+
+
+def _published_flags(folder, vocab_file="vocab.txt"):
+  return ["--bert_config_file", folder / "bert_config.json", "--published",
+          "L-2_H-128", "--published_dir", folder / "small", "--vocab_file",
+          folder / vocab_file, "--max_seq_length=10"]
+
+
+@pytest.mark.slow
+def test_a_student_starts_from_a_published_model(tmp_path, published):
+  """Its hidden size is not the teacher's; every variable is taken over."""
+  config = tmp_path / "student.json"
+  result = tiny.run_script(
+      "examples/make_student_config.py", "--output_file", config,
+      *_published_flags(published))
+  assert result.returncode == 0, result.stderr
+  assert "differ" not in result.stderr and "lacks" not in result.stderr
+  result = tiny.run_script(
+      "network_distillation_single_machine_truncated.py", *tiny.SHAPE_FLAGS,
+      "--bert_config_file", config, "--init_checkpoint",
+      published / "small" / "bert_model.ckpt", "--input_file",
+      published / "labelled.tfrecord", "--output_dir", tmp_path / "run",
+      "--truncation_factor=4", "--do_train", "True", "--num_train_steps=1",
+      "--num_warmup_steps=0", "--learning_rate=1e-9")
+  assert result.returncode == 0, result.stderr
+  exported = tiny.read_checkpoint(tmp_path / "run/student/bert_model.ckpt")
+  for name, value in tiny.read_checkpoint(
+      published / "small" / "bert_model.ckpt").items():
+    np.testing.assert_allclose(exported[name], value, atol=1e-6, err_msg=name)
+
+
+def test_a_published_model_of_another_vocabulary(tmp_path, published):
+  result = tiny.run_script(
+      "examples/make_student_config.py", "--output_file", tmp_path / "a.json",
+      *_published_flags(published, "other.txt"))
+  assert result.returncode == 0, result.stderr
+  assert "differ: 2 of 29 ids have another token, such as 27" in result.stderr
+
+
+def test_a_published_model_of_another_shape(tmp_path, published):
+  tiny.assert_one_line_error(tiny.run_script(
+      "examples/make_student_config.py", "--output_file", tmp_path / "a.json",
+      *_published_flags(published), "--published=L-2_H-256",
+      "--verbosity=-2"), "--published_dir", "has shape [29, 128], but "
+                             "--published makes it [29, 256]")

@@ -204,7 +204,7 @@ def test_hidden_states_are_shown_as_the_tokens_they_stand_for(
       _show(path, vocab_file), "record 0", "hidden_size 1", "copy the one")
   (tmp_path / "teacher_decoder.npz").unlink()
   tiny.assert_one_line_error(
-      _show(path, vocab_file), "there is no", "teacher_decoder.npz")
+      _show(path, vocab_file), "teacher_decoder.npz is missing")
 
 
 @pytest.mark.parametrize("contents, message", [

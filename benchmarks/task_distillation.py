@@ -1,0 +1,381 @@
+r"""Measures what a fine-tuned teacher adds to small classifiers.
+
+  python benchmarks/task_distillation.py --teacher_dir teacher \
+    --train_file train.tsv --heldout_file heldout.tsv --text_file reviews.txt \
+    --output_dir task_distillation --sizes 2400,9607
+
+teacher_dir holds a BERT in Google's layout. For each size the teacher is
+fine-tuned on that many labelled sentences, the first ones of train_file. It
+labels the sentences of train_file, with their true labels hidden, and sentences
+of text_file. Two students are then trained with three seeds: one from scratch,
+3 layers of width 192, and layers 0 and 3 of the teacher; on hard labels alone
+(hard), and on the teacher's soft labels too (distilled). Each run is the
+command that a user would give.
+
+output_dir/results.json gets the figures of each run as it ends; the same
+command resumes. Printed are, for each student and size, means and standard
+deviations over the seeds and a paired bootstrap of the held-out sentences: the
+95% interval of the difference of the accuracies, averaged over the seeds, and
+the share of resamples in which hard labels are as good or better.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+# pylint: disable=wrong-import-position
+from absl import flags
+from absl import logging
+import numpy as np
+import tensorflow as tf
+
+from distillation import checkpoints
+from examples import classification
+from examples import soft_labels
+import modeling
+from util import command_line
+from util import files
+from util.command_line import InputError
+
+tf1 = tf.compat.v1
+_SCRIPT = ROOT / "examples" / "fine_tune_classifier.py"
+_SMALL, _LAYERS = "3 x 192 from scratch", "layers 0, 3 of the teacher"
+_KEPT_LAYERS = (0, 3)
+# Flags of each run. Of the small student they were compared on a tenth of the
+# training part; on true labels alone a rate of 3e-4 learns nothing with some
+# seeds.
+_RECIPES = {
+    "teacher": {"learning_rate": 5e-5, "num_train_epochs": 3},
+    (_SMALL, "hard"): {"learning_rate": 1e-4, "num_train_epochs": 10},
+    (_SMALL, "distilled"): {
+        "learning_rate": 3e-4, "num_train_epochs": 4, "hard_label_weight": 0.5},
+    (_LAYERS, "hard"): {"learning_rate": 5e-5, "num_train_epochs": 3},
+    (_LAYERS, "distilled"): {
+        "learning_rate": 1e-4, "num_train_epochs": 2, "hard_label_weight": 0.5},
+}
+_METHODS = ("hard", "distilled")
+_MAX_SEQ_LENGTH = 48
+# Sentences of text_file: neither titles nor paragraphs.
+_WORDS = range(5, 33)
+_NUM_RESAMPLES = 10000
+
+
+def define_flags() -> None:
+  """Defines the flags of this benchmark."""
+  flags.DEFINE_string("teacher_dir", None, "A BERT in Google's layout.")
+  flags.DEFINE_string("train_file", None, "Lines of label, tab and sentence.")
+  flags.DEFINE_string("heldout_file", None, "Lines of the same form.")
+  flags.DEFINE_string("text_file", None, "A sentence a line.")
+  flags.DEFINE_integer(
+      "num_texts", 10000, "Sentences of text_file to label.", lower_bound=0)
+  flags.DEFINE_list("sizes", ["9607", "2400"], "Numbers of labelled sentences.")
+  flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the students.")
+  flags.DEFINE_list("students", ["small", "layers"], "Students to train.")
+  flags.DEFINE_string("output_dir", None, "Folder of models and results.")
+
+
+class Run(NamedTuple):
+  """A student to train.
+
+  Attributes:
+    size: number of labelled sentences.
+    student: its name.
+    method: "hard" or "distilled".
+    seed: of the training.
+  """
+  size: int
+  student: str
+  method: str
+  seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+  """Where everything lies.
+
+  Attributes:
+    teacher: folder of the BERT.
+    train, heldout, text: the files of the flags.
+    output: folder of models and results.
+  """
+  teacher: pathlib.Path
+  train: pathlib.Path
+  heldout: pathlib.Path
+  text: pathlib.Path
+  output: pathlib.Path
+
+  def labelled(self, size: int) -> pathlib.Path:
+    """Returns the path of the first sentences with their labels."""
+    return self.output / "labelled_{}.tsv".format(size)
+
+  def soft(self, size: int) -> pathlib.Path:
+    """Returns the path of a teacher's soft labels."""
+    return self.output / "soft_labels_{}.tsv".format(size)
+
+  def heldout_soft(self, size: int) -> pathlib.Path:
+    """Returns the path of a teacher's soft labels of the held-out part."""
+    return self.output / "heldout_soft_labels_{}.tsv".format(size)
+
+  def student(self, student: str) -> pathlib.Path:
+    """Returns the folder that a student starts from."""
+    return self.output / ("small" if student == _SMALL else "layers")
+
+
+# --- What is trained on ------------------------------------------------------
+
+
+def sentences(path: pathlib.Path, count: int) -> List[str]:
+  """Returns sentences from all parts of a text, as many as are asked for."""
+  with open(path, encoding="utf-8") as file:
+    found = list(dict.fromkeys(
+        line.strip() for line in file if len(line.split()) in _WORDS))
+  if len(found) < count:
+    raise InputError("--text_file: {} has {} sentences of {} to {} words; give "
+                     "a lower --num_texts than {}".format(
+                         path, len(found), _WORDS[0], _WORDS[-1], count))
+  return [found[index * len(found) // count] for index in range(count)]
+
+
+def prepare(where: Files, sizes: Sequence[int], num_texts: int) -> None:
+  """Writes the subsets, the texts without labels and the students' starts."""
+  where.output.mkdir(parents=True, exist_ok=True)
+  lines = where.train.read_text(encoding="utf-8").splitlines(keepends=True)
+  for size in sizes:
+    if size > len(lines):
+      raise InputError("--sizes: {} is more than the {} lines of {}".format(
+          size, len(lines), where.train))
+    files.write_atomically(str(where.labelled(size)), "".join(lines[:size]))
+  hidden = [line.partition("\t")[2].rstrip("\n") for line in lines]
+  files.write_atomically(str(where.output / "texts.txt"), "".join(
+      text + "\n" for text in hidden + sentences(where.text, num_texts)))
+  heldout = classification.read_texts(str(where.heldout), "heldout_file")
+  files.write_atomically(str(where.output / "heldout.txt"), "".join(
+      text.first + "\n" for text in heldout))
+  write_starts(where)
+
+
+def write_starts(where: Files) -> None:
+  """Writes the config of each student, and the layers of the teacher."""
+  teacher = modeling.BertConfig.from_json_file(
+      str(where.teacher / checkpoints.CONFIG_FILE))
+  configs = {
+      _SMALL: dataclasses.replace(
+          teacher, num_hidden_layers=3, hidden_size=192,
+          num_attention_heads=3, intermediate_size=768),
+      _LAYERS: dataclasses.replace(
+          teacher, num_hidden_layers=len(_KEPT_LAYERS))}
+  for student, config in configs.items():
+    where.student(student).mkdir(exist_ok=True)
+    files.write_atomically(
+        str(where.student(student) / checkpoints.CONFIG_FILE),
+        config.to_json_string())
+  path = where.student(_LAYERS) / checkpoints.CHECKPOINT_FILE
+  if not path.with_name(path.name + ".index").exists():
+    take_layers(configs[_LAYERS], where.teacher / checkpoints.CHECKPOINT_FILE,
+                path)
+
+
+def take_layers(config: modeling.BertConfig, source: pathlib.Path,
+                path: pathlib.Path) -> None:
+  """Writes a checkpoint of some of a teacher's layers, which are not trained.
+
+  Args:
+    config: of the student.
+    source: the teacher's checkpoint, without `.index`.
+    path: of the student's checkpoint.
+  """
+  with tf.Graph().as_default(), tf1.Session() as session:
+    placeholder = tf1.placeholder_with_default(
+        tf.zeros([1, 8], tf.int32), [None, None])
+    modeling.BertModel(config, False, placeholder)
+    checkpoints.restore(str(source), _KEPT_LAYERS)
+    session.run(tf1.global_variables_initializer())
+    tf1.train.Saver(tf1.trainable_variables()).save(
+        session, str(path), write_meta_graph=False, write_state=False)
+
+
+# --- Running -----------------------------------------------------------------
+
+
+def run_script(**values: Any) -> None:
+  """Runs the script of fine-tuning with flags; ends where it fails."""
+  command = [sys.executable, str(_SCRIPT), *(
+      "--{}={}".format(name, value) for name, value in values.items())]
+  logging.info("%s", " ".join(command[1:]))
+  if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
+    raise InputError("the command above failed; its last line says why")
+
+
+def make_teacher(where: Files, size: int) -> None:
+  """Fine-tunes the teacher on labelled sentences; it labels all others."""
+  folder = where.output / "teacher_{}".format(size)
+  run_script(
+      bert_config_file=where.teacher / checkpoints.CONFIG_FILE,
+      init_checkpoint=where.teacher / checkpoints.CHECKPOINT_FILE,
+      vocab_file=where.teacher / "vocab.txt", train_file=where.labelled(size),
+      eval_file=where.heldout, output_dir=folder,
+      max_seq_length=_MAX_SEQ_LENGTH, **_RECIPES["teacher"])
+  for name, path in (("texts.txt", where.soft(size)),
+                     ("heldout.txt", where.heldout_soft(size))):
+    run_script(output_dir=folder, predict_file=where.output / name,
+               output_file=path)
+
+
+def train(where: Files, run: Run) -> Dict[str, Any]:
+  """Trains a student; returns its figures and what it says of each sentence."""
+  folder = where.output / "_".join(
+      [where.student(run.student).name, run.method, str(run.size),
+       "seed", str(run.seed)])
+  values = dict(
+      _RECIPES[run.student, run.method],
+      bert_config_file=where.student(run.student) / checkpoints.CONFIG_FILE,
+      vocab_file=where.teacher / "vocab.txt",
+      train_file=where.labelled(run.size), eval_file=where.heldout,
+      eval_soft_label_file=where.heldout_soft(run.size), output_dir=folder,
+      max_seq_length=_MAX_SEQ_LENGTH, random_seed=run.seed)
+  if run.student == _LAYERS:
+    values["init_checkpoint"] = (
+        where.student(run.student) / checkpoints.CHECKPOINT_FILE)
+  if run.method == "distilled":
+    values["soft_label_file"] = where.soft(run.size)
+  start = time.monotonic()
+  run_script(**values)
+  seconds = time.monotonic() - start
+  run_script(output_dir=folder, predict_file=where.output / "heldout.txt",
+             output_file=folder / "heldout.tsv")
+  return {**run._asdict(), "seconds": round(seconds, 1),
+          "is_correct": is_correct(where, folder / "heldout.tsv"),
+          **read_figures(folder)}
+
+
+def read_figures(folder: pathlib.Path) -> Dict[str, float]:
+  """Returns accuracy and agreement of a classifier."""
+  text = (folder / "eval_results.txt").read_text(encoding="utf-8")
+  results = dict(line.split(" = ") for line in text.splitlines())
+  return {name: float(results[name])
+          for name in ("accuracy", "teacher_agreement") if name in results}
+
+
+def is_correct(where: Files, path: pathlib.Path) -> str:
+  """Returns a 1 or 0 for each held-out sentence that a file labels."""
+  truth = classification.read_texts(str(where.heldout), "heldout_file")
+  soft = soft_labels.read(str(path), "output_file")
+  return "".join(
+      str(int(soft.labels[row.argmax()] == text.label))
+      for row, text in zip(soft.probabilities, truth))
+
+
+def all_runs(sizes: Sequence[int], students: Sequence[str],
+             seeds: Sequence[int]) -> Iterator[Run]:
+  """Yields the runs of all sizes and students, seed after seed."""
+  for seed in seeds:
+    for size in sizes:
+      for student in students:
+        for method in _METHODS:
+          yield Run(size, student, method, seed)
+
+
+# --- Results -----------------------------------------------------------------
+
+
+def bootstrap(hard: np.ndarray, distilled: np.ndarray, seed: int = 0
+             ) -> Tuple[float, float, float]:
+  """Compares two methods on the same sentences (Efron and Tibshirani 1993).
+
+  Args:
+    hard: bool [seeds, N], whether each sentence is classified correctly.
+    distilled: likewise.
+    seed: of the resamples.
+
+  Returns:
+    The 95% interval of the difference of the accuracies, averaged over the
+    seeds, and the share of resamples in which it is 0 or less.
+  """
+  differences = distilled.mean(axis=0) - hard.mean(axis=0)
+  generator = np.random.default_rng(seed)
+  means = np.array([
+      differences[generator.integers(len(differences), size=len(differences))]
+      .mean() for _ in range(_NUM_RESAMPLES)])
+  low, high = np.quantile(means, [0.025, 0.975])
+  # Rounding must not make a difference of zeros.
+  return float(low), float(high), float((means <= 1e-12).mean())
+
+
+def summary(runs: Sequence[Dict[str, Any]]) -> str:
+  """Returns a line for each student and size."""
+  lines = ["| student | labelled sentences | seeds | hard labels | distilled | "
+           "difference | 95% interval | p |", "|---" * 8 + "|"]
+  cells = dict.fromkeys((run["student"], run["size"]) for run in runs)
+  for student, size in cells:
+    found = {method: {run["seed"]: run for run in runs if (
+        run["student"], run["size"], run["method"]) == (student, size, method)}
+             for method in _METHODS}
+    seeds = sorted(set(found["hard"]) & set(found["distilled"]))
+    if not seeds:
+      continue
+    correct = [np.array([[letter == "1" for letter in
+                          found[method][seed]["is_correct"]] for seed in seeds])
+               for method in _METHODS]
+    accuracies = [each.mean(axis=1).tolist() for each in correct]
+    low, high, share = bootstrap(*correct)
+    lines.append("| {} | {:,} | {} | {} | {} | {:+.4f} | {:+.4f} to {:+.4f} | "
+                 "{:.4f} |".format(
+                     student, size, len(seeds), *map(_mean, accuracies),
+                     statistics.mean(accuracies[1])
+                     - statistics.mean(accuracies[0]), low, high, share))
+  return "\n".join(lines) + "\n"
+
+
+def _mean(values: Sequence[float]) -> str:
+  if len(values) == 1:
+    return "{:.4f}".format(values[0])
+  return "{:.4f} ± {:.4f}".format(
+      statistics.mean(values), statistics.stdev(values))
+
+
+def measure(where: Files, runs: Sequence[Run]) -> List[Dict[str, Any]]:
+  """Trains what is not trained; returns the figures of all runs."""
+  path = where.output / "results.json"
+  done = json.loads(path.read_text()) if path.exists() else []
+  known = {Run(*(each[name] for name in Run._fields)) for each in done}
+  have_teacher = set()
+  for run in runs:
+    if run in known:
+      continue
+    if run.size not in have_teacher:
+      make_teacher(where, run.size)
+      have_teacher.add(run.size)
+    done.append(train(where, run))
+    files.write_atomically(str(path), json.dumps(done, indent=1) + "\n")
+    logging.info("%s: accuracy %.4f", run, done[-1]["accuracy"])
+  return done
+
+
+def main() -> None:
+  values = flags.FLAGS
+  sizes = list(map(int, values.sizes))
+  names = {"small": _SMALL, "layers": _LAYERS}
+  where = Files(*(pathlib.Path(path) for path in (
+      values.teacher_dir, values.train_file, values.heldout_file,
+      values.text_file, values.output_dir)))
+  prepare(where, sizes, values.num_texts)
+  sys.stdout.write(summary(measure(where, list(all_runs(
+      sizes, [names[name] for name in values.students],
+      list(map(int, values.seeds)))))))
+
+
+if __name__ == "__main__":
+  define_flags()
+  command_line.run(main, required=(
+      "teacher_dir", "train_file", "heldout_file", "text_file", "output_dir"))
