@@ -102,7 +102,7 @@ class Run(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Where everything lies.
+  """Paths of the inputs and outputs.
 
   Attributes:
     teacher: folder of the BERT.

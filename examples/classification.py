@@ -149,7 +149,7 @@ def listed(labels: Sequence[str]) -> str:
 
 
 class SoftTargets(NamedTuple):
-  """What a teacher says of N texts.
+  """A teacher's probabilities for N texts.
 
   Attributes:
     probabilities: float32 [N, L], at the temperature of the training.
@@ -190,7 +190,7 @@ class Examples(NamedTuple):
 
 
 class Encoding(NamedTuple):
-  """How texts become examples.
+  """Turns texts into examples.
 
   Attributes:
     tokenizer: turns text into token ids.
@@ -269,7 +269,7 @@ def hold_out(label_ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Inputs(NamedTuple):
-  """What the graph reads, placeholders or arrays; B sequences of S tokens.
+  """Inputs of the graph, placeholders or arrays; B sequences of S tokens.
 
   Attributes:
     input_ids: int32 [B, S].
@@ -302,7 +302,7 @@ def batch(examples: Examples, max_columns: int) -> Inputs:
 
 
 class Schedule(NamedTuple):
-  """How a classifier is trained.
+  """Training schedule of a classifier.
 
   Attributes:
     learning_rate: the highest one.
@@ -373,6 +373,7 @@ def format_rate(rate: float) -> str:
 class Classifier:
   """BERT and a dense layer on its pooled output, in a session of their own.
 
+  Example:
     schedule = Schedule(5e-5, examples.size, 3.0, 32, seed)
     with Classifier(config, num_labels, device, start, schedule) as classifier:
       classifier.train(examples)
@@ -606,7 +607,7 @@ def wilson_interval(num_correct: int, num_examples: int) -> Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """How good a classifier is.
+  """Figures of a classifier on held-out texts.
 
   Attributes:
     confusion: int64 [L, L], how many examples of each label (rows) were given

@@ -24,7 +24,7 @@ _NOTES_FILE = "fine_tuning.json"
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-  """What was made in output_dir so far, and with which settings.
+  """Progress and settings of output_dir.
 
   Attributes:
     settings: values of flags, fingerprints for files; by flag.
@@ -83,7 +83,7 @@ class Notes:
 
 
 class Model(NamedTuple):
-  """What a folder holds, without the values of the variables.
+  """Content of a folder, without the values of the variables.
 
   Attributes:
     config: size of the model.

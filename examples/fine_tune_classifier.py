@@ -86,7 +86,7 @@ _STAGE = "fine_tune_classifier"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What the flags of the same names say."""
+  """Values of the flags of the same names."""
   output_dir: str
   train_file: Optional[str]
   soft_label_file: Optional[str]
@@ -271,7 +271,7 @@ def _evaluated(options: Options) -> Optional[str]:
 
 
 class TrainingInputs(NamedTuple):
-  """What was checked.
+  """Checked inputs of a training.
 
   Attributes:
     config: size of the model.
@@ -293,7 +293,7 @@ class TrainingInputs(NamedTuple):
 
   @property
   def num_labelled(self) -> int:
-    """How many training texts, the first ones, tell which rate is best.
+    """Number of training texts, the first ones, that choose the rate.
 
     Those with a true label; where there are none, all of them.
     """

@@ -29,7 +29,7 @@ _MAX_QUOTED = 60
 
 
 class SoftLabels(NamedTuple):
-  """What a file of soft labels holds.
+  """Content of a file of soft labels.
 
   Attributes:
     labels: the L labels, in the order of the columns.

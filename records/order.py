@@ -360,7 +360,7 @@ def _merge_ranges(is_taken: np.ndarray, starts: np.ndarray, stops: np.ndarray
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """How a run reads records from a step on, until the next `Reading`.
+  """A run's record order from a step on, until the next `Reading`.
 
   Attributes:
     first_step: first step of the reading.

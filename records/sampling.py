@@ -123,7 +123,7 @@ class Corpus(NamedTuple):
 
   @property
   def num_short_documents(self) -> int:
-    """How many documents have one sentence."""
+    """Number of documents with one sentence."""
     return int(np.count_nonzero(np.diff(self.documents) == 1))
 
 

@@ -103,8 +103,7 @@ def test_gradients_are_summed_over_the_cores_before_they_are_clipped(graph):
 
 
 def test_cores_drop_different_values(graph):
-  """As they run the same graph, only the number of the core tells them apart.
-  """
+  """Cores run the same graph; only the number of the core differs."""
   draws = [operation for operation in graph.get_operations()
            if operation.type == "StatelessRandomUniform"]
   assert len(draws) == 1 + 3 * tiny.CONFIG.num_hidden_layers
