@@ -351,7 +351,8 @@ def test_cosines_are_trained_and_leave_no_trace(
     ({"hidden_cosine_weight": 0.0, "hidden_projection": False},
      "--hidden_projection=True does not fit.*without a projection: leave out"),
     ({"input_file": "hidden.tfrecord"},
-     "hidden_size 12, but .*ckpt-2 was trained on those of one with 8"),
+     "hidden_size 12, but .*ckpt-2 was trained with a teacher with hidden_size "
+     "8"),
 ])
 def test_a_projection_that_was_not_begun_with_is_refused(
     tmp_path, folder, changes, told):
