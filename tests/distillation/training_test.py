@@ -352,7 +352,7 @@ def test_the_results_are_those_of_the_exported_student(
     ({"init_checkpoint": "none.ckpt"}, "--init_checkpoint.*none.ckpt"),
     ({"init_checkpoint": None, "do_train": False}, "--do_eval.*nothing"),
     ({"use_tpu": True, "precision": "fp16"}, "--precision=fp16.*--use_tpu"),
-    ({"init_layers": ["0", "0"]}, "--init_layers=0,0 names 2.* 1: name as"),
+    ({"init_layers": ["0", "0"]}, "--init_layers=0,0 names 2.* 1: name 1"),
     ({"init_layers": ["3"]}, "--init_layers.*no layer 3.*layers are 0"),
     ({"init_layers": ["-1"]}, "--init_layers=-1 must be numbers"),
     ({"init_layers": ["0"], "init_checkpoint": None},

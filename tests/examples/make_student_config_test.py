@@ -192,4 +192,4 @@ def test_a_published_model_of_another_shape(tmp_path, published):
       "examples/make_student_config.py", "--output_file", tmp_path / "a.json",
       *_published_flags(published), "--published=L-2_H-256",
       "--verbosity=-2"), "--published_dir", "has shape [29, 128], but "
-                             "--published makes it [29, 256]")
+                             "shape [29, 256] by --published")

@@ -83,7 +83,7 @@ def test_a_file_that_was_cut(tmp_path):
   (tmp_path / "soft.tsv.json").write_text(
       '{"stage": "a", "flags": {}, "fingerprints": {}, "sources": {}, '
       '"vocab_size": 0, "num_records": 2, "num_bytes": 99}')
-  with pytest.raises(InputError, match="has 25 bytes, but its manifest"):
+  with pytest.raises(InputError, match="has 25 bytes, but 99 by its manifest"):
     _read(tmp_path, _HEADER + b"1\t0\tab\n")
 
 
