@@ -39,7 +39,7 @@ _COPY_BYTES = 1 << 20
 _SAMPLE_BYTES = 1 << 14
 _INVISIBLE_LINE = (
     "the line at byte {:,} has zero-width characters alone, such as U+200B or "
-    "U+FEFF; such a line is not blank and separates no documents: write an "
+    "U+FEFF; this line is not blank and separates no documents: write an "
     "empty line there if it should")
 # Most names in an error.
 _MAX_LISTED = 5

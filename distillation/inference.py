@@ -16,7 +16,7 @@ _OPERANDS = ("/kernel", "/bias", "/word_embeddings")
 
 @contextlib.contextmanager
 def variables_of(compute_type: tf.DType) -> Iterator[None]:
-  """Gives the operands of matrix products the compute type.
+  """Converts operands of matrix products to the compute type.
 
   Otherwise each step casts the float32 variables.
 

@@ -31,7 +31,7 @@ Reduce = Callable[[tf.Tensor, str], tf.Tensor]
 
 # Part of every error message of Horovod in a session.
 ENGINE = "Horovod"
-# Part of such a message if another process has ended.
+# Part of these messages if another process has ended.
 _LOST_PROCESS = re.compile("shut down|[Cc]onnection|[Bb]roken pipe")
 
 

@@ -306,8 +306,8 @@ class _Trainer:
         variables.
 
     Returns:
-      The results by key: means over masked tokens or sequences; `loss`, a mean
-      over batches, weighted by their number of sequences, as in 2019; and
+      The results by key: means over masked tokens or sequences; `loss`, the
+      mean over batches, weighted by their number of sequences; and
       `training_loss`, the weighted sum of the masked-LM and next-sentence
       terms.
     """

@@ -30,10 +30,10 @@ predict_file it writes the probability of each label for the texts of a file
   python examples/fine_tune_classifier.py --output_dir classifier \
     --predict_file texts.txt --output_file soft_labels.tsv
 
-The header of that file is p(LABEL) for each label, then text. A smaller
-classifier trains on such a file of its teacher's, with soft_label_file beside
-train_file or alone: the loss is the cross entropy with the probabilities, and
-with the true label where a text has both.
+The header of that file is p(LABEL) for each label, then text. With
+soft_label_file, beside train_file or alone, a smaller classifier trains on the
+file that its teacher wrote: the loss is the cross entropy with the
+probabilities, and with the true label if a text has both.
 """
 
 import os

@@ -30,7 +30,7 @@ def check_pairs(config: modeling.BertConfig, texts: Sequence[Text],
   """Raises InputError where a model without segments is to read pairs."""
   if config.type_vocab_size < 2 and any(text.second for text in texts):
     raise InputError(
-        "{} has pairs of texts, but the config has type_vocab_size {}; such a "
+        "{} has pairs of texts, but the config has type_vocab_size {}; this "
         "model reads single texts only".format(place, config.type_vocab_size))
 
 

@@ -123,7 +123,7 @@ def _parse_header(line: bytes, place: str) -> Tuple[List[str], int]:
     raise InputError(
         "{} begins with {!r}, which is no header of soft labels; expected is "
         "p(LABEL) for each of two or more labels, then text, separated by "
-        "tabs; write such a file with --predict_file and --output_file".format(
+        "tabs; write the file with --predict_file and --output_file".format(
             place, "\t".join(cells)[:_MAX_QUOTED]))
   return labels, len(cells) - len(labels)
 

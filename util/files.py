@@ -528,7 +528,7 @@ def append_line(path: str, line: str) -> None:
   """Appends a line to a small text file and flushes it to the disk.
 
   A power cut may leave an incomplete last line, which `read_lines` leaves out.
-  Rewrite such a file before you append to it.
+  Rewrite a file with an incomplete line before you append to it.
   """
   if is_remote(path):
     write_atomically(path, read_text(path) + line + "\n")
