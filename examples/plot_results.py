@@ -203,8 +203,8 @@ def read_runs(results_file: str, student: str, names: Dict[str, str]
       model["model"], model["results"]  # pylint: disable=pointless-statement
   except (ValueError, KeyError, TypeError):
     raise InputError("--results_file={} is not a results.json of "
-                     "examples/compare_students.py; give a file that the script "
-                     "wrote".format(results_file)) from None
+                     "examples/compare_students.py; give a file that this "
+                     "script wrote".format(results_file)) from None
   if student not in students:
     raise InputError("--student={} is not in {}, which has {}".format(
         student, results_file, ", ".join(sorted(students)) or "no runs"))
