@@ -351,10 +351,13 @@ def grouped_by_length(order: np.ndarray, lengths: np.ndarray,
   Returns:
     int [R], the same indices in another order.
   """
+  num_batches = min(
+      _GROUPED_BATCHES, len(lengths) // (_WINDOWS_PER_EPOCH * batch_size))
+  if num_batches < 2:
+    return order
   generator = np.random.default_rng(seed)
   pieces: List[np.ndarray] = []
-  size = batch_size * max(1, min(
-      _GROUPED_BATCHES, len(lengths) // (_WINDOWS_PER_EPOCH * batch_size)))
+  size = batch_size * num_batches
   for start in range(0, len(order), size):
     window = order[start:start + size]
     window = window[np.argsort(lengths[window], kind="stable")]
@@ -451,11 +454,10 @@ class Classifier:
     """
     schedule = self._schedule
     assert schedule
-    order, size = schedule.order(), schedule.batch_size
-    if examples.soft:
-      # Soft labels are for much text, where padding takes long.
-      lengths = np.array([len(ids) for ids in examples.token_ids])
-      order = grouped_by_length(order, lengths, size, schedule.seed)
+    size = schedule.batch_size
+    order = grouped_by_length(
+        schedule.order(), np.array([len(ids) for ids in examples.token_ids]),
+        size, schedule.seed)
     rate = format_rate(schedule.learning_rate)
     epoch_losses: List[float] = []
     start_time = time.monotonic()
