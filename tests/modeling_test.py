@@ -1,4 +1,4 @@
-"""Tests of the model and of BERT's public names."""
+"""Tests of the model and of the interface of Google's BERT."""
 
 import dataclasses
 import inspect
@@ -27,18 +27,18 @@ def _batch(num_sequences, seed):
 
 
 def _inputs(features):
-  """Returns what the model reads of features, as constants of the graph."""
+  """Returns the model's input features as int32 constants."""
   return [tf.constant(features[name].numpy(), tf.int32) for name in _INPUTS]
 
 
 def _load(session, variables):
-  """Gives the variables of the session's graph their values, by name."""
+  """Loads values by name into the variables of the session's graph."""
   for variable in tf1.trainable_variables():
     variable.load(variables[variable.op.name], session)
 
 
 def _run(build, variables=None, config=tiny.CONFIG, seed=1):
-  """Builds tensors from the inputs of random features; returns their values."""
+  """Returns the values of the tensors that `build` makes of random inputs."""
   features = _batch(4, seed)
   with tf.Graph().as_default(), tf1.Session() as session:
     outputs = build(*_inputs(features))
@@ -69,9 +69,9 @@ def test_scores_equal_the_formulas(num_hidden_layers, heads):
     1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("leaves_out", [False, True])
 @pytest.mark.parametrize("is_training", [False, True])
-def test_both_heads_need_no_more_of_the_last_layer(
+def test_skipping_unused_positions_changes_no_score_or_gradient(
     num_hidden_layers, leaves_out, is_training):
-  """Scores, and gradients of their sum, are those of the whole model."""
+  """Compares with the reference, which computes every position."""
   config = dataclasses.replace(
       tiny.CONFIG, num_hidden_layers=num_hidden_layers)
   variables = tiny.random_variables(config)
@@ -106,7 +106,7 @@ def test_both_heads_need_no_more_of_the_last_layer(
 
 
 @pytest.mark.parametrize("num_hidden_layers", [1, 2])
-def test_the_scores_without_next_sentences_are_the_same(num_hidden_layers):
+def test_masked_lm_scores_need_no_next_sentence_head(num_hidden_layers):
   config = dataclasses.replace(
       tiny.CONFIG, num_hidden_layers=num_hidden_layers)
   variables = tiny.random_variables(config)
@@ -127,7 +127,7 @@ def test_the_scores_without_next_sentences_are_the_same(num_hidden_layers):
   np.testing.assert_allclose(found, wanted[is_real.ravel()], atol=1e-5)
 
 
-def test_padding_changes_nothing():
+def test_the_ids_of_padding_change_no_score():
   variables = tiny.random_variables()
   features = _batch(1, seed=3)
   padding = 1 - features[schema.INPUT_MASK]
@@ -138,7 +138,7 @@ def test_padding_changes_nothing():
   np.testing.assert_allclose(before[0], after[0], atol=1e-6)
 
 
-def test_shapes_are_static_where_those_of_the_inputs_are():
+def test_static_input_shapes_give_static_output_shapes():
   features = _batch(4, seed=1)
   with tf.Graph().as_default():
     inputs = _inputs(features)
@@ -168,7 +168,7 @@ def test_gelu_is_the_tanh_form():
       [-0.1588080, 0.0, 0.8411920, 2.9963627], atol=1e-6)
 
 
-def test_the_gradient_of_gelu_is_that_of_the_formula():
+def test_the_gradient_of_gelu_equals_the_formula():
   x = tf.constant(np.linspace(-6, 6, 41))
   with tf.GradientTape(persistent=True) as tape:
     tape.watch(x)
@@ -188,7 +188,7 @@ def test_gather_positions_picks_from_each_sequence():
       picked, [[0, 1, 2], [9, 10, 11], [18, 19, 20], [18, 19, 20]])
 
 
-def test_variables_have_the_names_and_shapes_of_google():
+def test_variables_have_the_names_and_shapes_of_googles_bert():
   wanted = {
       "bert/embeddings/word_embeddings": [29, 8],
       "bert/embeddings/token_type_embeddings": [2, 8],
@@ -231,7 +231,8 @@ def test_new_weights_are_truncated_normal():
     session.run(tf1.global_variables_initializer())
     values = session.run(table)
   assert np.abs(values).max() <= 0.04
-  # A normal distribution cut at two deviations keeps 0.88 of the deviation.
+  # Truncating a normal distribution at two standard deviations multiplies its
+  # standard deviation by 0.88.
   assert values.std() == pytest.approx(0.88 * 0.02, rel=0.02)
 
 
@@ -255,7 +256,7 @@ def test_the_gradient_of_the_word_embeddings_is_dense():
 # --- Dropout -----------------------------------------------------------------
 
 
-def test_dropout_is_for_training():
+def test_dropout_is_active_in_training_only():
   config = dataclasses.replace(tiny.CONFIG, hidden_dropout_prob=0.5,
                                attention_probs_dropout_prob=0.5)
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -272,8 +273,8 @@ def test_dropout_is_for_training():
   np.testing.assert_array_equal(evaluation[0], evaluation[1])
 
 
-def test_dropout_follows_from_seed_scope_and_step():
-  """What else is in the graph does not matter, nor how often it has run."""
+def test_dropout_depends_on_seed_scope_and_step_only():
+  """Neither other random operations nor earlier runs change the masks."""
   variables = tiny.random_variables()
   config = dataclasses.replace(tiny.CONFIG, hidden_dropout_prob=0.5,
                                attention_probs_dropout_prob=0.5)
@@ -305,8 +306,8 @@ def test_dropout_follows_from_seed_scope_and_step():
   assert not np.allclose(first, outputs(4, 5)[0]), "two seeds, one mask"
 
 
-def test_a_later_version_drops_what_this_one_drops(monkeypatch):
-  """Runs are resumed over updates: neither scopes nor masks may change."""
+def test_dropout_masks_and_scopes_are_the_same_in_all_versions(monkeypatch):
+  """A run may start in one version and resume in a later one."""
   with tf.Graph().as_default(), tf1.Session() as session:
     tf1.set_random_seed(3)
     step = tf1.train.get_or_create_global_step()
@@ -334,7 +335,7 @@ def test_a_later_version_drops_what_this_one_drops(monkeypatch):
           "/encoder/layer_0/attention/output", "/encoder/layer_0/output")]
 
 
-# --- BERT's public names -----------------------------------------------------
+# --- BERT's interface --------------------------------------------------------
 
 
 _EMPTY = inspect.Parameter.empty
@@ -402,15 +403,15 @@ _EMPTY = inspect.Parameter.empty
         "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
         "initializer_range": 0.02, "do_return_all_layers": False}),
 ])
-def test_signatures_are_those_of_bert(function, wanted):
+def test_signatures_equal_those_of_bert(function, wanted):
   parameters = inspect.signature(function).parameters
   assert {name: parameter.default
           for name, parameter in parameters.items()} == wanted
   assert list(parameters) == list(wanted)
 
 
-def test_the_parts_of_the_encoder_make_the_encoder():
-  """As scripts put them together that were written for BERT."""
+def test_functions_of_the_encoder_assemble_to_the_model():
+  """Assembles the encoder as scripts written for Google's BERT do."""
   config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
   variables = tiny.random_variables(config)
 
@@ -446,7 +447,7 @@ def test_the_parts_of_the_encoder_make_the_encoder():
 
 
 def _attend(shape, other_shape, *, mask=None, **keywords):
-  """Runs an attention layer of random weights; returns inputs and result."""
+  """Runs an attention layer; returns inputs, random weights and output."""
   generator = np.random.default_rng(3)
   inputs, others = (generator.normal(size=size).astype("f")
                     for size in (shape, other_shape))
@@ -463,7 +464,7 @@ def _attend(shape, other_shape, *, mask=None, **keywords):
 
 
 def test_attention_equals_the_formula():
-  """Also of one sequence to another, with activations and a mask."""
+  """Attends to another sequence, with activations and a mask."""
   mask = np.int32([[[1, 1, 0, 0, 1]] * 4, [[1, 0, 1, 1, 1]] * 4])
   inputs, others, weights, found = _attend(
       (2, 4, 7), (2, 5, 6), mask=mask, query_act=tf.nn.relu, key_act=tf.tanh,
@@ -484,7 +485,7 @@ def test_attention_equals_the_formula():
           shares @ (1 / (1 + np.exp(-values))), atol=1e-5)
 
 
-def test_attention_takes_matrices_with_their_sizes():
+def test_attention_takes_matrices_if_their_sizes_are_given():
   sizes = {"batch_size": 2, "from_seq_length": 4, "to_seq_length": 5}
   wanted = _attend((2, 4, 7), (2, 5, 7))[-1]
   inputs, _, _, found = _attend((8, 7), (10, 7), **sizes)
@@ -497,7 +498,7 @@ def test_attention_takes_matrices_with_their_sizes():
     _attend((2, 4, 7), (10, 7))
 
 
-def test_what_the_parts_refuse():
+def test_functions_of_the_encoder_refuse_invalid_arguments():
   with tf.Graph().as_default():
     ids = tf1.placeholder(tf.int32, [None, 10])
     vectors = tf1.placeholder(tf.float32, [None, 10, 8])
@@ -514,7 +515,7 @@ def test_what_the_parts_refuse():
       modeling.reshape_to_matrix(ids[0])
 
 
-def test_ids_of_three_axes_are_looked_up_side_by_side():
+def test_embeddings_of_three_dimensional_ids_are_concatenated():
   with tf.Graph().as_default(), tf1.Session() as session:
     found, table = modeling.embedding_lookup(
         tf.constant([[[0, 2], [1, 1]]]), vocab_size=3, embedding_size=4)
@@ -525,7 +526,7 @@ def test_ids_of_three_axes_are_looked_up_side_by_side():
       np.concatenate([table[1], table[1]])]])
 
 
-def test_matrices_have_their_shapes_again():
+def test_reshape_from_matrix_restores_the_shape():
   with tf.Graph().as_default(), tf1.Session() as session:
     values = tf.reshape(tf.range(24.0), [2, 3, 4])
     shape = modeling.get_shape_list(values)
@@ -564,11 +565,11 @@ def test_outputs_of_all_layers_equal_the_formulas():
 @pytest.mark.parametrize("num_hidden_layers", [1, 2])
 @pytest.mark.parametrize("has_pooler", [False, True])
 @pytest.mark.parametrize("leaves_out", [False, True])
-def test_output_positions_are_those_of_the_whole_output(
+def test_output_at_positions_equals_the_whole_output_there(
     num_hidden_layers, has_pooler, leaves_out):
   config = dataclasses.replace(
       tiny.CONFIG, num_hidden_layers=num_hidden_layers)
-  # First tokens, repeated positions, and one sequence of which none is wanted.
+  # Position 0, repeated positions, and a sequence without wanted positions.
   positions = np.int32([[0, 4, 4], [3, 0, 2], [4, 3, 1], [2, 1, 0]])
   is_wanted = np.ones_like(positions, bool)
   if leaves_out:
@@ -597,7 +598,7 @@ def test_output_positions_are_those_of_the_whole_output(
   np.testing.assert_allclose(found_layers[:-1], layers[:-1], atol=1e-6)
 
 
-def test_without_a_mask_every_token_counts_and_is_of_segment_0():
+def test_the_mask_defaults_to_ones_and_segments_to_zeros():
   def build(ids, *_):
     models = [modeling.BertModel(tiny.CONFIG, False, ids, scope="bert")]
     with tf1.variable_scope("", reuse=True):
@@ -609,7 +610,7 @@ def test_without_a_mask_every_token_counts_and_is_of_segment_0():
   np.testing.assert_array_equal(*_run(build))
 
 
-def test_one_hot_embeddings_equal_looked_up_ones():
+def test_one_hot_products_and_lookups_give_the_same_embeddings():
   def build(ids, mask, segments, _):
     outputs = []
     for reuse, is_one_hot in ((False, False), (True, True)):
@@ -625,7 +626,7 @@ def test_one_hot_embeddings_equal_looked_up_ones():
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_the_scope_is_bert_unless_it_is_named():
+def test_models_without_a_scope_are_named_bert_and_numbered():
   with tf.Graph().as_default():
     tokens = tf.zeros([1, 4], tf.int32)
     for scope in (None, None, "encoder", "bert_2"):
@@ -635,7 +636,7 @@ def test_the_scope_is_bert_unless_it_is_named():
   assert names == {"bert", "bert_1", "encoder", "bert_2"}
 
 
-def test_named_scopes_share_their_variables():
+def test_reused_scopes_share_their_variables():
   with tf.Graph().as_default():
     tokens = tf.zeros([1, 4], tf.int32)
     for reuse in (False, True, True):
@@ -661,7 +662,7 @@ def test_training_and_inference_agree_without_dropout():
       np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_activations_have_names():
+def test_activations_are_found_by_name():
   assert modeling.get_activation("gelu") is modeling.gelu
   assert modeling.get_activation("GELU") is modeling.gelu
   assert modeling.get_activation("relu") is tf.nn.relu
@@ -675,7 +676,7 @@ def test_activations_have_names():
     modeling.get_activation("mish")
 
 
-def test_the_activation_is_that_of_the_config():
+def test_the_model_uses_the_activation_of_the_config():
   def build(ids, *_):
     outputs = {}
     for activation in ("gelu", modeling.gelu, "linear", None, "relu",
@@ -694,7 +695,7 @@ def test_the_activation_is_that_of_the_config():
   assert not np.allclose(found["gelu"], found["relu"], atol=1e-3)
 
 
-def test_assignment_maps_hold_what_both_have(tmp_path):
+def test_assignment_maps_hold_variables_of_both_model_and_checkpoint(tmp_path):
   variables = tiny.random_variables(
       dataclasses.replace(tiny.CONFIG, num_hidden_layers=2))
   path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", variables))
@@ -730,13 +731,13 @@ def test_layer_norm_by_hand():
       "LayerNorm", "LayerNorm_1", "norm") for name in ("/beta", "/gamma")]
 
 
-def test_dropout_of_nothing_is_the_identity():
+def test_dropout_at_rate_zero_or_none_is_the_identity():
   inputs = tf.ones([3])
   assert modeling.dropout(inputs, 0.0) is modeling.dropout(inputs, None) is (
       inputs)
 
 
-def test_shape_lists_are_static_where_they_can_be():
+def test_shape_lists_hold_numbers_for_static_sizes():
   with tf.Graph().as_default(), tf1.Session() as session:
     tensor = tf1.placeholder(tf.float32, [None, 3], name="rows")
     first, second = modeling.get_shape_list(tensor, expected_rank=[1, 2])
@@ -751,20 +752,20 @@ def test_shape_lists_are_static_where_they_can_be():
 # --- Configuration -----------------------------------------------------------
 
 
-def test_a_config_survives_its_file(tmp_path):
+def test_a_config_file_reads_back_as_the_same_config(tmp_path):
   path = tiny.write_config(tmp_path / "bert_config.json", directionality="bidi")
   assert modeling.BertConfig.from_json_file(str(path)) == tiny.CONFIG
 
 
-def test_a_config_survives_its_text(tmp_path):
+def test_json_text_and_dict_read_back_as_the_same_config(tmp_path):
   path = tmp_path / "bert_config.json"
   path.write_text(tiny.CONFIG.to_json_string())
   assert modeling.BertConfig.from_json_file(str(path)) == tiny.CONFIG
   assert modeling.BertConfig.from_dict(tiny.CONFIG.to_dict()) == tiny.CONFIG
 
 
-def test_a_config_takes_what_berts_takes():
-  """Scripts keep their own values in it, and set sizes later."""
+def test_a_config_keeps_extra_values_and_accepts_any_size():
+  """Scripts for BERT store their own values in a config; sizes come later."""
   config = modeling.BertConfig.from_dict(
       {"hidden_size": 37, "pooler_type": "x"})
   assert config.hidden_size == 37 and config.num_attention_heads == 12
@@ -777,7 +778,7 @@ def test_a_config_takes_what_berts_takes():
         config, False, ids).get_pooled_output(), {})
 
 
-def test_a_config_may_be_modified_and_is_not():
+def test_models_leave_the_config_unchanged_and_users_may_change_it():
   config = modeling.BertConfig.from_dict(dict(
       tiny.CONFIG.to_dict(), hidden_dropout_prob=0.5,
       attention_probs_dropout_prob=0.5))
@@ -798,7 +799,7 @@ def test_a_config_may_be_modified_and_is_not():
     _run(build)
 
 
-def test_the_real_teacher_has_its_size(shared):
+def test_the_config_of_the_real_teacher_has_its_vocabulary_and_width(shared):
   config = modeling.BertConfig.from_json_file(
       str(shared / "data/teacher/bert_config.json"))
   assert math.prod(modeling.variable_shapes(config)[

@@ -16,7 +16,7 @@ tf1 = tf.compat.v1
     (0, 0.0), (1, 0.4), (4, 1.6), (5, 1.5), (10, 1.0), (19, 0.1), (20, 0.0),
     (25, 0.0),
 ])
-def test_the_rate_rises_to_the_line_that_falls(step, wanted):
+def test_the_rate_warms_up_then_decays_linearly(step, wanted):
   rate = optimization.learning_rate_at(tf.constant(step, tf.int64), 2.0, 20, 5)
   assert float(rate) == pytest.approx(wanted, abs=1e-6)
 
@@ -28,7 +28,7 @@ def test_the_rate_without_warm_up_falls_from_the_start():
 
 def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
            wrap_optimizer=None, has_loss_scale=False):
-  """Trains variables on a loss of given gradients; returns all variables."""
+  """Trains on a loss with given gradients; returns all variables by name."""
   with tf.Graph().as_default(), tf1.Session() as session:
     variables = {name: tf1.get_variable(name, initializer=value,
                                         use_resource=True)
@@ -50,8 +50,8 @@ def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
 
 
 def test_one_step_by_hand():
-  # Gradients (3, 4) and (0, 12) have the norm 13, so they are clipped to
-  # g / 13; m = 0.1 g, v = 0.001 g^2, and without a correction of the moments
+  # Gradients (3, 4) and (0, 12) have the norm 13, so clipping
+  # divides them by 13. m = 0.1 g, v = 0.001 g^2, and without bias correction
   # m / (sqrt(v) + 1e-6) is about 3.16 times the sign of g.
   start = {"kernel": np.float32([1.0, -2.0]), "bias": np.float32([1.0, 5.0])}
   gradients = {"kernel": np.float32([[3.0, 4.0]]),
@@ -71,7 +71,7 @@ def test_one_step_by_hand():
   assert result["global_step"] == 1
 
 
-def test_slots_have_the_names_of_google_and_nothing_else_is_saved():
+def test_slots_have_the_names_of_googles_bert_and_are_the_only_additions():
   start = {"bert/dense/kernel": np.ones(3, "f"),
            "bert/LayerNorm/beta": np.ones(3, "f")}
   gradients = {name: np.zeros((1, 3), "f") for name in start}
@@ -88,7 +88,7 @@ def test_weights_decay_but_biases_and_norms_do_not():
            "LayerNorm/gamma": np.ones(1, "f"), "layer_norm/g": np.ones(1, "f")}
   gradients = {name: np.zeros((2, 1), "f") for name in start}
   result = _train(start, gradients, 0.5, 4, 0)
-  # Rates 0.5 and 0.375, without any gradient.
+  # The learning rates are 0.5 and 0.375; the gradients are zero.
   assert result["dense/kernel"] == pytest.approx((1 - 0.005) * (1 - 0.00375))
   for name in ("dense/bias", "LayerNorm/gamma", "layer_norm/g"):
     assert result[name] == 1.0
@@ -113,7 +113,7 @@ def test_a_non_finite_gradient_changes_nothing(value):
 def test_gradients_are_averaged_before_they_are_clipped():
 
   class Doubled(tf1.train.Optimizer):
-    """Stands for an optimizer that adds up over two processes."""
+    """Simulates an optimizer that sums gradients over two processes."""
 
     def __init__(self, inner):
       super().__init__(name="Doubled", use_locking=False)
@@ -133,8 +133,8 @@ def test_gradients_are_averaged_before_they_are_clipped():
   assert large["kernel/adam_m"] == pytest.approx(0.1)
 
 
-def test_accumulated_gradients_count():
-  """The sum over the micro-batches is averaged, clipped and applied once."""
+def test_accumulated_gradients_are_applied_once():
+  """A step averages, clips and applies the sum over the micro-batches."""
   with tf.Graph().as_default(), tf1.Session() as session:
     variable = tf1.get_variable("kernel", initializer=np.float32([0.0, 0.0]),
                                 use_resource=True)
@@ -171,9 +171,9 @@ def test_a_loss_scale_changes_no_result():
 
 
 _FINITE, _OVERFLOW, _NAN = 0.001, np.inf, np.nan
-# What happens to a loss scale: its state before, which is the scale, the finite
-# steps and the skipped steps; the slope of the loss in each step; the state
-# after, and whether training may go on. 2 ** 15 is the first scale.
+# For each case: the state before (scale, finite steps, skipped steps), the
+# gradient in each step, the state after, and whether training may continue. The
+# initial scale is 2 ** 15.
 _LOSS_SCALE_CASES = {
     "finite": ((32768, 0, 0), [_FINITE], (32768, 1, 0), True),
     "overflow": ((32768, 0, 0), [_OVERFLOW], (16384, 0, 1), True),
@@ -195,12 +195,12 @@ _LOSS_SCALE_CASES = {
 
 @pytest.fixture(name="scaled_step", scope="module")
 def _scaled_step():
-  """Returns a function that takes the state and slopes of a case."""
+  """Yields the initial state and a function that runs a case."""
   with tf.Graph().as_default() as graph:
     variable = tf1.get_variable("kernel", initializer=np.float32([0.5]),
                                 use_resource=True)
     slope = tf1.placeholder(tf.float32, [])
-    # 20,000 steps, the first half of which warms up.
+    # 10,000 of the 20,000 steps are warm-up.
     step = optimization.create_train_step(
         slope * variable[0], 1.0, 20000, 10000,
         loss_scale=optimization.LossScale())
@@ -208,7 +208,7 @@ def _scaled_step():
              if tensor.op.name in optimization.LOSS_SCALE_VARIABLES]
     initialize = tf1.global_variables_initializer()
 
-  # Other tests may run before the next case: no graph stays open.
+  # Other tests may run between two cases, so no graph stays the default.
   with contextlib.closing(tf1.Session(graph=graph)) as session:
     session.run(initialize)
     first = session.run(state)
@@ -230,7 +230,7 @@ def _scaled_step():
 
 
 @pytest.mark.parametrize("case", _LOSS_SCALE_CASES)
-def test_the_state_of_a_loss_scale(scaled_step, case):
+def test_the_loss_scale_grows_shrinks_and_counts_steps(scaled_step, case):
   before, slopes, after, can_continue = _LOSS_SCALE_CASES[case]
   first, run = scaled_step
   assert first == [32768, 0, 0]
@@ -242,7 +242,7 @@ def test_skipped_steps_do_not_count_in_the_schedule(scaled_step):
   _, run = scaled_step
   _, _, values = run((4, 0, 0), [1.0, _OVERFLOW, 1.0, _NAN, 1.0, 1.0])
   rates, kernels = zip(*values)
-  # The rate of each step: s / 10,000 after s steps that changed something.
+  # After s steps that were not skipped, the rate is s / 10,000.
   np.testing.assert_allclose(
       rates, np.float32([0, 1, 1, 2, 2, 3]) / 10000, rtol=1e-6)
   _, _, wanted = run((4, 0, 0), [1.0] * 4)
@@ -251,8 +251,8 @@ def test_skipped_steps_do_not_count_in_the_schedule(scaled_step):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_non_finite_gradient_that_no_scale_helps_is_told(value):
-  """`is_finite` is what the trainers stop at."""
+def test_a_step_without_loss_scale_reports_non_finite_gradients(value):
+  """The trainers stop if `is_finite` is false."""
   with tf.Graph().as_default(), tf1.Session() as session:
     variable = tf1.get_variable("kernel", initializer=np.float32([1.0]),
                                 use_resource=True)
@@ -266,7 +266,7 @@ def test_a_non_finite_gradient_that_no_scale_helps_is_told(value):
   assert not told[1][0] and not np.isfinite(told[1][1])
 
 
-# --- BERT's public names -----------------------------------------------------
+# --- BERT's interface --------------------------------------------------------
 
 
 _EMPTY = inspect.Parameter.empty
@@ -283,7 +283,7 @@ _EMPTY = inspect.Parameter.empty
         # An extension of this project.
         "accumulated_gradients": None}),
 ])
-def test_signatures_are_those_of_bert(function, wanted):
+def test_signatures_equal_those_of_bert(function, wanted):
   parameters = inspect.signature(function).parameters
   assert {name: parameter.default
           for name, parameter in parameters.items()} == wanted
@@ -311,8 +311,8 @@ def _by_hand(start, gradients, rates, decay=0.0, beta_1=0.9, beta_2=0.999,
 @pytest.mark.parametrize("use_resource", [False, True])
 @pytest.mark.parametrize("method", ["minimize", "apply_gradients"])
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_the_optimizer_steps_as_by_hand(use_resource, method, as_tensor):
-  """Of a dense, a sparse and an excluded variable, and one without gradient."""
+def test_optimizer_steps_equal_the_formula(use_resource, method, as_tensor):
+  """Variables: dense, sparse, excluded from decay, without gradient."""
   start = {"kernel": np.float32([1.0, -2.0]),
            "table": np.float32([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]),
            "layer_1/bias": np.float32([3.0]), "other": np.float32([4.0])}
@@ -320,7 +320,7 @@ def test_the_optimizer_steps_as_by_hand(use_resource, method, as_tensor):
     variables = {name: tf1.get_variable(name, initializer=value,
                                         use_resource=use_resource)
                  for name, value in start.items()}
-    # Row 0 is looked up twice in a step, and row 1 never.
+    # A step looks up row 0 twice and row 1 never.
     rows = tf.gather(variables["table"], [0, 2, 0])
     loss = (tf.reduce_sum(variables["kernel"] * [0.5, -3.0])
             + tf.reduce_sum(rows * [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
@@ -341,7 +341,7 @@ def test_the_optimizer_steps_as_by_hand(use_resource, method, as_tensor):
     for _ in range(3):
       session.run(operation)
     found = _values(session)
-  assert found["global_step"] == 0  # Its caller counts, as with BERT's.
+  assert found["global_step"] == 0  # The caller counts, as in BERT.
   np.testing.assert_array_equal(found["other"], start["other"])
   assert "other/adam_m" not in found
   gradients = {"kernel": [0.5, -3.0], "table": [[6, 8], [0, 0], [3, 4]],
@@ -372,7 +372,7 @@ def test_the_optimizer_does_not_decay_by_default():
 
 
 def test_gradients_are_of_the_variables_before_the_step():
-  """The decay waits for whatever reads a variable."""
+  """Weight decay waits until the gradients have read the variables."""
   for use_resource in (False, True):
     with tf.Graph().as_default(), tf1.Session() as session:
       variables = [tf1.get_variable(name, initializer=np.float32([2.0]),
@@ -388,8 +388,8 @@ def test_gradients_are_of_the_variables_before_the_step():
 
 
 @pytest.mark.parametrize("use_resource", [False, True])
-def test_create_optimizer_trains_as_bert_does(use_resource):
-  """Clipping, warm-up, decay, sparse gradients and unused variables."""
+def test_create_optimizer_trains_as_in_bert(use_resource):
+  """Covers clipping, warm-up, decay, sparse gradients, unused variables."""
   start = {"kernel": np.float32([[1.0, 2.0], [3.0, 4.0]]),
            "LayerNorm/gamma": np.float32([1.0, 1.0]),
            "unused": np.float32([5.0])}
@@ -434,7 +434,7 @@ def test_create_optimizer_averages_over_the_cores_of_a_tpu(monkeypatch):
   assert isinstance(wrapped[0], optimization.AdamWeightDecayOptimizer)
 
 
-def test_a_loss_of_no_variable_is_an_error():
+def test_a_loss_without_trainable_variables_is_an_error():
   with tf.Graph().as_default():
     tf1.get_variable("kernel", [2], use_resource=True)
     with pytest.raises(ValueError, match="depends on no trainable variable"):

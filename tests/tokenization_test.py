@@ -12,7 +12,7 @@ import reference_pretraining_data as reference
 import tokenization
 
 _FUZZ_STRINGS = 100_000
-# Where the rules of BERT and of Python differ, or those of BERT bite.
+# Characters on which BERT and Python disagree, or with special rules in BERT.
 _TRICKY = (
     " \t\n\r\0\ufffd\x0b\x0c\x1c\x1d\x1e\x1f\x7f\x85\xa0\xad\u1680\u2000\u200b"
     "\u200d\u2028\u2029\u202f\u3000\ufeff'-_.,!?$+<=>^`|~#@[]\u00bf\u2019\u2014"
@@ -21,11 +21,11 @@ _TRICKY = (
     "\ufb01\U0001f600\U000e0001\ud800")
 
 
-# The vocabulary of BERT's own tests, and one word for it that has an accent.
+# The vocabulary of BERT's own tests, and a text with an accent.
 _BERT_TOKENS = ("[UNK] [CLS] [SEP] want ##want ##ed wa un runn ##ing ,"
                 .split())
 _BERT_TEXT = "UNwant\u00e9d,running"
-# What BERT's tokenization.py offers: names, parameters and defaults.
+# The public names of BERT's tokenization.py, with parameters and defaults.
 _BERT_INTERFACE = {
     "validate_case_matches_checkpoint": ("do_lower_case", "init_checkpoint"),
     "convert_to_unicode": ("text",),
@@ -35,7 +35,7 @@ _BERT_INTERFACE = {
     "convert_tokens_to_ids": ("vocab", "tokens"),
     "convert_ids_to_tokens": ("inv_vocab", "ids"),
     "whitespace_tokenize": ("text",),
-    # The last parameter is ours, and of BasicTokenizer too.
+    # This project adds strip_accents, here and in BasicTokenizer.
     "FullTokenizer": ("vocab_file", ("do_lower_case", True),
                       ("strip_accents", None)),
     "FullTokenizer.tokenize": ("self", "text"),
@@ -51,7 +51,7 @@ _BERT_INTERFACE = {
 
 @pytest.fixture(scope="module", name="vocab")
 def _vocab():
-  """A vocabulary in which most characters and some words have a token."""
+  """Returns a vocabulary of some words and most Latin characters."""
   words = ["un", "##aff", "##able", "want", "##want", "##ed", "wa", "run",
            "runn", "##ning", "hello", "world", "Hello", "\u4e00", "\u9fff"]
   letters = [chr(i) for i in range(33, 0x250)]
@@ -72,7 +72,7 @@ def _bert_vocab_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(_BERT_INTERFACE))
-def test_names_and_signatures_are_those_of_bert(name):
+def test_names_and_signatures_equal_those_of_bert(name):
   found = tokenization
   for part in name.split("."):
     found = getattr(found, part)
@@ -117,7 +117,7 @@ def test_full_tokenizer_reads_its_vocabulary(bert_vocab_file):
   assert tokenizer.inv_vocab == dict(enumerate(_BERT_TOKENS))
 
 
-def test_full_tokenizer_is_one_tokenizer_after_the_other(bert_vocab_file):
+def test_full_tokenizer_chains_basic_and_wordpiece_tokenizers(bert_vocab_file):
   for do_lower_case in (True, False):
     tokenizer = tokenization.FullTokenizer(bert_vocab_file, do_lower_case)
     words = tokenizer.basic_tokenizer.tokenize(_BERT_TEXT)
@@ -144,7 +144,7 @@ def test_a_vocabulary_in_memory_gives_the_same_tokenizer(bert_vocab_file):
     ("unwanted running", ["un", "##want", "##ed", "runn", "##ing"]),
     (b" unwanted\n", ["un", "##want", "##ed"]),
     ("unwantedX running", ["[UNK]", "runn", "##ing"]),
-    # The case and the punctuation are left to the basic tokenizer.
+    # The basic tokenizer handles case and punctuation.
     ("want, Want", ["[UNK]", "[UNK]"]),
 ])
 def test_wordpiece_tokenizes_text(text, tokens):
@@ -152,7 +152,7 @@ def test_wordpiece_tokenizes_text(text, tokens):
   assert tokenization.WordpieceTokenizer(vocab).tokenize(text) == tokens
 
 
-def test_wordpiece_has_an_unknown_token_and_a_longest_word():
+def test_wordpiece_takes_an_unknown_token_and_a_maximum_word_length():
   tokenizer = tokenization.WordpieceTokenizer(
       vocab={"a": 0, "##a": 1}, unk_token="<unk>", max_input_chars_per_word=3)
   assert tokenizer.tokenize("aaa aaaa b") == [
@@ -219,12 +219,12 @@ def test_the_case_must_be_that_of_the_checkpoint(path, is_lower):
     "", None, "bert_model.ckpt", "my_model/cased.ckpt", "uncased/tuned/model",
     "encased_L-12/bert_model.ckpt", "cased_and_uncased/vocab.txt",
     "chinese_L-12_H-768_A-12_tuned/model.ckpt"])
-def test_a_name_that_tells_no_case_passes(path):
+def test_a_checkpoint_name_without_a_case_passes(path):
   for do_lower_case in (True, False):
     tokenization.validate_case_matches_checkpoint(do_lower_case, path)
 
 
-def test_it_needs_only_the_standard_library():
+def test_tokenization_needs_only_the_standard_library():
   # -S: without the installed packages.
   subprocess.run(
       [sys.executable, "-S", "-c", "import tokenization"], check=True,
@@ -237,17 +237,17 @@ def test_it_needs_only_the_standard_library():
 @pytest.mark.parametrize("text, lower, cased", [
     ("Hello, World!", "hello , world !", "Hello , World !"),
     ("don't  e-mail\tme", "don ' t e - mail me", "don ' t e - mail me"),
-    # Accents go, and so do combining ones; the sharp s stays.
+    # Lower-casing drops accents, combining ones too, and keeps the sharp s.
     ("Caf\u00e9 cafe\u0301 \u00df", "cafe cafe \u00df",
      "Caf\u00e9 cafe\u0301 \u00df"),
-    # Chinese characters are words, kana and Hangul are not.
+    # Each Chinese character is a word; kana and Hangul form longer words.
     ("\u4e00\u9fffa\u3042\u3044", "\u4e00 \u9fff a\u3042\u3044",
      "\u4e00 \u9fff a\u3042\u3044"),
     # ASCII symbols are punctuation, others are not.
     ("a+b=$5 \u20ac5", "a + b = $ 5 \u20ac5", "a + b = $ 5 \u20ac5"),
-    # Control characters vanish, also where Python would split.
+    # Control characters are removed, even where Python would split.
     ("a\x0bb\x1cc\x85d\u200be\0f\ufffdg\xadh", "abcdefgh", "abcdefgh"),
-    # Every kind of space splits; U+2028 is one only for Python.
+    # Every space splits, even U+2028, which is a space only in Python.
     ("a\xa0b\u3000c\u2028d\re", "a b c d e", "a b c d e"),
     ("", "", ""),
     (" \t\xa0\0 ", "", ""),
@@ -263,7 +263,7 @@ def test_basic_tokenizer_splits_words_and_marks(text, lower, cased):
     (False, None, "\xc9l\xe8ve E\u0301 中 . \xc9"),
     (False, False, "\xc9l\xe8ve E\u0301 中 . \xc9"),
     (False, True, "Eleve E 中 . E")])
-def test_accents_are_dropped_apart_from_the_case(
+def test_strip_accents_is_independent_of_do_lower_case(
     do_lower_case, strip_accents, words):
   basic = tokenization.BasicTokenizer(do_lower_case, strip_accents)
   text = "\xc9l\xe8ve E\u0301中. \xc9"
@@ -361,9 +361,9 @@ def test_a_full_cache_changes_nothing(vocab):
   assert max(map(len, tokenizer.word_cache)) <= 2
 
 
-# What stands beside Chinese characters: kana, Hangul, Latin and Greek letters,
-# marks that are and that are not alone, accents, marks that change how Σ is
-# lowered, control characters and spaces of all kinds.
+# Chinese characters and possible neighbours: kana, Hangul, Latin and Greek
+# letters, marks that do and do not split words, accents, marks that change the
+# lower case of Σ, control characters, and spaces of all kinds.
 _BESIDE_CHINESE = ("中文字國㐀豈𠀀𪜀、。，！？；（）《》「」『』【】“”：．·’'"
                    "かなカナー한글abΑΣβé"
                    "\u0301\u3000\u00a0\u200b\ufeff\t\0 .,-½ǅß丽")
@@ -382,14 +382,14 @@ def test_ids_of_chinese_equal_the_reference(do_lower_case):
         line, vocab, do_lower_case), repr(line)
 
 
-def test_clauses_of_chinese_are_not_cached(vocab):
+def test_chinese_text_is_not_cached(vocab):
   tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
   tokenizer.encode_lines(["这是一个句子，很长。", "abcかな中文한글，x"])
   assert set(tokenizer.word_cache) - {"\n"} == {"abcかな", "한글", "x"}
 
 
 def test_chinese_characters_may_have_any_id():
-  # Also those that UTF-32 has no characters for.
+  # 0xD800 and 0xDFFF are no characters in UTF-32.
   vocab = {"[UNK]": 0, "中": 0xD800, "文": 0xDFFF, "。": 0x10FFFF, "a": 7}
   tokenizer = tokenization.FullTokenizer.from_vocab(vocab)
   assert tokenizer.encode("中文。國a") == [0xD800, 0xDFFF, 0x10FFFF, 0, 7]
@@ -398,7 +398,7 @@ def test_chinese_characters_may_have_any_id():
 @pytest.mark.parametrize("word", [
     "{}かなの" + "あ" * 50, "a" * 8 + "{}",
     "a" * 50 + "{}", "ж" * 20 + "{}", "\U00010400" * 50 + "{}"])
-def test_the_bytes_of_a_cache_are_bounded(vocab, word):
+def test_the_memory_of_a_cache_is_bounded(vocab, word):
   most_words = 2000
   tokenizer = tokenization.FullTokenizer.from_vocab(
       {**vocab, **{"##" + char: 1 for char in "aあж0123456789"},
@@ -413,7 +413,7 @@ def test_the_bytes_of_a_cache_are_bounded(vocab, word):
     most = max(most, sys.getsizeof(cache) + sum(
         sys.getsizeof(word) + sys.getsizeof(ids)
         for word, ids in cache.items()))
-  # The share of 50 MB.
+  # A cache of _MAX_CACHED_WORDS words may take 50 MB; allow 20% more.
   assert most < 50e6 * most_words / tokenization._MAX_CACHED_WORDS * 1.2
 
 
@@ -429,7 +429,7 @@ def test_large_vocabularies_keep_their_ids():
 @pytest.mark.parametrize("content, tokens", [
     (b"", []),
     (b"the\ncat\n", ["the", "cat"]),
-    # White space around a token is not part of it; a last line needs no end.
+    # White space around tokens is removed; the last line needs no line end.
     (b" the\r\n\n##s", ["the", "", "##s"]),
     ("\u2028\u4e00\n".encode(), ["\u4e00"]),
 ])
