@@ -1,4 +1,4 @@
-"""Tests of the creation of pre-training records."""
+"""Tests of the script that creates pre-training records."""
 
 import hashlib
 import os
@@ -39,12 +39,12 @@ def _write_vocabulary(folder):
 
 
 def _options(settings):
-  """Returns the script's form of the reference's settings."""
+  """Converts settings of the reference into options of the script."""
   return sampling.SamplingOptions(**settings._asdict())
 
 
 def _read(path):
-  """Returns the features of each record, as lists by name."""
+  """Returns the features of each record of a file, as lists by name."""
   return [
       {name: values.tolist()
        for name, values in tfrecord.decode(serialized).items()}
@@ -52,7 +52,7 @@ def _read(path):
 
 
 def _command(**changes):
-  """Returns a command line; a flag that is None is left out."""
+  """Returns a command line without the flags whose value is None."""
   flags = dict(input_dir="in", output_dir="out", output_base_name="a",
                vocab_file="vocab.txt")
   flags.update(changes)
@@ -83,7 +83,7 @@ def _check(folder, name="t_0.txt"):
 
 
 def _in_process(folder, vocab_file, settings, seed=12345, source=None):
-  """Makes the records of one file without a worker; returns path and counts."""
+  """Writes records in this process; returns the path and the counts."""
   output = str(folder / "direct.tfrecord")
   counts = stage.create_file(
       stage.Task(
@@ -107,7 +107,7 @@ _GOLDEN = {
 
 
 @pytest.mark.parametrize("case", sorted(_GOLDEN))
-def test_golden_records(shared, tmp_path, case):
+def test_records_equal_the_golden_records(shared, tmp_path, case):
   name, flags = _GOLDEN[case]
   golden = shared / "golden/pretraining"
   _input(tmp_path, (golden / (name + "_input.txt")).read_bytes())
@@ -118,7 +118,7 @@ def test_golden_records(shared, tmp_path, case):
   assert _read(tmp_path / "out/a_0.tfrecord") == expected
 
 
-def test_a_split_that_is_incomplete_is_refused(tmp_path, vocab_file):
+def test_an_incomplete_split_is_refused(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, "one .\n", "two .\n")
   splits.write(str(tmp_path / "in"), "t", splits.Split("hash", [6, 6, 6]))
@@ -133,7 +133,7 @@ def test_a_split_that_is_incomplete_is_refused(tmp_path, vocab_file):
 
 @pytest.mark.parametrize("temporary", [None, "spill"])
 def test_ranks_share_the_files(tmp_path, vocab_file, temporary):
-  """With the names and bytes of one process, wherever instances wait."""
+  """Several ranks write the same files as one process."""
   del vocab_file
   rng = random.Random(1)
   _input(tmp_path, *(reference.random_text(rng, 5) for _ in range(5)))
@@ -157,7 +157,7 @@ def test_ranks_share_the_files(tmp_path, vocab_file, temporary):
         tmp_path / "out" / name).read_bytes()
 
 
-def test_instances_wait_in_the_output_folder_unless_there_is_another(
+def test_instances_spill_to_the_output_folder_unless_tmpdir_is_set(
     monkeypatch, tmp_path):
   monkeypatch.setattr(stage.tempfile, "tempdir", None)
   monkeypatch.delenv("TMPDIR", raising=False)
@@ -167,7 +167,7 @@ def test_instances_wait_in_the_output_folder_unless_there_is_another(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
-def test_a_full_folder_for_instances_is_named(
+def test_the_error_of_a_full_disk_names_the_spill_folder(
     tmp_path, vocab_file, monkeypatch):
   _input(tmp_path, reference.random_text(random.Random(0), 5))
   monkeypatch.setattr(stage.tempfile, "tempdir", str(tmp_path))
@@ -184,7 +184,7 @@ def test_a_full_folder_for_instances_is_named(
     assert raised.value.filename == wanted
 
 
-def test_compact_records_hold_the_same(tmp_path, vocab_file):
+def test_compact_records_expand_to_the_same_features(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, reference.random_text(random.Random(0), 25))
   for name in ("example", "compact"):
@@ -275,7 +275,7 @@ def test_file_i_in_natural_order_uses_seed_plus_i(tmp_path, vocab_file):
 
 
 def _outputs(folder):
-  """Returns the bytes of the visible outputs; checks that each is whole."""
+  """Returns visible files' bytes; checks that records have a manifest."""
   outputs = {}
   for path in folder.glob("[!.]*"):
     outputs[path.name] = path.read_bytes()
@@ -286,7 +286,7 @@ def _outputs(folder):
 
 @pytest.fixture(scope="module", name="whole_run")
 def _whole_run(tmp_path_factory):
-  """A folder with four input files and what an undisturbed run makes."""
+  """Returns a folder with four inputs and the outputs of a whole run."""
   folder = tmp_path_factory.mktemp("whole_run")
   _write_vocabulary(folder)
   rng = random.Random(0)
@@ -307,7 +307,7 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   process = processes.Script(
       *_command(**flags)[1:], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
       start_new_session=True)
-  # One worker has made the first file by then and is writing the third.
+  # By then, one worker has finished the first file and is writing the third.
   processes.wait_until((tmp_path / "out/.a_2.tfrecord.partial").exists, process)
   workers = processes.workers(process.script_pid)
   assert len(workers) == 2
@@ -336,7 +336,7 @@ def test_a_stopped_run_resumes(tmp_path, whole_run, stop):
   assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_second_writer_is_refused(tmp_path, vocab_file):
+def test_a_file_that_another_process_writes_is_refused(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, *(reference.random_text(random.Random(i), 3)
                      for i in range(3)))
@@ -360,14 +360,14 @@ def test_a_second_writer_is_refused(tmp_path, vocab_file):
   assert len(_outputs(tmp_path / "out")) == 6
 
 
-def test_a_golden_run_that_was_stopped_resumes(shared, tmp_path):
+def test_a_stopped_run_resumes_to_the_golden_records(shared, tmp_path):
   golden = shared / "golden/pretraining"
   text = (golden / "default_input.txt").read_bytes()
   _input(tmp_path, text, text)
   flags = dict(vocab_file=shared / "data/teacher/vocab.txt", dupe_factor=3,
                num_workers=2)
   assert _run(tmp_path, **flags).returncode == 0
-  # As if the run had been killed while it wrote the first file.
+  # Simulates a run that was killed while it wrote the first file.
   path = tmp_path / "out/a_0.tfrecord"
   pathlib.Path(files.partial_path(str(path))).write_bytes(
       path.read_bytes()[:1000])
@@ -377,7 +377,7 @@ def test_a_golden_run_that_was_stopped_resumes(shared, tmp_path):
   assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_outputs_made_in_another_way_stay_unless_overwritten(
+def test_outputs_of_other_flags_or_inputs_stay_unless_overwritten(
     tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, reference.random_text(random.Random(0), 4))
@@ -402,7 +402,7 @@ def test_outputs_made_in_another_way_stay_unless_overwritten(
     ([b"the cat\n\nsat \xe9 on\n"], {}, "--input_dir.*t_0.txt.*byte 13.*iconv"),
     (["the cat\n", b"xx\n" * 1000000 + b"\n\xc3"], {},
      "t_1.txt.*byte 3000001"),
-    # A text without line ends takes no more memory than its longest line may.
+    # A text without line ends takes at most the memory of a line of 1 MiB.
     (["the cat\n", b"a\nb\n" + b"x" * 3000000], {},
      "t_1.txt.*over 1,048,576 bytes, line 3"),
     (["the cat\n", ""], {}, "--input_dir.*t_1.txt.*no text"),
@@ -434,7 +434,7 @@ def test_bad_input_ends_in_one_line(
   assert not list(tmp_path.glob("out/*.tfrecord"))
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, vocab_file):
+def test_a_full_disk_ends_in_one_line_with_the_file_name(tmp_path, vocab_file):
   del vocab_file
   _input(tmp_path, reference.random_text(random.Random(0), 100))
   limited = subprocess.run(
@@ -447,7 +447,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, vocab_file):
   assert os.listdir(tmp_path / "out") == []
 
 
-def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, vocab_file):
+def test_an_input_that_changes_during_the_run_is_an_error(tmp_path, vocab_file):
   _input(tmp_path, "a cat\n\na dog\n")
   source = _check(tmp_path)
   _input(tmp_path, "a cat\n\na mat\n")
@@ -456,7 +456,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, vocab_file):
   assert not list(tmp_path.glob("*direct*"))
 
 
-def test_one_document_is_reported(tmp_path, vocab_file):
+def test_a_file_of_only_one_document_is_reported(tmp_path, vocab_file):
   _input(tmp_path, reference.random_text(random.Random(0), 1, max_sentences=40))
   result = _run(tmp_path)
   assert result.returncode == 0
@@ -479,7 +479,7 @@ def test_many_unknown_tokens_are_reported(
 
 @pytest.mark.parametrize("text, is_reported", [
     ("zebra cat\n\n" * 3, False), ("zebra zebra zebra cat\n\n" * 3, True)])
-def test_a_wrong_vocabulary_is_reported_before_records_are_made(
+def test_a_wrong_vocabulary_is_reported_before_records_are_created(
     tmp_path, vocab_file, text, is_reported):
   del vocab_file
   _input(tmp_path, text)
@@ -505,7 +505,7 @@ def test_a_vocabulary_of_another_case_is_reported(
   result = _run(tmp_path, vocab_file=folder + "/vocab.txt",
                 do_lower_case=do_lower_case)
   assert result.returncode == 0
-  # The other line says what was made.
+  # The other line summarizes the run.
   assert result.stderr.count("\n") == 1 + is_reported, result.stderr
   assert ("--vocab_file: the folder of {}/vocab.txt".format(folder)
           in result.stderr) == is_reported
@@ -523,7 +523,7 @@ def test_older_outputs_are_reported(tmp_path, vocab_file):
 
 @pytest.mark.parametrize("text, early, late", [
     ("a cat\n\na dog\n\n" * 9, "100%", "100%"),
-    # The last document is not known to end.
+    # The check at the start ignores the last document, which may continue.
     ("a cat\n\na dog\n\n" + "a cat\nthe dog\n", "100%", "67%"),
     ("a cat\nthe dog\n\na dog\na cat\n\na cat\n", "", "")])
 def test_documents_of_one_sentence_are_reported(
@@ -553,7 +553,7 @@ def test_documents_of_one_sentence_are_reported(
     ({"max_seq_length": 128}, ""),
     ({"max_seq_length": 128, "masked_lm_prob": 0.3},
      "=20 masks 15.6% .*=39[.]"),
-    # In float arithmetic 7 of 100 are more than 7.
+    # In floating point, 0.07 * 100 is greater than 7.
     ({"max_seq_length": 100, "masked_lm_prob": 0.07,
       "max_predictions_per_seq": 7}, ""),
     ({"max_seq_length": 100, "masked_lm_prob": 0.07,
@@ -565,8 +565,8 @@ def test_too_few_predictions_are_reported(caplog, flags, told):
   assert re.search(told, caplog.text)
 
 
-def test_what_cannot_be_masked_or_seen_is_reported(tmp_path, vocab_file):
-  """Words of more pieces than are to be masked; lines of U+200B."""
+def test_unmasked_and_invisible_text_is_reported(tmp_path, vocab_file):
+  """A word has more pieces than may be masked, and a line is U+200B."""
   del vocab_file
   whole = "un" + "want" * 9
   _input(tmp_path, "\n".join([whole, whole, "\u200b", whole, "", "cat", whole])
@@ -586,7 +586,7 @@ def test_what_cannot_be_masked_or_seen_is_reported(tmp_path, vocab_file):
   assert result.returncode == 0 and "no masked token" not in result.stderr
 
 
-def test_accents_are_dropped_on_request(tmp_path):
+def test_strip_accents_is_independent_of_do_lower_case(tmp_path):
   words = ["[PAD]", *tokenization.SPECIAL_TOKENS, "\xe9t\xe9", "ete",
            "\xc9t\xe9", "Ete"]
   (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n", "utf-8")
@@ -606,7 +606,7 @@ def test_accents_are_dropped_on_request(tmp_path):
   assert "--strip_accents is as --do_lower_case, not False" in result.stderr
 
 
-def test_workers_fit_into_memory(tmp_path):
+def test_the_number_of_workers_fits_into_memory(tmp_path):
   paths = []
   for i, megabytes in enumerate((100, 300, 200)):
     paths.append(str(tmp_path / str(i)))
@@ -616,11 +616,11 @@ def test_workers_fit_into_memory(tmp_path):
   gigabyte = 1 << 30
   assert stage.workers_that_fit(paths, 8, None) == 3
   assert stage.workers_that_fit(paths, 2, 8 * gigabyte) == 2
-  # 150 MB for a worker and twice its file: 750, 550 and 350 MB.
+  # A worker needs 150 MB and twice its file's size: 350, 750 or 550 MB.
   assert stage.workers_that_fit(paths, 2, 1300 << 20) == 2
   with pytest.raises(InputError, match="--num_workers=2 needs about 1,300 MB"):
     stage.workers_that_fit(paths, 2, 1299 << 20)
-  # Instances on tmpfs take memory, and processes of a machine share its cores.
+  # Spilled instances take memory if the spill folder is on tmpfs.
   assert stage.workers_that_fit(paths, 1, 800 << 20, spill_bytes=0.1) == 1
   with pytest.raises(InputError):
     stage.workers_that_fit(paths, 1, 750 << 20, spill_bytes=0.1)
@@ -628,7 +628,7 @@ def test_workers_fit_into_memory(tmp_path):
   assert stage.workers_that_fit(paths, None, 750 << 20) == 1
   with pytest.raises(InputError, match="--split_number=3 or more$"):
     stage.workers_that_fit(paths, None, 749 << 20)
-  # What cannot be split.
+  # A file of one document cannot be split.
   with open(paths[1], "r+b") as file:
     file.write(b"\n \na\nb\na\n")
   with pytest.raises(InputError, match="{}, .* no blank line between documents"
@@ -654,12 +654,12 @@ def test_memory_does_not_grow_with_dupe_factor(tmp_path, vocab_file):
   num_records = manifest.read_manifest(
       str(tmp_path / "out/a_0.tfrecord")).num_records
   assert num_records > 50000
-  # The order of the records takes 4 bytes each.
+  # The order of the records takes 4 bytes a record; 8192 is in KiB.
   assert peaks[1] - peaks[0] < 8192
 
 
 @pytest.mark.parametrize("num_cores, num_workers", [(2, 2), (64, 3)])
-def test_there_is_a_worker_for_each_usable_core(
+def test_there_is_a_worker_for_each_core_or_file(
     tmp_path, monkeypatch, num_cores, num_workers):
   paths = [str(tmp_path / str(i)) for i in range(3)]
   for path in paths:
