@@ -1,4 +1,4 @@
-"""Tests of the extraction of teacher labels, as a script."""
+"""Tests of the script that extracts teacher labels."""
 
 import hashlib
 import json
@@ -80,7 +80,7 @@ def test_help_lists_the_flags_with_their_defaults():
     assert "  --" + line in result.stdout
 
 
-def test_the_manifest_tells_of_arithmetic_that_the_device_lacks(
+def test_the_manifest_names_the_effective_precision(
     tmp_path, folder):
   output = tmp_path / "labelled.tfrecord"
   result = _run(folder, output, precision="bf16")
@@ -88,13 +88,13 @@ def test_the_manifest_tells_of_arithmetic_that_the_device_lacks(
   flags = json.loads(
       (tmp_path / "labelled.tfrecord.json").read_text())["flags"]
   assert flags["precision"] == "bf16"
-  # Where the device has it, there is nothing to tell.
+  # The manifest has no such entry if the device computes in bf16.
   assert flags.get("arithmetic", "bf16") == devices.effective_precision("bf16")
   again = _run(folder, output, precision="bf16")
   assert again.returncode == 0 and "is finished" in again.stderr
 
 
-def test_labels_are_the_teachers_best_tokens_beside_the_inputs(
+def test_labels_are_the_teachers_top_k_tokens(
     tmp_path, folder):
   output = tmp_path / "new_folder" / "labelled.tfrecord"
   result = _run(folder, output, "--batch_size", "3")
@@ -138,7 +138,7 @@ def test_labels_are_the_teachers_best_tokens_beside_the_inputs(
   assert figures["cross_entropy"] == pytest.approx(
       -log_probabilities[np.arange(len(masked)), masked].sum(), rel=1e-5)
 
-  # The same command again keeps the file; another one is refused.
+  # The same command skips the file; a command with other flags is refused.
   content, written = output.read_bytes(), output.stat().st_mtime_ns
   again = _run(folder, output, "--batch_size", "5")
   assert again.returncode == 0
@@ -154,7 +154,7 @@ def test_labels_are_the_teachers_best_tokens_beside_the_inputs(
       schema.TEACHER_INDICES].shape == (11, 3, 2)
 
 
-def test_the_golden_labels(tmp_path, shared):
+def test_labels_equal_the_golden_labels(tmp_path, shared):
   teacher = shared / "data/teacher"
   result = tiny.run_script(
       _SCRIPT, "--bert_config_file", teacher / "bert_config.json",
@@ -205,14 +205,13 @@ def test_the_golden_labels(tmp_path, shared):
       for changes in ({}, {"record_format": "compact", "label_format": "hidden",
                            "truncation_factor": 10})),
 ])
-def test_bad_input_is_one_line(tmp_path, folder, changes, told):
+def test_bad_input_ends_in_one_line(tmp_path, folder, changes, told):
   result = _run(folder, tmp_path / "out" / "labelled.tfrecord", **changes)
   tiny.assert_one_line_error(result, *told)
   assert not (tmp_path / "out").exists()
 
 
-def test_hidden_states_come_with_their_decoder(tmp_path, folder):
-  """And give the labels that the teacher has without them."""
+def test_hidden_states_and_decoder_reproduce_the_soft_labels(tmp_path, folder):
   hidden = {"label_format": "hidden", "truncation_factor": 10}
   for name, changes in (("hidden", hidden), ("topk", {})):
     result = _run(folder, tmp_path / name / "a.tfrecord", **changes)
@@ -238,7 +237,7 @@ def test_hidden_states_come_with_their_decoder(tmp_path, folder):
   assert made_by.flags["label_format"] == "hidden"
   assert made_by.flags["hidden_size"] == 8
   assert made_by.fingerprints["teacher_decoder"] == decoder.fingerprint()
-  # It is kept; and a decoder that was lost is made again.
+  # The same command keeps the records and writes a missing decoder again.
   (tmp_path / "hidden" / "teacher_decoder.npz").unlink()
   result = _run(folder, tmp_path / "hidden" / "a.tfrecord", **hidden)
   assert "is finished" in result.stderr
@@ -251,8 +250,8 @@ def test_hidden_states_come_with_their_decoder(tmp_path, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("changes", [
     {}, {"label_format": "hidden", "truncation_factor": 10}])
-def test_compact_records_hold_the_same(tmp_path, folder, changes):
-  """Whatever the format of the input, of which there are two here."""
+def test_compact_records_expand_to_the_same_features(tmp_path, folder, changes):
+  """One input file is in the compact format, the other is not."""
   examples = list(map(tiny.without_labels, tiny.random_examples(11, seed=3)))
   layout = tiny.layout(tiny.SHAPE._replace(truncation_factor=0))
   (tmp_path / "masked").mkdir()
@@ -288,9 +287,9 @@ def test_compact_records_hold_the_same(tmp_path, folder, changes):
       "--record_format is compact, not example")
 
 
-def test_a_record_that_compact_cannot_hold_is_told_with_its_file(
+def test_the_error_of_a_record_that_compact_cannot_hold_names_its_file(
     tmp_path, folder):
-  """Here one with padding between its tokens, in the second of two files."""
+  """The second of two files has a record with padding between tokens."""
   examples = list(map(tiny.without_labels, tiny.random_examples(4, seed=3)))
   tiny.write_records(tmp_path / "masked_0.tfrecord", examples[:2])
   examples[3][schema.INPUT_MASK][1] = 0
@@ -303,7 +302,7 @@ def test_a_record_that_compact_cannot_hold_is_told_with_its_file(
           tmp_path / "masked_1.tfrecord"), "--record_format=example")
 
 
-def test_input_files_of_one_name_are_refused(tmp_path, folder):
+def test_input_files_of_the_same_name_are_refused(tmp_path, folder):
   for name in ("first", "second"):
     (tmp_path / name).mkdir()
     shutil.copy(folder / "masked_2.tfrecord", tmp_path / name)
@@ -314,7 +313,7 @@ def test_input_files_of_one_name_are_refused(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_labels_of_an_input_that_was_remade_are_not_kept(tmp_path, folder):
+def test_labels_of_an_input_that_has_changed_are_refused(tmp_path, folder):
   path = tmp_path / "masked_2.tfrecord"
   shutil.copy(folder / "masked_2.tfrecord", path)
   output = tmp_path / "out.tfrecord"
@@ -330,7 +329,7 @@ def test_an_input_file_is_not_overwritten(tmp_path, folder):
   tiny.assert_one_line_error(result, "--output_file", "input files")
 
 
-def test_a_teacher_without_next_sentences_gives_the_same_labels(
+def test_a_teacher_without_next_sentence_head_gives_the_same_labels(
     tmp_path, folder):
   variables = tiny.random_variables()
   tiny.write_checkpoint(tmp_path / "masked_lm.ckpt", {
@@ -345,7 +344,7 @@ def test_a_teacher_without_next_sentences_gives_the_same_labels(
       tmp_path / "b.tfrecord").read_bytes()
 
 
-def test_a_teacher_without_its_head_is_refused(tmp_path, folder):
+def test_a_teacher_without_masked_lm_head_is_refused(tmp_path, folder):
   variables = tiny.random_variables()
   del variables["cls/predictions/output_bias"]
   path = tiny.write_checkpoint(tmp_path / "headless.ckpt", variables)
@@ -366,7 +365,7 @@ def test_a_damaged_record_ends_the_run_without_output(tmp_path, folder):
 
 @pytest.mark.parametrize("changes", [
     {}, {"label_format": "hidden", "truncation_factor": 10}])
-def test_a_file_in_the_place_of_the_folder(tmp_path, folder, changes):
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path, folder, changes):
   (tmp_path / "file").touch()
   result = _run(folder, tmp_path / "file" / "labelled.tfrecord", **changes)
   tiny.assert_one_line_error(
@@ -374,8 +373,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, folder, changes):
 
 
 @pytest.mark.slow
-def test_the_samples_depend_only_on_seed_and_record(tmp_path, folder):
-  """Not on batches, nor on which file a record is in."""
+def test_samples_depend_on_the_seed_and_not_on_the_batch_size(tmp_path, folder):
   shape = tiny.SHAPE._replace(truncation_factor=6)
   outputs = []
   for name, changes in (
@@ -398,7 +396,7 @@ def test_the_samples_depend_only_on_seed_and_record(tmp_path, folder):
 
 @pytest.fixture(name="long_run", scope="module")
 def _long_run(tmp_path_factory, folder):
-  """Arguments of a run of 150 windows, and what it gives."""
+  """Arguments of a run of 150 windows, and the bytes of its output."""
   long_folder = tmp_path_factory.mktemp("long")
   tiny.write_records(
       long_folder / "masked.tfrecord", tiny.random_examples(2400, seed=6))
@@ -469,7 +467,7 @@ def test_a_second_run_is_refused_and_harms_nothing(
   partial = tmp_path / ".labelled.tfrecord.partial"
   with processes.Script(tiny.ROOT / _SCRIPT, *_arguments(
       folder, output, **changes)) as first:
-    # It has the lock once something is in the file.
+    # The first run has locked the file once the file has content.
     processes.wait_until(
         lambda: partial.exists() and partial.stat().st_size, first)
     first.send_signal(signal.SIGSTOP)
@@ -485,9 +483,9 @@ def test_a_second_run_is_refused_and_harms_nothing(
 
 
 @pytest.mark.slow
-def test_what_follows_the_last_window_is_written_again(
+def test_records_after_the_last_saved_window_are_written_again(
     tmp_path, folder, long_run):
-  """A kill may leave records that the progress does not count, or half one."""
+  """A kill may leave uncounted records and half a record."""
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
   partial = tmp_path / ".labelled.tfrecord.partial"
@@ -501,7 +499,7 @@ def test_what_follows_the_last_window_is_written_again(
 
 @pytest.mark.slow
 def test_a_run_killed_at_its_very_end_is_finished(tmp_path, folder, long_run):
-  """All records are written, but the file has not got its name."""
+  """All records are written, but the file still has its temporary name."""
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
   assert _run(folder, output, **changes).returncode == 0
@@ -519,9 +517,9 @@ def test_a_run_killed_at_its_very_end_is_finished(tmp_path, folder, long_run):
     ("uncased_L-1_H-8_A-2", False, 1), ("uncased_L-1_H-8_A-2", True, 0),
     ("teacher", True, 0),
 ])
-def test_a_teacher_of_another_case_is_warned_of(
+def test_a_teacher_of_another_case_causes_a_warning(
     tmp_path, folder, name, do_lower_case, warnings):
-  """The manifest of the records tells their case, its folder the teacher's."""
+  """Compares the manifest of the records with the teacher's folder name."""
   checkpoint = tiny.write_checkpoint(
       tmp_path / name / "bert_model.ckpt", tiny.random_variables())
   path = str(tmp_path / "masked.tfrecord")
@@ -538,15 +536,14 @@ def test_a_teacher_of_another_case_is_warned_of(
 
 
 @pytest.mark.slow
-def test_processes_label_shares_in_order(tmp_path, folder, long_run):
+def test_ranks_label_shards_in_order(tmp_path, folder, long_run):
   changes, whole = long_run
   arguments = _arguments(folder, tmp_path / "labelled.tfrecord", **changes)
   parts = ["labelled-00000-of-00002.tfrecord",
            "labelled-00001-of-00002.tfrecord"]
-  # Only the first part is there, as if the other process had died.
   result = tiny.launch(tiny.MPIRUN, _SCRIPT, *arguments)
   assert result.returncode == 0, result.stderr
-  (tmp_path / parts[1]).unlink()
+  (tmp_path / parts[1]).unlink()  # As if rank 1 had died.
   kept = (tmp_path / parts[0]).stat().st_mtime_ns
   result = tiny.launch(tiny.MPIRUN, _SCRIPT, *arguments)
   assert result.returncode == 0, result.stderr
@@ -562,7 +559,7 @@ def test_processes_label_shares_in_order(tmp_path, folder, long_run):
 @pytest.mark.parametrize("names", [
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), ("PMI_RANK", "PMI_SIZE"),
     ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE")])
-def test_processes_of_any_launcher_share_the_records(
+def test_ranks_of_any_launcher_share_the_records(
     tmp_path, folder, monkeypatch, names):
   for rank in range(2):
     for name, value in zip(names, (rank, 2)):
@@ -583,7 +580,7 @@ def test_processes_of_any_launcher_share_the_records(
     ({"PMIX_RANK": "1"}, ("PMIX_RANK=1", "mpirun, horovodrun or srun")),
     ({"PMI_RANK": "0", "PMI_SIZE": "12"}, ("11 records for 12", "-np 11")),
 ])
-def test_a_launcher_that_cannot_be_served_is_refused(
+def test_an_unknown_or_too_large_number_of_ranks_is_refused(
     tmp_path, folder, monkeypatch, environment, told):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
@@ -593,7 +590,7 @@ def test_a_launcher_that_cannot_be_served_is_refused(
 
 
 @pytest.mark.slow
-def test_the_same_overwrite_resumes(tmp_path, folder, long_run):
+def test_a_killed_run_with_overwrite_resumes(tmp_path, folder, long_run):
   changes, whole = long_run
   output = tmp_path / "labelled.tfrecord"
   assert _run(folder, output, **changes).returncode == 0

@@ -1,4 +1,4 @@
-"""Tests of the trainer under Horovod, with two real processes."""
+"""Tests of the distributed trainer under Horovod, with two processes."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ import tiny
 _SCRIPT = "network_distillation_distributed_truncated.py"
 _HOROVODRUN = "horovodrun -np 2 --gloo".split()
 
-# Runs the trainer, and saves what each process has read and ends with.
+# Runs the trainer; saves each rank's first token ids and final variables.
 _SPY = """
 import dataclasses
 import sys
@@ -65,7 +65,7 @@ command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 """
 
 
-# Makes the gradients of rank 1, and of no other, overflow in one step.
+# Makes the gradients overflow in rank 1 only, in the third step.
 _OVERFLOW = """
 import os
 import sys
@@ -81,7 +81,7 @@ if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
   losses.masked_lm_losses = overflow
 """
 
-# Runs the trainer, and draws a point of the curves at each step.
+# Runs the trainer; logs the curves at each step.
 _CURVES = """
 import runpy
 import sys
@@ -95,9 +95,9 @@ runpy.run_module(
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """A config and 16 labelled records, each with a first token id of its own.
+  """A config, a checkpoint, and 16 records that differ in the first token id.
 
-  They are in files, of which processes could differ in the order.
+  There are eight files: without agreement, ranks could order them differently.
   """
   folder = tmp_path_factory.mktemp("distributed")
   tiny.write_config(folder / "bert_config.json")
@@ -123,7 +123,7 @@ def _arguments(folder, output_dir):
 
 
 def test_two_processes_train_one_model(tmp_path, folder):
-  """Without a checkpoint to start from: rank 0's start reaches rank 1."""
+  """Without an initial checkpoint, rank 0 broadcasts its variables."""
   script = tmp_path / "spy.py"
   script.write_text(_SPY.format(root=str(tiny.ROOT), folder=str(tmp_path)))
   result = tiny.launch(tiny.MPIRUN, script,
@@ -135,7 +135,7 @@ def test_two_processes_train_one_model(tmp_path, folder):
   for name in first.files:
     if name != "first_ids":
       np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-  # Four steps of two records are an epoch of eight for each.
+  # Four steps of two records are an epoch: eight records for each rank.
   assert sorted([*first["first_ids"], *second["first_ids"]]) == list(range(16))
   saved = tiny.read_checkpoint(tmp_path / "out" / "model.ckpt-4")
   for name, value in saved.items():
@@ -160,7 +160,7 @@ def test_an_overflow_in_one_process_skips_the_step_in_all(tmp_path, folder):
   for name in first.files:
     if name != "first_ids":
       np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-  # Four steps of which the third is skipped.
+  # The third of the four steps is skipped.
   assert [first[name] for name in optimization.LOSS_SCALE_VARIABLES] == [
       2 ** 14, 1, 1]
   saved = [tiny.read_checkpoint(
@@ -174,12 +174,11 @@ def test_an_overflow_in_one_process_skips_the_step_in_all(tmp_path, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_micro_batches, is_hidden",
                          [(1, False), (2, True)])
-def test_processes_do_what_one_does_with_both_batches(
+def test_two_processes_equal_one_process_at_twice_the_rate(
     tmp_path, folder, num_micro_batches, is_hidden):
-  """Two processes on equal records equal one process at twice the rate.
+  """Trains on equal records, so that both batches have the same gradients.
 
-  So they do where each accumulates the gradients of micro-batches, and where
-  the labels are hidden states. Of the others the records are compact.
+  One case has compact records; the other has micro-batches and hidden states.
   """
   tiny.write_hidden_states(tmp_path)
   features, = tiny.random_examples(1, seed=4)
@@ -209,10 +208,7 @@ def test_processes_do_what_one_does_with_both_batches(
 
 @pytest.fixture(name="trained", scope="module")
 def _trained(tmp_path_factory):
-  """Records of some epochs, and what one process makes of them.
-
-  The records have different numbers of predictions.
-  """
+  """Fifty records with unequal numbers of slots, and a run on one process."""
   folder = tmp_path_factory.mktemp("trained")
   tiny.trainer_inputs(folder)
   examples = tiny.random_examples(50, seed=8)
@@ -229,18 +225,18 @@ def _trained(tmp_path_factory):
 
 
 def _losses(output_dir):
-  """Returns the loss of each step, from the curves."""
+  """Returns the loss of each step, from the TensorBoard curves."""
   return list(tiny.curves(output_dir)["loss"].values())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher, num_micro_batches, eval_batch_size, evaluates_all", [
-        # 17 batches for two processes, the last one not full; and one batch, so
-        # that a process has none.
+        # 17 evaluation batches, the last one not full; and a single batch, so
+        # that one rank has none.
         (tiny.MPIRUN, 1, 3, True), (_HOROVODRUN, 2, 64, False)],
     ids=["mpirun", "horovodrun"])
-def test_two_processes_do_what_one_does_with_twice_the_batch(
+def test_two_processes_equal_one_process_with_twice_the_batch_size(
     tmp_path, trained, launcher, num_micro_batches, eval_batch_size,
     evaluates_all):
   folder = trained
@@ -259,7 +255,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
       "--eval_batch_size", eval_batch_size,
       "--eval_every_checkpoint", evaluates_all)
   assert result.returncode == 0, result.stdout + result.stderr
-  # At the steps 0 and 30, told by one process.
+  # One rank reports the evaluations of steps 0 and 30.
   assert result.stderr.count("held out: kl_from") == 2 * evaluates_all
   assert (output_dir / "best").exists() == evaluates_all
   losses = _losses(folder / "single")
@@ -269,7 +265,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
   for name, value in tiny.read_checkpoint(
       output_dir / "model.ckpt-30").items():
     np.testing.assert_allclose(value, single[name], atol=1e-4, err_msg=name)
-  # One process evaluates what both have trained, and both have evaluated.
+  # The evaluation by one process gives the results of the two ranks.
   results = tiny.read_results(output_dir)
   training.run(tiny.trainer_options(
       folder, output_dir, do_train=False, eval_batch_size=eval_batch_size))
@@ -279,7 +275,7 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
     assert value == pytest.approx(wanted[name], abs=1e-5), name
 
 
-def test_a_horovod_that_is_missing_is_told(tmp_path):
+def test_a_missing_horovod_is_an_error(tmp_path):
   (tmp_path / "horovod.py").write_text("raise ImportError('not built')")
   result = subprocess.run(
       [sys.executable, str(tiny.ROOT / _SCRIPT)],
@@ -289,7 +285,7 @@ def test_a_horovod_that_is_missing_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_runs_without_a_launcher(tmp_path, folder):
+def test_the_script_runs_without_a_launcher(tmp_path, folder):
   result = tiny.run_script(_SCRIPT, *_arguments(folder, tmp_path / "out"))
   assert result.returncode == 0, result.stderr
   assert "global_step = 8\n" in (
@@ -308,13 +304,13 @@ def test_horovodrun_trains_and_only_rank_0_writes(tmp_path, folder):
   events = [name for name in os.listdir(tmp_path / "out")
             if name.startswith("events")]
   assert len(events) == 1
-  # Finished training is not begun again by either process.
+  # Neither rank trains again after the end of training.
   again = tiny.launch(_HOROVODRUN, _SCRIPT, *arguments)
   assert again.returncode == 0, again.stdout + again.stderr
   assert (again.stdout + again.stderr).count("training is finished") == 1
 
 
-def test_bad_input_ends_all_processes(tmp_path, folder):
+def test_bad_input_ends_all_ranks(tmp_path, folder):
   result = tiny.launch(tiny.MPIRUN, _SCRIPT,
                        *_arguments(folder, tmp_path / "out"),
                        "--input_file=none.tfrecord")

@@ -1,4 +1,4 @@
-"""Tests of the single-machine trainer, as a script."""
+"""Tests of the script that trains on a single machine."""
 
 import dataclasses
 import os
@@ -130,8 +130,8 @@ def test_a_checkpoint_holds_the_variables_and_their_slots(tmp_path, folder):
       str(tmp_path / "out" / "model.ckpt-1"))) == wanted
 
 
-def test_evaluation_averages_as_stated(tmp_path, folder):
-  """Means over slots, sequences and batches, the last batch a smaller one."""
+def test_metrics_equal_their_definitions(tmp_path, folder):
+  """Covers means over slots, sequences and batches of unequal size."""
   arguments = _arguments(folder, tmp_path / "out", "--do_eval", "true",
                          "--do_train", "False", eval_batch_size=8)
   result = tiny.run_script(_SCRIPT, *arguments)
@@ -178,14 +178,14 @@ def test_evaluation_averages_as_stated(tmp_path, folder):
       "teacher_topk_precision": np.mean(
           [len(set(predicted) & set(found)) / 5
            for predicted, found in zip(top, entries)]),
-      # Its name in earlier versions.
+      # The name of teacher_topk_precision in earlier versions.
       "teacher_topk_recall": results["teacher_topk_precision"],
       "expected_calibration_error": sum(
           abs(np.sum((log_probabilities.argmax(-1) == token_ids)[bins == bin]
                      - confidences[bins == bin])) / len(token_ids)
           for bin in range(15)),
   }, abs=1e-5)
-  # At most max_eval_steps batches: two of one record each.
+  # --max_eval_steps=2 evaluates two batches, here of one record each.
   tiny.run_script(_SCRIPT, *_arguments(
       folder, tmp_path / "out", "--do_eval", eval_batch_size=1,
       max_eval_steps=2))
@@ -194,7 +194,7 @@ def test_evaluation_averages_as_stated(tmp_path, folder):
       next_scores.numpy().argmax(-1)[:2] == next_labels[:2])
 
 
-def test_the_golden_evaluation(tmp_path, shared):
+def test_metrics_equal_the_golden_results(tmp_path, shared):
   teacher = shared / "data/teacher"
   result = tiny.run_script(
       _SCRIPT, "--do_eval=True", "--max_eval_steps=8",
@@ -211,7 +211,7 @@ def test_the_golden_evaluation(tmp_path, shared):
 
 
 @pytest.mark.slow
-def test_training_on_hard_labels_needs_no_teacher(tmp_path, folder):
+def test_training_on_hard_labels_needs_no_soft_labels(tmp_path, folder):
   path = tiny.write_records(
       tmp_path / "unlabelled.tfrecord",
       map(tiny.without_labels, tiny.random_examples(4, seed=0)))
@@ -227,7 +227,7 @@ def test_training_on_hard_labels_needs_no_teacher(tmp_path, folder):
 
 @pytest.mark.slow
 def test_the_best_checkpoint_is_kept(tmp_path, folder):
-  """Of steps 0 to 4 at a rate that is far too high, on other records."""
+  """Evaluates steps 0 to 4 of a run whose learning rate is too high."""
   held_out = tiny.write_records(
       tmp_path / "held_out.tfrecord", tiny.random_examples(7, seed=11))
   arguments = _arguments(
@@ -258,14 +258,14 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert set(exported) == set(tiny.random_variables())
   for name, value in exported.items():
     np.testing.assert_array_equal(value, kept[name], err_msg=name)
-  # What is reported is what is exported.
+  # The reported results are of the exported checkpoint.
   results = tiny.read_results(tmp_path / "out")
   assert results["global_step"] == step
   assert results["kl_from_teacher"] == pytest.approx(min(found), abs=1e-4)
   text = (tmp_path / "out" / "eval_results.txt").read_text()
   assert "checkpoint = best/model.ckpt-{}\n".format(step) in text
   assert (tmp_path / "out" / "student" / "eval_results.txt").read_text() == text
-  # A checkpoint whose evaluation a kill cut short is evaluated later.
+  # The next run evaluates a last checkpoint whose evaluation was killed.
   shutil.rmtree(best)
   again = tiny.run_script(_SCRIPT, *arguments)
   assert again.returncode == 0 and "training is finished" in again.stderr
@@ -273,7 +273,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert tiny.read_results(best)["global_step"] == 4
   again = tiny.run_script(_SCRIPT, *arguments)
   assert again.stderr.count("held out") == 0
-  # That is now the best one, as no other was evaluated.
+  # Step 4 is now the best checkpoint, since no other has an evaluation.
   results = tiny.read_results(tmp_path / "out")
   assert results["global_step"] == 4
   assert results["kl_from_teacher"] == pytest.approx(found[-1], abs=1e-4)
@@ -294,7 +294,7 @@ def test_training_resumes_where_it_stopped(tmp_path, folder):
   train(tmp_path / "resumed", 6)
   index = tmp_path / "resumed" / "model.ckpt-3.index"
   before = index.stat().st_mtime_ns
-  # As a kill between the steps 3 and 6 leaves it.
+  # Leaves the files that a kill between steps 3 and 6 would leave.
   for path in (tmp_path / "resumed").glob("model.ckpt-6*"):
     path.unlink()
   (tmp_path / "resumed" / "checkpoint").write_text(
@@ -324,11 +324,8 @@ def _start(folder, output_dir, **changes):
 
 
 @pytest.mark.slow
-def test_kills_change_nothing(tmp_path, folder):
-  """Variables, slots and steps end as without kills, dropout included.
-
-  The kills come while checkpoints of random steps are written.
-  """
+def test_a_killed_run_resumes_to_the_same_variables(tmp_path, folder):
+  """Trains with dropout; kills it while it saves at random steps."""
   generator = random.Random(3)
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   process = _start(folder, whole)
@@ -357,8 +354,8 @@ def test_kills_change_nothing(tmp_path, folder):
 
 @pytest.mark.parametrize("number", [
     signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_saves_first(tmp_path, folder, number):
-  """A run that saves only at its start, until the signal comes."""
+def test_a_signal_saves_a_checkpoint(tmp_path, folder, number):
+  """Without the signal, the run would save at its start and end only."""
   process = _start(folder, tmp_path, num_train_steps=1000000,
                    save_checkpoints_steps=1000000)
   assert any("Step 100 of" in line for line in process.stderr)
@@ -385,7 +382,7 @@ def test_a_second_trainer_is_refused_until_the_first_ends(tmp_path, folder):
   assert (tmp_path / "student").is_dir()
 
 
-# Runs the trainer with a bug, or bad input, that shows in the graph.
+# Runs the trainer with a function of the graph that raises an error.
 _SPY = """
 import sys
 sys.path.insert(0, {root!r})
@@ -416,13 +413,13 @@ def test_only_a_bug_shows_its_traceback(
       "ValueError: a message" if has_traceback else "spy.py: error: a message")
 
 
-def test_bad_input_is_one_line(tmp_path, folder):
+def test_bad_input_ends_in_one_line(tmp_path, folder):
   result = tiny.run_script(_SCRIPT, *_arguments(folder, tmp_path / "out"))
   tiny.assert_one_line_error(result, "--do_train", "--do_eval")
   assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_record_is_one_line(tmp_path, folder):
+def test_a_damaged_record_ends_without_traceback(tmp_path, folder):
   content = (folder / "labelled.tfrecord").read_bytes()
   path = tmp_path / "cut.tfrecord"
   path.write_bytes(content[:-20])

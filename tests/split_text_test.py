@@ -1,4 +1,4 @@
-"""Tests of splitting a text."""
+"""Tests of the script that splits a text."""
 
 import contextlib
 import hashlib
@@ -22,7 +22,7 @@ _SCRIPT = str(pathlib.Path(split_text.__file__).resolve())
 
 
 def _documents(text):
-  """Splits a text at its blank lines, line by line."""
+  """Returns the documents of a text, each as a list of lines."""
   documents = [[]]
   for line in text.decode().split("\n"):
     if line.strip():
@@ -89,11 +89,8 @@ def test_one_large_document_leaves_no_part_empty(tmp_path, sizes):
   assert [len(part.strip()) for part in _parts(tmp_path / "out")] == list(sizes)
 
 
-def test_blank_is_what_strip_empties():
-  """By what both searches say of a line of each character.
-
-  All white space is in Unicode's first plane.
-  """
+def test_lines_that_strip_empties_are_blank():
+  """Runs both searches on each character; white space is below U+10000."""
   for code_point in range(0x10000):
     character = chr(code_point)
     if character == "\n" or 0xd800 <= code_point < 0xe000:
@@ -102,7 +99,7 @@ def test_blank_is_what_strip_empties():
     is_blank = not character.strip()
     assert (splits.find_text(line) < 0) == is_blank, hex(code_point)
     assert bool(splits._BLANK_LINE.fullmatch(b"\n" + line + b"\n")) == is_blank
-    # A character that a block cuts may be white space until the rest comes.
+    # A block may end within a character, which may still be white space.
     if is_blank:
       assert all(splits.find_text(line[:end]) < 0 for end in range(len(line)))
 
@@ -116,7 +113,7 @@ def test_lines_of_zero_width_characters_are_found(text, found):
 
 
 def test_lines_of_zero_width_characters_are_reported(tmp_path):
-  """Whether they leave too few documents to split, or not."""
+  """A split succeeds or fails; both messages name the line."""
   (tmp_path / "text.txt").write_text(
       "one\n\u200b\ntwo\n\nthree\n", encoding="utf-8")
   result = _run(tmp_path)
@@ -135,7 +132,7 @@ def test_lines_of_zero_width_characters_are_reported(tmp_path):
   assert "no blank line" in result.stderr and "at byte 4 " in result.stderr
 
 
-def test_an_underscore_is_not_doubled(tmp_path):
+def test_a_final_underscore_of_the_name_is_not_doubled(tmp_path):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
   split_text.split(str(tmp_path / "text.txt"), 2, str(tmp_path / "out"), "a_")
   assert sorted(os.listdir(tmp_path / "out")) == [
@@ -165,7 +162,7 @@ def test_bad_input_ends_in_one_line(tmp_path, text, flags, told):
   assert not (tmp_path / "out").exists()
 
 
-def test_files_of_a_larger_split_are_an_error(tmp_path):
+def test_files_of_an_earlier_larger_split_are_an_error(tmp_path):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n\nthree\n")
   assert _run(tmp_path, split_number="3").returncode == 0
   assert _run(tmp_path, split_number="3").returncode == 0
@@ -175,8 +172,7 @@ def test_files_of_a_larger_split_are_an_error(tmp_path):
   assert (tmp_path / "out/a_1.txt").read_text() == "two\n\n"
 
 
-def test_a_split_that_matches_is_kept(tmp_path):
-  """And another one is replaced, as in 2019."""
+def test_a_matching_split_is_kept_and_others_are_replaced(tmp_path):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
   assert _run(tmp_path).returncode == 0
   folder = tmp_path / "out"
@@ -202,7 +198,7 @@ def test_a_split_that_matches_is_kept(tmp_path):
   assert not is_kept() and is_kept()
   (folder / ".a.split.json").write_text("{")
   assert not is_kept() and is_kept()
-  # Of an earlier version.
+  # Earlier versions wrote no manifest.
   (folder / ".a.split.json").unlink()
   assert not is_kept() and is_kept()
   (tmp_path / "text.txt").write_text("one\n\n2\n\n3\n")
@@ -210,9 +206,9 @@ def test_a_split_that_matches_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(8))
-def test_a_replaced_split_is_whole_or_is_known_to_be_mixed(
+def test_a_mixture_of_two_splits_is_detected(
     tmp_path, monkeypatch, stop):
-  """Wherever it is stopped among the steps that give the parts their names."""
+  """Stops the second split before each step that renames a file."""
   text, folder = tmp_path / "text.txt", tmp_path / "out"
   text.write_text("one\n\ntwo\n\nsix\n")
   split_text.split(str(text), 3, str(folder), "a")
@@ -230,7 +226,7 @@ def test_a_replaced_split_is_whole_or_is_known_to_be_mixed(
     patch.setattr(split_text.os, "replace", replace_or_stop)
     with contextlib.suppress(KeyboardInterrupt):
       split_text.split(str(text), 3, str(folder), "a")
-  # Two manifests and three parts have been renamed at the end.
+  # A whole run renames two manifests and three parts.
   assert len(steps) == min(stop, 5)
   if 0 < stop < 5:
     with pytest.raises(InputError, match="--input_dir: .*was stopped while it "
@@ -242,7 +238,7 @@ def test_a_replaced_split_is_whole_or_is_known_to_be_mixed(
       old if stop == 0 else [b"1ne\n\n", b"2wo\n\n", b"3ix\n"])
 
 
-def test_the_text_is_not_overwritten_by_its_part(tmp_path):
+def test_a_part_does_not_overwrite_the_text(tmp_path):
   (tmp_path / "out").mkdir()
   text = tmp_path / "out/a_1.txt"
   text.write_text("one\n\ntwo\n")
@@ -251,7 +247,7 @@ def test_the_text_is_not_overwritten_by_its_part(tmp_path):
   assert text.read_text() == "one\n\ntwo\n"
 
 
-def test_an_error_leaves_nothing_half_written(tmp_path, monkeypatch):
+def test_an_error_leaves_no_file(tmp_path, monkeypatch):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
 
   def fail(*unused_paths):
@@ -280,7 +276,7 @@ def test_a_text_that_becomes_shorter_is_an_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("locked", [0, 1])
-def test_a_second_split_of_the_same_name_is_refused(tmp_path, locked):
+def test_a_part_that_another_process_writes_is_refused(tmp_path, locked):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
   (tmp_path / "out").mkdir()
   path = tmp_path / "out" / "a_{}.txt".format(locked)
@@ -295,7 +291,7 @@ def test_a_second_split_of_the_same_name_is_refused(tmp_path, locked):
   assert os.listdir(tmp_path / "out") == [path.name]
 
 
-def test_parts_that_a_killed_run_has_left_are_replaced(tmp_path):
+def test_partial_files_of_a_killed_run_are_replaced(tmp_path):
   (tmp_path / "text.txt").write_text("one\n\ntwo\n")
   (tmp_path / "out").mkdir()
   for name in ("a_0.txt", "a_1.txt"):
@@ -314,7 +310,7 @@ def test_there_may_be_more_parts_than_a_process_can_open(tmp_path):
   assert _parts(tmp_path / "out") == [b"one\n\n"] * 100
 
 
-def test_it_does_without_tensorflow():
+def test_the_script_imports_neither_tensorflow_nor_numpy():
   subprocess.run(
       [sys.executable, "-c", "import sys, split_text; assert not "
        "{'tensorflow', 'numpy'} & set(sys.modules)"],
@@ -322,7 +318,7 @@ def test_it_does_without_tensorflow():
 
 
 def _run(where, preexec_fn=None, **changes):
-  """Runs the script on where/text.txt; a flag that is None is left out."""
+  """Runs the script in a folder, without the flags whose value is None."""
   flags = dict(read_file="text.txt", split_number="2", folder="out",
                name_base="a")
   flags.update(changes)
