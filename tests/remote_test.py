@@ -1,9 +1,9 @@
-"""Tests of all stages in remote storage.
+"""Tests of all stages with remote storage.
 
-TensorFlow's file system in memory, ram://, stands for a bucket: it has no
-locks, no fsync, no position in a file that is written. It lasts as long as its
-process, so the scripts run in this one; where they have workers, file:// is
-what several processes see, and is remote to all of the project's code.
+TensorFlow's file system in memory, ram://, simulates a bucket: no locks, no
+fsync, no seeking in a file being written. Other processes do not see it, so the
+stages run in this process. Stages with workers use file://, which the project
+treats as remote.
 """
 
 import bz2
@@ -42,9 +42,9 @@ gfile = tf.io.gfile
 
 @pytest.fixture(name="bucket")
 def _bucket(request, caplog):
-  """An empty folder in memory."""
+  """An empty folder on ram://."""
   caplog.set_level(logging.INFO, "absl")
-  # TensorFlow takes brackets in the name of a checkpoint for a pattern.
+  # TensorFlow reads brackets in the path of a checkpoint as a pattern.
   folder = "ram://bucket/" + request.node.name.replace("[", "-").strip("]")
   gfile.makedirs(folder)
   yield folder
@@ -53,7 +53,7 @@ def _bucket(request, caplog):
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """Inputs of both stages."""
+  """Inputs of stages IV and V."""
   folder = tiny.trainer_inputs(tmp_path_factory.mktemp("local"))
   tiny.write_records(folder / "masked.tfrecord", map(
       tiny.without_labels, tiny.random_examples(21, seed=5)))
@@ -61,7 +61,7 @@ def _folder(tmp_path_factory):
 
 
 def _upload(path, folder):
-  """Copies a local file to a folder in memory; returns its path."""
+  """Copies a local file to a remote folder; returns the new path."""
   remote = "{}/{}".format(folder, path.name)
   gfile.copy(str(path), remote)
   return remote
@@ -82,7 +82,7 @@ _OPTIONS = prose.Options(min_words=1, min_sentences=1)
 
 
 @pytest.mark.parametrize("is_compressed", [False, True])
-def test_wikipedia_is_extracted_in_a_bucket(bucket, caplog, is_compressed):
+def test_wikipedia_is_extracted_to_a_bucket(bucket, caplog, is_compressed):
   xml = """<mediawiki xml:lang="en"><page><title>Ada</title><ns>0</ns><revision>
 <text>Ada is a [[name]].</text></revision></page></mediawiki>""".encode()
   with gfile.GFile(bucket + "/dump.xml", "wb") as file:
@@ -134,7 +134,7 @@ _TEXT = "".join("the cat sat on the mat {}\n\n".format("." * i)
                 for i in range(1, 40))
 
 
-def test_a_text_is_split_in_a_bucket(tmp_path, bucket, caplog):
+def test_a_text_in_a_bucket_is_split(tmp_path, bucket, caplog):
   local = tmp_path / "text.txt"
   local.write_text(_TEXT)
   split_text.split(str(local), 4, str(tmp_path / "split"), "a")
@@ -151,7 +151,7 @@ def test_a_text_is_split_in_a_bucket(tmp_path, bucket, caplog):
     split_text.split(bucket + "/split/a_0.txt", 4, bucket + "/split", "a")
 
 
-def test_a_split_that_fails_leaves_nothing_in_a_bucket(
+def test_an_interrupted_split_leaves_nothing_in_a_bucket(
     tmp_path, bucket, monkeypatch):
   (tmp_path / "text.txt").write_text(_TEXT)
   copy = split_text._copy  # pylint: disable=protected-access
@@ -182,14 +182,14 @@ def _create(input_dir, output_dir, vocab_file, **changes):
 
 @pytest.fixture(name="in_one_process")
 def _in_one_process(monkeypatch):
-  """Makes stage III do without workers, which do not see the memory."""
+  """Runs stage III without workers, which do not see ram://."""
   run = workers.run
   monkeypatch.setattr(workers, "run", lambda function, tasks, num_workers,
                       **keywords: run(function, tasks, 0, **keywords))
 
 
 def _text_folder(tmp_path):
-  """Makes a folder of two texts and a vocabulary beside it."""
+  """Writes two texts and a vocabulary; returns the folder and the file."""
   (tmp_path / "split").mkdir()
   for i in range(2):
     (tmp_path / "split" / "a_{}.txt".format(i)).write_text(_TEXT[i:])
@@ -286,7 +286,7 @@ def test_labels_are_the_same_in_a_bucket(
   for name in names[:2]:
     assert _read("{}/new/{}".format(bucket, name)) == (
         tmp_path / name).read_bytes()
-  # It is finished, and kept; another one is refused.
+  # The same command skips the file; other flags are refused.
   caplog.clear()
   _label(folder, local, output, label_format, record_format=record_format)
   assert "is finished" in caplog.text
@@ -295,7 +295,7 @@ def test_labels_are_the_same_in_a_bucket(
            device=devices.DeviceOptions("bf16"))
 
 
-def test_what_has_no_manifest_is_made_again(tmp_path, folder, bucket, caplog):
+def test_labels_without_a_manifest_are_replaced(tmp_path, folder, bucket, caplog):
   local, output = folder / "masked.tfrecord", bucket + "/a.tfrecord"
   _label(folder, local, tmp_path / "a.tfrecord")
   with gfile.GFile(output, "wb") as file:
@@ -307,7 +307,7 @@ def test_what_has_no_manifest_is_made_again(tmp_path, folder, bucket, caplog):
   assert manifest.read_manifest(output).num_records == 21
 
 
-def test_a_run_that_fails_leaves_nothing(folder, bucket, monkeypatch):
+def test_an_interrupted_run_leaves_nothing(folder, bucket, monkeypatch):
   label_windows = teacher.Teacher.label_windows
 
   def fail_after_one(self, windows, num_slots):
@@ -346,7 +346,7 @@ def test_a_student_is_the_same_in_a_bucket(
   remote = bucket + "/run"
   inputs = _upload(folder / "labelled.tfrecord", bucket)
   if is_interrupted:
-    # A training that ends early goes by another schedule of learning rates.
+    # A smaller --num_train_steps would change the learning rates.
     _stop_after(4, lambda: _train(folder, remote, 6, input_file=inputs))
   _train(folder, remote, 6, input_file=inputs)
   assert "has no locks" in caplog.text
@@ -361,14 +361,14 @@ def test_a_student_is_the_same_in_a_bucket(
   for name in ("/best", "/student"):
     assert _names(remote + name) == _names(str(tmp_path / "run") + name)
   assert not [name for name in _names(remote) if name.startswith(".")]
-  # The same command once more finds all of it finished.
+  # The same command finds the training finished.
   caplog.clear()
   _train(folder, remote, 6, input_file=inputs)
   assert "training is finished" in caplog.text
 
 
 def _stop_after(step, run):
-  """Interrupts a run after it has saved a step."""
+  """Interrupts a run after it saves the checkpoint of a step."""
   save = tf.compat.v1.train.Saver.save
 
   def save_and_stop(self, session, path, global_step=None, **keywords):
