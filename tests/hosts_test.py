@@ -1,8 +1,7 @@
-"""Tests of what starts the trainer's processes: on two hosts, and by Slurm.
+"""Tests of the trainer's launchers: on two hosts, and under Slurm.
 
-The hosts are network namespaces on this machine: a cable of two virtual
-interfaces joins them, and a script that enters the other namespace takes the
-place of ssh.
+The hosts are network namespaces on this machine. Two virtual interfaces connect
+them, and a script that enters the second namespace replaces ssh.
 """
 
 import contextlib
@@ -28,16 +27,15 @@ _SYSTEM_PATH = os.pathsep.join(
     [os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 _ADDRESSES = ("10.77.1.1", "10.77.1.2")
 _INTERFACE = "eth0"
-# As Docker sets it up: one address on all hosts, which leads to none of them.
+# Docker's bridge has the same address on all hosts, and connects no two hosts.
 _BRIDGE, _BRIDGE_ADDRESS = "docker0", "172.17.0.1/16"
 _COMMAND_SECONDS = 10
 _TRAINING_SECONDS = 240
 _BYTES_PER_GRADIENT = 4
 
-# Takes "[option...] host [option...] command...", as ssh does, and like it runs
-# the command in the home folder, without the caller's environment. The other
-# host does not see the folder of rank 0: an empty one that cannot be written to
-# is mounted there, which the rest of the machine does not see.
+# Takes "[option...] host [option...] command..." and, like ssh, runs the command
+# in the home folder without the caller's environment. On the second host, an
+# empty read-only folder is mounted over the folder of rank 0.
 _SSH = """#!/bin/sh
 host=
 while :; do
@@ -53,7 +51,7 @@ exec env -i HOME="$HOME" PATH=/usr/bin:/bin {ip} netns exec {namespace} sh -c '
   mount -t tmpfs -o ro,size=4k none {hidden} && exec sh -c "$1"' sh "$*"
 """
 
-# Saves in which network a process is, and which one it is of its host.
+# Saves the network namespace and the local rank of a process.
 _RECORD_RANK = """
 rank=${{OMPI_COMM_WORLD_RANK-$SLURM_PROCID}}
 local_rank=${{OMPI_COMM_WORLD_LOCAL_RANK-$SLURM_LOCALID}}
@@ -67,13 +65,13 @@ class _Host(NamedTuple):
 
   Attributes:
     namespace: its name.
-    network: what /proc/PID/ns/net of its processes links to.
+    network: target of the link /proc/PID/ns/net of its processes.
   """
   namespace: str
   network: str
 
   def received_bytes(self):
-    """Returns how many bytes have come from the other host."""
+    """Returns the number of bytes received from the other host."""
     return int(_ip("netns", "exec", self.namespace, "cat",
                    "/sys/class/net/{}/statistics/rx_bytes".format(_INTERFACE)))
 
@@ -91,7 +89,7 @@ def _ip(*arguments):
 
 
 def _add_hosts(namespaces):
-  """Makes two network namespaces that are joined by a cable."""
+  """Adds two network namespaces and connects them."""
   for name in namespaces:
     _ip("netns", "add", name)
   first, second = namespaces
@@ -107,7 +105,7 @@ def _add_hosts(namespaces):
 
 
 def _delete_host(namespace):
-  """Kills what runs in a network namespace, and deletes it."""
+  """Kills the processes of a network namespace, and deletes it."""
   def kill_all():
     process_ids = _ip("netns", "pids", namespace).split()
     for process_id in process_ids:
@@ -123,7 +121,7 @@ def _delete_host(namespace):
 
 @pytest.fixture(name="hosts", scope="module")
 def _hosts():
-  """Two hosts; skips the tests where there can be none."""
+  """Two hosts; skips the test if the machine does not allow them."""
   if not hasattr(os, "geteuid") or os.geteuid() != 0:
     pytest.skip("needs root, to make network namespaces")
   for program in ("ip", "mount", "timeout"):
@@ -134,7 +132,7 @@ def _hosts():
   try:
     try:
       _add_hosts(namespaces)
-      # In a container, making them may be allowed and entering them not.
+      # A container may allow to add namespaces, but not to enter them.
       networks = [_ip("netns", "exec", name, "readlink", "/proc/self/ns/net")
                   for name in namespaces]
     except subprocess.CalledProcessError as error:
@@ -148,14 +146,14 @@ def _hosts():
 
 
 class _World(NamedTuple):
-  """What a run needs.
+  """Inputs, scripts and folders of a run.
 
   Attributes:
-    folder: the inputs, which both hosts see.
-    rank_0_folder: of outputs; the second host finds nothing there.
-    ssh: the path of what takes the place of ssh.
-    ranks: the folder of what _RECORD_RANK saves.
-    record_rank: the command before that of a process.
+    folder: folder of the inputs; both hosts see it.
+    rank_0_folder: folder of the outputs; it is empty on the second host.
+    ssh: path of the script that replaces ssh.
+    ranks: folder of the files that _RECORD_RANK writes.
+    record_rank: words that precede the command of each process.
   """
   folder: pathlib.Path
   rank_0_folder: pathlib.Path
@@ -165,7 +163,7 @@ class _World(NamedTuple):
 
 
 def _new_world(folder, hosts=None):
-  """Writes inputs and scripts to a folder."""
+  """Writes inputs and scripts to a folder; returns the world."""
   tiny.trainer_inputs(folder)
   world = _World(folder, folder / "rank_0", folder / "bin" / "ssh",
                  folder / "ranks", ("sh", str(folder / "record_rank.sh")))
@@ -182,9 +180,9 @@ def _new_world(folder, hosts=None):
 
 
 def _train(world, launcher, num_steps):
-  """Trains two processes that take a number of steps each."""
+  """Trains two processes for num_steps steps each."""
   return tiny.launch(
-      # SIGTERM lets a launcher end what it has started on the other host.
+      # On SIGTERM, a launcher ends its processes on the other host.
       ["timeout", "-k", "10", str(_TRAINING_SECONDS), *launcher,
        *world.record_rank],
       _SCRIPT, *tiny.SHAPE_FLAGS, "--truncation_factor=4", "--do_train", "True",
@@ -196,7 +194,7 @@ def _train(world, launcher, num_steps):
 
 
 def _ranks(world):
-  """Returns network and local rank of each process, by rank."""
+  """Returns the network namespace and the local rank of each rank."""
   assert len(os.listdir(world.ranks)) == 2
   return [(world.ranks / "rank_{}".format(rank)).read_text().split()
           for rank in range(2)]
@@ -207,14 +205,14 @@ def _on_first(hosts, command):
 
 
 def _prefix():
-  """Returns where Open MPI is installed."""
+  """Returns the folder in which Open MPI is installed."""
   path = os.path.dirname(sys.executable) + os.pathsep + _SYSTEM_PATH
   mpirun = os.path.realpath(shutil.which("mpirun", path=path))
   return os.path.dirname(os.path.dirname(mpirun))
 
 
 def _assert_trained_on_both(world, hosts, received_before, steps):
-  """Checks where processes ran, what they exchanged and what they saved."""
+  """Checks the hosts of the ranks, and that they exchanged gradients."""
   assert _ranks(world) == [[host.network, "0"] for host in hosts]
   num_gradients = sum(
       math.prod(shape)
@@ -230,7 +228,7 @@ def _saved_step(world):
 
 @pytest.fixture(name="trained", scope="module")
 def _trained(hosts, tmp_path_factory):
-  """A world in which mpirun has trained for two steps, from a hostfile."""
+  """A world in which mpirun has trained for two steps with a hostfile."""
   world = _new_world(tmp_path_factory.mktemp("hosts"), hosts)
   hostfile = world.folder / "hosts"
   hostfile.write_text("".join(
@@ -239,9 +237,9 @@ def _trained(hosts, tmp_path_factory):
   position = mpirun.index("-H")
   mpirun[position:position + 2] = [
       "--hostfile", str(hostfile),
-      # ssh starts with a bare PATH, on which there is no orted.
+      # ssh starts with a bare PATH, which lacks orted.
       "--prefix", _prefix(), "-mca", "plm_rsh_agent", str(world.ssh),
-      # Else each process connects to its own docker0, and hangs.
+      # Without these flags, each process connects to its own docker0 and hangs.
       "-mca", "btl_tcp_if_include", _INTERFACE,
       "-mca", "oob_tcp_if_include", _INTERFACE]
   received = [host.received_bytes() for host in hosts]
@@ -260,7 +258,7 @@ def test_mpirun_trains_on_the_hosts_of_a_hostfile(hosts, trained):
 
 @pytest.mark.slow
 def test_horovodrun_resumes_on_two_hosts(hosts, trained, monkeypatch):
-  """Rank 1, which does not see the checkpoint, begins at its step too."""
+  """Rank 1 does not see the checkpoint, but resumes from the same step."""
   world, _, result = trained
   assert result.returncode == 0, result.stderr
   for path in world.ranks.iterdir():
@@ -270,7 +268,7 @@ def test_horovodrun_resumes_on_two_hosts(hosts, trained, monkeypatch):
   horovodrun = [
       "horovodrun", "-np", "2", "-H",
       ",".join(address + ":1" for address in _ADDRESSES), "--mpi",
-      # What is cached in the home folder may be of other hosts.
+      # The cache in the home folder may be of other hosts.
       "--disable-cache", "--mpi-args=--prefix " + shlex.quote(_prefix())]
   received = [host.received_bytes() for host in hosts]
   result = _train(world, _on_first(hosts, horovodrun), num_steps=3)

@@ -1,4 +1,4 @@
-"""Tests of setup.sh with stand-ins for Python, pip and MPI; of the lock."""
+"""Tests of setup.sh with fake Python, pip and MPI, and of the lock file."""
 
 import os
 import pathlib
@@ -10,10 +10,10 @@ from packaging.requirements import Requirement
 import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-# What setup.sh may use of the system.
+# Programs that setup.sh may use.
 _TOOLS = ("awk", "bash", "cat", "chmod", "cp", "dirname", "env", "grep", "head",
           "ln", "mkdir", "mktemp", "readlink", "rm", "touch", "uname")
-# Makes an environment that holds itself, and writes down what pip is to do.
+# A fake Python: its environments contain it, and pip logs its arguments.
 _PYTHON = """#!/usr/bin/env bash
 here=${0%/bin/python}
 case "$*" in
@@ -49,12 +49,13 @@ _NOTHING = "#!/usr/bin/env bash\n"
 
 
 class Checkout:
-  """A checkout with nothing but the set-up.
+  """A checkout of setup.sh and the lock only.
 
   Attributes:
     folder: the checkout.
-    programs: folder on the path, with links to what the system has.
-    log: what pip was asked for.
+    programs: folder of fake programs and links to programs; the only PATH.
+    state: folder of pip's fake configuration and of the log.
+    log: file of the arguments of pip and of the build of Horovod.
   """
 
   def __init__(self, parent, name):
@@ -74,7 +75,7 @@ class Checkout:
     self.log = self.state / "log"
 
   def add(self, name, text):
-    """Puts a program on the path; replaces what has its name."""
+    """Adds a program to the path, or replaces it."""
     path = self.programs / name
     path.unlink(missing_ok=True)
     path.write_text(text)
@@ -89,7 +90,7 @@ class Checkout:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
 
   def installed(self):
-    """Returns the packages that pip was given with hashes."""
+    """Returns the names of the packages that pip installed with hashes."""
     return {line.split("==")[0] for line in self.log.read_text().splitlines()
             if "==" in line and not line.startswith(("pip", "built"))}
 
@@ -100,7 +101,7 @@ def _checkout(tmp_path):
 
 
 def _assert_error(result, *words):
-  """Checks that setup.sh ended at once, with one line."""
+  """Checks that setup.sh ended with one line that contains some words."""
   assert result.returncode == 1, result.stderr
   line, = result.stderr.splitlines()
   assert line.startswith("setup: error: ")
@@ -134,7 +135,7 @@ def test_all_but_horovod_is_installed_with_hashes_and_once(checkout):
   assert checkout.log.read_text() == log
 
 
-def test_horovod_can_wait(checkout):
+def test_horovod_can_be_installed_later(checkout):
   assert checkout.set_up("--without-horovod").returncode == 0
   assert "pip" in checkout.log.read_text()
   assert " horovod==" not in checkout.log.read_text()
@@ -143,7 +144,7 @@ def test_horovod_can_wait(checkout):
 
 
 @pytest.mark.parametrize("is_copied", [False, True])
-def test_an_environment_of_another_folder_is_made_again(checkout, is_copied):
+def test_an_environment_of_another_folder_is_replaced(checkout, is_copied):
   assert checkout.set_up().returncode == 0
   old = checkout.folder
   checkout.folder = old.with_name("moved")
@@ -172,7 +173,7 @@ def test_another_path_to_the_same_folder_changes_nothing(checkout):
      True),
     ("mpirun (Open MPI) 4.1.4", "g++: error: unrecognized option", True),
     ("mpirun (Open MPI) 4.1.4", None, True)])
-def test_only_open_mpi_is_taken_for_open_mpi(
+def test_open_mpi_is_installed_unless_the_system_has_it(
     checkout, launcher, compiler, is_needed):
   for name, output in (("mpirun", launcher), ("mpicxx", compiler)):
     if output:
@@ -188,7 +189,7 @@ def test_only_open_mpi_is_taken_for_open_mpi(
 
 
 @pytest.mark.parametrize("name", ["my folder", "it's (1) $HOME"])
-def test_the_build_sees_no_space_of_the_path(tmp_path, name):
+def test_the_build_of_horovod_uses_a_path_without_spaces(tmp_path, name):
   checkout = Checkout(tmp_path, name)
   result = checkout.set_up()
   assert result.returncode == 0, result.stderr
@@ -229,7 +230,7 @@ def test_uv_is_found_where_pipx_puts_it(checkout, tmp_path):
   assert "making .venv with uv's Python 3.11" in result.stderr
 
 
-def test_a_python_that_is_named_and_does_not_fit_is_an_error(checkout):
+def test_an_unsupported_python_in_the_variable_is_an_error(checkout):
   _assert_error(checkout.set_up(PYTHON="/opt/python3.12"),
                 "PYTHON=/opt/python3.12 is no Python 3.9 to 3.11", "leave")
   assert not (checkout.folder / ".venv").exists()
@@ -246,7 +247,7 @@ def test_a_configuration_that_installs_elsewhere_is_an_error(checkout, line):
 
 
 @pytest.mark.parametrize("target", ["environment", "nowhere"])
-def test_a_linked_environment_that_does_not_fit_is_kept(
+def test_an_unusable_linked_environment_is_an_error_and_kept(
     checkout, tmp_path, target):
   (tmp_path / "environment").mkdir()
   (tmp_path / "environment/file").touch()
@@ -261,7 +262,7 @@ def test_a_colon_in_the_path_is_an_error(tmp_path):
   _assert_error(checkout.set_up(), "a:b contains a colon", "move")
 
 
-def test_gpus_need_a_processor_that_has_packages(checkout):
+def test_the_gpu_flag_is_refused_on_aarch64(checkout):
   checkout.add("uname", _NOTHING + "echo aarch64\n")
   assert checkout.set_up().returncode == 0
   _assert_error(checkout.set_up("--gpu"), "--gpu", "aarch64")
@@ -278,7 +279,7 @@ def _locked():
           for line in lines if line and not line.startswith("#")]
 
 
-def test_each_locked_package_has_hashes_and_no_address():
+def test_each_locked_package_has_hashes_and_no_url():
   assert "://" not in (_ROOT / "requirements.lock").read_text()
   locked = _locked()
   assert len(locked) > 80
@@ -290,7 +291,7 @@ def test_each_locked_package_has_hashes_and_no_address():
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("python", ["3.9.2", "3.10.12", "3.11.9"])
-def test_the_lock_holds_what_the_requirements_ask_for(python, machine):
+def test_the_lock_satisfies_all_requirements(python, machine):
   environment = dict(
       default_environment(), python_full_version=python,
       python_version=python.rpartition(".")[0], platform_machine=machine,
