@@ -1,7 +1,7 @@
-"""Tests of processes that are not like the others, fail, die or stop.
+"""Tests of distributed training when a process differs, fails, dies or stops.
 
-Each is a real run under mpirun. Who does what is a table: some code that one
-process runs before the script, or a signal that it gets.
+Each test runs the script under mpirun. One process runs some code before the
+script, or receives a signal.
 """
 
 import os
@@ -18,9 +18,9 @@ import processes
 import tiny
 
 _NAME = "network_distillation_distributed_truncated.py"
-# Seconds in which all processes must be gone.
+# Seconds within which all processes must end.
 _LIMIT = 60
-# Runs the script, in one process after some code, and tells its process id.
+# Saves the process id, runs some code in one rank, then runs the script.
 _WRAPPER = """
 import os, runpy, sys, tempfile
 rank = int(os.environ["OMPI_COMM_WORLD_RANK"])
@@ -37,7 +37,7 @@ if rank == {rank}:
 {code}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-# Blocks the third checkpoint in the middle.
+# Blocks when the third checkpoint is to be saved, at step 4.
 _BLOCKED_SAVE = """
 import signal
 import tensorflow as tf
@@ -50,7 +50,7 @@ def blocked_save(self, session, path, global_step=None, **keywords):
   return save(self, session, path, global_step=global_step, **keywords)
 saver.save = blocked_save
 """
-# Hangs after a step, in the middle of Python.
+# Blocks in Python code after step 3.
 _HANGS = """
 import signal
 from distillation import hooks
@@ -62,7 +62,7 @@ def hang(self, *arguments):
     signal.pause()
 hooks.ProgressHook.after_run = hang
 """
-# Takes longer for each checkpoint than a process may be silent.
+# Takes longer to save than a process may be silent.
 _SLOW_SAVE = """
 import time
 import tensorflow as tf
@@ -77,7 +77,7 @@ saver.save = slow_save
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """Configs, a checkpoint and labelled records, and others beside them."""
+  """Configs, checkpoints and labelled records, two of each."""
   folder = tiny.trainer_inputs(tmp_path_factory.mktemp("inputs"))
   for copy in ("records", "others"):
     (folder / copy).mkdir()
@@ -102,7 +102,7 @@ def _arguments(folder, output_dir, *more):
 
 
 def _wrapper(folder, rank=-1, code="pass"):
-  """Writes a script that is the trainer, with some code before it."""
+  """Writes a script that runs the trainer, after some code in one rank."""
   path = folder / "wrapper.py"
   path.write_text(_WRAPPER.format(
       folder=str(folder), root=str(tiny.ROOT), script=str(tiny.ROOT / _NAME),
@@ -114,8 +114,8 @@ def _errors(output):
   return [line for line in output.splitlines() if _NAME + ": " in line]
 
 
-# What is seen under another path in one process stands for another host, where
-# another file is under the same path.
+# Redirects a path in one process. This simulates another host with another file
+# at the same path.
 _ELSEWHERE = """
 import builtins, os
 from records import tfrecord
@@ -172,7 +172,7 @@ _DIED = r"process {rank} \(pid {pid} on \S+, which has died\)"
      r"process 1 \(pid {pid} on \S+, stopped\)"),
     (2, 0, 0, _HANGS, r"the others \(the engine shut down; .*\)"),
 ], ids=["rank 0", "rank 2", "while rank 0 saves", "stopped", "hangs"])
-def test_a_process_that_is_lost_ends_all(
+def test_a_lost_process_ends_all_processes(
     tmp_path, folder, size, rank, number, code, told):
   output_dir = tmp_path / "out"
   started = {_BLOCKED_SAVE: tmp_path / "saves", _HANGS: tmp_path / "hangs"}.get(
@@ -202,12 +202,12 @@ def test_a_process_that_is_lost_ends_all(
   assert len(lines) == 1, output
   assert re.search(
       r"process {} of {} on \S+ lost {} at step \d+: ".format(
-          # A process that hangs knows only that the engine is gone.
+          # The process that hung reports only that the engine shut down.
           int(rank == 0) if number else 0, size,
           told.format(rank=rank, pid=process_ids[rank])),
       lines[0]), lines
   assert "Traceback" not in output
-  if rank == 0 and number:  # Who is killed leaves its folder.
+  if rank == 0 and number:  # Other ranks, if killed, leave their folder.
     assert not list((tmp_path / "temporary").iterdir())
   end = checkpoints.newest_step(str(output_dir)) + 2
   resumed = tiny.launch(
@@ -219,7 +219,7 @@ def test_a_process_that_is_lost_ends_all(
 
 
 @pytest.mark.slow
-def test_a_process_that_works_is_no_stall(tmp_path, folder):
+def test_a_slow_save_is_not_a_stall(tmp_path, folder):
   """Rank 0 saves for longer than a process may be silent."""
   result = tiny.launch(
       tiny.MPIRUN, _wrapper(tmp_path, 0, _SLOW_SAVE),
@@ -231,8 +231,8 @@ def test_a_process_that_works_is_no_stall(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_is_told_once(tmp_path, folder):
-  """Of a record that only one reads, and of nothing else."""
+def test_an_error_of_one_process_is_reported_once(tmp_path, folder):
+  """Only rank 1 finds a bad record."""
   code = ("from records import decoding, input_pipeline\n"
           "limits = decoding._are_all_within\n"
           "decoding._are_all_within = lambda stored, read, limit: "
@@ -273,7 +273,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
   assert "Traceback" not in output
 
 
-def test_the_engine_keeps_what_the_user_has_set():
+def test_defaults_of_the_engine_keep_variables_of_the_user():
   environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_mpi_yield_when_idle":
                  "0", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "0"}
   changed = dict(environment)

@@ -1,4 +1,4 @@
-"""Tests of which records a run reads that is killed, or changes its size."""
+"""Tests of the records that a run reads after a kill or a change of size."""
 
 import collections
 import json
@@ -17,7 +17,7 @@ import tiny
 _SINGLE = "network_distillation_single_machine_truncated"
 _DISTRIBUTED = "network_distillation_distributed_truncated"
 
-# Runs a trainer, and notes which records come at which step.
+# Runs a trainer; logs the records of each step.
 _SPY = """
 import json
 import os
@@ -56,7 +56,7 @@ command_line.run(trainer.main, required=options.REQUIRED_FLAGS)
 
 
 def _spy(tmp_path, trainer, name, log_steps=100):
-  """Writes the script; returns it and the log that it writes."""
+  """Writes the script; returns the paths of the script and its log."""
   script, log = tmp_path / (name + ".py"), tmp_path / (name + ".jsonl")
   script.write_text(_SPY.format(
       root=str(tiny.ROOT), trainer=trainer, log=str(log),
@@ -65,7 +65,7 @@ def _spy(tmp_path, trainer, name, log_steps=100):
 
 
 def _inputs(tmp_path, counts):
-  """Writes configs and files of records that differ in two token ids."""
+  """Writes a config, and files of records that differ in two token ids."""
   tiny.write_config(tmp_path / "bert_config.json")
   examples = tiny.random_examples(sum(counts), seed=4)
   for number, features in enumerate(examples):
@@ -88,7 +88,7 @@ def _arguments(tmp_path, output_dir, num_train_steps, **changes):
 
 
 def _read(log):
-  """Returns by step the sets of records that were read, the last time."""
+  """Returns for each step the lists of records that its log lines have."""
   steps = collections.defaultdict(list)
   for line in log.read_text().splitlines():
     step, ids = json.loads(line)
@@ -97,8 +97,8 @@ def _read(log):
 
 
 @pytest.mark.slow
-def test_kills_change_no_step(tmp_path):
-  """Of a run over epochs of files of unequal length."""
+def test_a_killed_run_reads_the_same_records_in_each_step(tmp_path):
+  """The run reads several epochs of files of unequal length."""
   num_kills, num_steps = 4, 400
   _inputs(tmp_path, (50, 3, 90, 11))
   logs = {}
@@ -113,7 +113,7 @@ def test_kills_change_no_step(tmp_path):
       step = generator.randint(least + 10, least + num_steps // num_kills)
       with processes.Script(*command) as process:
         processes.wait_until(
-            # A log is empty for a moment, between its creation and a line.
+            # A log is empty between its creation and its first line.
             lambda: logs[name].exists()
             and max(_read(logs[name]), default=0) >= step, process)
         process.send_signal(signal.SIGKILL)
@@ -132,8 +132,8 @@ def test_kills_change_no_step(tmp_path):
 
 
 @pytest.mark.slow
-def test_an_epoch_goes_on_with_other_numbers_of_processes(tmp_path):
-  """Two, then one, then three: each record comes exactly once."""
+def test_an_epoch_continues_with_other_numbers_of_processes(tmp_path):
+  """Two processes, then one, then three read each record exactly once."""
   _inputs(tmp_path, (20, 3, 12, 11))
   script, log = _spy(tmp_path, _DISTRIBUTED, "changing")
   # 4 steps of 4 records, 6 of 2 and 3 of 6 are 46.
@@ -150,7 +150,7 @@ def test_an_epoch_goes_on_with_other_numbers_of_processes(tmp_path):
 
 
 def _forget_after(folder, log, step):
-  """Leaves what a kill after the checkpoint of a step would leave."""
+  """Leaves the files that a kill after a checkpoint would leave."""
   for path in folder.glob("model.ckpt-*"):
     if int(re.search(r"ckpt-(\d+)", path.name).group(1)) > step:
       path.unlink()
@@ -162,11 +162,11 @@ def _forget_after(folder, log, step):
 
 
 class _Run(NamedTuple):
-  """A command, and where it is stopped.
+  """A run, and the step at which it stops.
 
   Attributes:
-    num_processes: under mpirun; 0 starts the script for one machine.
-    batch_size: of each process.
+    num_processes: processes under mpirun; 0 for the single-machine script.
+    batch_size: sequences in a step of one process.
     num_train_steps: value of the flag, which the script divides by the number
       of processes.
     stop: the step from which the next run resumes; None if the run ends by
@@ -179,7 +179,7 @@ class _Run(NamedTuple):
 
   @property
   def multiplier(self) -> int:
-    """Of the learning rate."""
+    """Multiplier of the learning rate."""
     return self.num_processes or 1
 
   @property
@@ -202,9 +202,9 @@ _NUM_RECORDS = 48
     ([_Run(0, 2, 24, 8), _Run(2, 2, 24)], 16),
 ], ids=["1-2", "2-1", "1-4-2", "batch 8-16, single",
         "batch 4-8, distributed", "single-2"])
-def test_the_schedule_follows_the_sequences(
+def test_the_learning_rate_follows_the_sequences_read(
     tmp_path, runs, last_step, record_property):
-  """All records once, at the rate of the share that is done."""
+  """The rate falls with the share of records read, each of them once."""
   _inputs(tmp_path, (20, 3, 12, 13))
   folder, log = tmp_path / "run", None
   run_of_step, first_step = {}, 0
@@ -240,7 +240,7 @@ def test_the_schedule_follows_the_sequences(
 
 @pytest.mark.slow
 def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
-  """Its note of the order had fewer entries."""
+  """Earlier versions wrote fewer entries to record_order.json."""
   _inputs(tmp_path, (20, 3, 12, 13))
   script, log = _spy(tmp_path, _SINGLE, "older")
   folder = tmp_path / "run"
@@ -255,6 +255,6 @@ def test_a_run_of_an_earlier_version_is_resumed(tmp_path):
         del note[name]
     path.write_text(json.dumps(notes))
   reads = [read for reads in _read(log).values() for read in reads]
-  # 8 steps of 2 sequences, then the rest of 48.
+  # 8 steps of 2 sequences and 8 of 4 are the 48 records.
   assert [len(read) for read in reads] == [2] * 8 + [4] * 8
   assert sorted(sum(reads, [])) == list(range(_NUM_RECORDS))
