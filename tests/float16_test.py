@@ -1,4 +1,4 @@
-"""Tests of --precision fp16, on a CPU: its graph, its results, its restarts.
+"""Tests of --precision fp16 on a CPU: graph, results and resuming.
 
 The graph is the same on a GPU.
 """
@@ -36,8 +36,8 @@ def _run(folder, output_dir, **changes):
 # --- The graph ---------------------------------------------------------------
 
 
-def test_products_are_in_float16_and_sums_of_probabilities_are_not():
-  """Of the forward pass and of its gradients; variables are float32."""
+def test_matrix_products_are_in_float16_and_softmax_is_in_float32():
+  """Covers the forward pass and the gradients; variables are float32."""
   with tf.Graph().as_default() as graph:
     student.create_train_step(
         student.StudentOptions(tiny.CONFIG, compute_type=tf.float16),
@@ -50,7 +50,7 @@ def test_products_are_in_float16_and_sums_of_probabilities_are_not():
                 if operation.outputs[0].dtype != tf.float16]
   assert len(products) > 3 * 8
   # Only the heads, whose scores float16 would round, and the sums over rows in
-  # the gradient of the normalisation.
+  # the gradient of layer normalization.
   assert in_float32 and all(
       re.search("seq_relationship|cls/predictions/MatMul|IdentityN.*_grad",
                 name) for name in in_float32)
@@ -67,7 +67,7 @@ def test_products_are_in_float16_and_sums_of_probabilities_are_not():
 
 @pytest.mark.parametrize("is_training", [False, True])
 def test_gelu_of_large_inputs_is_finite(is_training):
-  """The square of 300 is infinite in float16."""
+  """The square of 300 overflows in float16."""
   activation = modeling.gelu if is_training else modeling._fused_gelu
   inputs = np.float16([-60000, -300, -41, -3, -0.5, 0, 0.5, 3, 39, 300, 60000])
   with tf.Graph().as_default(), tf1.Session() as session:
@@ -91,7 +91,7 @@ def test_gelu_of_large_inputs_is_finite(is_training):
 
 
 @pytest.mark.slow
-def test_twenty_steps_lose_no_more_than_a_hundredth(tmp_path, folder):
+def test_losses_after_twenty_steps_differ_by_one_percent(tmp_path, folder):
   found = {}
   for precision in ("fp32", "fp16"):
     _run(folder, tmp_path / precision, precision=precision,
@@ -102,7 +102,7 @@ def test_twenty_steps_lose_no_more_than_a_hundredth(tmp_path, folder):
     wanted = found["fp32"][name]
     assert found["fp16"][name] == pytest.approx(wanted, rel=0.01)
     assert found["fp16"][name] != wanted
-  # They have learned something.
+  # Training has lowered the loss.
   _run(folder, tmp_path / "start", do_train=False)
   assert (found["fp16"]["masked_lm_training_loss"]
           < 0.95 * tiny.read_results(tmp_path / "start")[
@@ -110,8 +110,8 @@ def test_twenty_steps_lose_no_more_than_a_hundredth(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_micro_batches_make_one_step(tmp_path, folder):
-  """Their gradients are added up with the same scale."""
+def test_micro_batches_equal_one_batch(tmp_path, folder):
+  """All micro-batches of a step have the same loss scale."""
   found = {}
   for name, batch_size, num_micro_batches in (("one", 6, 1), ("three", 2, 3)):
     _run(folder, tmp_path / name, do_eval=False, num_train_steps=3,
@@ -119,14 +119,14 @@ def test_micro_batches_make_one_step(tmp_path, folder):
          gradient_accumulation_steps=num_micro_batches)
     found[name] = tiny.read_checkpoint(tmp_path / name / "model.ckpt-3")
   for name in ("bert/pooler/dense/kernel", "cls/predictions/output_bias"):
-    # The moment is a mean of gradients, which float16 rounds.
+    # The moment is a mean of gradients that float16 has rounded.
     moment = name + "/adam_m"
     np.testing.assert_allclose(
         found["three"][moment], found["one"][moment],
         atol=0.02 * np.abs(found["one"][moment]).max(), err_msg=name)
 
 
-def test_labels_differ_by_no_more_than_rounding(tmp_path, folder):
+def test_labels_differ_by_at_most_two_percent(tmp_path, folder):
   examples = list(map(tiny.without_labels, tiny.random_examples(9, seed=3)))
   tiny.write_records(tmp_path / "masked.tfrecord", examples)
   labels = {}
@@ -158,17 +158,17 @@ def _by_token(features):
       probabilities, np.argsort(indices, axis=-1), axis=-1)
 
 
-# --- The loss scale across restarts ------------------------------------------
+# --- The loss scale of resumed runs ------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_resumed_run_has_the_loss_scale_it_had(tmp_path, folder, monkeypatch):
-  """From a first scale that overflows, with growth in between."""
+def test_a_resumed_run_restores_the_loss_scale(tmp_path, folder, monkeypatch):
+  """The initial scale overflows; later the scale grows."""
   monkeypatch.setattr(optimization, "_FIRST_LOSS_SCALE", 2.0 ** 26)
   monkeypatch.setattr(optimization, "_FINITE_STEPS", 4)
   for name, steps in (("whole", [30]), ("parts", [2, 17, 30])):
     for num_steps in steps:
-      # The schedule is that of 30 steps in each part.
+      # All parts have the learning rates of a run of 30 steps.
       _run(folder, tmp_path / name, do_eval=False, num_train_steps=30,
            learning_rate=0.01, save_checkpoints_steps=1, keep_checkpoint_max=40)
       if num_steps < 30:
@@ -183,14 +183,14 @@ def test_a_resumed_run_has_the_loss_scale_it_had(tmp_path, folder, monkeypatch):
 
 
 def _cut(output_dir, step):
-  """Takes a run back to the checkpoint of a step."""
+  """Lets the next run resume from the checkpoint of a step."""
   checkpoint = str(output_dir / "model.ckpt-{}".format(step))
   tf1.train.update_checkpoint_state(str(output_dir), checkpoint, [checkpoint])
 
 
 @pytest.mark.slow
 def test_training_may_change_to_float16_and_back(tmp_path, folder):
-  """The loss scale then starts anew; no student has one."""
+  """The loss scale then restarts; exported students have none."""
   run = dict(do_eval=False, save_checkpoints_steps=2, keep_checkpoint_max=2)
   for num_steps, precision in ((2, "fp32"), (4, "fp16"), (6, "fp32"),
                                (8, "fp16")):

@@ -1,8 +1,9 @@
-"""Tests how GPUs run the graphs, by TensorFlow's registry of kernels.
+"""Tests of copies between host and GPU, by TensorFlow's kernel registry.
 
-No GPU is needed: the wheel holds its kernels. An operation without one runs on
-the CPU, and its tensors cross to the host and back in each step. So does what a
-kernel of a GPU reads from the host's memory, such as shapes and seeds.
+No GPU is needed: TensorFlow's package contains the GPU kernels. An operation
+without one runs on the CPU, and each step copies its tensors to the host and
+back. Each step also copies what GPU kernels read from host memory, such as
+shapes and seeds.
 """
 
 import dataclasses
@@ -41,7 +42,7 @@ _TRAININGS = {
 _LABELS = {
     "top-k": {}, "sample": {"tail_samples": 3},
     "hidden states": {"label_format": "hidden"}}
-# What runs on the host, and why that may be.
+# Operations that may run on the host, with the reason.
 _ON_THE_HOST = {
     ("VarHandleOp", "int32"): "the count of finite steps, as checkpoints have "
                               "it",
@@ -59,7 +60,7 @@ def _gpu_kernels(kind):
 
 
 def _gpu_kernel(operation):
-  """Returns the kernel for the operation's dtypes, None if there is none."""
+  """Returns the GPU kernel for the operation's dtypes, or None."""
   return next((
       kernel for kernel in _gpu_kernels(operation.type)
       if all(operation.get_attr(constraint.name).as_datatype_enum
@@ -69,7 +70,7 @@ def _gpu_kernel(operation):
 
 
 def _without_gpu_kernel(graph):
-  """Returns kind and dtypes of the operations that a GPU cannot run."""
+  """Returns type and dtypes of the operations that a GPU cannot run."""
   return {(operation.type, *_dtypes(operation))
           for operation in graph.get_operations()
           if operation.type not in _NO_KERNEL
@@ -77,15 +78,15 @@ def _without_gpu_kernel(graph):
 
 
 def _memories(operation, arguments, tensors):
-  """Returns which of an operation's tensors lie in the host's memory.
+  """Returns for each tensor whether it is in host memory.
 
   Args:
     operation: the operation.
-    arguments: of its definition, inputs or outputs.
-    tensors: the same.
+    arguments: input or output arguments of the operation's definition.
+    tensors: the operation's input or output tensors.
   """
   kernel = _gpu_kernel(operation)
-  # What reads or changes a variable runs where the variable is.
+  # Operations on a variable run on the device of the variable.
   variables = [tensor.op for tensor in operation.inputs
                if tensor.dtype == tf.resource]
   if (not kernel or "CPU" in operation.device
@@ -104,14 +105,14 @@ def _memories(operation, arguments, tensors):
 
 
 def _crossings(fetches):
-  """Returns the tensors that cross between host and GPU in a step.
+  """Returns the tensors that each step copies between host and GPU.
 
   Args:
     fetches: the operations that a step runs.
 
   Returns:
-    The names of those from the host to the GPU, and from the GPU to the host.
-    Constants are copied once, and resources not at all.
+    The names of tensors copied to the GPU, and of tensors copied to the host;
+    without constants, which are copied once, and resources, which never are.
   """
   needed, ahead = set(), list(fetches)
   while ahead:
@@ -188,9 +189,9 @@ def _label(precision, kind):
   return [tensor.op for tensor in outputs]
 
 
-# What is built, and how many tensors may cross from the host to the GPU and
-# back in a step of it: these numbers may only fall. Two come back in training,
-# the global step, which seeds dropout, and whether the gradients are finite.
+# The builder of each graph, and how many tensors a step may copy to the GPU and
+# to the host. Lower these limits only. Training copies two to the host: the
+# global step, which seeds dropout, and whether the gradients are finite.
 _GRAPHS = {
     "training, fp32": ((_train, tf.float32, "top-k"), (10, 1)),
     "training, bf16": ((_train, tf.bfloat16, "top-k"), (10, 1)),
@@ -217,12 +218,12 @@ _GRAPHS = {
     "training, top-k", "labels, sample, fp32", *(
         pytest.param(name, marks=pytest.mark.slow) for name in _GRAPHS
         if name not in ("training, top-k", "labels, sample, fp32"))])
-def test_a_gpu_runs_the_graph_without_the_host(monkeypatch, name):
+def test_a_gpu_runs_the_graph_with_few_copies(monkeypatch, name):
   monkeypatch.setattr(devices, "has_gpu", lambda: True)
   monkeypatch.setattr(devices, "_is_supported", lambda precision: True)
   (build, *arguments), limits = _GRAPHS[name]
   with tf.Graph().as_default() as graph:
-    tf1.set_random_seed(1)  # With a seed dropout draws by step, as in training.
+    tf1.set_random_seed(1)  # As in training: dropout then depends on the step.
     fetches = build(*arguments)
   found = _without_gpu_kernel(graph)
   assert found <= set(_ON_THE_HOST), found - set(_ON_THE_HOST)
@@ -231,7 +232,7 @@ def test_a_gpu_runs_the_graph_without_the_host(monkeypatch, name):
     assert len(tensors) <= limit, sorted(tensors)
 
 
-def test_the_number_of_layers_crosses_nothing(monkeypatch):
+def test_the_number_of_layers_does_not_change_the_copies(monkeypatch):
   monkeypatch.setattr(devices, "has_gpu", lambda: True)
   counts = set()
   for num_layers in (1, 2):
@@ -243,7 +244,7 @@ def test_the_number_of_layers_crosses_nothing(monkeypatch):
   assert len(counts) == 1
 
 
-def test_what_kernels_read_from_the_host_crosses():
+def test_inputs_and_outputs_in_host_memory_are_copied():
   with tf.Graph().as_default():
     values = tf1.placeholder(tf.float32, [2])
     sizes = tf.cast(values * 2.0, tf.int32)  # On the GPU.
@@ -251,7 +252,7 @@ def test_what_kernels_read_from_the_host_crosses():
     assert (up, down) == ({values.name}, {sizes.name})
 
 
-def test_the_registry_tells_what_has_no_kernel():
+def test_an_operation_without_gpu_kernel_is_found():
   with tf.Graph().as_default() as graph:
     tf.strings.length(tf1.placeholder(tf.string, [None]))
     tf1.placeholder(tf.float32, [2]) * 2.0

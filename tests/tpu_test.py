@@ -1,7 +1,7 @@
-"""Tests of the graph that a TPU's cores would run, without a TPU.
+"""Tests of the graph for TPUs, without a TPU.
 
-The graph of the replicas is built and looked at; and the arithmetic of two
-cores runs in two threads, with a sum over both that stands for the TPU's.
+Some tests inspect the replicated graph. Another trains in two threads, which
+simulate two cores and the sum over them.
 """
 
 import collections
@@ -40,7 +40,7 @@ _OPTIONS = student.StudentOptions(
     ({"tpu_name": "local", "eval_every_checkpoint": True},
      "--eval_every_checkpoint=True does not go with --use_tpu=True"),
 ])
-def test_a_tpu_that_is_not_there_is_told(tmp_path, flags, told):
+def test_a_missing_tpu_or_a_conflicting_flag_is_an_error(tmp_path, flags, told):
   folder = tiny.trainer_inputs(tmp_path)
   with pytest.raises(InputError, match=told):
     training.run(tiny.trainer_options(
@@ -67,7 +67,7 @@ def _graph():
 
 
 def _origins(tensor, stop):
-  """Returns the operations that a tensor follows from, up to some kinds."""
+  """Returns the operations that a tensor depends on, up to the stop types."""
   found, ahead = {}, [tensor.op]
   while ahead:
     operation = ahead.pop()
@@ -88,7 +88,7 @@ def test_gradients_are_summed_over_the_cores_before_they_are_clipped(graph):
     scaled, factor = gradient.op.inputs
     if scaled.shape == ():
       scaled, factor = factor, scaled
-    # What is clipped is a sum over the cores, and so is what the factor is of.
+    # The clipped gradient and the operands of the norm are sums over cores.
     kinds = {operation.type for operation in _origins(
         scaled, {"CrossReplicaSum"})}
     assert "CrossReplicaSum" in kinds
@@ -102,8 +102,8 @@ def test_gradients_are_summed_over_the_cores_before_they_are_clipped(graph):
       assert "CrossReplicaSum" in kinds and "MatMul" not in kinds
 
 
-def test_cores_drop_different_values(graph):
-  """Cores run the same graph; only the number of the core differs."""
+def test_cores_have_different_dropout_masks(graph):
+  """Masks depend on the replica id, which alone differs between cores."""
   draws = [operation for operation in graph.get_operations()
            if operation.type == "StatelessRandomUniform"]
   assert len(draws) == 1 + 3 * tiny.CONFIG.num_hidden_layers
@@ -114,7 +114,7 @@ def test_cores_drop_different_values(graph):
 
 
 def test_shapes_are_static_in_the_replicated_part(graph):
-  """As XLA, which compiles it, wants them."""
+  """XLA compiles static shapes only."""
   replicated = [operation for operation in graph.get_operations()
                 if "_tpu_replicate" in operation.node_def.attr]
   assert len(replicated) > 100
@@ -126,10 +126,10 @@ def test_shapes_are_static_in_the_replicated_part(graph):
 
 
 class _Cores:
-  """Threads that stand for the cores of a TPU, and sums over them.
+  """Threads that simulate the cores of a TPU, and sums over them.
 
-  An operation has the same name in the graphs of all cores: what waits under
-  that name for the values of the others is the sum.
+  A sum has the same name in the graphs of all cores. Each core adds its value
+  under this name and waits for the values of the others.
   """
 
   def __init__(self):
@@ -148,7 +148,7 @@ class _Cores:
       return list(pool.map(run, range(_NUM_CORES), arguments_of_cores))
 
   def sum(self, values, *unused_groups):
-    """Does what tf.tpu.cross_replica_sum does."""
+    """Replaces tf.tpu.cross_replica_sum."""
     values = tf.convert_to_tensor(values)
     core, steps = self._core.number, itertools.count()
     name = values.graph.unique_name("sum", mark_as_used=True)
@@ -167,8 +167,8 @@ class _Cores:
 
 
 def _train(options, batches):
-  """Returns the variables after a step on each batch, and the losses."""
-  # A thread for each sum, as they wait.
+  """Trains a step on each batch; returns the variables and the losses."""
+  # Each waiting sum blocks a thread.
   config = tf1.ConfigProto(inter_op_parallelism_threads=200,
                            use_per_session_threads=True)
   with tf.Graph().as_default(), tf1.Session(config=config) as session, \
@@ -193,8 +193,8 @@ def _train(options, batches):
 
 
 @pytest.mark.slow
-def test_two_cores_do_what_one_process_does(monkeypatch):
-  """Clipping included: at this start the gradients are clipped."""
+def test_two_cores_train_as_one_process(monkeypatch):
+  """The initial gradients are large enough to be clipped."""
   examples = tiny.random_examples(8, seed=2)
   wanted = _train(dataclasses.replace(
       _OPTIONS, config=tiny.CONFIG, use_tpu=False, wrap_optimizer=None),
@@ -212,11 +212,11 @@ def test_two_cores_do_what_one_process_does(monkeypatch):
                                  err_msg=name)
 
 
-def test_all_of_the_replicated_part_can_be_compiled(graph):
-  """By the list of XLA's kernels that TensorFlow ships, which is for GPUs."""
+def test_xla_can_compile_all_replicated_operations(graph):
+  """Uses TensorFlow's list of XLA kernels, which is for GPUs."""
   known = set(pywrap_xla_ops.get_gpu_kernel_names())
   kinds = {operation.type for operation in graph.get_operations()
            if "_tpu_replicate" in operation.node_def.attr}
   assert {kind for kind in kinds - known
           if not kind.startswith("TPU")} == {"CrossReplicaSum"}
-  assert "StringJoin" not in known  # It is a list of some operations.
+  assert "StringJoin" not in known  # The list lacks some operations.

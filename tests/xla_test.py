@@ -1,6 +1,6 @@
 """Tests of --use_xla on a CPU: one compilation, the same results.
 
-In processes of their own, as TensorFlow reads its settings once.
+Each run is a subprocess, because TensorFlow reads its settings once.
 """
 
 import os
@@ -21,7 +21,7 @@ _COMPILED = re.compile(r"Compiled (cluster\w*) (\d+) times")
 
 
 def _run(script, *arguments, **flags):
-  """Runs a script; returns its stderr with what XLA compiles."""
+  """Runs a script; returns its stderr, which logs the compilations of XLA."""
   words = ["--{}={}".format(name, value) for name, value in flags.items()]
   environment = {name: value for name, value in os.environ.items()
                  if name != "TF_XLA_FLAGS"}
@@ -34,7 +34,7 @@ def _run(script, *arguments, **flags):
   return result.stderr
 
 
-def test_a_training_is_compiled_once_and_learns_the_same(tmp_path):
+def test_training_compiles_once_and_gives_the_same_variables(tmp_path):
   folder = tiny.trainer_inputs(tmp_path)
   flags = {
       "bert_config_file": folder / "bert_config.json",
@@ -50,9 +50,9 @@ def test_a_training_is_compiled_once_and_learns_the_same(tmp_path):
     assert "use_xla" not in told
     compiled[use_xla] = _COMPILED.findall(told)
   assert not compiled[False]
-  # Steps with and without summaries, and what starts variables: each of some
-  # parts, as a part that writes variables cannot read them again. None of them
-  # is compiled for a second time.
+  # XLA compiles steps with and without summaries, and the initialization, each
+  # as several clusters: a cluster that writes variables cannot read them again.
+  # XLA compiles no cluster twice.
   assert 1 <= len(compiled[True]) < 12
   assert {times for _, times in compiled[True]} == {"1"}
   wanted, found = (
@@ -62,7 +62,7 @@ def test_a_training_is_compiled_once_and_learns_the_same(tmp_path):
     np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=name)
 
 
-def test_labels_are_the_same(tmp_path):
+def test_xla_gives_the_same_labels(tmp_path):
   folder = tiny.trainer_inputs(tmp_path)
   examples = list(map(tiny.without_labels, tiny.random_examples(24, seed=3)))
   tiny.write_records(tmp_path / "masked.tfrecord", examples)
