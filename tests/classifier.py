@@ -1,7 +1,7 @@
-"""Fine-tunes BERT to classify sentences, as BERT's users write such a script.
+"""Fine-tunes BERT to classify sentences, like a script for Google's BERT.
 
-It knows nothing of this project but BERT's own names in `modeling`,
-`optimization` and `tokenization`.
+The script uses only BERT's interface in `modeling`, `optimization` and
+`tokenization`.
 """
 
 import os

@@ -29,8 +29,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-  """Makes the inputs of fuzz tests the same in each run; keeps none of them."""
-  # Where Hypothesis keeps tables of Unicode.
+  """Sets up fuzz tests with the same inputs in each run, and the summary."""
+  # Hypothesis stores its Unicode tables there.
   os.environ.setdefault(
       "HYPOTHESIS_STORAGE_DIRECTORY",
       os.path.join(tempfile.gettempdir(), "hypothesis"))
@@ -49,10 +49,9 @@ def pytest_configure(config):
 
 
 def _start_fork_servers():
-  """Lets all scripts be forked; returns how to end that.
+  """Starts the fork servers of scripts; returns a function that ends them.
 
-  The processes of pytest share the servers, which import packages when they are
-  needed.
+  All processes of pytest share the servers, which import packages on demand.
   """
   os.environ["PYTHONPATH"] = os.pathsep.join(
       [str(_STARTUP), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -79,7 +78,7 @@ def _start_fork_servers():
 
 @pytest.fixture(autouse=True)
 def _tensorflow_for_the_next_test():
-  """Undoes what tested code sets for TensorFlow: no script would be forked."""
+  """Restores TF_ variables: scripts with other values are not forked."""
   yield
   tensorflow = sys.modules.get("tensorflow")
   assert not tensorflow or tensorflow.executing_eagerly(), "a graph is open"
@@ -90,15 +89,15 @@ def _tensorflow_for_the_next_test():
 
 
 def pytest_collection_finish():
-  # What is imported by now stays: looking at it in each collection of garbage
-  # takes a tenth of the time in which TensorFlow builds a graph.
+  # Imported modules stay in memory. Otherwise the garbage collector scans them,
+  # which takes a tenth of the time in which TensorFlow builds a graph.
   gc.collect()
   gc.freeze()
 
 
-# --- The closing line --------------------------------------------------------
+# --- The summary line --------------------------------------------------------
 
-# In a process of pytest-xdist, how many tests the command line leaves out.
+# Number of tests that the command line deselects, per process of pytest-xdist.
 _NUM_DESELECTED = pytest.StashKey[int]()
 
 
@@ -115,7 +114,7 @@ def pytest_sessionfinish(session):
 
 
 class _Summary:
-  """Prints which tests ran, which were skipped or left out, and why."""
+  """Prints how many tests ran, were skipped or were left out, and why."""
 
   def __init__(self, config):
     self._config = config

@@ -1,4 +1,4 @@
-"""Subprocesses of tests: starting them, and waiting for what they do."""
+"""Functions that start subprocesses of tests and wait for conditions."""
 
 import contextlib
 import os
@@ -14,13 +14,13 @@ _POLL_SECONDS = 0.01
 
 
 def start(command, **keywords):
-  """Starts a subprocess that Ctrl-C and SIGTERM end, whatever started pytest.
+  """Starts a subprocess that SIGINT and SIGTERM end.
 
-  A shell starts background jobs with SIGINT ignored, which children inherit.
+  If pytest is a background job of a shell, children inherit an ignored SIGINT.
 
   Args:
     command: the program and its arguments.
-    **keywords: of subprocess.Popen.
+    **keywords: arguments of subprocess.Popen.
 
   Returns:
     The subprocess.Popen.
@@ -30,20 +30,20 @@ def start(command, **keywords):
 
 
 class Script(subprocess.Popen):
-  """A Python script that runs, perhaps in a fork of the fork server.
+  """A running Python script, possibly in a fork of the fork server.
 
   Attributes:
-    script_pid: id of the process that runs the script, which signals go to.
+    script_pid: id of the process that runs the script and receives signals.
   """
 
   def __init__(self, script, *arguments, prefix=(), **keywords):
-    """Starts a script that Ctrl-C and SIGTERM end.
+    """Starts a script that SIGINT and SIGTERM end.
 
     Args:
-      script: its path.
-      *arguments: of the script.
+      script: path of the script.
+      *arguments: arguments of the script.
       prefix: words of the command line before Python.
-      **keywords: of subprocess.Popen.
+      **keywords: arguments of subprocess.Popen.
     """
     reader, writer = os.pipe()
     environment = dict(keywords.pop("env", None) or os.environ,
@@ -80,7 +80,7 @@ def wait_until(condition, process=None, timeout=60):
   deadline = time.monotonic() + timeout
   while True:
     exit_code = process.poll() if process else None
-    value = condition()  # After the poll, to see what the process did last.
+    value = condition()  # After the poll: the process may end last.
     if value:
       return value
     assert exit_code is None, "the process ended with exit code {}".format(
@@ -91,12 +91,12 @@ def wait_until(condition, process=None, timeout=60):
 
 
 def is_running(process_id):
-  """Returns whether a process runs; a zombie does not."""
+  """Returns whether a process runs and is not a zombie."""
   return state(process_id) not in (None, "Z", "X")
 
 
 def state(process_id):
-  """Returns a process's state, such as "S" for sleeping; None for no process.
+  """Returns the state of a process, such as "S" (sleeping); None if it ended.
 
   Skips the test if there is no /proc, as outside Linux.
   """
@@ -110,7 +110,7 @@ def state(process_id):
 
 
 def workers(process_id):
-  """Returns the ids of the worker processes of util.workers in a process.
+  """Returns the ids of the children of a process that util.workers started.
 
   Skips the test if there is no /proc, as outside Linux.
   """

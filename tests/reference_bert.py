@@ -1,8 +1,8 @@
-"""BERT, the student's loss and AdamW, written as plainly as the formulas.
+"""Reference implementation of BERT, the student's loss and AdamW.
 
-Variables are indexed by the names of Google's checkpoints, and their dtype is
-that of the results: float64 and eager in tests, float32 in the graph of a
-benchmark. Only the names of the features come from the project.
+The code follows the formulas. Variables have the names of Google's checkpoints.
+Results have the dtype of the variables: float64 in eager tests, float32 in the
+graph of a benchmark. Only the names of the features come from the project.
 
 Dimensions:
   B: sequences in a batch
@@ -100,7 +100,7 @@ def loss(variables, features, config, hard_label_weight=0.0):
 
 
 def batch(examples):
-  """Stacks the features of records to float64 and int64 tensors."""
+  """Stacks the features of records into float64 and int64 tensors."""
   stacked = {name: np.stack([features[name] for features in examples])
              for name in examples[0]}
   return {name: tf.constant(
@@ -109,16 +109,16 @@ def batch(examples):
 
 
 def adamw(variables, slots, gradients, rate):
-  """Returns what one step of AdamW makes of variables and their slots.
+  """Applies one step of AdamW.
 
   Args:
     variables: tensors by name.
-    slots: their moments, by NAME/adam_m and NAME/adam_v.
-    gradients: by name; they are clipped to a global norm of 1.
+    slots: moments by name, NAME/adam_m and NAME/adam_v.
+    gradients: gradients by name, which are clipped to a global norm of 1.
     rate: the learning rate.
 
   Returns:
-    The variables and the slots, by name.
+    The updated variables and slots, by name.
   """
   clipped, _ = tf.clip_by_global_norm(list(gradients.values()), 1.0)
   updated = {}

@@ -1,8 +1,8 @@
-"""A straightforward BERT tokenizer and instance maker.
+"""Reference implementation of BERT's tokenizer and pre-training records.
 
-Tests and benchmarks compare the fast code with this one. It follows the
+Tests and benchmarks compare the fast code with this module. It follows the
 published description of BERT's input (Devlin et al. 2019, section A.1 and the
-notes that came with BERT's code) one token at a time: token strings, lists of
+README of BERT's code) one token at a time: token strings, lists of
 instances in memory, one `tf.train.Example` at a time.
 
 The order of the draws from `random.Random(seed)` is part of the contract.
@@ -13,7 +13,7 @@ import unicodedata
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 _MAX_WORD_LENGTH = 200
-# A small vocabulary, and words for a text, some of which it lacks.
+# A small vocabulary, and words for a text; the vocabulary lacks some of them.
 TOKENS = ("[PAD] [UNK] [CLS] [SEP] [MASK] the cat sat on a mat and un ##want "
           "##ed ##s run ##ning dog , .".split())
 _WORDS = ([token for token in TOKENS if token[0] not in "[#"]
@@ -22,7 +22,7 @@ _WORDS = ([token for token in TOKENS if token[0] not in "[#"]
 
 def random_text(rng: random.Random, num_documents: int, max_sentences: int = 12,
                 max_words: int = 30) -> str:
-  """Returns documents of sentences, as a text file has them."""
+  """Returns the text of a file with random documents."""
   documents = [
       "\n".join(" ".join(rng.choices(_WORDS, k=rng.randint(1, max_words)))
                 for _ in range(rng.randint(1, max_sentences)))
@@ -51,7 +51,7 @@ def _is_control(char: str) -> bool:
 
 
 def _is_punctuation(char: str) -> bool:
-  # All ASCII symbols count, "$" and "`" too, whatever Unicode says of them.
+  # BERT counts all ASCII symbols, even "$" and "`", which Unicode does not.
   is_ascii_symbol = "!" <= char <= "~" and not char.isalnum()
   return is_ascii_symbol or unicodedata.category(char).startswith("P")
 
@@ -124,7 +124,7 @@ def tokenize(text: str, vocabulary: Dict[str, int], do_lower_case: bool,
 
 
 class Settings(NamedTuple):
-  """The flags that shape the records, with their defaults."""
+  """The flags that determine the records, with their defaults."""
   do_lower_case: bool = True
   max_seq_length: int = 128
   max_predictions_per_seq: int = 20
@@ -161,7 +161,7 @@ def read_documents(path: str, vocabulary: Dict[str, int],
 def create_instances(documents: List[List[List[str]]],
                      vocabulary: Dict[str, int], settings: Settings,
                      rng: random.Random) -> List[Instance]:
-  """Makes the instances of one input file, in the order of the output."""
+  """Returns the instances of one input file, in the order of the output."""
   rng.shuffle(documents)
   words = list(vocabulary)
   instances = []
@@ -191,7 +191,7 @@ def _instances_of_document(documents, index, words, settings, rng):
       is_random_next = len(chunk) == 1 or rng.random() < 0.5
       if is_random_next:
         second = _random_second(documents, index, target - len(first), rng)
-        position -= len(chunk) - num_first  # The rest is used again.
+        position -= len(chunk) - num_first  # Reuse the rest.
       else:
         second = [token for sentence in chunk[num_first:] for token in sentence]
       _truncate(first, second, max_tokens, rng)
@@ -284,7 +284,7 @@ def features(instance: Instance, vocabulary: Dict[str, int],
 
 def create_records(path: str, vocabulary: Dict[str, int], settings: Settings,
                    seed: int) -> Iterator[Dict[str, List]]:
-  """Yields the features of all records that one input file gives."""
+  """Yields the features of all records of one input file."""
   documents = read_documents(path, vocabulary, settings.do_lower_case)
   instances = create_instances(
       documents, vocabulary, settings, random.Random(seed))
@@ -295,12 +295,8 @@ def create_records(path: str, vocabulary: Dict[str, int], settings: Settings,
 def write_records(input_path: str, output_path: str,
                   vocabulary: Dict[str, int], settings: Settings,
                   seed: int) -> Tuple[int, int]:
-  """Writes the TFRecord file of one input file.
-
-  Returns:
-    The number of records and of bytes.
-  """
-  import tensorflow as tf  # Half of the users of this module do without it.
+  """Writes the records of a file; returns the number of records and bytes."""
+  import tensorflow as tf  # Not all users of this module need it.
   num_records = num_bytes = 0
   with tf.io.TFRecordWriter(output_path) as writer:
     for record in create_records(input_path, vocabulary, settings, seed):

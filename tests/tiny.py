@@ -1,4 +1,4 @@
-"""A BERT of one layer, its records, and scripts as subprocesses."""
+"""Helpers of the tests: a BERT of one layer, its records, runs of scripts."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ CONFIG = modeling.BertConfig(
 SHAPE = schema.RecordShape(
     max_seq_length=10, max_predictions_per_seq=3, truncation_factor=4)
 SHAPE_FLAGS = ("--max_seq_length=10", "--max_predictions_per_seq=3")
-# As the README has it.
+# The command of the README.
 MPIRUN = ("mpirun -np 2 -H localhost:2 -bind-to none -map-by slot "
            "-x NCCL_DEBUG=INFO -x LD_LIBRARY_PATH -x PATH -mca pml ob1 "
            "-mca btl ^openib").split()
@@ -52,10 +52,10 @@ def launch(launcher, script, *arguments, **variables):
   """Runs a script in several processes to their end; returns the launcher.
 
   Args:
-    launcher: its command.
+    launcher: words of the launcher's command.
     script: path of the script.
-    *arguments: of the script.
-    **variables: of the environment.
+    *arguments: arguments of the script.
+    **variables: additional environment variables.
   """
   return subprocess.run(
       [*launcher, "python", str(script), *map(str, arguments)], cwd=ROOT,
@@ -64,7 +64,7 @@ def launch(launcher, script, *arguments, **variables):
 
 
 def launch_environment(**variables):
-  """Returns the environment of launchers, with some more variables."""
+  """Returns an environment for launchers, with additional variables."""
   path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
   return dict(
       os.environ, PATH=path, OMPI_ALLOW_RUN_AS_ROOT="1",
@@ -72,9 +72,9 @@ def launch_environment(**variables):
 
 
 def assert_one_line_error(result, *words):
-  """Checks that a script ended with one line that holds some words.
+  """Checks that a script ended with a one-line error that contains the words.
 
-  The line that names the device may precede it.
+  The line that names the device may precede the error.
   """
   lines = [line for line in result.stderr.strip().splitlines()
            if "] Running on " not in line]
@@ -85,7 +85,7 @@ def assert_one_line_error(result, *words):
 
 
 def write_config(path, config=CONFIG, **changes):
-  """Writes a config as Google does; returns its path."""
+  """Writes a config in the format of Google's BERT; returns its path."""
   values = dict(config.to_dict(), **changes)
   path.write_text(json.dumps(values))
   return path
@@ -147,9 +147,9 @@ def trainer_options(folder, output_dir, **changes):
   """Returns the options of a short run.
 
   Args:
-    folder: as `trainer_inputs` writes it.
-    output_dir: of the run.
-    **changes: values of fields, whatever group of options has them.
+    folder: folder of the inputs that `trainer_inputs` writes.
+    output_dir: output folder of the run.
+    **changes: new values of fields in any group of options.
   """
   options = options_module.TrainerOptions(
       output_dir=str(output_dir), do_train=True, do_eval=True,
@@ -167,7 +167,7 @@ def trainer_options(folder, output_dir, **changes):
 
 
 def _with_changes(options, changes):
-  """Changes fields of nested dataclasses, and takes them out of `changes`."""
+  """Changes fields of nested dataclasses; removes them from `changes`."""
   values = {}
   for field in dataclasses.fields(options):
     value = getattr(options, field.name)
@@ -187,9 +187,9 @@ def read_results(output_dir):
 
 
 def curves(folder):
-  """Returns what was drawn for TensorBoard: values by tag and step.
+  """Returns the values of the TensorBoard curves by tag and step.
 
-  Of a step that came again the last value counts: files are named by time.
+  The last value of a repeated step counts: the files' names sort by time.
   """
   found = collections.defaultdict(dict)
   for path in sorted(folder.glob("events*")):
@@ -232,7 +232,7 @@ def random_features(generator, config=CONFIG, shape=SHAPE):
 
 
 def batch(examples):
-  """Returns a batch as a reader gives it."""
+  """Returns a batch of float32 and int32 tensors, as the pipeline does."""
   return {name: tf.constant(
       np.stack([features[name] for features in examples]),
       tf.float32 if examples[0][name].dtype.kind == "f" else tf.int32)
@@ -240,13 +240,13 @@ def batch(examples):
 
 
 def without_labels(features):
-  """Returns the features of a record as stage III writes them."""
+  """Returns the features of a record without labels, as after stage III."""
   return {name: values for name, values in features.items()
           if name not in schema.LABELS}
 
 
 def with_hidden_states(features, seed=0, size=CONFIG.hidden_size):
-  """Returns the features of a record with hidden states for labels."""
+  """Returns the features of a record with hidden states as labels."""
   is_slot = features[schema.MASKED_LM_WEIGHTS][:, np.newaxis] > 0
   hidden_states = np.where(is_slot, np.random.default_rng(seed).normal(
       size=[len(is_slot), size]), 0.0)
@@ -255,7 +255,7 @@ def with_hidden_states(features, seed=0, size=CONFIG.hidden_size):
 
 
 def write_hidden_states(folder, size=CONFIG.hidden_size):
-  """Writes records with hidden states and their decoder; returns the file."""
+  """Writes records with hidden states, and the decoder; returns the path."""
   folder.mkdir(exist_ok=True)
   generator = np.random.default_rng(7)
   np.savez(folder / teacher_decoder.FILE,
@@ -269,7 +269,7 @@ def write_hidden_states(folder, size=CONFIG.hidden_size):
 
 
 def serialize(features, layout=None):
-  """Serializes the features of one record, compact if there is a layout."""
+  """Serializes the features of one record; with a layout, as compact."""
   return tfrecord.encode(compact.pack(
       {name: np.asarray(values)[np.newaxis]
        for name, values in features.items()}, layout))[0]
@@ -287,6 +287,6 @@ def write_records(path, examples, layout=None):
 
 
 def write_serialized(path, serialized):
-  """Writes serialized records as a file without a manifest."""
+  """Writes serialized records without a manifest; returns the path."""
   path.write_bytes(tfrecord.frame(list(serialized)))
   return path
