@@ -1,4 +1,4 @@
-"""Tests of what imports what: one way, downward, without circles."""
+"""Tests of the imports between modules, and of the use of flags."""
 
 import ast
 import os
@@ -11,8 +11,8 @@ import tiny
 
 _CORE = {"modeling", "optimization", "tokenization"}
 _PACKAGES = {"records", "distillation", "util", "extract_wikipedia_for_bert"}
-# Modules by package, and what they may import of the project. Only the ones
-# that own TensorFlow and Horovod may import those.
+# The project's modules that each package or module may import. Only the modules
+# in _TENSORFLOW and _HOROVOD may import TensorFlow and Horovod.
 _ALLOWED = {
     "script": {"distillation", "records", "util", "tokenization"},
     "distillation": {"distillation", "modeling", "optimization", "records",
@@ -26,7 +26,7 @@ _ALLOWED = {
 _TENSORFLOW = {
     "modeling", "optimization", "distillation", "records.decoding",
     "records.input_pipeline",
-    # Only for paths with a scheme: the scripts of text do without it.
+    # Imports TensorFlow only for paths with a scheme.
     "util.remote",
     "extract_teacher_labels_truncated",
     "network_distillation_single_machine_truncated",
@@ -36,7 +36,7 @@ _HOROVOD = {"extract_teacher_labels_truncated",
 
 
 def _modules():
-  """Yields name and syntax tree of each module of the product."""
+  """Yields the name and the syntax tree of each module of the project."""
   for path in sorted([*tiny.ROOT.glob("*.py"), *(
       path for package in _PACKAGES
       for path in (tiny.ROOT / package).glob("*.py"))]):
@@ -68,7 +68,7 @@ def _is_within(name, allowed):
 
 
 @pytest.mark.parametrize("name", _TREES)
-def test_a_module_imports_only_what_it_may(name):
+def test_a_module_imports_only_allowed_modules(name):
   package = name.split(".")[0]
   kind = name if name in _ALLOWED else (
       package if package in _ALLOWED else "script")
@@ -81,7 +81,7 @@ def test_a_module_imports_only_what_it_may(name):
       assert _is_within(name, owners), imported
 
 
-def test_there_is_no_circle():
+def test_imports_have_no_cycle():
   done, open_names = set(), []
 
   def visit(name):
@@ -125,7 +125,7 @@ def _without_tensorflow(tmp_path):
 @pytest.mark.parametrize("script", [
     "split_text.py", "extract_wikipedia_for_bert/extract_wikipedia.py",
     "extract_wikipedia_for_bert/extract_jsons.py"])
-def test_scripts_of_text_do_without_tensorflow(script, without_tensorflow):
+def test_text_scripts_do_not_import_tensorflow(script, without_tensorflow):
   result = subprocess.run(
       [sys.executable, script, "--help"], cwd=tiny.ROOT,
       env=without_tensorflow, capture_output=True, text=True, check=False)

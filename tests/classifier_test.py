@@ -20,7 +20,7 @@ _NEUTRAL = ("the a film films play was is so very it we saw and of with actor "
 
 @pytest.fixture(scope="module", name="folder")
 def fixture_folder(tmp_path_factory):
-  """A student and examples of a task that one word decides."""
+  """A student, and sentences whose label depends on one word."""
   folder = tmp_path_factory.mktemp("classifier")
   student = folder / "student"
   student.mkdir()
@@ -42,7 +42,7 @@ def fixture_folder(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [
     (), ("--disable_v2_behavior=False", "--use_one_hot_embeddings=True")])
-def test_a_script_of_bert_fine_tunes_a_student(tmp_path, folder, flags):
+def test_a_script_for_bert_fine_tunes_a_student(tmp_path, folder, flags):
   student, output_dir = folder / "student", tmp_path / "out"
   result = subprocess.run(
       [sys.executable, str(_SCRIPT), "--bert_dir", str(student), "--train_file",
@@ -54,7 +54,7 @@ def test_a_script_of_bert_fine_tunes_a_student(tmp_path, folder, flags):
       output_dir / "eval_results.txt").read_text().splitlines())
   assert float(results["eval_accuracy"]) == 1.0
   assert int(results["global_step"]) == 400
-  # The first checkpoint is from before the first step.
+  # The first checkpoint precedes the first step.
   start = tiny.read_checkpoint(output_dir / "model.ckpt-0")
   end = tiny.read_checkpoint(output_dir / "model.ckpt-400")
   saved = {name: value for name, value in tiny.random_variables().items()

@@ -1,8 +1,7 @@
 """Tests of the commands in README.md and the other documents.
 
-Each block of commands either runs here, on a tiny teacher and text, or is
-listed with the reason why it does not; its flags are then compared with those
-that there are.
+Each block of commands runs here on a tiny teacher and text, or is listed with
+the reason why it does not run. The flags of all commands must exist.
 """
 
 import dataclasses
@@ -25,10 +24,10 @@ _LINK = re.compile(r"\]\(([^()#\s]*)(?:#([^()\s]*))?\)")
 _BLOCK = re.compile(r"^ *```shell\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _PYTHON = re.compile(r"python (\S+\.py)([^;\n]*)")
 
-# The blocks that run, by how they begin, in their order; and what is written
-# smaller or elsewhere in them.
+# The first characters of the blocks that run, in order, with replacements that
+# change paths or reduce the work.
 _RUN = {
-    # The text is so short that a file has three records.
+    # The text is so short that a file would have only three records.
     "python split_text.py \\\n  --read_file data/": {
         "--dupe_factor 1": "--dupe_factor 10"},
     "for i in $(seq 0 10)": {"seq 0 10": "seq 0 1"},
@@ -56,7 +55,7 @@ _RUN = {
     "python examples/export_student.py --format saved_model": {},
     "python examples/export_student.py --format tflite": {},
 }
-# The others, and why.
+# The first characters of the blocks that do not run, with the reason.
 _DO_NOT_RUN = {
     "git clone": "sets up; demo.sh is the user's to look at",
     "wget https://storage": "takes a large file from the network",
@@ -108,14 +107,14 @@ def test_each_block_runs_or_has_a_reason():
 
 
 def _anchors(document):
-  """Returns what links can point to in a document."""
+  """Returns the anchors of the headings of a document."""
   headings = re.findall("^#+ (.*)$", (tiny.ROOT / document).read_text(
       encoding="utf-8"), re.MULTILINE)
   return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
           for heading in headings}
 
 
-def test_links_lead_somewhere():
+def test_targets_of_links_exist():
   assert {str(path.relative_to(tiny.ROOT))
           for path in (tiny.ROOT / "docs").glob("*.md")} < set(_DOCUMENTS)
   num_links = 0
@@ -193,7 +192,7 @@ def _run_block(world, beginning):
 
 
 def test_cheap_commands_run_as_they_are_printed(world):
-  """Those that train nothing and label nothing."""
+  """Runs the commands that neither train nor label."""
   _run_block(world, "python split_text.py \\\n  --read_file data/")
   _run_block(world, next(
       beginning for beginning in _RUN
@@ -204,7 +203,7 @@ def test_cheap_commands_run_as_they_are_printed(world):
 
 @pytest.mark.slow
 def test_commands_run_as_they_are_printed(world):
-  """One after the other, as each takes what those before have made."""
+  """Runs the blocks in order; each uses the outputs of earlier blocks."""
   for beginning in _RUN:
     _run_block(world, beginning)
   for path in ("data/masked/wiki_masked_99.tfrecord",

@@ -18,7 +18,7 @@ _METRICS = {"accuracy": "masked_lm_accuracy",
             "agreement": "teacher_top1_agreement",
             "KL from the teacher": "kl_from_teacher",
             "calibration error": "expected_calibration_error"}
-# Recipes of the runs by the names of the rows.
+# For each table: the file of the runs, their steps, and the recipe of each row.
 _RECIPES = {
     "forms": ("little_text.json", 1000, {
         "text only": "hard labels", "top 10, `--tail_mass drop`":
@@ -31,13 +31,13 @@ _RECIPES = {
 
 
 @pytest.mark.parametrize("document", tables.DOCUMENTS)
-def test_tables_are_those_of_the_figures(document):
+def test_tables_equal_the_figures(document):
   text = (tiny.ROOT / document).read_text(encoding="utf-8")
   assert text.count("<!-- table ") >= 1
   assert tables.with_tables(text, tables.read_figures()) == text
 
 
-def test_cells_of_all_kinds():
+def test_cells_are_formatted_by_kind():
   figures = dict(tables.read_figures(), mine={
       "columns": ["a", "b"], "rows": [
           ["x", [0.12345, 0.001]], [0.5, None], [12000, "0.5"]]})
@@ -73,14 +73,14 @@ def test_figures_are_means_of_the_runs(name):
   assert num_compared >= 4
 
 
-def test_figures_in_sentences_are_those_of_a_table():
+def test_figures_in_sentences_are_in_a_table():
   figures = tables.read_figures()
   known = set(re.findall(r"\b\d+\.\d{3}\b", tables.with_tables(
       "".join("<!-- table {} -->\n<!-- end -->\n".format(name)
               for name in figures), figures)))
   for document in tables.DOCUMENTS:
     text = (tiny.ROOT / document).read_text(encoding="utf-8")
-    # All but the tables.
+    # Remove the tables.
     text = re.sub(r"<!-- .*?<!-- end -->", "", text, flags=re.DOTALL)
     found = set(re.findall(r"\b\d+\.\d{3}\b", text))
     assert found <= known, (document, found - known)

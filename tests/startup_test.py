@@ -1,4 +1,4 @@
-"""Tests of how scripts of tests start: in a fork, or by themselves."""
+"""Tests of the fork server, which starts the scripts of tests."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import processes
 pytestmark = pytest.mark.skipif(
     not hasattr(sys, "orig_argv"), reason="needs Python 3.10 to be forked")
 
-# The comment is what a script with TensorFlow is known by.
+# The comment selects the fork server that has imported TensorFlow.
 _SCRIPT = """
 import sys  # network_distillation_
 print("tensorflow" in sys.modules)
@@ -25,7 +25,7 @@ print("tensorflow" in sys.modules, "numpy" in sys.modules)
 
 @pytest.mark.parametrize("variables, is_forked", [
     ({}, True), ({"TF_ANYTHING": "1"}, False), ({"FORK_SERVERS": ""}, False)])
-def test_a_script_finds_tensorflow_imported(tmp_path, variables, is_forked):
+def test_forked_scripts_find_tensorflow_imported(tmp_path, variables, is_forked):
   path = tmp_path / "script.py"
   path.write_text(_SCRIPT)
   result = subprocess.run(
@@ -34,7 +34,7 @@ def test_a_script_finds_tensorflow_imported(tmp_path, variables, is_forked):
   assert result.stdout == "{}\n".format(is_forked)
 
 
-def test_other_scripts_find_no_tensorflow(tmp_path):
+def test_forked_plain_scripts_find_only_numpy_imported(tmp_path):
   path = tmp_path / "script.py"
   path.write_text(_PLAIN_SCRIPT)
   result = subprocess.run([sys.executable, path], check=True,
@@ -42,7 +42,7 @@ def test_other_scripts_find_no_tensorflow(tmp_path):
   assert result.stdout == "False True\n"
 
 
-def test_a_killed_script_ends_as_killed(tmp_path):
+def test_a_killed_script_has_the_exit_code_of_sigkill(tmp_path):
   path = tmp_path / "script.py"
   path.write_text(_SCRIPT + "sys.stdout.flush()\nsys.stdin.read()\n")
   with processes.Script(path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
