@@ -33,9 +33,9 @@ _COMMAND_SECONDS = 10
 _TRAINING_SECONDS = 240
 _BYTES_PER_GRADIENT = 4
 
-# Takes "[option...] host [option...] command..." and, like ssh, runs the command
-# in the home folder without the caller's environment. On the second host, an
-# empty read-only folder is mounted over the folder of rank 0.
+# Takes "[option...] host [option...] command...". Like ssh, runs the command in
+# the home folder without the caller's environment. On the second host, an empty
+# read-only folder is mounted over the folder of rank 0.
 _SSH = """#!/bin/sh
 host=
 while :; do

@@ -295,7 +295,8 @@ def test_labels_are_the_same_in_a_bucket(
            device=devices.DeviceOptions("bf16"))
 
 
-def test_labels_without_a_manifest_are_replaced(tmp_path, folder, bucket, caplog):
+def test_labels_without_a_manifest_are_replaced(
+    tmp_path, folder, bucket, caplog):
   local, output = folder / "masked.tfrecord", bucket + "/a.tfrecord"
   _label(folder, local, tmp_path / "a.tfrecord")
   with gfile.GFile(output, "wb") as file:

@@ -184,7 +184,7 @@ def test_open_mpi_is_installed_unless_the_system_has_it(
   assert ("setup: {}/mpirun is not of Open MPI, or without its mpicxx: "
           "installing Open MPI into .venv\n".format(checkout.programs)
           in result.stderr) == is_needed
-  # A module of the system's Open MPI may need it.
+  # MPI_HOME is kept for the system's Open MPI.
   assert ("no MPI_HOME" in checkout.log.read_text()) == is_needed
 
 
