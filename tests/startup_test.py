@@ -25,7 +25,8 @@ print("tensorflow" in sys.modules, "numpy" in sys.modules)
 
 @pytest.mark.parametrize("variables, is_forked", [
     ({}, True), ({"TF_ANYTHING": "1"}, False), ({"FORK_SERVERS": ""}, False)])
-def test_forked_scripts_find_tensorflow_imported(tmp_path, variables, is_forked):
+def test_forked_scripts_have_imported_tensorflow(
+    tmp_path, variables, is_forked):
   path = tmp_path / "script.py"
   path.write_text(_SCRIPT)
   result = subprocess.run(
@@ -34,7 +35,7 @@ def test_forked_scripts_find_tensorflow_imported(tmp_path, variables, is_forked)
   assert result.stdout == "{}\n".format(is_forked)
 
 
-def test_forked_plain_scripts_find_only_numpy_imported(tmp_path):
+def test_forked_plain_scripts_have_imported_only_numpy(tmp_path):
   path = tmp_path / "script.py"
   path.write_text(_PLAIN_SCRIPT)
   result = subprocess.run([sys.executable, path], check=True,
