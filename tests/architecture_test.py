@@ -99,7 +99,7 @@ def test_imports_have_no_cycle():
 @pytest.mark.parametrize("name", _TREES)
 def test_only_main_reads_the_flags(name):
   if name == "util.command_line":
-    return  # It parses them.
+    return  # This module parses the flags.
   for function in ast.walk(_TREES[name]):
     if isinstance(function, ast.FunctionDef) and function.name != "main":
       for node in ast.walk(function):

@@ -29,7 +29,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-  """Sets up fuzz tests with the same inputs in each run, and the summary."""
+  """Makes fuzz tests reproducible; starts the fork servers and the summary."""
   # Hypothesis stores its Unicode tables there.
   os.environ.setdefault(
       "HYPOTHESIS_STORAGE_DIRECTORY",

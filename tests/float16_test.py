@@ -91,7 +91,7 @@ def test_gelu_of_large_inputs_is_finite(is_training):
 
 
 @pytest.mark.slow
-def test_losses_after_twenty_steps_differ_by_one_percent(tmp_path, folder):
+def test_losses_after_20_steps_differ_by_at_most_1_percent(tmp_path, folder):
   found = {}
   for precision in ("fp32", "fp16"):
     _run(folder, tmp_path / precision, precision=precision,

@@ -64,7 +64,7 @@ class _Host(NamedTuple):
   """A network namespace.
 
   Attributes:
-    namespace: its name.
+    namespace: name of the namespace.
     network: target of the link /proc/PID/ns/net of its processes.
   """
   namespace: str
@@ -132,7 +132,7 @@ def _hosts():
   try:
     try:
       _add_hosts(namespaces)
-      # A container may allow to add namespaces, but not to enter them.
+      # A container may allow adding namespaces, but not entering them.
       networks = [_ip("netns", "exec", name, "readlink", "/proc/self/ns/net")
                   for name in namespaces]
     except subprocess.CalledProcessError as error:

@@ -765,7 +765,7 @@ def test_json_text_and_dict_read_back_as_the_same_config(tmp_path):
 
 
 def test_a_config_keeps_extra_values_and_accepts_any_size():
-  """Scripts for BERT store their own values in a config; sizes come later."""
+  """Scripts for BERT add values to a config and may set sizes later."""
   config = modeling.BertConfig.from_dict(
       {"hidden_size": 37, "pooler_type": "x"})
   assert config.hidden_size == 37 and config.num_attention_heads == 12

@@ -654,7 +654,7 @@ def test_memory_does_not_grow_with_dupe_factor(tmp_path, vocab_file):
   num_records = manifest.read_manifest(
       str(tmp_path / "out/a_0.tfrecord")).num_records
   assert num_records > 50000
-  # The order of the records takes 4 bytes a record; 8192 is in KiB.
+  # The order of the records takes 4 bytes a record. The limit is in KiB.
   assert peaks[1] - peaks[0] < 8192
 
 

@@ -97,7 +97,7 @@ runpy.run_module(
 def _folder(tmp_path_factory):
   """A config, a checkpoint, and 16 records that differ in the first token id.
 
-  There are eight files: without agreement, ranks could order them differently.
+  The records are in eight files, whose order must be the same in all ranks.
   """
   folder = tmp_path_factory.mktemp("distributed")
   tiny.write_config(folder / "bert_config.json")

@@ -265,7 +265,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   text = (tmp_path / "out" / "eval_results.txt").read_text()
   assert "checkpoint = best/model.ckpt-{}\n".format(step) in text
   assert (tmp_path / "out" / "student" / "eval_results.txt").read_text() == text
-  # The next run evaluates a last checkpoint whose evaluation was killed.
+  # A kill may prevent the last evaluation; the next run then evaluates.
   shutil.rmtree(best)
   again = tiny.run_script(_SCRIPT, *arguments)
   assert again.returncode == 0 and "training is finished" in again.stderr
@@ -325,7 +325,7 @@ def _start(folder, output_dir, **changes):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_variables(tmp_path, folder):
-  """Trains with dropout; kills it while it saves at random steps."""
+  """Trains with dropout; kills the run while it saves at random steps."""
   generator = random.Random(3)
   whole, killed = tmp_path / "whole", tmp_path / "killed"
   process = _start(folder, whole)

@@ -80,7 +80,7 @@ def wait_until(condition, process=None, timeout=60):
   deadline = time.monotonic() + timeout
   while True:
     exit_code = process.poll() if process else None
-    value = condition()  # After the poll: the process may end last.
+    value = condition()  # After poll(): the process may meet it and end.
     if value:
       return value
     assert exit_code is None, "the process ended with exit code {}".format(

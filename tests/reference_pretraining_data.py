@@ -2,8 +2,8 @@
 
 Tests and benchmarks compare the fast code with this module. It follows the
 published description of BERT's input (Devlin et al. 2019, section A.1 and the
-README of BERT's code) one token at a time: token strings, lists of
-instances in memory, one `tf.train.Example` at a time.
+README of BERT's code) one token at a time: token strings, lists of instances in
+memory, one `tf.train.Example` at a time.
 
 The order of the draws from `random.Random(seed)` is part of the contract.
 """

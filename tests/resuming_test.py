@@ -88,7 +88,7 @@ def _arguments(tmp_path, output_dir, num_train_steps, **changes):
 
 
 def _read(log):
-  """Returns for each step the lists of records that its log lines have."""
+  """Returns for each step the records of each of its lines in the log."""
   steps = collections.defaultdict(list)
   for line in log.read_text().splitlines():
     step, ids = json.loads(line)

@@ -113,7 +113,7 @@ def test_lines_of_zero_width_characters_are_found(text, found):
 
 
 def test_lines_of_zero_width_characters_are_reported(tmp_path):
-  """A split succeeds or fails; both messages name the line."""
+  """Both the warning and the error name the position of the line."""
   (tmp_path / "text.txt").write_text(
       "one\n\u200b\ntwo\n\nthree\n", encoding="utf-8")
   result = _run(tmp_path)
