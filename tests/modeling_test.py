@@ -410,7 +410,7 @@ def test_signatures_equal_those_of_bert(function, wanted):
   assert list(parameters) == list(wanted)
 
 
-def test_functions_of_the_encoder_assemble_to_the_model():
+def test_functions_of_the_encoder_compose_the_same_model():
   """Assembles the encoder as scripts written for Google's BERT do."""
   config = dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)
   variables = tiny.random_variables(config)

@@ -50,9 +50,9 @@ def _train(start, gradients, learning_rate, num_train_steps, num_warmup_steps,
 
 
 def test_one_step_by_hand():
-  # Gradients (3, 4) and (0, 12) have the norm 13, so clipping divides them by 13.
-  # m = 0.1 g, v = 0.001 g^2, and without bias correction m / (sqrt(v) + 1e-6) is
-  # about 3.16 times the sign of g.
+  # Gradients (3, 4) and (0, 12) have the norm 13, so clipping divides them by
+  # 13. m = 0.1 g, v = 0.001 g^2, and without bias correction
+  # m / (sqrt(v) + 1e-6) is about 3.16 times the sign of g.
   start = {"kernel": np.float32([1.0, -2.0]), "bias": np.float32([1.0, 5.0])}
   gradients = {"kernel": np.float32([[3.0, 4.0]]),
                "bias": np.float32([[0.0, 12.0]])}
