@@ -1,4 +1,4 @@
-"""Tests of who is not like the other processes."""
+"""Tests of the check that all processes have equal inputs and versions."""
 
 import pytest
 
@@ -23,11 +23,11 @@ def test_equal_processes_have_no_problem():
     (({}, {"--seed": "2"}),
      "process 1 of 2 on host1 differs: --seed is 2 there, but 1 in process 0 "
      "of 2 on host0;"),
-    # The majority is right, wherever rank 0 is.
+    # The majority counts as right, even against rank 0.
     (({"--seed": "2"}, {}, {}),
      "process 0 of 3 on host0 differs: --seed is 2 there, but 1 in process 1 "
      "of 3 on host1;"),
-    # The first difference counts, and what only one has is one.
+    # Only the first difference is named. A missing entry is a difference.
     (({}, {"tensorflow": "2.15.0", "b.tfrecord": "3 bytes"}),
      "process 1 of 2 on host1 differs: tensorflow is 2.15.0 there"),
     (({}, {"b.tfrecord": "3 bytes"}),
@@ -47,7 +47,7 @@ def test_an_error_comes_before_differences(errors, told):
   assert agreement.find_problem(members) == told
 
 
-def test_what_must_be_the_same_is_described(tmp_path):
+def test_flags_versions_and_files_are_described(tmp_path):
   folder = tiny.trainer_inputs(tmp_path)
   options = tiny.trainer_options(folder, tmp_path / "out")
 
@@ -64,7 +64,7 @@ def test_what_must_be_the_same_is_described(tmp_path):
   path = options.records.input_file
   records = description[path + " (--input_file)"]
   assert str(len((folder / "labelled.tfrecord").read_bytes())) in records
-  # Everything that a file or a flag says makes a difference.
+  # A changed flag or file changes the description.
   tiny.write_config(folder / "bert_config.json", initializer_range=0.03)
   tiny.write_checkpoint(folder / "bert_model.ckpt",
                         tiny.random_variables(seed=7))

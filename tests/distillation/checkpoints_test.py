@@ -40,7 +40,7 @@ def test_a_config_is_read_from_its_file(tmp_path):
     ('{"vocab_size": 9, "is_decoder": true}', "is_decoder is True"),
     ('{"vocab_size": 9, "hidden_dropout_prob": 1.5}', "hidden_dropout_prob"),
 ])
-def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
+def test_an_invalid_config_is_an_error(tmp_path, text, message):
   path = tmp_path / "bert_config.json"
   path.write_bytes(text.encode("latin-1"))
   with pytest.raises(
@@ -49,7 +49,7 @@ def test_a_config_that_is_none_is_an_error(tmp_path, text, message):
   assert str(error.value).count(str(path)) == 1
 
 
-def test_keys_of_other_programs_that_equal_bert_are_accepted(tmp_path):
+def test_keys_of_other_programs_with_bert_values_are_accepted(tmp_path):
   path = tiny.write_config(
       tmp_path / "bert_config.json", model_type="bert", embedding_size=8,
       position_embedding_type="absolute", layer_norm_eps=1e-12,
@@ -65,7 +65,7 @@ def test_a_config_that_is_missing_is_an_error(tmp_path):
       checkpoints.load_config(str(path))
 
 
-def test_sequences_are_no_longer_than_the_positions(tmp_path):
+def test_sequences_longer_than_the_position_embeddings_are_refused(tmp_path):
   path = str(tiny.write_config(tmp_path / "bert_config.json"))
   assert checkpoints.load_config(path, 16) == tiny.CONFIG
   with pytest.raises(InputError, match="--max_seq_length=17.*16"):
@@ -87,10 +87,11 @@ def _restored_values(config, path, layers=None):
 
 
 @pytest.mark.parametrize("layers", [None, (0, 0)])
-def test_variables_of_16_bits_start_a_model_too(tmp_path, layers):
-  """As they are stored by programs that save in the type of their arithmetic.
+def test_a_model_starts_from_a_checkpoint_of_16_bit_variables(tmp_path, layers):
+  """Restores float16, bfloat16 and float32 variables of one checkpoint.
 
-  One that is float32 among them, the first layer taken twice.
+  Programs that save in their compute type write these checkpoints. With
+  `layers`, layer 0 of the checkpoint becomes both layers of the model.
   """
   saved_config = dataclasses.replace(
       tiny.CONFIG, num_hidden_layers=1 if layers else 2)
@@ -173,7 +174,7 @@ def test_a_checkpoint_of_another_hidden_size_is_refused(tmp_path):
     checkpoints.match_checkpoint(config, path)
 
 
-def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+def test_a_checkpoint_without_bert_variables_is_refused(tmp_path):
   path = str(tiny.write_checkpoint(
       tmp_path / "other.ckpt", {"weights": np.zeros(3, "f")}))
   with pytest.raises(InputError, match="none of the model's 30 variables"):
@@ -188,7 +189,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     ("embeddings/word_embeddings", "embeddings/word_embeddings"),
     ("tf_bert/{}/weight", "tf_bert/bert/embeddings/word_embeddings/weight")])
 @pytest.mark.parametrize("layers", [None, (0,)])
-def test_variables_under_other_names_are_told(tmp_path, name, found, layers):
+def test_variables_under_other_names_are_refused(tmp_path, name, found, layers):
   path = str(tiny.write_checkpoint(tmp_path / "bert_model.ckpt", {
       name.format("bert/embeddings/word_embeddings"): np.zeros([29, 8], "f"),
       "cls/predictions/output_bias": np.zeros(29, "f")}))
@@ -209,7 +210,7 @@ def _write_objects(path, prefix):
   return saved
 
 
-def test_an_object_based_checkpoint_is_told(tmp_path):
+def test_an_object_based_checkpoint_is_refused(tmp_path):
   path = tmp_path / "ckpt-1"
   _write_objects(path, "")
   with pytest.raises(InputError, match="--init_checkpoint: {} is an object-"
@@ -219,7 +220,7 @@ def test_an_object_based_checkpoint_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("is_object_based", [False, True])
-def test_the_documents_code_renames_variables(
+def test_the_code_in_the_docs_renames_variables(
     tmp_path, monkeypatch, is_object_based):
   old = tmp_path / "published/model.ckpt"
   if is_object_based:
@@ -252,7 +253,7 @@ def test_the_documents_code_renames_variables(
      "position_embedding_type absolute, not relative_key"),
     ({"hidden_act": "gelu_new", "hidden_dropout_prob": 0.3,
       "layer_norm_eps": 1e-12, "num_hidden_layers": 4}, None)])
-def test_a_config_beside_the_checkpoint_that_differs_is_told(
+def test_a_different_config_beside_the_checkpoint_is_warned_of(
     tmp_path, caplog, place, changes, told):
   path = tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables())
@@ -265,7 +266,7 @@ def test_a_config_beside_the_checkpoint_that_differs_is_told(
       "that belongs to the checkpoint.".format(told, beside, path)]
 
 
-def test_no_config_beside_the_checkpoint_says_nothing(tmp_path, caplog):
+def test_an_invalid_config_beside_the_checkpoint_is_ignored(tmp_path, caplog):
   path = tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables())
   for text in (None, "{", "[]"):
@@ -275,7 +276,7 @@ def test_no_config_beside_the_checkpoint_says_nothing(tmp_path, caplog):
   assert not caplog.messages
 
 
-def test_layers_that_a_teacher_does_not_use_are_told(tmp_path, caplog):
+def test_unused_layers_of_a_teacher_are_warned_of(tmp_path, caplog):
   path = tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables(
           dataclasses.replace(tiny.CONFIG, num_hidden_layers=2)))
@@ -287,7 +288,7 @@ def test_layers_that_a_teacher_does_not_use_are_told(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("ending", (".index", ".data-00000-of-00001"))
-def test_one_file_of_a_checkpoint_is_refused(tmp_path, ending):
+def test_the_path_of_one_file_of_a_checkpoint_is_refused(tmp_path, ending):
   path = str(tiny.write_checkpoint(
       tmp_path / "bert_model.ckpt", tiny.random_variables()))
   with pytest.raises(InputError, match="--init_checkpoint: .*{} is one file "
@@ -302,8 +303,8 @@ def test_the_folder_of_a_checkpoint_is_refused(tmp_path):
     checkpoints.match_checkpoint(tiny.CONFIG, str(tmp_path))
 
 
-def test_damaged_or_failed_values_are_refused(tmp_path):
-  """Which the index does not tell."""
+def test_nan_and_truncated_values_are_refused(tmp_path):
+  """The index of these checkpoints is intact."""
   path = tmp_path / "bert_model.ckpt"
   name = "bert/pooler/dense/bias"
   variables = tiny.random_variables()
@@ -359,7 +360,7 @@ def test_an_exported_model_replaces_an_earlier_one(tmp_path):
       np.testing.assert_array_equal(value, saved[name], err_msg=name)
 
 
-def test_the_newest_checkpoint_tells_its_step(tmp_path):
+def test_newest_step_reads_the_newest_checkpoint(tmp_path):
   assert checkpoints.newest_step(str(tmp_path)) == 0
   assert checkpoints.best_checkpoint(str(tmp_path)) is None
   tiny.write_checkpoint(tmp_path / "model.ckpt-7", {"global_step": np.int64(7)})

@@ -13,7 +13,7 @@ from util.command_line import InputError
 @pytest.mark.parametrize("precision", devices.PRECISIONS)
 @pytest.mark.parametrize("has_gpu", [False, True])
 def test_a_session_rewrites_no_precision(monkeypatch, has_gpu, precision):
-  """The arithmetic of each precision is in the graph."""
+  """The model's graph already casts to the compute type."""
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)
   monkeypatch.delenv("TF_XLA_FLAGS", raising=False)
   options = devices.session_config(
@@ -24,25 +24,25 @@ def test_a_session_rewrites_no_precision(monkeypatch, has_gpu, precision):
   assert options.optimizer_options.global_jit_level == has_gpu
 
 
-def test_cpus_compile_where_tensorflow_was_told_so(monkeypatch):
+def test_cpus_compile_if_tf_xla_flags_enable_it(monkeypatch):
   monkeypatch.setattr(devices, "has_gpu", lambda: False)
   monkeypatch.setenv("TF_XLA_FLAGS", "--a --tf_xla_cpu_global_jit")
   options = devices.session_config(
       devices.DeviceOptions(use_xla=True)).graph_options
   assert options.optimizer_options.global_jit_level == 1
-  # Fused operations of oneDNN would cut the graph to pieces.
+  # oneDNN's fused operations would split the graph that XLA compiles.
   assert options.rewrite_options.remapping == options.rewrite_options.OFF
 
 
 @pytest.mark.parametrize("cpu, capabilities, wanted", [
     ("avx512f avx512_bf16", [], tf.bfloat16), ("amx_bf16", [], tf.bfloat16),
     ("avx512f avx512_bf16x", [], tf.float32), ("avx2", [], tf.float32),
-    # Volta, Turing, Ampere and Hopper, whatever the CPU.
+    # Volta, Turing, Ampere and Hopper: with a GPU, the CPU does not matter.
     ("avx512_bf16", [(7, 0)], tf.float32), ("avx2", [(7, 5)], tf.float32),
     ("avx2", [(8, 0)], tf.bfloat16), ("avx2", [(9, 0)], tf.bfloat16),
     ("avx2", [(9, 0), (7, 5)], tf.float32), ("avx2", [None], tf.float32),
 ])
-def test_bf16_is_for_devices_that_have_it(
+def test_bf16_is_only_used_on_devices_that_support_it(
     monkeypatch, tmp_path, cpu, capabilities, wanted):
   cpuinfo = tmp_path / "cpuinfo"
   cpuinfo.write_text("flags : fpu {}\n".format(cpu))
@@ -65,7 +65,7 @@ def test_memory_grows_on_the_chosen_gpu():
 
 @pytest.fixture(name="gpus")
 def _gpus(monkeypatch):
-  """The machine's GPUs, to be filled, and the calls that set them up."""
+  """The machine's GPUs, initially none, and the calls that set them up."""
   gpus, calls = [], []
   monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: gpus)
   monkeypatch.setattr(tf.config, "set_visible_devices",
@@ -85,8 +85,8 @@ def test_each_process_has_a_gpu_of_its_own(gpus):
     devices.choose_gpu(2)
 
 
-def test_a_launcher_may_isolate_the_gpus(gpus):
-  """Each process then sees one GPU, whatever its local rank is."""
+def test_the_only_visible_gpu_is_used_by_any_local_rank(gpus):
+  """Some launchers show each process only one GPU."""
   gpus, calls = gpus
   gpus.append("a")
   assert devices.choose_gpu(5) == 0
@@ -101,7 +101,7 @@ def test_one_process_takes_one_gpu(gpus):
 
 
 class _Driver:
-  """CUDA's driver, of a machine with two GPUs."""
+  """CUDA's driver on a machine with two GPUs."""
 
   def __init__(self, unused_name):
     pass
@@ -118,7 +118,7 @@ class _Driver:
     return 0 if device.value < 72 else 101
 
 
-def test_the_driver_tells_what_identifies_a_gpu(monkeypatch):
+def test_the_uuid_of_a_gpu_comes_from_the_driver(monkeypatch):
   assert devices.gpu_uuid(None) is None
   monkeypatch.setattr(devices.ctypes, "CDLL", _Driver)
   assert devices.gpu_uuid(1) == "000102030405060708090a0b0c0d0e47"
@@ -165,7 +165,7 @@ def test_processes_share_the_cores_of_a_machine(monkeypatch, has_gpu):
     (2, True, "Gloo", "Gloo all-reduces gradients.$",
      "built without NCCL: Gloo all-reduces gradients in the memory"),
 ])
-def test_a_run_says_where_and_how_it_runs(
+def test_a_run_logs_its_device_and_precision(
     monkeypatch, tmp_path, num_gpus, has_driver, transport, line, warning):
   driver = tmp_path / "version"
   if has_driver:
@@ -199,7 +199,7 @@ def test_a_run_says_where_and_how_it_runs(
                            ".*running in fp32"),
     (False, "fp32", True, "--use_xla: TF_XLA_FLAGS lacks.*nothing is compiled"),
 ])
-def test_what_the_device_cannot_do_is_told(
+def test_unsupported_options_of_the_device_are_warned_of(
     monkeypatch, has_gpu, precision, use_xla, wanted):
   lines = []
   monkeypatch.setattr(devices, "has_gpu", lambda: has_gpu)

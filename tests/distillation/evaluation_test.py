@@ -1,4 +1,4 @@
-"""Tests of the results file, and of keeping the best checkpoint."""
+"""Tests of the results file and of the best checkpoint."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from util import files
 _NAN = float("nan")
 
 
-def test_results_are_written_by_key_and_read_again(tmp_path):
+def test_results_are_written_sorted_by_key_and_read_back(tmp_path):
   folders = [str(tmp_path / "new"), str(tmp_path / "other")]
   evaluation.write_results(folders, {
       "loss": np.float32(1.25), "global_step": np.int64(7), "a_rate": 0.5},
@@ -40,8 +40,8 @@ def _write_with_figures(path, figures):
   return str(path)
 
 
-def test_a_teachers_figures_on_some_files(tmp_path):
-  """Means over the masked tokens of those files that have figures."""
+def test_a_teachers_figures_are_means_over_masked_tokens(tmp_path):
+  """Files whose manifests have no figures do not count."""
   paths = [_write_with_figures(tmp_path / name, figures) for name, figures in (
       ("a", (3, 10, 4, 25.0)), ("b", {}), ("c", (2, 6, 4, 7.0)))]
   assert evaluation.teacher_results(paths[1:2], 4) == {}
@@ -52,7 +52,7 @@ def test_a_teachers_figures_on_some_files(tmp_path):
 
 @pytest.mark.parametrize("accuracy, cross_entropy, is_past", [
     (0.6, 1.9, True), (0.4, 1.9, False), (0.6, 2.1, False)])
-def test_a_student_past_its_teacher_is_warned_of(
+def test_a_student_better_than_its_teacher_is_warned_of(
     caplog, accuracy, cross_entropy, is_past):
   results = {"masked_lm_accuracy": accuracy,
              "masked_lm_cross_entropy": cross_entropy}
@@ -67,7 +67,7 @@ def test_a_student_past_its_teacher_is_warned_of(
 
 
 class _Run:
-  """A training run that saves checkpoints, and what evaluates them."""
+  """A training run that saves checkpoints, and their evaluation."""
 
   def __init__(self, folder, values, evaluation_set="5 records"):
     self.folder = folder
@@ -88,7 +88,7 @@ class _Run:
     tf.compat.v1.train.update_checkpoint_state(str(self.folder), str(path))
 
   def best_step(self):
-    """Returns the step of the best checkpoint, which has to be all there."""
+    """Reads the best checkpoint; returns its step, or None without one."""
     path = checkpoints.best_checkpoint(str(self.folder))
     return int(tiny.read_checkpoint(path)["x"]) if path else None
 
@@ -111,8 +111,8 @@ def test_the_best_checkpoint_is_kept(tmp_path, values, best_steps):
   assert tiny.read_results(best)["kl_from_teacher"] == values[best_step]
 
 
-def test_the_best_checkpoint_may_be_that_of_the_masked_tokens(tmp_path):
-  """Without a teacher, so without its metrics."""
+def test_the_best_checkpoint_may_be_chosen_by_masked_lm_cross_entropy(tmp_path):
+  """The results have no metrics of a teacher."""
   results = [
       {"global_step": step, "masked_lm_cross_entropy": value,
        "masked_lm_accuracy": 0.5} for step, value in enumerate([3, 1, 2])]
@@ -131,7 +131,7 @@ def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
   run.save(0)
   run.listener.after_save(None, 0)
   assert not run.listener.is_newest_unevaluated()
-  run.save(1)  # And a kill.
+  run.save(1)  # The run is killed before it evaluates this checkpoint.
   assert run.listener.is_newest_unevaluated()
   run.listener.evaluate_newest()
   assert not run.listener.is_newest_unevaluated()
@@ -140,12 +140,12 @@ def test_only_the_newest_checkpoint_may_lack_its_evaluation(tmp_path):
 
 @pytest.mark.parametrize("has_note", [True, False])
 def test_figures_of_other_records_are_not_compared(tmp_path, has_note):
-  """A kept one is measured again where its note differs or is missing."""
+  """The best checkpoint is evaluated again if its note does not match."""
   run = _Run(tmp_path, [2.0])
   run.save(0)
   run.listener.after_save(None, 0)
   assert not run.listener.is_best_outdated()
-  if not has_note:  # As an earlier version leaves it.
+  if not has_note:  # Earlier versions wrote no note.
     (tmp_path / "best" / "measured_on.txt").unlink()
   run = _Run(tmp_path, [9.0, 8.0], "5 records" if not has_note else "3 records")
   assert run.listener.is_best_outdated()
@@ -153,14 +153,14 @@ def test_figures_of_other_records_are_not_compared(tmp_path, has_note):
   assert run.evaluated == [0]
   assert tiny.read_results(tmp_path / "best")["kl_from_teacher"] == 9.0
   assert not run.listener.is_best_outdated()
-  # 8 is worse than the 2 of the other records, and better than 9.
+  # 8 is better than 9 on these records; 2 on the other records does not count.
   run.save(1)
   run.listener.after_save(None, 1)
   assert run.best_step() == 1
 
 
 @pytest.mark.parametrize("num_copied", [0, 1, 2])
-def test_a_kill_leaves_the_best_checkpoint_of_before(
+def test_a_kill_during_the_copy_keeps_the_previous_best_checkpoint(
     tmp_path, monkeypatch, num_copied):
   run = _Run(tmp_path, [2.0, 1.0])
   run.save(0)

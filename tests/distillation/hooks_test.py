@@ -1,4 +1,4 @@
-"""Tests of the hooks of training, in a session that counts steps."""
+"""Tests of the training hooks, in a session that only counts steps."""
 
 import logging
 import os
@@ -16,16 +16,16 @@ tf1 = tf.compat.v1
 
 
 def _count(num_steps, build_hooks, first_step=0):
-  """Counts steps until the last one, or until a hook stops.
+  """Counts up to the last step, or until a hook requests a stop.
 
   Args:
-    num_steps: the last step.
-    build_hooks: takes the number of the step that is taken, a tensor, and
-      returns the hooks.
-    first_step: where to start.
+    num_steps: number of the last step.
+    build_hooks: returns the hooks; its argument is the tensor of the step
+      number after the increment.
+    first_step: step number before the first increment.
 
   Returns:
-    The step that was reached.
+    The number of the last step taken.
   """
   with tf.Graph().as_default():
     step = tf1.get_variable(
@@ -53,7 +53,7 @@ def test_a_run_saves_at_its_start_and_end_too(tmp_path):
   assert tf.train.latest_checkpoint(str(tmp_path)).endswith("model.ckpt-7")
 
 
-def test_a_resumed_run_does_not_save_over_its_checkpoint(tmp_path):
+def test_a_resumed_run_does_not_overwrite_its_checkpoint(tmp_path):
   index = tmp_path / "model.ckpt-3.index"
   index.write_text("the newest checkpoint")
   _count(7, lambda step: [hooks.SaverHook(str(tmp_path), 3, 3)], first_step=3)
@@ -78,7 +78,7 @@ class _SignalHook(tf1.train.SessionRunHook):
 
 @pytest.fixture(name="received")
 def _received():
-  """The signals that reach this process, as a list of their numbers."""
+  """Numbers of the signals that reach the handlers of this process."""
   received = []
   numbers = (signal.SIGTERM, signal.SIGINT)
   handlers = [signal.signal(number, lambda *found: received.append(found[0]))
@@ -95,19 +95,19 @@ def _alone(asks, unused_name):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("reduce_sum, steps, reached, num_received", [
     (None, {4}, 4, 0),
-    # Several processes hear of it in the next step.
+    # Several processes agree to stop in the next step.
     (_alone, {4}, 5, 0),
-    # A second signal is for whoever handled it before.
+    # A second signal goes to the previous handler.
     (_alone, {4, 5}, 5, 1),
     (None, set(), 9, 0),
-    # Another process was asked.
+    # Another process got the signal.
     (lambda asks, name: asks + 1, set(), 1, 0),
 ])
 def test_a_signal_ends_training_after_its_step(
     received, number, reduce_sum, steps, reached, num_received):
   stop = hooks.StopAtSignalHook(reduce_sum)
   with stop:
-    # Hooks run in order: this one is asked after the signal came.
+    # Hooks run in order: `stop` runs after the signal arrives.
     assert _count(9, lambda step: [_SignalHook(number, steps), stop]) == reached
   assert stop.is_stopped == (reached < 9)
   assert received == [number] * num_received
@@ -115,7 +115,7 @@ def test_a_signal_ends_training_after_its_step(
   assert received == [number] * (num_received + 1)
 
 
-def test_signals_are_left_to_the_main_thread(received):
+def test_other_threads_install_no_signal_handlers(received):
   def run():
     with hooks.StopAtSignalHook():
       signal.raise_signal(signal.SIGTERM)
@@ -127,7 +127,7 @@ def test_signals_are_left_to_the_main_thread(received):
 
 
 class _LosesSession(tf1.train.SessionRunHook):
-  """Raises an error after the third step, as a lost device does, once."""
+  """Raises an error once, after the third step, as a lost device does."""
 
   def __init__(self, error):
     self._error, self._steps = error, 0
@@ -139,7 +139,7 @@ class _LosesSession(tf1.train.SessionRunHook):
 
 
 def _count_monitored(error):
-  """Counts to 5 in a session that recovers; returns the steps it has taken."""
+  """Takes five steps in a session that recovers; returns their numbers."""
   steps = []
   with tf.Graph().as_default():
     step = tf1.train.get_or_create_global_step()
@@ -153,7 +153,7 @@ def _count_monitored(error):
 @pytest.mark.parametrize("error_type", [
     tf.errors.AbortedError, tf.errors.UnavailableError])
 def test_a_lost_session_is_an_error(error_type):
-  """TensorFlow would begin again from the start, and does outside the block."""
+  """Outside `without_recovery`, TensorFlow restarts from step 1."""
   error = error_type(None, None, "a worker was lost\nand more")
   assert _count_monitored(error) == [1, 2, 1, 2, 3]
   with pytest.raises(InputError, match=(
@@ -163,21 +163,21 @@ def test_a_lost_session_is_an_error(error_type):
   assert _count_monitored(error) == [1, 2, 1, 2, 3]
 
 
-def test_a_lost_engine_is_no_lost_session():
-  """Whoever knows the other processes says which of them is lost."""
+def test_an_error_of_horovod_is_not_replaced():
+  """`distillation.processes` reports which process is lost."""
   error = tf.errors.AbortedError(None, None, "Horovod has been shut down")
   with pytest.raises(tf.errors.AbortedError):
     with hooks.without_recovery("/folder"):
       _count_monitored(error)
 
 
-def test_a_non_finite_step_is_the_last_one():
+def test_training_stops_at_a_non_finite_step():
   with pytest.raises(tf1.train.NanLossDuringTrainingError):
     _count(5, lambda step: [hooks.StopAtNonFiniteHook(step < 5)])
   assert _count(4, lambda step: [hooks.StopAtNonFiniteHook(step < 5)]) == 4
 
 
-def test_progress_is_logged_and_drawn(tmp_path, caplog):
+def test_progress_is_logged_and_written_for_tensorboard(tmp_path, caplog):
   progress = []
 
   def build_hooks(step):
@@ -207,8 +207,8 @@ def test_progress_is_logged_and_drawn(tmp_path, caplog):
           if event.session_log.status == tf1.SessionLog.START] == [21]
 
 
-def test_progress_asks_no_session_for_a_step_that_is_at_hand(monkeypatch):
-  """One run for each step, and one for the step at which training starts."""
+def test_progress_fetches_the_step_together_with_training(monkeypatch):
+  """Only the step at which training starts needs a session run of its own."""
   steps, runs = [], []
   run = tf1.Session.run
 

@@ -1,4 +1,4 @@
-"""Tests of sessions that compute with the variables of a checkpoint."""
+"""Tests of inference with the variables of a checkpoint."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ tf1 = tf.compat.v1
 # Wide enough for TensorFlow to fuse its operations.
 _CONFIG = dataclasses.replace(
     tiny.CONFIG, vocab_size=512, hidden_size=64, intermediate_size=256)
-# Relative, of the largest score.
+# Relative to the largest score.
 _TOLERANCES = {tf.float32: 1e-6, tf.bfloat16: 0.05, tf.float16: 0.01}
 
 
@@ -41,7 +41,7 @@ def _batch():
 @pytest.mark.parametrize("compute_type, for_cpu", [
     (tf.float32, True), (tf.bfloat16, True), (tf.bfloat16, False),
     pytest.param(tf.float16, False, marks=pytest.mark.slow)])
-def test_it_computes_with_the_values_of_a_checkpoint(
+def test_scores_are_those_of_the_checkpoint(
     tmp_path, batch, compute_type, for_cpu):
   variables = tiny.random_variables(_CONFIG)
   checkpoint = str(tiny.write_checkpoint(tmp_path / "bert.ckpt", variables))
@@ -60,7 +60,7 @@ def test_it_computes_with_the_values_of_a_checkpoint(
 @pytest.mark.parametrize("compute_type, for_cpu, score_type", [
     (tf.float32, True, tf.float32), (tf.float16, True, tf.float32),
     (tf.bfloat16, False, tf.float32), (tf.bfloat16, True, tf.bfloat16)])
-def test_products_read_variables_of_their_own_type(
+def test_matrix_products_read_variables_of_their_compute_type(
     compute_type, for_cpu, score_type):
   with tf.Graph().as_default() as graph:
     _build(compute_type, for_cpu)
@@ -68,7 +68,7 @@ def test_products_read_variables_of_their_own_type(
               for variable in tf1.trainable_variables()}
     operations = graph.get_operations()
   kernels = [name for name in dtypes if name.endswith("/kernel")]
-  assert len(kernels) == 7  # Of one layer and the transform.
+  assert len(kernels) == 7  # Six in the layer, one in the transform.
   for name, dtype in dtypes.items():
     is_operand = name in (
         *kernels, *(kernel.replace("kernel", "bias") for kernel in kernels),
@@ -87,7 +87,7 @@ def test_products_read_variables_of_their_own_type(
   assert products[-1].outputs[0].dtype == score_type
 
 
-def test_no_weight_is_a_constant():
+def test_the_graph_holds_no_weights_as_constants():
   with tf.Graph().as_default() as graph:
     _build(tf.bfloat16, True)
     num_weights = sum(

@@ -1,4 +1,4 @@
-"""Tests of how a process finds that others are lost, without others.
+"""Tests of the detection of lost processes, with simulated processes.
 
 `tests/distributed_faults_test.py` kills and stops real processes.
 """
@@ -19,18 +19,18 @@ from distillation.liveness import Liveness, Peer, State
 import processes
 from util import command_line
 
-# Seconds, of the clock below where a test asks for that.
+# Stall limit in seconds; seconds of `_Clock` in tests with the fixture `clock`.
 _LIMIT = 60
 
 
 class _Others:
-  """The engine, and what the other process says through it.
+  """An exchange with one other, simulated process.
 
   Attributes:
     answers: set while the engine answers.
-    said: what the other process says; None is what this one says, and
-      `_SHUT_DOWN` ends the engine.
-    exchanges: how often this process has asked.
+    said: row of the other process; None repeats the row of this process,
+      `SHUT_DOWN` simulates a shutdown of the engine.
+    exchanges: number of exchanges that this process has started.
   """
   SHUT_DOWN = object()
 
@@ -49,7 +49,7 @@ class _Others:
 
 @pytest.fixture(name="printed")
 def _printed(monkeypatch):
-  """The lines that are printed."""
+  """The printed error messages."""
   printed = []
   monkeypatch.setattr(command_line, "print_error", lambda error: printed.append(
       command_line.message(error)))
@@ -58,7 +58,7 @@ def _printed(monkeypatch):
 
 @pytest.fixture(name="_hurry", autouse=True)
 def _hurry(monkeypatch):
-  """Lets the threads wait for a thousandth of a second only."""
+  """Shortens the waits of the threads to a millisecond."""
   for name in ("_WATCH_SECONDS", "_GRACE_SECONDS", "_EXIT_SECONDS",
                "_EXCHANGE_SECONDS"):
     monkeypatch.setattr(liveness, name, 0.001)
@@ -66,7 +66,7 @@ def _hurry(monkeypatch):
 
 @pytest.fixture(name="clock")
 def _clock(monkeypatch):
-  """What the threads take for the time."""
+  """The clock that the threads read."""
   clock = _Clock()
   monkeypatch.setattr(
       liveness, "time", types.SimpleNamespace(monotonic=clock))
@@ -74,7 +74,7 @@ def _clock(monkeypatch):
 
 
 class _Clock:
-  """Is a second later each time it is read."""
+  """A clock that advances one second at each reading."""
 
   def __init__(self):
     self._count = itertools.count()
@@ -87,7 +87,7 @@ class _Clock:
 
 @pytest.fixture(name="ended")
 def _ended(monkeypatch):
-  """Is set where the process would exit."""
+  """An event that is set when the process would exit."""
   ended = threading.Event()
   monkeypatch.setattr(liveness.os, "_exit", lambda unused_code: ended.set())
   return ended
@@ -101,7 +101,7 @@ def _start(others, peers=()):
   return alive
 
 
-def test_others_that_do_not_answer_are_lost(clock, printed, ended):
+def test_processes_that_do_not_answer_are_lost(clock, printed, ended):
   _start(_Others())
   assert ended.wait(20)
   assert _LIMIT < clock.now
@@ -126,7 +126,7 @@ def test_the_stall_limit_starts_once_the_engine_is_connected(
   assert len(printed) == 1
 
 
-def test_a_limit_of_0_waits_for_ever(clock, printed, ended):
+def test_a_stall_limit_of_0_is_no_limit(clock, printed, ended):
   alive = Liveness(0, 2, "process 0", _Others(), 0)
   alive.start()
   processes.wait_until(lambda: clock.now > 5 * _LIMIT)
@@ -151,7 +151,7 @@ def test_a_barrier_waits_for_the_other_process(printed, ended):
 
 
 @pytest.mark.parametrize("state", [State.FAILED, State.INTERRUPTED])
-def test_a_process_that_fails_prints_its_error_itself(
+def test_the_error_of_another_process_is_not_printed(
     printed, ended, state):
   others = _Others()
   others.answers.set()
@@ -179,7 +179,7 @@ def test_a_process_that_has_died_is_named(printed, ended):
       "step 3: ".format(other.pid, own.host))
 
 
-def test_only_the_lowest_rank_left_reports(printed, ended):
+def test_only_the_lowest_remaining_rank_reports(printed, ended):
   own = Peer.of_this_process()
   others = _Others()
   others.said = others.SHUT_DOWN
@@ -191,7 +191,7 @@ def test_only_the_lowest_rank_left_reports(printed, ended):
   assert not printed
 
 
-def test_process_ids_of_another_host_mean_nothing():
+def test_process_ids_of_another_host_are_ignored():
   own = Peer.of_this_process()
   alive = Liveness(0, 2, "process 0 of 2", _Others(), _LIMIT)
   gone = own._replace(process_id=2 ** 22 + 1)

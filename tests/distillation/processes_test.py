@@ -1,4 +1,4 @@
-"""Tests of what processes that train together say of errors.
+"""Tests of the error messages of processes that train together.
 
 `tests/distributed_faults_test.py` kills and stops real processes.
 """
@@ -15,7 +15,7 @@ tf1 = tf.compat.v1
 
 @pytest.fixture(name="group")
 def _group():
-  """A group whose exchange has not begun."""
+  """A group whose exchange thread is not started."""
   group = processes.Group(
       processes.Processes(
           rank=1, size=2, gather=lambda tensor, name: tensor),
@@ -40,7 +40,7 @@ def test_an_error_of_the_engine_keeps_its_first_line(group):
 @pytest.mark.parametrize("message", [
     "Horovod has been shut down. This was caused by an exception on one of the "
     "ranks", "[gloo/pair.cc:598] Connection closed by peer (HorovodAllreduce)"])
-def test_others_are_lost_where_the_engine_or_a_connection_ends(
+def test_an_end_of_the_engine_or_a_connection_means_lost_processes(
     monkeypatch, group, message):
   lost = []
 
@@ -55,7 +55,7 @@ def test_others_are_lost_where_the_engine_or_a_connection_ends(
   assert lost
 
 
-def test_another_error_is_a_bug_and_stays(group):
+def test_an_unrelated_error_is_not_replaced(group):
   with pytest.raises(tf.errors.InvalidArgumentError):
     with group.errors():
       raise tf.errors.InvalidArgumentError(None, None, "shapes differ")
