@@ -31,7 +31,7 @@ _SHAPE = tiny.SHAPE._replace(truncation_factor=0, teacher_hidden_size=8)
 
 @pytest.fixture(name="folder", scope="module")
 def _folder(tmp_path_factory):
-  """The inputs of a trainer, and records with hidden states."""
+  """Folder with the inputs of a trainer and records with hidden states."""
   folder = tiny.trainer_inputs(tmp_path_factory.mktemp("hidden"))
   tiny.write_hidden_states(folder)
   return folder
@@ -46,7 +46,7 @@ def _run(folder, output_dir, **changes):
 
 
 def _random_labels(num_slots=5, hidden_size=6, vocab_size=11):
-  """Returns hidden states with a decoder, and their softmax in float64."""
+  """Returns hidden states with a decoder, and their logits in float64."""
   generator = np.random.default_rng(0)
   arrays = [generator.normal(size=size).astype("f") for size in (
       (num_slots, hidden_size), (vocab_size, hidden_size), vocab_size)]
@@ -86,7 +86,7 @@ def test_the_loss_is_the_full_cross_entropy(temperature, weight):
       + weight * (_softmax(logits) - hard), atol=1e-6)
 
 
-def test_all_entries_give_the_same_loss():
+def test_the_loss_equals_that_of_all_entries_as_top_k():
   labels, teacher_logits = _random_labels()
   logits = tf.random.stateless_normal((5, 11), seed=[1, 2])
   entries = losses.truncate(tf.constant(teacher_logits, tf.float32), 11)
@@ -102,7 +102,7 @@ def test_cosines_by_hand():
 
 
 def test_stored_hidden_states_equal_a_live_teacher():
-  """Loss and gradient, in one graph with a teacher of two layers."""
+  """Compares loss and gradient with a teacher of two layers in the graph."""
   config = modeling.BertConfig(**dict(
       tiny.CONFIG.to_dict(), num_hidden_layers=2))
   variables = tiny.random_variables(config)
@@ -159,7 +159,7 @@ def test_the_stored_hidden_states_give_the_labels_of_the_teacher(tmp_path):
       entries.features[schema.TEACHER_PROBABILITIES][is_real], atol=1e-3)
 
 
-def test_records_hold_them_as_they_are():
+def test_records_hold_hidden_states_unchanged():
   examples = [tiny.with_hidden_states(features, seed) for seed, features in
               enumerate(tiny.random_examples(3, seed=2))]
   decoded = decoding.decode(
@@ -192,7 +192,7 @@ def test_a_decoder_is_stored_once(tmp_path):
     teacher_decoder.store(other, record_file)
   stored = tmp_path / "folder" / "teacher_decoder.npz"
   assert stored.read_bytes() == content
-  stored.write_bytes(content[:-1])  # A damaged one serves nobody.
+  stored.write_bytes(content[:-1])  # A damaged decoder may be replaced.
   teacher_decoder.store(other, record_file)
   assert teacher_decoder.read(path).fingerprint() == other.fingerprint()
 
@@ -205,8 +205,8 @@ teacher_decoder.store(teacher_decoder.Decoder(
 """
 
 
-def test_files_of_one_folder_are_labelled_at_the_same_time(tmp_path):
-  """One that finds the decoder being written waits for it."""
+def test_a_process_waits_for_a_decoder_that_another_writes(tmp_path):
+  """Processes label several files of one folder at the same time."""
   record_file = str(tmp_path / "a.tfrecord")
   path = teacher_decoder.path_beside(record_file)
   with files.PartialFile(path) as partial:
@@ -224,7 +224,7 @@ def test_files_of_one_folder_are_labelled_at_the_same_time(tmp_path):
 
 
 def _is_waiting(process_id, path):
-  """Says whether the system has a process wait for the lock of a file."""
+  """Returns whether a process waits for the lock of a file."""
   inode = ":{} ".format(os.stat(path).st_ino)
   with open("/proc/locks", encoding="ascii") as locks:
     return any("->" in line and " {} ".format(process_id) in line
@@ -235,7 +235,7 @@ def _is_waiting(process_id, path):
     b"", b"PK", b"x" * 100, {"word_embeddings": np.zeros((4, 3), "f")},
     {"word_embeddings": np.zeros((4, 3), "f"), "output_bias": np.zeros(3, "f")},
     {"word_embeddings": np.array([None]), "output_bias": np.zeros(3, "f")}])
-def test_a_file_that_is_no_decoder_is_an_input_error(tmp_path, content):
+def test_a_file_without_a_valid_decoder_is_an_input_error(tmp_path, content):
   path = tmp_path / "teacher_decoder.npz"
   if isinstance(content, bytes):
     path.write_bytes(content)
@@ -279,7 +279,7 @@ def test_a_decoder_is_read_from_remote_storage():
 
 @pytest.mark.slow
 def test_training_learns_the_whole_distribution(tmp_path, folder):
-  """At a temperature that is chosen only now."""
+  """Records with hidden states fit any temperature; this one is 2."""
   _run(folder, tmp_path / "out", temperature=2.0, num_train_steps=30,
        learning_rate=1e-2)
   before, after = (
@@ -299,8 +299,8 @@ def _evaluate(folder, output_dir, **changes):
   return tiny.read_results(output_dir)
 
 
-def test_evaluation_compares_with_the_best_entries(tmp_path, folder):
-  """As with records that hold these entries."""
+def test_evaluation_compares_with_the_most_probable_tokens(tmp_path, folder):
+  """The metrics equal those of records that store these tokens."""
   decoder = teacher_decoder.read(str(folder / teacher_decoder.FILE))
   examples = []
   for seed, features in enumerate(tiny.random_examples(21, seed=5)):
@@ -318,7 +318,7 @@ def test_evaluation_compares_with_the_best_entries(tmp_path, folder):
   of_entries = _evaluate(folder, tmp_path / "entries",
                          input_file=tmp_path / "entries.tfrecord")
   for name, value in of_entries.items():
-    # What is trained differs: all tokens, or the best ones.
+    # The training loss differs: it sums over all tokens, or over the stored.
     if "training_loss" not in name and name not in ("loss", "masked_lm_loss"):
       assert of_hidden[name] == pytest.approx(value, rel=1e-4), name
   assert of_hidden["masked_lm_loss"] > of_entries["masked_lm_loss"]
@@ -326,7 +326,7 @@ def test_evaluation_compares_with_the_best_entries(tmp_path, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_micro_batches", [1, 2])
-def test_cosines_are_trained_and_leave_no_trace(
+def test_the_projection_of_the_cosine_loss_is_not_exported(
     tmp_path, folder, num_micro_batches):
   wide = tiny.write_hidden_states(tmp_path / "wide", size=12)
   changes = dict(input_file=wide, hidden_cosine_weight=2.0,
@@ -339,7 +339,7 @@ def test_cosines_are_trained_and_leave_no_trace(
   assert not any("teacher_decoder" in name for name in variables)
   student = tiny.read_checkpoint(output_dir / "student" / "bert_model.ckpt")
   assert set(student) == set(modeling.variable_shapes(tiny.CONFIG))
-  # It resumes.
+  # The run resumes.
   _run(folder, output_dir, **changes, num_train_steps=4)
   assert tiny.read_results(output_dir)["global_step"] == 4
   cosines = tiny.curves(output_dir)["hidden_cosine_loss"].values()
@@ -354,7 +354,7 @@ def test_cosines_are_trained_and_leave_no_trace(
      "hidden_size 12, but .*ckpt-2 was trained with a teacher with hidden_size "
      "8"),
 ])
-def test_a_projection_that_was_not_begun_with_is_refused(
+def test_resuming_with_another_projection_is_refused(
     tmp_path, folder, changes, told):
   wanted = dict(input_file=tiny.write_hidden_states(tmp_path / "wide", size=12),
                 hidden_cosine_weight=2.0, hidden_projection=True)
@@ -385,7 +385,6 @@ def test_a_projection_that_was_not_begun_with_is_refused(
 ])
 def test_bad_input_is_found_before_anything_is_written(
     tmp_path, folder, changes, told):
-  """Each path is one of a folder of this test."""
   inputs = tmp_path / "inputs"
   inputs.mkdir()
   for path in folder.iterdir():

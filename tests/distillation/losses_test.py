@@ -1,4 +1,4 @@
-"""Tests of the truncation of the teacher, and of the student's losses."""
+"""Tests of the truncation of the teacher and of the student's losses."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def test_truncation_keeps_the_most_probable_tokens():
 
 
 def test_temperature_flattens_the_distribution():
-  # The square root of 0.1, 0.2, 0.3 and 0.4, over their sum.
+  # Square roots of 0.1, 0.2, 0.3 and 0.4, divided by their sum.
   labels = losses.truncate(tf.constant(_LOGITS[:1]), 4, temperature=2.0)
   roots = np.sqrt([0.4, 0.3, 0.2, 0.1])
   np.testing.assert_allclose(
@@ -29,9 +29,9 @@ def test_temperature_flattens_the_distribution():
 
 @pytest.mark.parametrize("size, top_k", [(1000, 3), (1024, 4), (129, 1),
                                          (300, 200)])
-def test_top_k_entries_are_those_of_top_k(size, top_k):
+def test_top_k_entries_equal_tf_math_top_k(size, top_k):
   generator = np.random.default_rng(size)
-  # Few different values, so that many are equal.
+  # Only 40 distinct values, for many ties.
   values = tf.constant(generator.integers(0, 40, (50, size)) / 40, tf.float32)
   for found, wanted in zip(losses.top_k_entries(values, top_k),
                            tf.math.top_k(values, top_k)):
@@ -47,10 +47,10 @@ def _sample(logits, top_k, tail_samples, count):
 
 
 def test_a_sample_of_the_tail_by_hand():
-  """Of 0.4, 0.3, 0.2, 0.06 and 0.04 the first is the head, two are drawn."""
+  """The head is 0.4; two samples are drawn from 0.3, 0.2, 0.06 and 0.04."""
   labels = _sample(np.log(np.float32([0.3, 0.06, 0.4, 0.04, 0.2])), 3, 2, 2000)
-  # Were both drawn, each would stand for half of 0.6, and 0.3 is as much: it is
-  # certain. The other one stands for the other 0.3.
+  # The tail has 0.6, so the threshold of two samples is 0.3. The token with 0.3
+  # is drawn with certainty; the other sample represents the remaining 0.3.
   np.testing.assert_allclose(labels.probabilities, [[0.4, 0.3, 0.3]] * 2000,
                              rtol=1e-5)
   indices = labels.indices.numpy()
@@ -70,7 +70,7 @@ def test_a_sample_holds_no_token_twice():
   for indices in labels.indices.numpy():
     assert len(set(indices)) == 12
   assert np.all(np.diff(labels.probabilities.numpy()[:, 1:], axis=-1) <= 0)
-  # A token is stored with its own probability, or stands for smaller ones.
+  # A token is stored with its own probability or with the higher threshold.
   stored = np.take_along_axis(
       tf.nn.softmax(logits).numpy(), labels.indices.numpy(), axis=-1)
   assert np.all(labels.probabilities.numpy() >= stored * (1 - 1e-6))
@@ -89,13 +89,13 @@ def test_the_mean_target_is_the_whole_distribution(tail_samples):
     mean = np.bincount(np.ravel(labels.indices), np.ravel(labels.probabilities),
                        minlength=40) / count
     errors.append(np.abs(mean - wanted).sum())
-  # A hundred times as many samples: a tenth of the error, give or take.
+  # 100 times as many samples reduce the error about tenfold.
   assert errors[1] < 0.02
   assert 4 < errors[0] / errors[1] < 25
 
 
-def test_a_sample_of_a_rounded_distribution_is_whole(monkeypatch):
-  """As bfloat16 rounds it, a distribution does not quite sum to 1."""
+def test_a_sample_of_a_rounded_distribution_sums_to_1(monkeypatch):
+  """A distribution rounded to bfloat16 does not exactly sum to 1."""
   softmax = tf.nn.softmax
   monkeypatch.setattr(tf.nn, "softmax", lambda logits: tf.cast(
       tf.cast(softmax(logits), tf.bfloat16), tf.float32))
@@ -123,17 +123,17 @@ def test_a_sample_varies_less_than_independent_draws():
     return targets.var(axis=0).sum()
 
   tail = p[order[5:]]
-  # Each of 5 independent draws adds r / 5 with the chance p / r.
+  # Each of 5 independent draws adds r / 5 with the chance p / r, r = sum p.
   independent = tail.sum() / 5 * tail.sum() - (tail ** 2).sum() / 5
   assert variance(9) < variance(5) < independent
 
 
 @pytest.mark.parametrize("logits, indices", [
-    ([0.0, 1.0, -200.0, 2.0, 0.0], {3, 0, 4, 1, 2}),  # One has no chance.
-    ([0.0, 500.0, 0.0, 0.0, 0.0], {1, 0, 2, 3, 4}),  # The head has everything.
+    ([0.0, 1.0, -200.0, 2.0, 0.0], {3, 0, 4, 1, 2}),  # Token 2 underflows.
+    ([0.0, 500.0, 0.0, 0.0, 0.0], {1, 0, 2, 3, 4}),  # The tail underflows.
 ])
 @pytest.mark.parametrize("offset", [0.0, 1 - 2.0 ** -32])
-def test_the_extremes_of_a_sample(logits, indices, offset):
+def test_samples_of_extreme_distributions_are_valid(logits, indices, offset):
   for top_k in (3, 4, 5):
     labels = losses.truncate(
         tf.constant([logits]), top_k, tail_samples=top_k - 1,
@@ -143,7 +143,7 @@ def test_the_extremes_of_a_sample(logits, indices, offset):
     assert probabilities.sum() == pytest.approx(1)
     stored = labels.indices.numpy()[0]
     assert set(stored) <= indices and stored[0] == np.argmax(logits)
-    # Only what has no weight may be there twice.
+    # Only tokens stored with probability 0 may repeat.
     stored = stored[probabilities > 0]
     assert len(set(stored)) == len(stored)
 
@@ -169,7 +169,7 @@ def test_with_all_tokens_stored_the_loss_is_the_full_cross_entropy():
 
 
 def _dense_divergences(student, labels, temperature=1.0):
-  """KL over stored entries and the rest as one, in float64."""
+  """Returns the KL over stored entries and one bucket, in float64."""
   scores = np.float64(student) / temperature
   q = np.exp(scores - scores.max(axis=-1, keepdims=True))
   q /= q.sum(axis=-1, keepdims=True)
@@ -185,7 +185,7 @@ def _dense_divergences(student, labels, temperature=1.0):
 
 
 def test_a_bucket_holds_the_rest_by_hand():
-  # The student has 0.4, 0.1 and 0.5 for the rest; the teacher 0.5, 0.25, 0.25.
+  # Two tokens and the rest: student 0.4, 0.1, 0.5; teacher 0.5, 0.25, 0.25.
   labels = losses.TeacherLabels(
       tf.constant([[0.5, 0.25]]), tf.constant([[3, 0]]))
   values = losses.teacher_losses(
@@ -205,7 +205,7 @@ def test_renormalized_labels_sum_to_one():
 
 
 def test_a_temperature_flattens_the_student():
-  # At T = 2 the student's probabilities go as their square roots.
+  # At T = 2 the student's probabilities are proportional to square roots.
   roots = np.sqrt(np.float32([0.1, 0.2, 0.3, 0.4]))
   labels = losses.TeacherLabels(
       tf.constant([[0.5, 0.25]]), tf.constant([[3, 0]]))
@@ -217,11 +217,12 @@ def test_a_temperature_flattens_the_student():
 
 
 def test_hard_labels_mix_into_the_labels():
-  """Loss and gradient of the mixture are the mixtures of both."""
+  """Mixes losses and gradients of both labels in the same proportion."""
   logits = tf.Variable(np.random.default_rng(2).normal(
       size=_LOGITS.shape).astype(np.float32))
   labels = losses.truncate(tf.constant(_LOGITS), 2)
-  hard_labels = tf.constant([3, 1, 0])  # Among the two best tokens, and not.
+  # Stored, not stored and stored among the two most probable tokens.
+  hard_labels = tf.constant([3, 1, 0])
   with tf.GradientTape(persistent=True) as tape:
     mixed = losses.teacher_cross_entropies(
         logits, losses.mix_hard_labels(labels, hard_labels, 0.3))
@@ -236,8 +237,8 @@ def test_hard_labels_mix_into_the_labels():
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("temperature, tail_mass", [
     (1.0, "drop"), (1.0, "renormalize"), (2.0, "drop"), (1.0, "bucket")])
-def test_what_is_trained_weighs_both_losses(weight, temperature, tail_mass):
-  """A constant weight, and one that moves from 0.1 to 0.5 and is there."""
+def test_the_loss_weighs_soft_and_hard_labels(weight, temperature, tail_mass):
+  """The weight is constant, or a point of a schedule from 0.1 to 0.5."""
   logits = tf.constant(_LOGITS[:, ::-1] * 2)
   labels = losses.truncate(tf.constant(_LOGITS), 2, temperature)
   hard_labels = tf.constant([3, 1, 0])
@@ -315,13 +316,13 @@ def test_gradients_equal_those_of_the_formulas(tail_mass, top_k, temperature):
 
 
 def _extreme_cases(generator, num_slots, vocab_size, top_k):
-  """Returns logits and labels over the extremes that float32 reaches."""
+  """Returns logits and labels with extreme values of float32."""
   scales = 10.0 ** generator.choice([-30, -3, 0, 1, 2, 4, 30],
                                     size=(num_slots, 1))
   logits = generator.normal(size=(num_slots, vocab_size)) * scales
   indices = np.argsort(generator.random(logits.shape), axis=-1)[:, :top_k]
-  # The student's whole mass on the stored tokens, or none of it, in a third of
-  # the cases each.
+  # The stored tokens get all of the student's mass in a third of the cases, and
+  # none of it in another third.
   shift = generator.choice([0, 0, 90, 1e4, -90, -1e4], size=(num_slots, 1))
   np.put_along_axis(
       logits, indices,
@@ -339,9 +340,9 @@ def _extreme_cases(generator, num_slots, vocab_size, top_k):
 
 @pytest.mark.parametrize("vocab_size, top_k, num_slots", [
     (16, 4, 600000), (5, 4, 200000), (4, 4, 200000)])
-def test_no_extreme_makes_a_gradient_that_is_not_finite(
+def test_gradients_of_extreme_values_are_finite(
     vocab_size, top_k, num_slots):
-  """A million cases for each loss."""
+  """Tries a million cases for each loss, over all parameters."""
   logits, labels = _extreme_cases(
       np.random.default_rng(6), num_slots, vocab_size, top_k)
   logits = tf.constant(logits)
@@ -351,16 +352,17 @@ def test_no_extreme_makes_a_gradient_that_is_not_finite(
       values = losses.teacher_losses(logits, labels, 1.0, tail_mass)
     gradient = tape.gradient(values, logits)
     assert bool(tf.reduce_all(tf.math.is_finite(values))), tail_mass
-    # |q * mass - p| is at most the mass, which rounding takes over 1.
+    # |q * mass - p| is at most the mass, which rounding may bring above 1.
     assert float(tf.reduce_max(tf.abs(gradient))) <= 1 + 1e-5, tail_mass
     assert bool(tf.reduce_all(tf.math.is_finite(gradient))), tail_mass
-    # With all tokens stored a rest, as some cases have it, is none.
+    # With all tokens stored there is no rest: entries that sum to less than 1
+    # may have a negative divergence.
     if tail_mass == "bucket" and top_k < vocab_size:
       assert float(tf.reduce_min(values)) > -1e-5
 
 
-def test_a_rest_of_the_student_keeps_its_digits():
-  # Outside the stored token the student has 3 exp(-40), and 1 less that is 1.
+def test_the_students_rest_keeps_its_precision():
+  # Outside the stored token the student has 3 exp(-40); 1 - q would round to 0.
   labels = losses.TeacherLabels(
       tf.constant([[0.75]]), tf.constant([[1]]))
   loss = losses.divergences_from_teacher(
@@ -371,7 +373,7 @@ def test_a_rest_of_the_student_keeps_its_digits():
 
 @pytest.mark.parametrize("tail_mass", losses.TAIL_MASSES)
 def test_the_loss_makes_one_tensor_of_the_size_of_the_logits(tail_mass):
-  """Forward, beyond the logits: the gradient is built in its place."""
+  """The forward pass computes the gradient in place, in that tensor."""
   with tf.Graph().as_default() as graph:
     logits = tf.compat.v1.placeholder(tf.float32, [40, 29])
     labels = losses.TeacherLabels(

@@ -31,12 +31,12 @@ def test_metrics_are_averaged_over_slots_not_batches():
   assert results["masked_lm_accuracy"] == pytest.approx(1 / 3)
   assert results["masked_lm_training_loss"] == pytest.approx(1 / 3)
   assert results["next_sentence_loss"] == pytest.approx(8 / 4)
-  # Of three slots one has a gap: it is correct at the confidence 0.5.
+  # One of three slots has a gap: its confidence is 0.5, its accuracy 1.
   assert results["expected_calibration_error"] == pytest.approx(1 / 6)
 
 
 def test_teacher_metrics_by_hand():
-  # The student's tokens by falling probability: 3 2 1 0; 0 2 1 3.
+  # The student's tokens by decreasing probability: 3 2 1 0; 0 2 1 3.
   labels = losses.TeacherLabels(
       tf.constant([[0.2, 0.5, 0.1], [0.5, 0.2, 0.1]]),
       tf.constant([[0, 3, 1], [1, 2, 3]]))
@@ -44,7 +44,7 @@ def test_teacher_metrics_by_hand():
   metrics = student.teacher_metrics(logits, labels, 1.0)
   np.testing.assert_array_equal(metrics["teacher_top1_agreement"], [1, 0])
   np.testing.assert_array_equal(metrics["teacher_topk_precision"], [0.75, 0.75])
-  # With the last entry drawn the teacher's own are two.
+  # The last entry is a sample, so the precision is over the top two.
   metrics = student.teacher_metrics(logits, labels, 1.0, tail_samples=1)
   np.testing.assert_array_equal(metrics["teacher_topk_precision"], [0.5, 0.5])
   np.testing.assert_allclose(
@@ -60,10 +60,10 @@ def _run(mode, examples, batch=(), **options):
   """Runs the model_fn on a batch.
 
   Args:
-    mode: train or eval.
-    examples: the batch.
+    mode: "train" or "eval".
+    examples: features of the records in the batch.
     batch: arguments of `prepare_batch`.
-    **options: of the student.
+    **options: fields of `StudentOptions`.
 
   Returns:
     The loss and, in evaluation, the metrics; in training, the variables and
@@ -104,7 +104,7 @@ def _run(mode, examples, batch=(), **options):
     pytest.param("train", {"num_micro_batches": 3}, marks=pytest.mark.slow),
     pytest.param("train", {"num_micro_batches": 6}, marks=pytest.mark.slow),
 ])
-def test_how_a_batch_is_computed_changes_nothing(mode, changes):
+def test_padding_and_micro_batches_do_not_change_the_results(mode, changes):
   examples = tiny.random_examples(6, seed=4)
   for features in examples:
     features[schema.MASKED_LM_WEIGHTS][1:] = 0
@@ -115,8 +115,8 @@ def test_how_a_batch_is_computed_changes_nothing(mode, changes):
   assert loss == pytest.approx(wanted_loss, abs=1e-5)
   assert set(found) == set(wanted) and len(found) > 10
   for name, value in wanted.items():
-    # Adam's first step is as large for tiny gradients as for others, which
-    # makes rounding large; adam_m is a tenth of the gradient.
+    # Adam's first step is equally large for tiny and for large gradients, which
+    # amplifies rounding errors. adam_m is a tenth of the gradient.
     atol = 1e-4 if name in tiny.random_variables() else 1e-6
     np.testing.assert_allclose(
         found[name], value, rtol=0, atol=atol, err_msg=name)
@@ -124,8 +124,8 @@ def test_how_a_batch_is_computed_changes_nothing(mode, changes):
 
 @pytest.mark.parametrize("batch", [
     {}, pytest.param({"num_micro_batches": 3}, marks=pytest.mark.slow)])
-def test_without_its_weight_the_next_sentence_head_stays_as_it_is(batch):
-  """In the checkpoint too, moments included: another run may train it."""
+def test_with_weight_0_the_next_sentence_head_is_not_trained(batch):
+  """The head and its moments stay in the checkpoint for later runs."""
   examples = tiny.random_examples(6, seed=4)
   _, with_head = _run("train", examples, batch)
   loss, found = _run("train", examples, batch, loss=losses.LossOptions(
@@ -143,7 +143,7 @@ def test_without_its_weight_the_next_sentence_head_stays_as_it_is(batch):
   assert results[student.BATCH_LOSS] == pytest.approx(loss, abs=1e-5)
 
 
-def test_the_next_sentence_loss_has_its_weight():
+def test_the_next_sentence_loss_is_multiplied_by_its_weight():
   examples = tiny.random_examples(6, seed=4)
   (_, once), (_, thrice) = (
       _run("eval", examples, loss=losses.LossOptions(next_sentence_weight=w))
@@ -153,14 +153,14 @@ def test_the_next_sentence_loss_has_its_weight():
       2 * once["next_sentence_loss"], abs=1e-5)
 
 
-def test_metrics_have_their_old_names_too():
+def test_metrics_keep_their_old_names_too():
   _, results = _run("eval", tiny.random_examples(6, seed=4))
   for old_name, name in (("masked_lm_loss", "masked_lm_training_loss"),
                          ("teacher_topk_recall", "teacher_topk_precision")):
     assert results[old_name] == results[name] > 0
 
 
-def test_records_without_labels_have_no_metrics_of_the_teacher():
+def test_records_without_labels_have_no_teacher_metrics():
   examples = list(map(tiny.without_labels, tiny.random_examples(6, seed=4)))
   loss, results = _run("eval", examples,
                        loss=losses.LossOptions(hard_label_weight=1))

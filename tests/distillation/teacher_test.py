@@ -1,4 +1,4 @@
-"""Tests of the teacher, of windows of records, and of what is reported."""
+"""Tests of the teacher, of windows of records, and of the statistics."""
 
 import logging
 import threading
@@ -36,7 +36,7 @@ def _features():
 
 
 def _label(checkpoint, features, first_record=0, **changes):
-  """Returns what is stored, in the order of the features."""
+  """Returns the arrays to store, in the order of `Labels.features`."""
   options = teacher.LabelOptions(**{"truncation_factor": 4, **changes})
   return tuple(teacher.Teacher(tiny.CONFIG, checkpoint, options).label(
       features, first_record).features.values())
@@ -46,7 +46,7 @@ def _label(checkpoint, features, first_record=0, **changes):
     {}, {"tail_samples": 2}, {"label_format": "hidden"}])
 @pytest.mark.parametrize("changes", [
     {"batch_size": 1}, {"batch_size": 3},
-    # XLA gets the padded slots too.
+    # With XLA, the graph computes padded slots too.
     {"device": devices.DeviceOptions(use_xla=True)}])
 def test_labels_do_not_depend_on_how_they_are_computed(
     checkpoint, features, labels, changes):
@@ -75,7 +75,7 @@ def test_samples_depend_on_the_record_and_the_seed(checkpoint, features):
 
 
 def _windows(features, sizes):
-  """Yields consecutive windows of features, of records without bytes."""
+  """Yields consecutive windows of features, with empty serialized records."""
   first = 0
   for size in sizes:
     yield input_pipeline.Window(first, [b""] * size, {
@@ -85,8 +85,9 @@ def _windows(features, sizes):
 
 @pytest.mark.parametrize("changes", [{"tail_samples": 2},
                                      {"label_format": "hidden"}])
-def test_windows_are_labelled_like_one_by_one(checkpoint, features, changes):
-  """The second of them has no masked tokens, but comes too."""
+def test_windows_get_the_same_labels_as_one_by_one(
+    checkpoint, features, changes):
+  """The second window has no masked tokens, but is yielded too."""
   weights = features[schema.MASKED_LM_WEIGHTS].copy()
   weights[5:8] = 0
   features = dict(features, **{schema.MASKED_LM_WEIGHTS: weights})
@@ -105,9 +106,9 @@ def test_windows_are_labelled_like_one_by_one(checkpoint, features, changes):
 
 
 @pytest.mark.parametrize("answer_bytes, num_ahead", [(1 << 20, 16), (1, 1)])
-def test_answers_wait_up_to_some_bytes(
+def test_the_teacher_runs_ahead_within_a_limit_of_bytes(
     checkpoint, features, monkeypatch, answer_bytes, num_ahead):
-  """The teacher goes on meanwhile; 1 MiB would be more answers than 16."""
+  """1 MiB holds more than 16 batches, the other limit."""
   model = teacher.Teacher(tiny.CONFIG, checkpoint, teacher.LabelOptions(
       truncation_factor=4, batch_size=1))
   answered = threading.Semaphore(0)
@@ -130,12 +131,12 @@ def test_answers_wait_up_to_some_bytes(
   for _ in range(1 + num_ahead):
     assert answered.acquire(timeout=60)
   labelled.close()
-  # One batch was taken; the others wait, and no thread goes on.
+  # One batch was taken, the others were computed ahead; all threads have ended.
   assert len(num_answers) == 1 + num_ahead
   assert threading.active_count() == before
 
 
-def test_an_error_comes_after_the_windows_before(checkpoint, features):
+def test_an_error_is_raised_after_the_preceding_windows(checkpoint, features):
   before = threading.active_count()
 
   def damaged():
@@ -163,7 +164,7 @@ def test_without_masked_tokens_there_is_nothing_to_label(checkpoint, features):
     {"tail_samples": 3}, {"device": devices.DeviceOptions(use_xla=True)}])
 def test_cross_entropies_are_those_of_the_whole_distribution(
     checkpoint, features, changes):
-  """At temperature 1, whatever is stored."""
+  """They are at temperature 1, for any options of the labels."""
   logits, _ = tiny.scores(tiny.CONFIG, tiny.random_variables(), features)
   wanted = -np.take_along_axis(
       tf.nn.log_softmax(logits).numpy().reshape(11, 3, -1),
@@ -179,7 +180,7 @@ def test_cross_entropies_are_those_of_the_whole_distribution(
 
 
 def test_figures_of_a_teacher_by_hand():
-  """Two windows after an earlier run; padding does not count."""
+  """Adds two windows to the figures of an earlier run; ignores padding."""
   statistics = teacher.LabelStatistics(
       figures=manifest.TeacherFigures(5, 10, 4, 2.5))
   for weights, predictions, cross_entropies in (
@@ -200,7 +201,7 @@ def test_figures_of_a_teacher_by_hand():
     ((3, 9), [(3, 4), (7, 2)]),
     ((5, 5), []),
 ])
-def test_windows_hold_a_share_in_order(tmp_path, share, wanted):
+def test_windows_hold_a_range_of_records_in_order(tmp_path, share, wanted):
   examples = tiny.random_examples(11, seed=3)
   paths = [str(tiny.write_records(tmp_path / name, part)) for name, part in (
       ("a", examples[:5]), ("b", examples[5:]))]
@@ -216,7 +217,7 @@ def test_windows_hold_a_share_in_order(tmp_path, share, wanted):
           window.features[schema.INPUT_IDS][i], features[schema.INPUT_IDS])
 
 
-def test_a_damaged_file_ends_the_windows(tmp_path):
+def test_a_damaged_file_is_an_error_of_the_windows(tmp_path):
   path = tiny.write_records(tmp_path / "a", tiny.random_examples(3, seed=3))
   corpus = order.read_corpus([str(path)], "input_file")
   path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -225,7 +226,7 @@ def test_a_damaged_file_ends_the_windows(tmp_path):
         corpus, "input_file", _SHAPE, 0, 3, 2))
 
 
-def test_the_mass_is_told_to_three_digits_from_a_fixed_memory():
+def test_mass_quantiles_are_exact_to_three_digits():
   generator = np.random.default_rng(0)
   statistics, all_masses = teacher.LabelStatistics(num_top=1), []
   for _ in range(20):
@@ -267,7 +268,7 @@ def test_an_unlikely_teacher_is_warned_of(
 
 @pytest.mark.parametrize("labels, what", [
     ({}, "probabilities"), ({"label_format": "hidden"}, "hidden states")])
-def test_a_teacher_that_diverged_is_told(tmp_path, features, labels, what):
+def test_a_teacher_that_diverged_is_refused(tmp_path, features, labels, what):
   variables = tiny.random_variables()
   variables["cls/predictions/transform/dense/bias"][0] = np.nan
   checkpoint = str(tiny.write_checkpoint(
@@ -277,7 +278,7 @@ def test_a_teacher_that_diverged_is_told(tmp_path, features, labels, what):
     _label(checkpoint, features, **labels)
 
 
-def test_hidden_states_beyond_float16_are_told(tmp_path, features):
+def test_hidden_states_beyond_float16_are_refused(tmp_path, features):
   variables = tiny.random_variables()
   variables["cls/predictions/transform/LayerNorm/gamma"][:] = 1e6
   checkpoint = str(tiny.write_checkpoint(

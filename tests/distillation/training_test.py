@@ -1,4 +1,4 @@
-"""Tests of the loop of training and evaluation, and of its checks."""
+"""Tests of training, evaluation and the checks before them."""
 
 import dataclasses
 import os
@@ -40,7 +40,7 @@ def _run(folder, output_dir, **changes):
 
 def test_other_processes_open_no_records_that_rank_0_has_read(
     tmp_path, folder, monkeypatch):
-  """But find those that differ."""
+  """They open only files whose stamps differ from those in rank 0."""
   paths = [_write_labelled(tmp_path / "{}.tfrecord".format(i), folder)
            for i in range(2)]
   names = [name for path in map(str, paths) for name in (path, path + ".json")]
@@ -67,7 +67,7 @@ def test_other_processes_open_no_records_that_rank_0_has_read(
 
   monkeypatch.setattr(files, "open_file", open_and_note)
   assert start() == set()
-  # As a host has a copy of its own.
+  # Another host may have its own copy of a file.
   os.utime(names[3], (1.1e9, 1.1e9))
   assert start() == {names[3]}
 
@@ -78,7 +78,7 @@ def test_other_processes_open_no_records_that_rank_0_has_read(
     (100, 100, "100 sequences: 1 epochs of the 100 rec"),
     (1250, 100, "1,250 sequences: 12.5 epochs of the 100 rec"),
 ])
-def test_the_share_of_the_records_is_told(num_sequences, num_records, told):
+def test_the_log_has_the_share_of_the_records(num_sequences, num_records, told):
   assert told in training.describe_reading(num_sequences, num_records)
 
 
@@ -88,7 +88,7 @@ def test_the_share_of_the_records_is_told(num_sequences, num_records, told):
     (2, 10000, "--num_warmup_steps=10000 is not less than --num_train_steps=2"),
     (2, 0, ""),
 ])
-def test_a_warmup_that_is_too_long_is_told(
+def test_a_warmup_that_is_too_long_is_warned_of(
     tmp_path, folder, caplog, steps, warmup, told):
   _run(folder, tmp_path, do_eval=False, num_train_steps=steps,
        num_warmup_steps=warmup)
@@ -97,13 +97,13 @@ def test_a_warmup_that_is_too_long_is_told(
 
 
 @pytest.mark.slow
-def test_a_folder_of_other_files_is_told(tmp_path, folder, caplog):
+def test_a_folder_of_other_files_is_warned_of(tmp_path, folder, caplog):
   for name in ("log.txt", "run.log", "bert_config.json", ".hidden"):
     (tmp_path / name).write_text("which belongs to the training")
   _run(folder, tmp_path, do_eval=False, num_train_steps=2)
   assert "training does not write" not in caplog.text
-  # What it has written is not told when it goes on, nor after a start that has
-  # saved nothing.
+  # A resume does not warn. A start without a checkpoint warns of text_0.txt,
+  # but not of the files of earlier runs.
   (tmp_path / "text_0.txt").write_text("a text")
   _run(folder, tmp_path, do_eval=False, num_train_steps=4)
   assert "training does not write" not in caplog.text
@@ -115,9 +115,9 @@ def test_a_folder_of_other_files_is_told(tmp_path, folder, caplog):
 
 
 @pytest.mark.slow
-def test_a_teacher_on_its_own_labels_has_the_figures_of_the_manifest(
+def test_evaluating_the_teacher_gives_the_figures_of_the_manifest(
     tmp_path, folder):
-  """What stage IV has counted is what an evaluation measures."""
+  """Stage IV and the evaluation measure the teacher on the same records."""
   labelled = tmp_path / "labelled.tfrecord"
   result = tiny.run_script(
       "extract_teacher_labels_truncated.py", *tiny.SHAPE_FLAGS,
@@ -136,7 +136,7 @@ def test_a_teacher_on_its_own_labels_has_the_figures_of_the_manifest(
 
 @pytest.mark.slow
 def test_a_seed_fixes_the_run(tmp_path, folder):
-  """New weights, dropout and the order of records; and checkpoints kept."""
+  """Covers initial weights, dropout and the order of records."""
   trained = {}
   for name, seed in (("first", 7), ("again", 7), ("other", 8)):
     _run(folder, tmp_path / name, do_eval=False,
@@ -153,7 +153,7 @@ def test_a_seed_fixes_the_run(tmp_path, folder):
 
 @pytest.mark.slow
 def test_compact_records_train_the_same_student(tmp_path, folder):
-  """Among others, and in an evaluation."""
+  """Trains and evaluates on a plain and a compact file together."""
   examples = tiny.random_examples(21, seed=5)
   for name, layout in (("plain", None), ("mixed", tiny.layout(bits=32))):
     (tmp_path / name).mkdir()
@@ -173,7 +173,7 @@ def test_compact_records_train_the_same_student(tmp_path, folder):
 
 @pytest.mark.slow
 def test_micro_batches_make_one_step(tmp_path, folder):
-  """Variables and slots equal those of the batch in one piece."""
+  """Variables and optimizer slots equal those of one batch of 6."""
   trained = {}
   for name, batch_size, num_micro_batches in (("one", 6, 1), ("three", 2, 3)):
     _run(folder, tmp_path / name, do_eval=False, train_batch_size=batch_size,
@@ -189,7 +189,7 @@ def test_micro_batches_make_one_step(tmp_path, folder):
 
 @pytest.mark.slow
 def test_other_precisions_train_and_save_float32(tmp_path, folder):
-  """On devices without such arithmetic too."""
+  """Holds on devices without support for the precision, too."""
   trained = {}
   for precision in devices.PRECISIONS:
     _run(folder, tmp_path / precision, do_eval=False, num_train_steps=5,
@@ -201,13 +201,13 @@ def test_other_precisions_train_and_save_float32(tmp_path, folder):
         optimization.LOSS_SCALE_VARIABLES if precision == "fp16" else ())
     for name, value in trained["fp32"].items():
       assert trained[precision][name].dtype == value.dtype
-      # Adam's first steps go as far for tiny gradients as for large ones.
+      # Adam's first steps are equally large for tiny and for large gradients.
       np.testing.assert_allclose(
           np.mean(np.abs(trained[precision][name] - value)), 0, atol=0.02)
 
 
 @pytest.mark.slow
-def test_curves_for_tensorboard(tmp_path, folder):
+def test_training_writes_curves_for_tensorboard(tmp_path, folder):
   _run(folder, tmp_path, num_train_steps=101, num_warmup_steps=10,
        save_checkpoints_steps=101, eval_every_checkpoint=True)
 
@@ -220,14 +220,14 @@ def test_curves_for_tensorboard(tmp_path, folder):
         found["masked_lm_loss"][step] + found["next_sentence_loss"][step],
         rel=1e-5)
     assert found["gradient_norm"][step] > 0
-  # Step 101 is made with 100 steps done.
+  # At step 101 the schedule has 1 of 101 steps left.
   assert found["learning_rate"][101] == pytest.approx(1e-3 / 101, rel=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stop, batch_size, num_steps, last_step", [
-    # The batch of the command that resumes, its steps, and where it ends: 8
-    # steps of 2 are 16 sequences.
+    # The first command trains 8 steps of 2, which are 16 sequences. The second
+    # resumes from step `stop` with other batches and steps.
     (4, 4, 4, 6), (4, 1, 16, 12), (3, 4, 4, 5), (8, 4, 4, 8), (4, 4, 8, 10)])
 def test_the_schedule_follows_the_sequences(
     tmp_path, folder, monkeypatch, stop, batch_size, num_steps, last_step):
@@ -253,7 +253,7 @@ def test_the_schedule_follows_the_sequences(
 
 @pytest.mark.slow
 def test_a_non_finite_loss_stops_the_run(tmp_path, folder):
-  """A record whose label is NaN; the start is finite."""
+  """One of the six records has a NaN label."""
   examples = tiny.random_examples(6, seed=5)
   examples[2][schema.TEACHER_PROBABILITIES][0, 0] = np.nan
   path = tiny.write_records(tmp_path / "labelled.tfrecord", examples)
@@ -274,7 +274,7 @@ def test_a_non_finite_loss_stops_the_run(tmp_path, folder):
     ("Graph execution error:\n\nOOM when allocating\n", "OOM when allocating"),
     ("", ""),
 ])
-def test_memory_that_runs_out_is_told_without_a_heading(
+def test_the_error_of_exhausted_memory_has_no_heading(
     tmp_path, folder, monkeypatch, message, told):
   def run_out(*unused_arguments):
     raise tf.errors.ResourceExhaustedError(None, None, message)
@@ -293,7 +293,7 @@ def test_a_resumed_run_needs_no_initial_checkpoint(tmp_path, folder):
 
 
 def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
-  """The project's own extractor reads it, as whatever reads Google's does."""
+  """Stage IV's script reads the exported student as a teacher."""
   _run(folder, tmp_path / "out", do_eval=False)
   student = tmp_path / "out" / "student"
   assert sorted(path.name for path in student.iterdir()) == [
@@ -313,7 +313,7 @@ def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
       "--input_file", folder / "labelled.tfrecord",
       "--output_file", tmp_path / "labelled.tfrecord")
   assert result.returncode == 0, result.stderr
-  # What a crash in the last moment leaves is repaired by the next run.
+  # The next run repairs the folders that a crash during the export leaves.
   student.rename(tmp_path / "out" / ".student.replaced.partial")
   (tmp_path / "out" / ".student.partial").mkdir()
   _run(folder, tmp_path / "out", do_eval=False)
@@ -324,7 +324,7 @@ def test_the_exported_student_has_the_layout_of_google(tmp_path, folder):
 @pytest.mark.slow
 def test_the_results_are_those_of_the_exported_student(
     tmp_path, folder, caplog):
-  """A newer checkpoint, of training that was stopped, is only told of."""
+  """A newer checkpoint, of a stopped run, only causes a warning."""
   _run(folder, tmp_path, do_eval=False)
   (tmp_path / "student").rename(tmp_path / "kept")
   _run(folder, tmp_path, do_eval=False, num_train_steps=4)
@@ -373,13 +373,13 @@ def test_bad_input_is_found_before_anything_is_written(
     ({"tail_samples": 2}, {"tail_mass": "bucket"},
      "--tail_mass=bucket.*--tail_samples=2.*--tail_mass=drop"),
 ])
-def test_labels_that_were_made_for_another_loss_are_refused(
+def test_labels_made_for_another_loss_are_refused(
     tmp_path, folder, made_with, changes, told):
   path = _write_labelled(tmp_path / "labelled.tfrecord", folder, **made_with)
   with pytest.raises(InputError, match=told):
     _run(folder, tmp_path / "out", input_file=path, **changes)
   assert not (tmp_path / "out").exists()
-  # What the message says to do helps, but for a K that the records have not.
+  # The remedy in the message works, except for a K that the records lack.
   if "truncation_factor" not in made_with:
     _run(folder, tmp_path / "out", input_file=path, do_train=False,
          tail_mass="drop", temperature=made_with.get("temperature", 1.0))
@@ -396,7 +396,7 @@ def _write_labelled(path, folder, **made_with):
   return path
 
 
-def test_records_of_other_draws_are_not_mixed(tmp_path, folder):
+def test_files_with_other_numbers_of_samples_are_not_mixed(tmp_path, folder):
   for name, tail_samples in (("a.tfrecord", 1), ("b.tfrecord", 2)):
     _write_labelled(tmp_path / name, folder, tail_samples=tail_samples)
   with pytest.raises(InputError, match="a.tfrecord was made with "
@@ -404,7 +404,7 @@ def test_records_of_other_draws_are_not_mixed(tmp_path, folder):
     _run(folder, tmp_path / "out", input_file=tmp_path / "*.tfrecord")
 
 
-def test_the_best_checkpoint_needs_labels(tmp_path, folder):
+def test_the_best_checkpoint_by_kl_needs_labels(tmp_path, folder):
   path = tiny.write_records(
       tmp_path / "unlabelled.tfrecord",
       map(tiny.without_labels, tiny.random_examples(1, seed=0)))
@@ -414,7 +414,7 @@ def test_the_best_checkpoint_needs_labels(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_the_best_checkpoint_by_the_masked_tokens_needs_no_labels(
+def test_the_best_checkpoint_by_masked_lm_cross_entropy_needs_no_labels(
     tmp_path, folder):
   path = tiny.write_records(
       tmp_path / "unlabelled.tfrecord",
@@ -427,26 +427,27 @@ def test_the_best_checkpoint_by_the_masked_tokens_needs_no_labels(
   assert "kl_from_teacher" not in best
 
 
-def test_a_best_checkpoint_that_is_not_looked_for_is_refused(tmp_path, folder):
+def test_best_checkpoint_by_needs_eval_every_checkpoint(tmp_path, folder):
   with pytest.raises(InputError, match="--best_checkpoint_by=masked_lm_cross_"
                      "entropy has no effect.*--eval_every_checkpoint=True"):
     _run(folder, tmp_path / "out", best_checkpoint_by="masked_lm_cross_entropy")
 
 
-def test_a_final_weight_of_a_constant_schedule_is_refused(tmp_path, folder):
+def test_a_final_weight_for_a_constant_schedule_is_refused(tmp_path, folder):
   with pytest.raises(InputError, match="--final_hard_label_weight=0.5 does not"
                      ".*--hard_label_schedule=linear"):
     _run(folder, tmp_path / "out", final_hard_label_weight=0.5)
 
 
 @pytest.mark.slow
-def test_the_weight_of_hard_labels_moves_with_the_steps(tmp_path, folder):
-  """At its end the loss is that of the masked tokens; half-way, of both."""
+def test_the_weight_of_hard_labels_follows_the_schedule(tmp_path, folder):
+  """Evaluates the loss at the start, half-way and at the end."""
   schedule = {"hard_label_schedule": "linear", "learning_rate": 0.0,
               "num_train_steps": 4, "save_checkpoints_steps": 2}
   output_dir = tmp_path / "out"
   _run(folder, output_dir, do_eval=False, **schedule)
-  shutil.rmtree(output_dir / "student")  # Its checkpoint would be evaluated.
+  # An evaluation would otherwise use the exported student.
+  shutil.rmtree(output_dir / "student")
   found = {}
   for step in (0, 2, 4):
     tf.compat.v1.train.update_checkpoint_state(
@@ -469,7 +470,7 @@ def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
   path = tiny.write_config(tmp_path / "bert_config.json", config)
   with pytest.raises(InputError, match="--output_dir.*has no .*layer_1"):
     _run(folder, tmp_path, bert_config_file=path)
-  # A smaller model would find all that it wants.
+  # The checkpoint of two layers has all variables of the model of one layer.
   tiny.write_checkpoint(tmp_path / "model.ckpt-5", dict(
       tiny.random_variables(config), global_step=np.int64(5)))
   with pytest.raises(InputError, match="--output_dir.*also has .*layer_1"):
@@ -477,9 +478,9 @@ def test_another_model_in_the_output_folder_is_refused(tmp_path, folder):
 
 
 @pytest.mark.parametrize("has_step", [False, True])
-def test_a_published_model_in_the_output_folder_is_no_training(
+def test_a_published_model_in_the_output_folder_is_refused(
     tmp_path, folder, has_step):
-  """As it lies in folders that people download."""
+  """Downloaded folders may have a file `checkpoint`, which names the model."""
   variables = tiny.random_variables()
   if has_step:
     variables["global_step"] = np.int64(1000)
@@ -494,7 +495,7 @@ def test_a_published_model_in_the_output_folder_is_no_training(
   assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_checkpoints_whose_list_is_lost_are_not_overwritten(tmp_path, folder):
+def test_checkpoints_without_their_list_are_not_overwritten(tmp_path, folder):
   for name in ("model.ckpt-7.index", "model.ckpt-12.index"):
     (tmp_path / name).write_text("of a training")
   with pytest.raises(InputError, match=(
@@ -504,7 +505,7 @@ def test_checkpoints_whose_list_is_lost_are_not_overwritten(tmp_path, folder):
   assert (tmp_path / "model.ckpt-12.index").read_text() == "of a training"
 
 
-def test_records_of_other_lengths_after_the_first_are_an_error(
+def test_a_later_record_of_other_lengths_is_an_error(
     tmp_path, folder):
   other, = tiny.random_examples(
       1, seed=0, shape=tiny.SHAPE._replace(max_seq_length=12))
