@@ -1,11 +1,11 @@
-"""Runs that end between any two calls that commit files.
+"""Tests of runs that end before or after any call that commits files.
 
 A point is just before or just after a call of os.fsync, os.remove, os.rename,
-os.replace, os.rmdir or os.unlink, in any process of the run; in the trainer,
-also of TensorFlow's own functions that rename and remove, and of the saver.
-The run is ended at each point in turn. Then no final name may hold a
-half-written file, what was finished must be intact, and the same command must
-make what an uninterrupted run makes.
+os.replace, os.rmdir or os.unlink in any process of the run. In the trainer,
+calls of TensorFlow's functions that rename and remove, and of the saver, are
+points too. One run ends at each point. Then no final name may hold a partially
+written file, finished files must be intact, and the same command must make the
+files of an uninterrupted run.
 """
 
 from concurrent import futures
@@ -23,14 +23,14 @@ import fault_world
 import processes
 from fault_world import STAGES
 
-# As many as there are usually cores to test with.
+# The usual number of cores of a machine that runs the tests.
 _RUNS_AT_A_TIME = 2
 _LINE_BYTES = 160
 _TRAINING = {"num_train_steps": 4, "save_checkpoints_steps": 2,
              "do_eval": True, "eval_every_checkpoint": True,
              "keep_checkpoint_max": 2, "max_eval_steps": 2}
 _NUM_RANDOM_KILLS = 5
-# Graphs, logs, and temporary files of TensorFlow.
+# TensorFlow's graphs, logs and temporary files, which no run reads.
 _NOT_READ = re.compile(r"tfevents|^eval$|\.tmp|\.meta|^graph\.pbtxt|^\.lock$")
 
 
@@ -42,19 +42,20 @@ def _environment(world, **faults) -> Dict[str, str]:
 
 
 def _points(world) -> int:
-  """Returns how many points a run has passed."""
+  """Returns the number of points that a run has passed."""
   return os.path.getsize(str(world.folder) + ".points") // _LINE_BYTES
 
 
 def _check(world, stage, flags, wanted, older=None) -> None:
-  """Checks what an ended run has left, and what the next one makes of it.
+  """Checks the files of a run that was ended, and runs the command again.
 
   Args:
-    world: where it ran.
-    stage: what ran.
-    flags: with which values.
-    wanted: what a clean run makes.
-    older: hashes of what it was to replace; None where there was nothing.
+    world: world of the run.
+    stage: stage that was run.
+    flags: changes of the stage's flags.
+    wanted: result of a clean run.
+    older: hashes of the outputs that --overwrite was to replace; None without
+      --overwrite.
   """
   if older is not None:
     for path, digest in fault_world.hashes(world.out).items():
@@ -67,7 +68,7 @@ def _check(world, stage, flags, wanted, older=None) -> None:
   finished = fault_world.outputs(world, stage)
   outcome = world.run(stage, flags)
   if finished and stage.name in ("extract_wikipedia.py", "extract_jsons.py"):
-    # It was finished at this point, and is never overwritten unasked.
+    # These scripts overwrite a finished output only with --overwrite.
     fault_world.assert_one_line(
         outcome, stage, ("exists already", "give another name or --overwrite"))
     outcome = world.run(stage, {**flags, "overwrite": True})
@@ -75,13 +76,13 @@ def _check(world, stage, flags, wanted, older=None) -> None:
   if stage.outputs:
     assert finished.items() <= fault_world.outputs(world, stage).items()
     assert fault_world.outputs(world, stage) == wanted
-    # Nothing else is left, hidden or not, but for the manifest of a split.
+    # No other file is left, hidden or not, except the manifest of a split.
     assert {str(path.relative_to(world.folder))
             for path in world.out.iterdir()
             if not path.name.endswith(".split.json")} == set(stage.outputs)
   else:
     found = fault_world.trained(world.out)
-    # TensorFlow forgets one that it was about to remove.
+    # TensorFlow forgets a checkpoint whose removal was interrupted.
     forgotten = {name for name in set(found[0]) - set(wanted[0])
                  if name.startswith("model.ckpt-0.index:")}
     for name in forgotten:
@@ -90,7 +91,7 @@ def _check(world, stage, flags, wanted, older=None) -> None:
 
 
 def _assert_made(world, stage, wanted) -> None:
-  """Checks what an uninterrupted run has made."""
+  """Checks that the outputs are those of a clean run."""
   if stage.outputs:
     assert fault_world.outputs(world, stage) == wanted
   else:
@@ -98,7 +99,7 @@ def _assert_made(world, stage, wanted) -> None:
 
 
 def _in_parallel(function, items) -> None:
-  """Calls a function with each item, and raises what it raises."""
+  """Calls a function with each item; raises the first exception."""
   with futures.ThreadPoolExecutor(_RUNS_AT_A_TIME) as pool:
     for _ in pool.map(function, items):
       pass
@@ -132,7 +133,7 @@ def test_a_run_may_end_at_any_point(name, action, flags, new_world, clean,
     assert outcome.returncode, "point {} was not reached".format(point)
     if outcome.returncode == -signal.SIGKILL:
       assert not outcome.message
-    else:  # Of a worker, which the parent outlives.
+    else:  # A worker was killed, and the parent reports the error.
       fault_world.assert_one_line(
           outcome, stage, ("a worker was killed by signal 9",))
     _check(world, stage, flags, wanted, older)
@@ -163,10 +164,10 @@ def _leave_older_outputs(world, stage) -> Mapping[str, str]:
     ("label", {"overwrite": True}, 5)])
 def test_a_run_resumes_from_what_any_point_leaves(
     name, flags, least_points, new_world, clean, record_property):
-  """As above, for stages that take seconds to start.
+  """Resumes from copies of the output folder, without a kill at each point.
 
-  A copy of the output folder at a point is what a SIGKILL there would leave.
-  Points that leave the same are tried once.
+  A copy at a point holds the files that a SIGKILL there would leave. Equal
+  copies are tried once, because these stages take seconds to start.
   """
   stage = STAGES[name]
   wanted = clean(stage, flags)
@@ -189,7 +190,7 @@ def test_a_run_resumes_from_what_any_point_leaves(
   def resume_from(snapshot):
     world = new_world()
     shutil.rmtree(world.out)
-    # Where it was: TensorFlow writes absolute paths too.
+    # The original path, because TensorFlow also writes absolute paths.
     shutil.copytree(snapshot, world.out, symlinks=True)
     _check(world, stage, flags, wanted, older)
 
@@ -197,7 +198,7 @@ def test_a_run_resumes_from_what_any_point_leaves(
 
 
 def _state(folder):
-  """Returns what a folder holds of what a run reads, as something hashable."""
+  """Returns the paths and hashes of the files that a run reads, hashable."""
   return tuple(sorted(
       (str(path.relative_to(folder)),
        fault_world.sha256(path) if path.is_file() else None)
@@ -207,12 +208,12 @@ def _state(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(_NUM_RANDOM_KILLS))
 def test_a_trainer_may_be_killed_at_any_moment(seed, new_world, clean):
-  """Kills it while it saves, which TensorFlow does in C++."""
+  """Kills the trainer between points too: TensorFlow saves in C++ code."""
   stage = STAGES["train"]
   wanted = clean(stage, _TRAINING)
   world = new_world()
   draws = random.Random(seed)
-  # It stops just before it saves for the N-th time, or renames what it saved.
+  # The trainer stops at a random point, continues, and is killed soon after.
   process = world.start(stage, _TRAINING, environment=_environment(
       world, point=draws.randrange(1, 120), action="stop"))
   stopped = pathlib.Path(str(world.folder) + ".points.stopped")

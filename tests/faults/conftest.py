@@ -1,4 +1,4 @@
-"""Fixtures of the faults: a clean world, what runs make of it, copies."""
+"""Fixtures of the fault tests: inputs, worlds and results of clean runs."""
 
 import itertools
 import shutil
@@ -10,13 +10,13 @@ import fault_world
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory):
-  """The inputs of all stages."""
+  """The folder with the inputs of all stages."""
   return fault_world.make_inputs(tmp_path_factory.mktemp("faults") / "inputs")
 
 
 @pytest.fixture(scope="session")
 def new_world(tmp_path_factory, inputs):
-  """A function that returns a world of its own, by a name."""
+  """A function that makes a new world in a folder of a given name."""
   folder = tmp_path_factory.mktemp("worlds")
   counter = itertools.count()
 
@@ -30,9 +30,9 @@ def new_world(tmp_path_factory, inputs):
 
 @pytest.fixture(scope="session")
 def clean(new_world):
-  """A function that returns what a clean run of a stage with flags makes.
+  """A function that returns the result of a clean run of a stage.
 
-  That is the SHA-256 of each output by path, or what `trained` returns.
+  The result is the SHA-256 of each output by path, or the value of `trained`.
   """
   made = {}
 

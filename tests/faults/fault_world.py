@@ -1,10 +1,10 @@
-"""A tiny world that every stage can run in, and what a clean run makes of it.
+"""Worlds, which are folders that every stage can run in, and their checks.
 
-The folder of a world holds the inputs of all stages and `out` for outputs:
+A world holds the inputs of all stages, and `out` for outputs:
   dump.xml, articles/AA/wiki_00, text.txt, split/, vocab.txt, masked.tfrecord,
-  labelled.tfrecord, compact.tfrecord (the same), model/ (bert_config.json and
-  bert_model.ckpt), out/
-Scripts run in it as their current folder.
+  labelled.tfrecord, compact.tfrecord (the same records), model/
+  (bert_config.json and bert_model.ckpt), out/
+The world is the current folder of its scripts.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ Flags = Mapping[str, object]
 
 
 class Stage(NamedTuple):
-  """A script, the flags of its clean run, and what it writes.
+  """A script, the flags of its clean run, and its outputs.
 
   Attributes:
     script: path below the top folder.
     flags: values by name.
-    outputs: the files whose bytes are compared; none for the trainers, whose
-      variables and results are.
+    outputs: files whose bytes are compared; none for the trainers, whose
+      variables and results are compared.
   """
   script: str
   flags: Flags
@@ -107,11 +107,11 @@ STAGES = {
 
 @dataclasses.dataclass
 class World:
-  """A folder with inputs and outputs of its own, and what runs in it.
+  """A folder with inputs and outputs, in which scripts run.
 
   Attributes:
-    folder: of this world.
-    inputs: the folder of inputs that it is a copy of.
+    folder: path of the world.
+    inputs: folder with the original inputs.
   """
   folder: pathlib.Path
   inputs: pathlib.Path
@@ -124,7 +124,7 @@ class World:
     return self.folder / "out"
 
   def restore_inputs(self) -> None:
-    """Makes the inputs what they were; outputs stay."""
+    """Restores the original inputs; keeps the outputs."""
     for path in self.folder.iterdir():
       if path.name != "out":
         remove(path)
@@ -136,7 +136,7 @@ class World:
   def start(self, stage: Stage, changes: Flags = {}, *, words=(),
             environment: Mapping[str, str] = {}, unset=(), prefix=(),
             file_bytes: int = 0) -> "Process":
-    """Starts a script; as `run`."""
+    """Starts a script, with the arguments of `run`."""
     variables = dict(os.environ, **environment)
     for name in unset:
       variables.pop(name, None)
@@ -152,10 +152,10 @@ class World:
 
     Args:
       stage: the script and its flags.
-      changes: of the flags; None leaves a flag out.
-      **keywords: `words` end the command line; `environment` and `unset`
-        change the environment; `prefix` is what starts the script;
-        `file_bytes` is the most that a file may hold.
+      changes: new values of flags; None leaves a flag out.
+      **keywords: `words` are added to the command line; `environment` adds
+        variables and `unset` removes variables; `prefix` is the command that
+        starts Python; `file_bytes` is the limit of the size of a file.
     """
     return self.start(stage, changes, **keywords).wait()
 
@@ -168,7 +168,7 @@ def arguments(flags: Flags, changes: Flags = {}) -> List[str]:
 
 
 def remove(path: pathlib.Path) -> None:
-  """Removes whatever is there."""
+  """Removes a file, a link or a whole folder."""
   if path.is_dir() and not path.is_symlink():
     shutil.rmtree(path)
   else:
@@ -178,8 +178,8 @@ def remove(path: pathlib.Path) -> None:
 def make_inputs(folder: pathlib.Path) -> pathlib.Path:
   """Writes the inputs of all stages; returns the folder.
 
-  The records are random, not those of the stage before, so that each stage can
-  be tried by itself; `write_records` lacks manifests, as files of 2019 do.
+  The records are random, so that each stage can be tested without the stage
+  before. They have no manifests, like records of the original scripts.
   """
   draws = random.Random(3)
   (folder / "out").mkdir(parents=True)
@@ -220,7 +220,7 @@ def _sentences(draws: random.Random) -> List[str]:
           for _ in range(5)]
 
 
-# --- What is there -----------------------------------------------------------
+# --- Results -----------------------------------------------------------------
 
 
 def hashes(folder: pathlib.Path) -> Dict[str, str]:
@@ -236,18 +236,17 @@ def hashes(folder: pathlib.Path) -> Dict[str, str]:
 
 
 def sha256(path: pathlib.Path) -> str:
-  """Returns the SHA-256 of a file; "unreadable" where it cannot be read."""
   return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def outputs(world: World, stage: Stage) -> Dict[str, str]:
-  """Returns the SHA-256 of a stage's outputs that are there, by path."""
+  """Returns the SHA-256 of a stage's existing outputs, by path."""
   return {path: sha256(world / path) for path in stage.outputs
           if (world / path).exists()}
 
 
 def trained(output_dir: pathlib.Path) -> Tuple[Dict[str, np.ndarray], Dict]:
-  """Returns what a trainer made: variables by file and name, and results."""
+  """Returns a trainer's variables, by file and name, and its results."""
   variables = {}
   checkpoints = {"student": output_dir / "student" / "bert_model.ckpt"}
   for folder in (output_dir, output_dir / "best"):
@@ -259,7 +258,7 @@ def trained(output_dir: pathlib.Path) -> Tuple[Dict[str, np.ndarray], Dict]:
         variables[name + ":" + variable] = value
   for folder in (output_dir, output_dir / "best"):
     state = folder / "checkpoint"
-    # Names of other folders in it would be wrong.
+    # The state must not name checkpoints in other folders.
     assert not state.exists() or "/" not in re.sub(
         r'"{}/'.format(re.escape(str(folder))), '"', state.read_text())
   results = {
@@ -269,12 +268,13 @@ def trained(output_dir: pathlib.Path) -> Tuple[Dict[str, np.ndarray], Dict]:
 
 
 def assert_same_training(found, wanted, more_checkpoints=False) -> None:
-  """Checks that two runs made the same, however often they were stopped.
+  """Checks that a run has the variables and results of a clean run.
 
   Args:
-    found: what `trained` returns.
-    wanted: the same of a clean run.
-    more_checkpoints: whether there may be others, as a signal makes them.
+    found: value of `trained` for the run.
+    wanted: value of `trained` for the clean run.
+    more_checkpoints: whether the run may have more checkpoints, as after a
+      signal.
   """
   assert set(wanted[0]) <= set(found[0])
   assert more_checkpoints or set(found[0]) == set(wanted[0])
@@ -285,12 +285,12 @@ def assert_same_training(found, wanted, more_checkpoints=False) -> None:
 
 def assert_nothing_is_half_written(world: World, stage: Stage,
                                    clean: Mapping[str, str]) -> None:
-  """Checks that what has a final name is what a clean run writes there."""
+  """Checks that files with final names equal those of a clean run."""
   if stage.outputs:
     for path, digest in hashes(world.out).items():
       assert clean["out/" + path] == digest, path
     return
-  # Every checkpoint that has an index can be read to its end.
+  # `trained` reads every checkpoint that has an index to its end.
   variables, results = trained(world.out)
   assert variables or not results
   student = world.out / "student"
@@ -307,21 +307,21 @@ def assert_nothing_is_half_written(world: World, stage: Stage,
 
 
 class Outcome(NamedTuple):
-  """How a script ended."""
+  """Return code and output of a script."""
   returncode: int
   stdout: str
   stderr: str
 
   @property
   def message(self) -> str:
-    """What is not log on stderr."""
+    """Lines on stderr that are not from the log."""
     return "".join(line for line in self.stderr.splitlines(keepends=True)
                    if not _LOG_LINE.match(line))
 
 
 def assert_one_line(outcome: Outcome, stage: Stage, words: Sequence[str],
                     returncode: int = 1) -> None:
-  """Checks that a script ended with one line, which holds some words."""
+  """Checks that a script ended with one error line that has all words."""
   assert outcome.returncode == returncode, outcome
   assert "Traceback" not in outcome.stderr
   lines = outcome.stderr.splitlines()
@@ -334,7 +334,7 @@ def assert_one_line(outcome: Outcome, stage: Stage, words: Sequence[str],
 
 
 class Process:
-  """A running script, whose output goes to files."""
+  """A running script whose output goes to files."""
 
   _counter = itertools.count(1)
 
@@ -342,10 +342,10 @@ class Process:
     """Starts a script in a folder, in a session of its own.
 
     Args:
-      folder: the script's current folder; the files are beside it.
+      folder: the script's current folder; the output files are beside it.
       script: path of the script.
-      *words: of its command line.
-      **keywords: of processes.Script.
+      *words: arguments of the script.
+      **keywords: arguments of processes.Script.
     """
     number = next(self._counter)
     self._logs = [pathlib.Path("{}.{}.{}".format(folder, number, name))
@@ -358,12 +358,11 @@ class Process:
     self.pid = self._script.script_pid
 
   def wait(self) -> Outcome:
-    """Waits for the end."""
+    """Waits for the end of the script."""
     returncode = self._script.wait(timeout=TIMEOUT_SECONDS)
     return Outcome(returncode, *(
         path.read_text(encoding="utf-8", errors="replace")
         for path in self._logs))
 
   def send(self, number: signal.Signals) -> None:
-    """Sends a signal."""
     self._script.send_signal(number)

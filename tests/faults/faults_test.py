@@ -1,9 +1,9 @@
-"""Faults that users meet: each ends in one line, and nothing is lost.
+"""Tests of faults that users meet: one error line each, and no lost files.
 
-Every case runs a real script in a spoilt world. It must end with one line that
-names the flag or file, what was found, what was expected and what to do; it
-must leave every finished file as it was; and once the fault is gone the same
-command must make what a clean run makes.
+Every case runs a real script in a world with one fault. The script must end
+with one line that names the flag or file, the value found, the value expected
+and the remedy. The script must not change any finished file. Without the fault,
+the same command must then make the files of a clean run.
 """
 
 import os
@@ -23,17 +23,17 @@ Spoil = Callable[[fault_world.World], Any]
 
 
 class Case(NamedTuple):
-  """A fault, and what it ends in.
+  """A fault and its error.
 
   Attributes:
-    name: of the case.
-    stage: name in `STAGES`.
-    words: what the line of the error holds.
-    spoil: brings the fault about; may return what undoes it.
+    name: name of the case.
+    stage: name of the stage in `STAGES`.
+    words: words in the line of the error.
+    spoil: causes the fault in a world; may return a function that ends it.
     flags: changes of the command that are part of the fault.
     always: changes of the command with and without the fault.
-    options: how the faulty command is run, as for `World.run`.
-    is_slow: whether the trainer gets as far as training.
+    options: keywords of `World.run` for the command with the fault.
+    is_slow: whether the trainer starts to train before the error.
   """
   name: str
   stage: str
@@ -61,7 +61,7 @@ _FOLDERS = (("jsons", "folder", "articles", "articles/AA/wiki_00"),
 
 
 def _input_cases():
-  """Yields what can be wrong with a file as such."""
+  """Yields faults of input files and folders, whatever their format."""
   for stage, flag, path in _INPUTS:
     start = ("--" + flag, path)
     yield Case("missing_" + flag, stage, start, missing(path))
@@ -95,7 +95,7 @@ def _input_cases():
 
 
 def _output_cases():
-  """Yields what can be wrong with an output folder."""
+  """Yields faults of output files and folders."""
   for stage in ("extract", "jsons", "split", "create", "label", "train"):
     yield Case("output_folder_not_writable", stage,
                ("out", "Permission denied"), mode("out", 0o555),
@@ -124,7 +124,7 @@ def _output_cases():
 
 
 def _full_disk_cases():
-  """Yields disks that are full after some pages, in all writing stages."""
+  """Yields disks that are full after some pages, for each stage."""
   for stage, all_pages in (
       ("extract", (0,)), ("jsons", (0,)), ("split", (0, 1, 2)),
       ("create", (0, 1, 3, 5)), ("label", (0, 2, 4)),
@@ -139,12 +139,12 @@ def _full_disk_cases():
 
 
 def _record_cases():
-  """Yields damaged records and records that do not fit."""
+  """Yields damaged records, and records that do not fit the flags."""
   for stage, flag, path, with_labels, is_compact in (
       ("label", "input_file", "masked.tfrecord", False, False),
       ("train", "input_file", "labelled.tfrecord", True, False),
       ("train", "input_file", "compact.tfrecord", True, True)):
-    # As far as the last record.
+    # 20 steps of 2 reach the last of 40 records.
     always = {"num_train_steps": 20, flag: path} if with_labels else {}
     damaged = ("--" + flag, path, "damaged", "again")
 
@@ -235,7 +235,7 @@ def _vocabulary_cases():
 
 
 def _config_cases():
-  """Yields configs that describe no model."""
+  """Yields invalid configs."""
   for stage in ("label", "train"):
     start = ("--bert_config_file", CONFIG)
     for name, words, spoil in (
@@ -286,7 +286,7 @@ def _checkpoint_cases():
 
 
 def _flag_cases():
-  """Yields values of flags that cannot be meant."""
+  """Yields invalid flags and values of flags."""
   for flag, value, stage in (
       ("learning_rate", -1e-3, "train"), ("learning_rate", "nan", "train"),
       ("learning_rate", "inf", "train"),
@@ -349,11 +349,11 @@ CASES = [case for cases in (
     pytest.param(case, id="{}-{}".format(case.stage, case.name),
                  marks=[pytest.mark.slow] if case.is_slow else [])
     for case in CASES])
-def test_a_fault_is_one_line(case, new_world, clean, record_property):
-  """Runs the command with the fault, then without it.
+def test_a_fault_gives_one_error_line(case, new_world, clean, record_property):
+  """Runs the command with the fault, then without the fault.
 
-  The second run is left out where the first has left nothing in the output
-  folder, not even a hidden file: it would be the clean run once more.
+  If the first run leaves the output folder empty, the second run would repeat
+  the clean run and is skipped.
   """
   stage = STAGES[case.stage]
   wanted = clean(stage, case.always)

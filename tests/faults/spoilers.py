@@ -1,8 +1,8 @@
-"""Functions that spoil a world, each with one fault.
+"""Spoilers: functions that cause one fault in a world.
 
-Each returns a function that takes the folder of a world and spoils it. What is
-spoilt under `out` is undone by the function that this one may return; inputs
-are restored in any case.
+The functions here return a spoiler, which takes the world. A spoiler that
+changes `out` may return a function that reverts the change; the tests restore
+the inputs themselves.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import tiny
 CHECKPOINT = "model/bert_model.ckpt"
 CHECKPOINT_DATA = CHECKPOINT + ".data-00000-of-00001"
 CONFIG = "model/bert_config.json"
-# What starts a script as one whom the modes of files bind, root included.
+# Command that starts a script without root's right to ignore file modes.
 if os.geteuid() == 0:
   BOUND_BY_MODES = (
       "setpriv", "--bounding-set=-dac_override,-dac_read_search",
@@ -89,7 +89,7 @@ def mode(path, bits):
 
 
 def changed(path, change):
-  """Puts a function of a file's bytes into it."""
+  """Replaces a file's bytes by a function of the bytes."""
   def spoil(world):
     (world / path).write_bytes(change((world / path).read_bytes()))
   return spoil
@@ -114,7 +114,7 @@ def compressed(path):
 
 
 def config(remove=(), **changes):
-  """Changes the config, and leaves keys out."""
+  """Changes values in the config and removes keys."""
   def change(data):
     values = dict(json.loads(data), **changes)
     return json.dumps({key: value for key, value in values.items()
@@ -123,9 +123,9 @@ def config(remove=(), **changes):
 
 
 def records(path, with_labels=True, shape=tiny.SHAPE, layout=None, **changes):
-  """Writes other records; `changes` are those of the last one's features.
+  """Writes other records; `changes` map features of the last to (index, value).
 
-  With a layout they are compact, and cannot have negative integers.
+  With a layout, the records are compact and cannot hold negative integers.
   """
   def spoil(world):
     examples = tiny.random_examples(40, seed=6, shape=shape)
@@ -141,7 +141,7 @@ def records(path, with_labels=True, shape=tiny.SHAPE, layout=None, **changes):
 
 
 def payload(path, change):
-  """Writes compact records, the last one's string changed by a function."""
+  """Writes compact records; `change` maps the string of the last record."""
   def spoil(world):
     *others, last = (tiny.serialize(features, tiny.layout())
                      for features in tiny.random_examples(40, seed=6))
@@ -176,10 +176,9 @@ def manifest(path, **changes):
 
 
 def checkpoint(change, changed_config=None):
-  """Writes another checkpoint: `change` takes and returns its variables."""
+  """Writes another checkpoint; `change` maps a dict of variables."""
   def spoil(world):
     variables = tiny.random_variables(changed_config or tiny.CONFIG)
-    # In a process of its own: TensorFlow keeps threads and memory.
     tiny.write_checkpoint(world / CHECKPOINT, change(variables))
   return spoil
 
@@ -194,7 +193,7 @@ def renamed(variables):
 
 
 def link(path, target):
-  """Puts a symbolic link, which someone else may have made."""
+  """Makes a symbolic link, as another user of a shared folder could."""
   def spoil(world):
     (world / path).symlink_to(target)
     return lambda: (world / path).unlink()
@@ -202,7 +201,7 @@ def link(path, target):
 
 
 def other_run(world):
-  """Lets a model of another size be trained in the output folder."""
+  """Puts a training checkpoint of another size into the output folder."""
   wide = modeling.BertConfig(**dict(tiny.CONFIG.to_dict(), hidden_size=6))
   tiny.write_checkpoint(
       world.out / "model.ckpt-7",
@@ -217,7 +216,7 @@ def other_run(world):
 
 
 def full_disk(num_pages):
-  """Leaves a few pages in the output folder, where root may mount a disk."""
+  """Leaves a few pages free in `out`, a small disk that only root can mount."""
   def spoil(world):
     if os.geteuid() != 0 or subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=16m", "none", world.out],
@@ -253,6 +252,6 @@ def full_disk_after_training(world):
 
 
 def unmount(world):
-  """Ends what `full_disk` has mounted."""
+  """Unmounts the disk of `full_disk`, if any."""
   if os.path.ismount(world.out):
     subprocess.run(["umount", "-l", world.out], check=True)

@@ -1,9 +1,9 @@
-"""What must work: odd inputs, names and surroundings; and two writers.
+"""Tests of unusual inputs, names and surroundings, two writers, and signals.
 
-Each stage makes what a clean run makes where its inputs are odd but usable,
-where its files have odd names, and where its surroundings lack something. A
-second writer of an output is refused in one line and harms nothing; a signal
-ends a stage in one line.
+With unusual but valid inputs, with unusual file names, and in surroundings that
+lack something, each stage makes the files of a clean run. A second writer of an
+output ends with a one-line error and changes no file. A signal ends a stage
+with one line.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ _EXIT_INTERRUPTED = 130
 
 
 class Case(NamedTuple):
-  """Something odd that works.
+  """An unusual but valid input.
 
   Attributes:
-    name: of the case.
-    stage: name in `STAGES`.
-    spoil: makes the world odd; may return what undoes it.
-    warning: words of a line of the log; none if empty.
+    name: name of the case.
+    stage: name of the stage in `STAGES`.
+    spoil: changes the world.
+    warning: words of a warning in the log; empty for no warning.
     flags: changes of the command.
-    is_equal: whether the records, or the model, are those of a clean run.
+    is_equal: whether the records, or the model, equal those of a clean run.
   """
   name: str
   stage: str
@@ -104,7 +104,7 @@ CASES = [
     pytest.param(case, id="{}-{}".format(case.stage, case.name),
                  marks=[pytest.mark.slow] if case.stage == "train" else [])
     for case in CASES])
-def test_odd_inputs_work(new_world, clean, case):
+def test_unusual_inputs_are_accepted(new_world, clean, case):
   stage = STAGES[case.stage]
   wanted = clean(stage)
   world = new_world()
@@ -117,7 +117,7 @@ def test_odd_inputs_work(new_world, clean, case):
             line.startswith("W") and all(
                 word in line for word in case.warning)], outcome.stderr
   if case.is_equal and stage.outputs:
-    # The manifests say where the inputs differ.
+    # The manifests differ, as they describe the inputs.
     assert _records(fault_world.outputs(world, stage)) == _records(wanted)
   elif case.is_equal:
     fault_world.assert_same_training(fault_world.trained(world.out), wanted)
@@ -152,7 +152,7 @@ _OUTPUT_FLAGS = {
 @pytest.mark.parametrize("name", ["with spaces", "\u00e4\u00f6\u4e2d", "-dash"])
 @pytest.mark.parametrize("stage_name", _WRITERS)
 def test_a_path_may_have_any_name(new_world, clean, stage_name, name):
-  """The folder of outputs, and the folder that everything is in."""
+  """Names both the world and its output folder."""
   stage = STAGES[stage_name]
   wanted = clean(stage)
   world = new_world(name)
@@ -216,7 +216,7 @@ def test_surroundings_may_lack_something(
 
 
 def _stopped(world, stage, point, **keywords):
-  """Starts a run that stops at a point; returns it and who stopped."""
+  """Starts a run that stops at a point; returns it and the stopped id."""
   process = world.start(stage, environment={
       "FAULT_LOG": str(world.folder) + ".points", "FAULT_POINT": str(point),
       "FAULT_ACTION": "stop"}, **keywords)
@@ -226,7 +226,7 @@ def _stopped(world, stage, point, **keywords):
   return process, int(path.read_text())
 
 
-# Points while outputs are locked and unfinished, by stage.
+# A point of each stage at which its outputs are locked and unfinished.
 _POINTS = {"extract": 1, "jsons": 1, "split": 1, "create": 3, "label": 9,
            "train": 5}
 
@@ -259,7 +259,7 @@ def test_a_second_writer_is_refused(
 @pytest.mark.parametrize("stage_name, number", [
     pytest.param(
         stage_name, number, id="{}-{}".format(stage_name, number.name),
-        # Of the stages that take seconds, one kill and resume is quick enough.
+        # Of the two slow stages, only one case is a quick test.
         marks=[pytest.mark.slow] if stage_name in ("label", "train")
         and (stage_name, number) != ("train", signal.SIGKILL) else [])
     for stage_name in _POINTS
@@ -281,7 +281,7 @@ def test_a_signal_ends_a_stage(
     processes.wait_until(lambda: not processes.is_running(stopped_id))
   elif outcome.returncode:
     fault_world.assert_one_line(outcome, stage, (), _EXIT_INTERRUPTED)
-  else:  # It was finished before it looked.
+  else:  # The stage finished before it handled the signal.
     assert stage_name == "create"
   fault_world.assert_nothing_is_half_written(world, stage, wanted)
   _assert_clean_run(world, stage, wanted)
