@@ -1,4 +1,4 @@
-"""Tests of what measures and reports speed, on next to nothing to measure."""
+"""Tests of the benchmarks of speed and their reports, on tiny inputs."""
 
 import copy
 import dataclasses
@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 
-# Last, as some scripts there have the names of those that they time.
+# Last, because some benchmarks have the names of the scripts that they time.
 sys.path.append(str(tiny.ROOT / "benchmarks"))
 # pylint: disable=wrong-import-position
 import measure
@@ -47,16 +47,16 @@ def test_an_absent_peer_has_no_ratio():
   assert row["ratio"] is None and row["share"] is None
 
 
-def test_the_largest_entries_of_a_profile():
+def test_a_profile_lists_its_largest_entries():
   assert measure.largest({"a": 1.0, "b": 4.0, "c": 2.0, "d": 1.0}) == [
       ("b", 0.5), ("c", 0.25), ("a", 0.125)]
 
 
 @pytest.mark.parametrize("seconds, factor", [
-    ((3, 6, 18), 1.0),  # Two of start-up, and one for each unit.
+    ((3, 6, 18), 1.0),  # 2 s of start-up and 1 s for each unit of size.
     ((3, 6, 30), 2.0),
 ])
-def test_start_up_does_not_count_in_growth(seconds, factor):
+def test_start_up_time_does_not_count_as_growth(seconds, factor):
   points = [{"size": size, "seconds": spent}
             for size, spent in zip((1, 4, 16), seconds)]
   assert report.linearity(points) == pytest.approx(factor)
@@ -95,12 +95,12 @@ def test_a_peer_without_package_is_absent(tmp_path):
       "absent": "the package tokenizers is not installed"}
 
 
-# --- The whole ---------------------------------------------------------------
+# --- The script --------------------------------------------------------------
 
 
 @pytest.fixture(name="world", scope="module")
 def _world(tmp_path_factory):
-  """A folder with a text, a teacher and what stands for a dump."""
+  """A folder with a text, a teacher and a placeholder for a dump."""
   folder = tmp_path_factory.mktemp("world")
   vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *_WORDS]
   config = dataclasses.replace(
@@ -130,7 +130,7 @@ def _run(world, *arguments):
 
 
 @pytest.mark.slow
-def test_parts_are_measured_and_kept(world):
+def test_parts_are_measured_once_per_setting(world):
   first, _ = _run(world, "--turns", "1", "--only", "labels,tokenizer")
   # In the order of the table.
   assert list(first["parts"]) == ["tokenizer", "labels"]
@@ -148,7 +148,7 @@ def test_parts_are_measured_and_kept(world):
   assert page == report.results_page(first, projection.lines(first))
   assert "- tokenizer: tokenizers is absent, as no interpreter" in page
 
-  # What was measured is kept; other settings are measured again.
+  # Results are kept; other settings are measured again.
   second, log = _run(world, "--turns", "1", "--only", "labels,tokenizer")
   assert second == first
   assert "labels: kept" in log and "tokenizer: kept" in log
@@ -170,7 +170,7 @@ def test_an_unknown_part_is_an_error(world):
 
 
 def _results():
-  """Returns made-up results of everything that the projection needs."""
+  """Returns made-up results of all parts that the projection needs."""
 
   def part(*rows, **more):
     return {"rows": list(rows), "settings": [], "arguments": {
@@ -188,22 +188,22 @@ def _results():
           "reader": part(row("reader", 1e5), bytes_per_sequence=2000.0)}}
 
 
-def test_english_wikipedia_by_hand():
+def test_the_projection_to_english_wikipedia_by_hand():
   text, records, labels, _ = projection.stages(_results())
   # 100 GB at 2 MB/s on 64 cores.
   assert [bound.seconds for bound in text.bounds] == [
       pytest.approx(100e9 / 128e6)]
-  # 300 million, 1 kB each.
+  # 300 million records of 1 kB.
   assert [bound.seconds for bound in records.bounds] == [
       pytest.approx(300e6 / 64e4), pytest.approx(150.0)]
-  # 23.31 GFLOP on 8 GPUs of 312 TFLOP/s, of which 40% is reached.
+  # 23.31 GFLOP per record on 8 GPUs of 312 TFLOP/s at 40% utilization.
   assert labels.bounds[0].seconds == pytest.approx(
       300e6 * 23.31e9 / (8 * 312e12 * 0.4))
   assert len([line for line in projection.lines(_results())
               if line.endswith("| bottleneck |")]) == 4
 
 
-def test_without_its_figures_there_is_no_projection():
+def test_without_results_of_all_parts_there_is_no_projection():
   results = _results()
   results["parts"].pop("reader")
   assert not projection.lines(results)
@@ -220,7 +220,7 @@ def test_the_table_of_a_page_is_replaced():
   assert "123,457 a second" in report.replace_table(text, changed)
 
 
-def test_documents_quote_the_figures_of_the_file():
+def test_pages_hold_the_tables_of_results_json():
   results = json.loads(_RESULTS.read_text(encoding="utf-8"))
   page = (tiny.ROOT / "docs" / "speed.md").read_text(encoding="utf-8")
   assert report.table_block(results) in page
@@ -228,7 +228,7 @@ def test_documents_quote_the_figures_of_the_file():
   assert page == report.results_page(results, projection.lines(results))
 
 
-def test_sentences_quote_the_figures_of_the_file():
+def test_sentences_quote_the_figures_of_results_json():
   results = json.loads(_RESULTS.read_text(encoding="utf-8"))
   ranks = report.find_row(results, "2 ranks, student 3 x 192")
   one_rank = ranks["peer"]["median"]

@@ -1,4 +1,4 @@
-"""Tests of what the benchmark of task distillation computes from its runs."""
+"""Tests of the statistics of the task distillation benchmark."""
 
 import json
 import statistics
@@ -15,18 +15,18 @@ import task_distillation  # pylint: disable=wrong-import-position
 
 
 def test_bootstrap_of_paired_sentences():
-  """Of 400 sentences 40 are gained and 20 lost: the normal approximation."""
+  """Compares with the normal approximation: 400 sentences, 40 won, 20 lost."""
   hard = np.zeros([2, 400], bool)
   distilled = np.zeros([2, 400], bool)
   hard[:, :120] = True
   distilled[:, 20:160] = True
   low, high, share = task_distillation.bootstrap(hard, distilled)
-  # The difference is 0.05; its variance (60 / 400 - 0.05^2) / 400.
+  # The difference is 0.05, its variance (60 / 400 - 0.05^2) / 400.
   error = np.sqrt((60 / 400 - 0.05 ** 2) / 400)
   assert low == pytest.approx(0.05 - 1.96 * error, abs=0.003)
   assert high == pytest.approx(0.05 + 1.96 * error, abs=0.003)
   assert share == pytest.approx(0.0048, abs=0.003)
-  # A seed is not another sample of sentences: twice as many change nothing.
+  # More seeds are no more sentences, so twice the seeds change nothing.
   assert task_distillation.bootstrap(
       np.tile(hard, [2, 1]), np.tile(distilled, [2, 1])) == (low, high, share)
   assert task_distillation.bootstrap(hard, hard) == (0, 0, 1)
@@ -45,7 +45,7 @@ def test_summary_compares_equal_seeds():
       "+0.1250 to +0.8750 | 0.0044 |"]  # Expected is 1 in 4 ** 4.
 
 
-def test_runs_are_balanced_when_they_stop_early():
+def test_each_seed_completes_all_settings_before_the_next():
   runs = list(task_distillation.all_runs([2400, 9607], ["a", "b"], [1, 2]))
   assert len(set(runs)) == 16
   assert {run[:3] for run in runs[:8]} == {run[:3] for run in runs[8:]}
@@ -62,7 +62,7 @@ def test_sentences_come_from_all_parts_of_a_text(tmp_path):
     task_distillation.sentences(path, 11)
 
 
-def test_the_table_of_the_documents_is_that_of_the_runs():
+def test_the_table_in_the_docs_equals_the_stored_runs():
   figures = tiny.ROOT / "docs" / "figures"
   runs = json.loads((figures / "task_distillation.json").read_text())
   rows = json.loads((figures / "tables.json").read_text(encoding="utf-8"))[

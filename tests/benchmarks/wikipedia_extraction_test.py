@@ -1,4 +1,4 @@
-"""Tests of what the benchmark says of the text of a Wikipedia."""
+"""Tests of the Wikipedia extraction benchmark's judgement of a text."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 
 import tiny
 
-# Last, as some scripts there have the names of those that they time.
+# Last, because some benchmarks have the names of the scripts that they time.
 sys.path.append(str(tiny.ROOT / "benchmarks"))
 # pylint: disable=wrong-import-position
 import wikipedia_extraction
@@ -24,7 +24,7 @@ def _excerpt(tmp_path):
   return wikipedia_extraction.Excerpt(str(path))
 
 
-def test_a_text_is_judged_by_the_line(excerpt):
+def test_a_text_is_judged_line_by_line(excerpt):
   judgement = excerpt.judge([
       "Elle est la.", "", "Elle a ans ici.", "Elle  a ans,  ici.",
       "Elle a [[trois]] ans.", "Elle reste -{là}- longtemps.\n"])

@@ -1,9 +1,9 @@
-"""Matches checkpoints that may be damaged, in a process that may die of them.
+"""Matches damaged checkpoints in a process of its own, which may crash.
 
   python checkpoint_reader.py bert_config.json
 
-Each line of stdin is the path of a checkpoint. Each gets one line on stdout:
-how many variables of the model it has, or 0 where it is refused.
+Each line on stdin is the path of a checkpoint. For each, the script prints the
+number of variables of the model in the checkpoint, or 0 if it is refused.
 """
 
 import functools
@@ -15,7 +15,7 @@ import modeling
 
 
 def main():
-  # What the model needs does not depend on the input, and takes long to build.
+  # The shapes do not depend on the checkpoint, and take long to compute.
   shapes = modeling.variable_shapes(checkpoints.load_config(sys.argv[1]))
   modeling.variable_shapes = lambda config: shapes
   config = checkpoints.load_config(sys.argv[1])

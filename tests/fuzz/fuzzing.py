@@ -1,4 +1,4 @@
-"""What the fuzz tests share: damaged inputs, and limits on what reads them."""
+"""Damaged inputs for the fuzz tests, and limits of time and memory."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from util.command_line import InputError
 MAX_SECONDS = 10
 MAX_BYTES = 500 << 20
 
-# Bytes that mean something to one of the formats, or in UTF-8.
+# Bytes with a special meaning in one of the formats or in UTF-8.
 _TOKENS = [
     b"\0", b"\xff", b"\xff" * 9 + b"\x7f", b"\x80" * 12, b"\xff" * 8, b"\n",
     b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\xed\xa0\x80", b"\xc2\x85", b'"',
@@ -26,11 +26,10 @@ _TOKENS = [
 
 @contextlib.contextmanager
 def limits():
-  """Fails where the block takes over `MAX_SECONDS` or `MAX_BYTES`.
+  """Fails if the block takes over `MAX_SECONDS` or `MAX_BYTES`.
 
-  The time is the processor's: a machine that is busy or suspended makes no
-  input slow. The memory is address space, so what is reserved and never used
-  counts too.
+  The time is CPU time, which a busy or suspended machine does not increase. The
+  memory is address space, which includes reserved memory that is never used.
   """
   with open("/proc/self/statm", encoding="ascii") as file:
     pages = int(file.read().split()[0])
@@ -46,7 +45,7 @@ def limits():
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.signal(signal.SIGPROF, handler)
-  # Python drops what is raised while it collects garbage.
+  # Python drops exceptions that a signal raises during garbage collection.
   if time.process_time() - start > MAX_SECONDS:
     _fail()
 
@@ -58,13 +57,13 @@ def _fail(*unused_signal):
 def accepts(read):
   """Reads an input within the limits.
 
-  Any exception but InputError and OSError is the test's failure.
+  Any exception except InputError and OSError fails the test.
 
   Args:
-    read: called without arguments.
+    read: function without arguments.
 
   Returns:
-    What was read, in a tuple; an empty one where the input was refused.
+    A tuple of the function's value; an empty tuple if the input was refused.
   """
   with limits():
     try:
@@ -82,7 +81,7 @@ def damaged(draw, content, tokens=()):
 
   Args:
     content: the bytes to damage, or a strategy for them.
-    tokens: bytes to insert, besides those that harm most formats.
+    tokens: bytes to insert, in addition to `_TOKENS`.
 
   Returns:
     Bytes that may be equal to the content.
@@ -113,7 +112,7 @@ def damaged(draw, content, tokens=()):
   return content
 
 
-# Values as JSON has them, of all types and sizes.
+# JSON values of all types and sizes.
 _JSON_VALUES = [
     "null", "true", "false", "0", "1", "-1", "2", "19", "19.0", "0.5", "1e2",
     "1e999", "-1e999", "NaN", "Infinity", "-Infinity", "9" * 30, "9" * 4000,
@@ -125,7 +124,7 @@ _ENCODINGS = ["utf-8"] * 12 + ["utf-8-sig", "utf-16", "utf-32", "latin-1"]
 
 @st.composite
 def nested_json(draw):
-  """Draws lists or objects in one another, about as deep as Python recurses."""
+  """Draws nested lists or objects, some near Python's recursion limit."""
   depth = draw(st.sampled_from([2, 50, 20000]) | st.integers(700, 1000))
   if draw(st.booleans()):
     return "[" * depth + "]" * depth
@@ -134,13 +133,13 @@ def nested_json(draw):
 
 @st.composite
 def json_like(draw, values):
-  """Draws the text of an object, some fields of which are not as they were.
+  """Draws the text of a JSON object with some changed or missing fields.
 
   Args:
     values: the valid object.
 
   Returns:
-    Bytes: JSON in some encoding, or what remains of it.
+    The text in some encoding, perhaps damaged, as bytes.
   """
   odd = st.sampled_from(_JSON_VALUES) | nested_json()
   fields = {json.dumps(key): json.dumps(value)

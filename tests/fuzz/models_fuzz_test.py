@@ -58,7 +58,7 @@ _SIZES = st.integers(1, 10**6)
     hidden_dropout_prob=st.floats(0, 0.99),
     attention_probs_dropout_prob=st.floats(0, 0.99),
     initializer_range=st.floats(0, 1)))
-def test_any_config_is_read_as_it_was(tmp_path, config):
+def test_a_written_config_is_read_unchanged(tmp_path, config):
   found = _load_config(tmp_path / "bert_config.json",
                        config.to_json_string().encode())
   assert found == (config,)
@@ -75,7 +75,7 @@ def test_any_config_is_read_as_it_was(tmp_path, config):
     ('{"vocab_size": 9, "initializer_range": NaN}', "initializer_range is nan"),
     ('{"vocab_size": 9, "initializer_range": -1}', "initializer_range is -1"),
 ])
-def test_a_config_of_other_types_is_refused(tmp_path, text, message):
+def test_a_config_with_wrong_values_is_refused(tmp_path, text, message):
   path = tmp_path / "bert_config.json"
   path.write_text(text)
   with pytest.raises(InputError, match="--bert_config_file.*" + message):
@@ -86,7 +86,7 @@ def test_a_config_of_other_types_is_refused(tmp_path, text, message):
 
 
 class _Reader:
-  """A process that matches checkpoints; another one follows if it dies."""
+  """A process that matches checkpoints, restarted after a crash."""
 
   def __init__(self, folder):
     self._config = str(tiny.write_config(folder / "bert_config.json"))
@@ -100,7 +100,7 @@ class _Reader:
     self._process = None
 
   def match(self, *contents):
-    """Returns how many variables a checkpoint of these contents has."""
+    """Returns the number of variables of a checkpoint with these files."""
     for suffix, content in zip(self.suffixes, contents):
       pathlib.Path(str(self.checkpoint) + suffix).write_bytes(content)
     if self._process is None or self._process.poll() is not None:
@@ -135,7 +135,7 @@ def _reader(tmp_path_factory):
 
 
 _NUM_VARIABLES = len(modeling.variable_shapes(tiny.CONFIG))
-# Numbers of index blocks, as varints: where they are and their sizes.
+# Varints of several lengths: offsets and sizes of the index's blocks.
 _POSITIONS = [b"\x80" * (size - 1) + b"\x01" for size in (2, 4, 5, 6, 9, 10)]
 
 
@@ -143,7 +143,7 @@ _POSITIONS = [b"\x80" * (size - 1) + b"\x01" for size in (2, 4, 5, 6, 9, 10)]
 def test_a_damaged_index_is_refused_or_matches(reader, data):
   index, values = reader.whole
   damaged = data.draw(fuzzing.damaged(index, _POSITIONS))
-  # Flips of the last bytes, which no checksum protects.
+  # Edits of the last 48 bytes, which no checksum protects.
   if data.draw(st.booleans()):
     start = len(index) - data.draw(st.integers(1, 48))
     edit = data.draw(st.sampled_from(_POSITIONS) | st.binary(max_size=10))
@@ -158,14 +158,14 @@ def test_damaged_values_are_refused(reader, data):
   index, values = reader.whole
   damaged = data.draw(fuzzing.damaged(values))
   found = reader.match(index, damaged)
-  # What follows the last variable is not read.
+  # Bytes after the last variable are not read.
   assert found == (_NUM_VARIABLES if damaged.startswith(values) else 0)
 
 
 @pytest.mark.parametrize("footer", [
     b"\0\0\0" + b"\x80" * 2 + b"\x40", b"\0\0\0" + b"\x80" * 5 + b"\x40",
     b"\0\0" + b"\x80" * 5 + b"\x40" + b"\x09"])
-def test_an_index_that_says_that_it_is_huge_is_refused(tmp_path, footer):
+def test_an_index_with_a_huge_size_in_its_footer_is_refused(tmp_path, footer):
   path = tiny.write_checkpoint(tmp_path / "bert_model.ckpt",
                                tiny.random_variables())
   index = pathlib.Path(str(path) + ".index")
@@ -186,7 +186,7 @@ def test_values_that_end_early_are_refused(tmp_path):
       checkpoints.match_checkpoint(tiny.CONFIG, str(path))
 
 
-def test_variables_that_are_no_floats_are_refused(tmp_path):
+def test_variables_of_other_types_than_floats_are_refused(tmp_path):
   name = "cls/predictions/output_bias"
   for values in (np.array([b"text"] * 29), np.ones(29, np.int32)):
     path = tiny.write_checkpoint(

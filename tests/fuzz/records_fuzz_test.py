@@ -38,7 +38,7 @@ _RECORDS = st.lists(st.binary(max_size=40) | st.just(b"long " * 60),
 
 
 def _forged_head(length):
-  """The head of a frame of any length, whose checksum is correct."""
+  """Returns the head of a frame: a length with a correct checksum."""
   packed = struct.pack("<Q", length)
   return packed + tfrecord.frame([packed])[-4:]
 
@@ -48,7 +48,7 @@ _HEADS = [_forged_head(length) for length in (
 
 
 def _read_records(path, content):
-  """Reads records until the file is refused; says whether it was."""
+  """Returns the records before any error, and whether the file is refused."""
   path.write_bytes(content)
   found = []
 
@@ -66,11 +66,11 @@ def test_a_file_of_random_bytes_has_no_records(tmp_path, content):
 
 
 @given(_RECORDS, st.data())
-def test_a_damaged_file_gives_no_other_records(tmp_path, records, data):
+def test_a_damaged_file_gives_only_original_records(tmp_path, records, data):
   whole = tfrecord.frame(records)
   content = data.draw(fuzzing.damaged(whole, _HEADS))
   found, is_refused = _read_records(tmp_path / "a.tfrecord", content)
-  # A head that is inserted right before another frame may hold this.
+  # An inserted head of length 0 may give an empty record.
   assert all(record in records or record == b"" for record in found)
   if not is_refused:
     assert tfrecord.frame(found) == content
@@ -88,7 +88,7 @@ _FEATURES = st.dictionaries(
 
 
 def _arrays(features):
-  """Makes rows of arrays of lists of one type; an empty one is of integers."""
+  """Makes an array of one row from each list; empty lists become int64."""
   return {name: np.array([values], np.float32 if values and isinstance(
       values[0], float) else np.int64) for name, values in features.items()}
 
@@ -101,7 +101,7 @@ def _assert_equal(decoded, features):
 
 
 @given(_FEATURES, _FEATURES)
-def test_any_features_are_decoded_as_they_were(features, added):
+def test_any_features_are_decoded_unchanged(features, added):
   features, added = _arrays(features), _arrays(added)
   serialized = tfrecord.encode(features) if features else [b""]
   _assert_equal(tfrecord.decode(serialized[0]), features)
@@ -110,13 +110,13 @@ def test_any_features_are_decoded_as_they_were(features, added):
 
 
 _ADDED = {"a": np.array([[7]]), "z": np.array([[0.5]], np.float32)}
-# Each message of an Example within the other: features, entry, list, values.
+# Tags of the fields of an Example's nested messages, with all wire types.
 _TAGS = [bytes([field << 3 | wire_type]) for field in (0, 1, 2, 3, 15)
          for wire_type in range(8)]
 
 
 def _decode_and_extend(serialized):
-  """Decodes a record, and the same with features that are added."""
+  """Decodes a record, and the record with added features."""
   decoded = fuzzing.accepts(lambda: tfrecord.decode(serialized))
   extended = fuzzing.accepts(
       lambda: tfrecord.add_features([serialized], _ADDED))
@@ -130,12 +130,12 @@ def _decode_and_extend(serialized):
 @given(st.binary(max_size=60) | st.lists(
     st.sampled_from([*_TAGS, b"\x04", b"\x02", b"a"]), max_size=20).map(
         b"".join))
-def test_random_bytes_are_an_example_or_refused(serialized):
+def test_random_bytes_are_refused_or_valid(serialized):
   _decode_and_extend(serialized)
 
 
 @given(_FEATURES, st.data())
-def test_a_damaged_example_is_one_or_refused(features, data):
+def test_a_damaged_example_is_refused_or_valid(features, data):
   features = _arrays(features)
   whole = tfrecord.encode(features)[0] if features else b""
   serialized = data.draw(fuzzing.damaged(whole, _TAGS))
@@ -145,7 +145,7 @@ def test_a_damaged_example_is_one_or_refused(features, data):
 
 
 @given(st.sampled_from([8, 16, 32]), st.data())
-def test_a_damaged_compact_record_is_one_or_refused(bits, data):
+def test_a_damaged_compact_record_is_refused_or_valid(bits, data):
   features, = tiny.random_examples(1, seed=bits)
   whole, = tfrecord.decode(tiny.serialize(features, tiny.layout(bits=bits)))[
       schema.COMPACT]
@@ -163,13 +163,13 @@ def test_a_damaged_compact_record_is_one_or_refused(bits, data):
   assert expanded or string != whole
 
 
-def test_a_length_of_over_64_bits_is_no_example():
+def test_a_length_of_over_64_bits_is_refused():
   with pytest.raises(InputError, match="not a tf.train.Example.*64 bits"):
     tfrecord.add_features([b"\x0a" + b"\xff" * 12], _ADDED)
 
 
 def test_an_entry_without_a_value_is_an_empty_feature():
-  """The later of two entries counts, as in protocol buffers."""
+  """The later of two entries for a feature counts, as in protocol buffers."""
   feature, = tfrecord.encode({"a": np.array([[1]])})
   empty = b"\x0a\x05\x0a\x03\x0a\x01a"
   unknown = b"\x0a\x05\x12\x03\x0a\x01a"
@@ -226,7 +226,7 @@ def test_a_damaged_manifest_is_refused_or_valid(tmp_path, content):
 
 @given(fuzzing.json_like(_VALUES), st.booleans(),
        st.sampled_from([b"", _CONTENT, _CONTENT * 2]))
-def test_damaged_progress_is_refused_valid_or_of_no_use(
+def test_damaged_progress_is_refused_valid_or_ignored(
     tmp_path, content, overwrite, records):
   path = str(tmp_path / "a.tfrecord")
   with open(files.partial_path(path), "wb") as file:
@@ -251,9 +251,9 @@ _RUN = {"a": _MANIFEST.to_dict()}
 
 
 @given(fuzzing.json_like({"run": _RUN, "replaced": ["a"]}))
-def test_damaged_progress_of_overwriting_is_valid_or_of_no_use(
+def test_damaged_progress_of_overwriting_is_valid_or_ignored(
     tmp_path, monkeypatch, content):
-  # Reading is tested, and waiting for the disk takes most of the time.
+  # This test reads files; waiting for the disk would take most of its time.
   monkeypatch.setattr(os, "fsync", lambda descriptor: None)
   path = tmp_path / ".run.overwrite.json"
   path.write_bytes(content)
@@ -273,7 +273,7 @@ def test_damaged_progress_of_overwriting_is_valid_or_of_no_use(
     ({"vocab_size": 29.0}, "vocab_size"), ({"vocab_size": True}, "vocab_size"),
     ({"stage": 3}, "stage"), ({"num_bytes": float(len(_CONTENT))}, "num_bytes"),
 ])
-def test_a_manifest_of_other_types_is_refused(tmp_path, changes, message):
+def test_a_manifest_with_wrong_types_is_refused(tmp_path, changes, message):
   path = tmp_path / "a.tfrecord"
   path.write_bytes(_CONTENT)
   text = json.dumps(dict(_VALUES, **changes))
@@ -286,7 +286,7 @@ def test_a_manifest_of_other_types_is_refused(tmp_path, changes, message):
     assert writer.num_records == 0
 
 
-def test_a_manifest_that_nests_deeply_is_refused(tmp_path):
+def test_a_deeply_nested_manifest_is_refused(tmp_path):
   path = tmp_path / "a.tfrecord"
   path.write_bytes(_CONTENT)
   text = "[" * 100000
@@ -329,7 +329,7 @@ def test_a_damaged_vocabulary_is_refused_or_valid(tmp_path, content):
 @given(st.lists(st.text(
     st.characters(exclude_categories=["Cs", "Z", "Cc"]), min_size=1,
     max_size=4), unique=True, max_size=4))
-def test_any_vocabulary_is_read_as_it_was(tmp_path, tokens):
+def test_a_written_vocabulary_is_read_unchanged(tmp_path, tokens):
   tokens = list(dict.fromkeys([*tokens, *tokenization.SPECIAL_TOKENS]))
   for line_end in ("\n", "\r\n"):
     content = "".join(token + line_end for token in tokens).encode()

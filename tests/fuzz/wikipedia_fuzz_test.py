@@ -1,4 +1,4 @@
-"""Fuzz tests of the extraction from Wikipedia dumps: XML and markup."""
+"""Fuzz tests of the extraction from Wikipedia dumps: XML and wiki markup."""
 
 import bz2
 import gzip
@@ -28,7 +28,7 @@ xml:lang="en">
 _PAGE = ("<page><title>{}</title><ns>{}</ns>{}<revision><model>wikitext</model>"
          '<text xml:space="preserve">{}</text></revision></page>\n')
 _TAIL = "</mediawiki>\n"
-# What XML allows, without the line ends that it changes.
+# Characters that XML allows, without line ends, which XML normalizes.
 _CHARACTERS = st.characters(
     codec="utf-8", exclude_categories=["Cs", "Cc"],
     exclude_characters="\ufffe\uffff")
@@ -41,7 +41,7 @@ _COMPRESSIONS = [bytes, bz2.compress, gzip.compress]
 
 
 def _xml(pages):
-  """Writes a dump of pages."""
+  """Returns the XML of a dump."""
   return (_HEAD + "".join(
       _PAGE.format(escape(page.title), page.namespace,
                    "<redirect />" if page.is_redirect else "",
@@ -49,7 +49,7 @@ def _xml(pages):
 
 
 def _read_pages(path, content):
-  """Reads pages until the dump is refused; says whether it was."""
+  """Returns the pages before any error, and whether the dump is refused."""
   path.write_bytes(content)
   found = []
 
@@ -62,7 +62,7 @@ def _read_pages(path, content):
 
 
 @given(_PAGES, st.sampled_from(_COMPRESSIONS))
-def test_any_pages_are_read_as_they_were(tmp_path, pages, compress):
+def test_any_pages_are_read_unchanged(tmp_path, pages, compress):
   found, is_refused = _read_pages(tmp_path / "dump", compress(_xml(pages)))
   assert not is_refused and found == pages
 
@@ -97,7 +97,7 @@ def test_a_damaged_dump_is_refused_or_read(tmp_path, content, compress):
 
 
 @pytest.mark.parametrize("entity", [b"<title>&i;</title>", b"<ns a='&i;'/>"])
-def test_entities_that_multiply_are_refused(tmp_path, entity):
+def test_entities_that_expand_exponentially_are_refused(tmp_path, entity):
   content = _DOCTYPE + _DUMP.replace(b"<page>", b"<page>" + entity)
   found, is_refused = _read_pages(tmp_path / "dump", content)
   assert is_refused and not found
@@ -138,7 +138,7 @@ _MARKUP_TOKENS = [
 
 
 @given(fuzzing.damaged(_ARTICLE, _MARKUP_TOKENS))
-def test_damaged_markup_gives_lines(content):
+def test_damaged_markup_gives_lines_without_markup(content):
   text = content.decode("utf-8", "replace")
   lines, = fuzzing.accepts(lambda: prose.lines(
       wikitext.paragraphs(text, _WIKI), prose.Options()))
@@ -152,14 +152,14 @@ _WORDS = st.text(st.characters(categories=["Ll", "Lu", "Lo", "Nd"]), min_size=1,
 
 
 @given(st.lists(st.lists(_WORDS, min_size=1, max_size=6), max_size=4))
-def test_plain_paragraphs_are_read_as_they_were(paragraphs):
+def test_plain_paragraphs_are_read_unchanged(paragraphs):
   paragraphs = [" ".join(words) for words in paragraphs]
   found, = fuzzing.accepts(lambda: list(wikitext.paragraphs(
       "\n\n".join(paragraphs), _WIKI)))
   assert found == [wikitext.Paragraph(text, False) for text in paragraphs]
 
 
-def test_a_character_of_many_digits_is_unknown():
+def test_a_character_reference_of_many_digits_is_replaced():
   reference = "&#" + "9" * 5000 + ";"
   assert wikitext.plain_text("a" + reference + "b", "en") == "a\ufffdb"
   found = list(wikitext.paragraphs("<math>" + reference + "</math>", _WIKI))

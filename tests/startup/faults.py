@@ -1,14 +1,14 @@
-"""Faults inside a process, for `sitecustomize.py` to install at its start.
+"""Faults inside a process, which `sitecustomize.py` installs at start-up.
 
-Environment variables choose them:
-  FAULT_LOG: a file that counts the points of the run in all its processes:
-    before and after each call that commits files.
+A point of a run is before or after a call that commits files. Environment
+variables choose the faults:
+  FAULT_LOG: a file with one line per point, of all processes of the run.
   FAULT_POINT: the number of the point, from 1, at which FAULT_ACTION happens.
-  FAULT_ACTION: "kill" ends the process as SIGKILL does, "kill_all" its whole
-    session, "stop" stops it until SIGCONT.
-  FAULT_SNAPSHOTS: a folder that gets a copy of FAULT_OUTPUT at each point,
-    which is what a SIGKILL there would leave.
-  FAULT_CLOCK: "back" sets the clock back by an hour at each look at it.
+  FAULT_ACTION: "kill" kills the process with SIGKILL, "kill_all" its process
+    group, "stop" stops the process until SIGCONT.
+  FAULT_SNAPSHOTS: a folder that gets a copy of FAULT_OUTPUT at each point: the
+    files that a SIGKILL there would leave.
+  FAULT_CLOCK: "back" sets the clock back by an hour each time it is read.
 """
 
 import functools
@@ -20,14 +20,14 @@ import sys
 import time
 
 _CALLS = ("fsync", "remove", "rename", "replace", "rmdir", "unlink")
-# TensorFlow's own, which are C++.
+# Functions of TensorFlow that call C++ code.
 _TENSORFLOW_CALLS = ("delete_file_v2", "rename_v2", "write_string_to_file")
 _LINE_BYTES = 160
 _HOUR = 3600
 
 
 def install():
-  """Does what the environment asks for."""
+  """Installs the faults that the environment chooses."""
   if os.environ.get("FAULT_LOG"):
     wrap(os, _CALLS)
     if "tensorflow" in sys.modules:
@@ -40,7 +40,7 @@ def install():
 
 
 def wrap(owner, names):
-  """Makes functions of a module or class points of the run."""
+  """Adds points before and after functions of a module or class."""
   for name in names:
     setattr(owner, name, _with_points(getattr(owner, name), name))
 
@@ -56,7 +56,7 @@ def _with_points(function, name):
 
 
 def _reach(description):
-  """Counts a point, and does what is to be done there."""
+  """Logs a point; takes its snapshot and its action."""
   line = description.encode("utf-8", "replace")[:_LINE_BYTES - 1]
   file = os.open(os.environ["FAULT_LOG"],
                  os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -85,7 +85,6 @@ def _kill_all():
 
 
 def _stop():
-  # Renamed by the unwrapped call, so that no one reads half a number.
   with open(os.environ["FAULT_LOG"] + ".stopped", "w") as file:
     file.write("{}\n".format(os.getpid()))
   os.kill(os.getpid(), signal.SIGSTOP)

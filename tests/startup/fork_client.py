@@ -1,7 +1,7 @@
-"""Hands the work of this process over to a fork of a fork server.
+"""Lets a fork of a fork server do the work of this process.
 
-This process stays as the fork's stand-in: it passes SIGINT and SIGTERM on and
-ends as the fork ends. If this process is killed, the server kills the fork.
+This process forwards SIGINT and SIGTERM to the fork and ends as the fork ends.
+If this process is killed, the server kills the fork.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import resource
 import signal
 import socket
 
-# Variables that TensorFlow or Python read when they start, by prefix.
+# Prefixes of variables that TensorFlow or Python read at start-up.
 _READ_AT_START = ("CUDA", "HOME", "LANG", "LC_", "MKL_", "OMP_", "OPENBLAS",
                   "PYTHON", "TF_", "TMPDIR", "XLA_")
 _NAMESPACES = ("ipc", "mnt", "net", "pid", "user", "uts")
@@ -24,7 +24,7 @@ _stream = None
 
 
 def surroundings():
-  """Returns what a fork cannot take over from the process that asks for it.
+  """Returns the properties of this process that a fork cannot copy.
 
   The server forks only for processes whose surroundings equal its own.
   """
@@ -41,11 +41,12 @@ def start(kind, arguments):
   """Asks the server to run a script with this process's files and environment.
 
   Args:
-    kind: of the server, the name of its socket.
+    kind: kind of the server, the name of its socket.
     arguments: the script and its arguments.
 
   Returns:
-    The id of the process that runs the script; None where it has to run here.
+    The id of the process that runs the script; None if this process must run
+    the script.
   """
   global _stream
   try:
@@ -78,7 +79,7 @@ def end_like(process_id):
   """Waits for the script and ends this process as the script ended.
 
   Args:
-    process_id: of the script.
+    process_id: id of the script's process.
   """
   def forward(number, unused_frame):
     with contextlib.suppress(ProcessLookupError):

@@ -2,15 +2,15 @@
 
   python fork_server.py LISTENER KIND
 
-LISTENER is the number of an open socket that listens. KIND is "tensorflow" for
+LISTENER is the file descriptor of a listening socket. KIND is "tensorflow" for
 scripts that import TensorFlow, "plain" for others. `fork_client.py` connects
-to the socket, sends its standard streams and a line with the length of a JSON
-object, then that object. The answers are a line with the id of the process
-that runs the script, 0 where the script cannot run here, and at its end a line
-with its return code as `subprocess` has it.
+to the socket and sends its standard streams, a line with the length of a JSON
+object, and the object. The server answers a line with the id of the process
+that runs the script, or 0 if the server cannot run the script, and at the end
+of the script a line with the return code, in the convention of `subprocess`.
 
-The server imports the packages when the first request comes, and ends when its
-standard input is closed.
+The server imports the packages at the first request, and ends when its standard
+input is closed.
 """
 
 import atexit
@@ -52,10 +52,10 @@ def serve(listener, kind):
 
   Args:
     listener: the socket.
-    kind: what to import, a key of `_MODULES`.
+    kind: a key of `_MODULES`.
 
   Returns:
-    None in the server; in a fork, the request that it is to run.
+    None in the server; the request to run, in a fork.
   """
   own = fork_client.surroundings()
   has_modules = False
@@ -67,7 +67,7 @@ def serve(listener, kind):
     if not has_modules:
       _import_modules(kind)
       has_modules = True
-    # Children that end leave nothing behind.
+    # Ended children do not become zombies.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     if os.fork() == 0:
       signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -77,7 +77,7 @@ def serve(listener, kind):
 
 
 def _import_modules(kind):
-  """Imports what scripts import, with the settings that they make."""
+  """Imports the packages of the scripts, with the settings of the scripts."""
   sys.path.insert(0, _ROOT)
   if kind == "tensorflow":
     os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
@@ -86,20 +86,20 @@ def _import_modules(kind):
   if kind == "tensorflow":
     import tensorflow as tf
     logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
-    estimator = tf.compat.v1.estimator  # Loaded when it is first used.
+    estimator = tf.compat.v1.estimator  # Loads its modules at first use.
     for name in ("RunConfig", "TPUConfig", "TPUEstimator", "TPUEstimatorSpec"):
       getattr(estimator.tpu, name)
   sys.path.remove(_ROOT)
   gc.collect()
-  gc.freeze()  # What is here is not collected, and so not copied, in forks.
+  gc.freeze()  # A collection would copy these objects in each fork.
 
 
 def _answer(connection, own):
-  """Forks the process that runs the script, and answers with how it ends.
+  """Forks the process that runs the script, and sends the answers.
 
   Returns:
-    The request, in the process that is to run it. The process that answers
-    does not return.
+    The request, in the process that runs the script. The process that sends the
+    answers does not return.
   """
   length, descriptors, _, _ = socket.recv_fds(connection, 1, 3)
   with connection, connection.makefile("rb") as stream:
@@ -116,7 +116,7 @@ def _answer(connection, own):
     connection.sendall(b"%d\n" % process_id)
     end = os.pidfd_open(process_id)
     ready, _, _ = select.select([connection, end], [], [])
-    if end not in ready:  # Whoever asked has been killed.
+    if end not in ready:  # The client was killed.
       os.kill(process_id, signal.SIGKILL)
     _, status = os.waitpid(process_id, 0)
     with contextlib.suppress(BrokenPipeError):
@@ -125,13 +125,13 @@ def _answer(connection, own):
 
 
 def become(request):
-  """Turns this process into one that has just started for a script."""
+  """Makes this process like a new process that starts the script."""
   os.setsid()
   os.chdir(request["cwd"])
   for number, descriptor in enumerate(request["descriptors"]):
     os.dup2(descriptor, number)
     os.close(descriptor)
-  # As Python opens them: under MPI they are terminals.
+  # Python does so at start-up; under MPI, stdout is a terminal.
   sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())
   signal.signal(signal.SIGINT, signal.default_int_handler)
   for number in request["ignored"]:
@@ -147,16 +147,15 @@ def become(request):
 
 
 def _run():
-  """Runs the script and ends this process, as Python does at its end.
+  """Runs the script and ends this process as Python does, but frees no objects.
 
-  Python would also free each object, which copies the memory that is shared
-  with the server.
+  Freeing objects would copy the memory that is shared with the server.
   """
   code = 0
   try:
     module = types.ModuleType("__main__")
     module.__file__ = sys.argv[0]
-    # Processes that the script starts send objects of the module's other name.
+    # Child processes of the script pickle objects under the name __mp_main__.
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
     with open(sys.argv[0], "rb") as file:
       script = compile(file.read(), sys.argv[0], "exec")

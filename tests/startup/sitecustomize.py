@@ -1,13 +1,13 @@
-"""Start-up code of each Python that the tests start: forking and faults.
+"""Start-up code of each Python process of the tests: forking and faults.
 
-Python imports this module first, because `tests/conftest.py` puts this folder
-into PYTHONPATH. A script runs in a fork of a fork server, which has imported
-TensorFlow, or what other scripts import; other programs run here.
+Python imports this module first, because `tests/conftest.py` adds this folder
+to PYTHONPATH. A script runs in a fork of a fork server, which has imported the
+script's packages; other programs run in this process.
 
 Environment variables:
   FORK_SERVERS: folder of the fork servers' sockets.
-  SCRIPT_PID_FD: number of an open file that receives the id of the process
-    that runs the script, as a line.
+  SCRIPT_PID_FD: file descriptor that receives a line with the id of the process
+    that runs the script.
   FAULT_...: see `faults.py`.
 """
 
@@ -22,7 +22,7 @@ _USES_TENSORFLOW = re.compile(
 
 
 def _kind(command):
-  """Returns which server runs a command line; None if it is no script."""
+  """Returns the kind of server for a command line; None if not a script."""
   if len(command) < 2 or not command[1].endswith(".py"):
     return None
   try:
@@ -36,7 +36,7 @@ def _kind(command):
 def _start():
   process_id = None
   descriptor = os.environ.pop("SCRIPT_PID_FD", None)
-  # Python 3.9 has no orig_argv: each script starts there by itself.
+  # Python 3.9 has no orig_argv, so each script runs in its own process.
   kind = _kind(getattr(sys, "orig_argv", ()))
   if kind and os.environ.get("FORK_SERVERS"):
     import fork_client
