@@ -42,7 +42,7 @@ def test_summary_compares_equal_seeds():
                       (2400, "b", "hard", 1, "1000"))]
   assert task_distillation.summary(runs).splitlines()[2:] == [
       "| a | 2,400 | 2 | 0.3750 ± 0.1768 | 0.8750 ± 0.1768 | +0.5000 | "
-      "+0.1250 to +0.8750 | 0.0044 |"]  # Expected is 1 in 4 ** 4.
+      "+0.1250 to +0.8750 | 0.0044 |"]  # The exact share is 1 / 4^4 = 0.0039.
 
 
 def test_each_seed_completes_all_settings_before_the_next():

@@ -318,7 +318,7 @@ def test_evaluation_compares_with_the_most_probable_tokens(tmp_path, folder):
   of_entries = _evaluate(folder, tmp_path / "entries",
                          input_file=tmp_path / "entries.tfrecord")
   for name, value in of_entries.items():
-    # The training loss differs: it sums over all tokens, or over the stored.
+    # The training loss differs: it sums over all or only over stored tokens.
     if "training_loss" not in name and name not in ("loss", "masked_lm_loss"):
       assert of_hidden[name] == pytest.approx(value, rel=1e-4), name
   assert of_hidden["masked_lm_loss"] > of_entries["masked_lm_loss"]
@@ -339,7 +339,6 @@ def test_the_projection_of_the_cosine_loss_is_not_exported(
   assert not any("teacher_decoder" in name for name in variables)
   student = tiny.read_checkpoint(output_dir / "student" / "bert_model.ckpt")
   assert set(student) == set(modeling.variable_shapes(tiny.CONFIG))
-  # The run resumes.
   _run(folder, output_dir, **changes, num_train_steps=4)
   assert tiny.read_results(output_dir)["global_step"] == 4
   cosines = tiny.curves(output_dir)["hidden_cosine_loss"].values()

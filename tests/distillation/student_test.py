@@ -31,7 +31,7 @@ def test_metrics_are_averaged_over_slots_not_batches():
   assert results["masked_lm_accuracy"] == pytest.approx(1 / 3)
   assert results["masked_lm_training_loss"] == pytest.approx(1 / 3)
   assert results["next_sentence_loss"] == pytest.approx(8 / 4)
-  # One of three slots has a gap: its confidence is 0.5, its accuracy 1.
+  # One of three slots is correct at the confidence 0.5; the others have no gap.
   assert results["expected_calibration_error"] == pytest.approx(1 / 6)
 
 

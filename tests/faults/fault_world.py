@@ -161,7 +161,7 @@ class World:
 
 
 def arguments(flags: Flags, changes: Flags = {}) -> List[str]:
-  """Returns flags as words of a command line."""
+  """Returns the command-line arguments of flags."""
   return ["--{}={}".format(name, value)
           for name, value in dict(flags, **changes).items()
           if value is not None]
@@ -358,7 +358,6 @@ class Process:
     self.pid = self._script.script_pid
 
   def wait(self) -> Outcome:
-    """Waits for the end of the script."""
     returncode = self._script.wait(timeout=TIMEOUT_SECONDS)
     return Outcome(returncode, *(
         path.read_text(encoding="utf-8", errors="replace")

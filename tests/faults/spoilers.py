@@ -96,7 +96,6 @@ def changed(path, change):
 
 
 def cut(path, num_bytes):
-  """Cuts bytes off a file's end."""
   return changed(path, lambda data: data[:-num_bytes])
 
 

@@ -143,7 +143,6 @@ def _assert_clean_run(world, stage, wanted, changes=(), **keywords):
   return outcome
 
 
-# The flag of each stage that names an output file or folder.
 _OUTPUT_FLAGS = {
     "extract": "output_file", "jsons": "write_file", "split": "folder",
     "create": "output_dir", "label": "output_file", "train": "output_dir"}

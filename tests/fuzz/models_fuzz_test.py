@@ -186,7 +186,7 @@ def test_values_that_end_early_are_refused(tmp_path):
       checkpoints.match_checkpoint(tiny.CONFIG, str(path))
 
 
-def test_variables_of_other_types_than_floats_are_refused(tmp_path):
+def test_variables_that_are_not_floats_are_refused(tmp_path):
   name = "cls/predictions/output_bias"
   for values in (np.array([b"text"] * 29), np.ones(29, np.int32)):
     path = tiny.write_checkpoint(
