@@ -1,4 +1,4 @@
-"""Tests of compact records: their bytes, and what cannot be stored so."""
+"""Tests of compact records: their bytes, their limits and their decoding."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_the_bytes_are_those_of_the_docstring():
       schema.MASKED_LM_IDS: [9, 0], schema.MASKED_LM_WEIGHTS: [1.0, 0.0],
       schema.NEXT_SENTENCE_LABELS: [1],
       schema.TEACHER_INDICES: [[7, 8], [0, 0]],
-      # 1 is the largest code; 2^-9 is half of the way to 2^-18, the code 1.
+      # 1 has the largest code; 2^-9 is half-way to 2^-18, which has the code 1.
       schema.TEACHER_PROBABILITIES: [[1.0, 2.0**-9], [0.0, 0.0]]}
   record, = compact.encode(
       {name: np.array([values]) for name, values in features.items()},
@@ -70,7 +70,7 @@ def test_the_bytes_are_those_of_the_docstring():
 
 
 @pytest.mark.parametrize("shape, vocab_size, bits", _CASES)
-def test_what_was_packed_comes_back(shape, vocab_size, bits):
+def test_expanding_is_the_inverse_of_packing(shape, vocab_size, bits):
   examples = _examples(shape, vocab_size)
   layout = _layout(shape, vocab_size, bits)
   serialized = tfrecord.encode(compact.pack(_batch(examples), layout))
@@ -103,7 +103,7 @@ def test_hidden_states_stay_a_feature_of_their_own():
     np.testing.assert_array_equal(decoded[name], values.astype(float))
 
 
-def test_labels_are_left_out_where_nobody_reads_them():
+def test_labels_are_not_decoded_at_a_truncation_factor_of_0():
   layout = _layout()
   serialized = tfrecord.encode(
       compact.pack(_batch(tiny.random_examples(4, seed=1)), layout))
@@ -112,8 +112,8 @@ def test_labels_are_left_out_where_nobody_reads_them():
   assert set(decoded) == set(schema.features(tiny.SHAPE)) - set(schema.LABELS)
 
 
-def test_a_record_is_half_as_long():
-  """The average of film reviews: 113 tokens, 17 of them masked."""
+def test_a_compact_record_takes_half_the_bytes():
+  """The records are average film reviews: 113 tokens, 17 of them masked."""
   shape = schema.RecordShape(128, 20, 10)
   features = _batch(_examples(shape, 30522))
   num_tokens, num_slots = 113, 17
@@ -158,7 +158,7 @@ def test_codes_of_extreme_probabilities(value, code):
       np.array([value]), np.dtype(np.uint16)) == [code]
 
 
-# --- What cannot be stored so ------------------------------------------------
+# --- Records that do not fit -------------------------------------------------
 
 
 @pytest.mark.parametrize("name, index, value, told", [
@@ -258,8 +258,7 @@ def _with_payload(payload):
   return tfrecord.encode({"compact": [payload]})[0]
 
 
-def test_a_damaged_record_is_refused_or_one():
-  """Both readers agree on which."""
+def test_both_readers_agree_on_damaged_records():
   payload, = compact.encode(
       _batch(tiny.random_examples(1, seed=1)), _layout())
   variants = [payload[:i] for i in range(len(payload))]

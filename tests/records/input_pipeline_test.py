@@ -1,4 +1,4 @@
-"""Tests of decoding, of the checks of record files, and of the datasets."""
+"""Tests of decoding, checking and reading record files."""
 
 import functools
 import itertools
@@ -58,7 +58,7 @@ def test_2019_records_are_readable_by_name(shared):
 
 def test_records_without_a_masked_token_are_reported(
     tmp_path, features, caplog):
-  """By those that the first file begins with, as far as it is intact."""
+  """The check reads the start of the first file, up to a damaged record."""
   unmasked = dict(features, **{
       schema.MASKED_LM_WEIGHTS:
           np.zeros_like(features[schema.MASKED_LM_WEIGHTS])})
@@ -79,7 +79,7 @@ def test_records_without_a_masked_token_are_reported(
 
 
 def _longer_frame():
-  """Returns the frame of a record of other lengths."""
+  """Returns the frame of a record with a longer sequence."""
   features, = tiny.random_examples(
       1, seed=0, shape=tiny.SHAPE._replace(max_seq_length=12))
   return tfrecord.frame([tiny.serialize(features)])
@@ -91,7 +91,7 @@ def _longer_frame():
     (lambda content: content + _longer_frame(), "Key: .* size: 12"),
 ])
 def test_errors_of_records_are_input_errors(tmp_path, features, spoil, told):
-  """Of a file that was intact when it was opened first."""
+  """The file was intact when its index was read first."""
   path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 3)
   corpus = order.read_corpus([str(path)], "input_file")
   content = spoil(path.read_bytes())
@@ -109,7 +109,7 @@ def test_a_file_that_is_gone_is_an_input_error(tmp_path, features):
   path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 3)
   corpus = order.read_corpus([str(path)], "input_file")
   path.unlink()
-  for num_processes in (1, 2):  # Two of them cut the block.
+  for num_processes in (1, 2):  # Two processes read parts of the block.
     dataset = input_pipeline.training_input_fn(
         corpus, tiny.SHAPE, "input_file", 1, num_processes=num_processes)(
             {"batch_size": 1})
@@ -123,7 +123,7 @@ def test_a_file_that_is_gone_is_an_input_error(tmp_path, features):
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_file_of_fewer_records_is_an_input_error(
     tmp_path, features, num_left, num_processes):
-  """Cut after a record, while it is read."""
+  """The file is cut between two records after its index was read."""
   path = tiny.write_records(tmp_path / "a.tfrecord", [features] * 9)
   corpus = order.read_corpus([str(path)], "input_file")
   training = input_pipeline.training_input_fn(
@@ -211,7 +211,7 @@ def test_records_of_another_vocabulary_are_refused(tmp_path, features):
 
 def test_a_padded_vocabulary_is_accepted_with_a_warning(
     tmp_path, features, caplog):
-  """Usual for tensor cores: a vocab_size that is a multiple of 8 or 64."""
+  """Tensor cores favour a vocab_size that is a multiple of 8 or 64."""
   path = str(tmp_path / "a.tfrecord")
   with record_writer.RecordWriter(path) as writer:
     writer.write(tiny.serialize(features))
@@ -288,7 +288,7 @@ def test_evaluation_reads_a_range(
 
 
 def _order(paths, count, **keywords):
-  """Returns the numbers of records as records.order says they come."""
+  """Returns the numbers of records in the order of `records.order`."""
   corpus = order.read_corpus(paths, "input_file")
   first_records = np.cumsum(corpus.num_records) - corpus.num_records
   numbers = []
@@ -305,9 +305,9 @@ def _order(paths, count, **keywords):
 @pytest.mark.parametrize("num_processes, process", [
     (1, 0), (2, 1), *(pytest.param(*case, marks=pytest.mark.slow)
                       for case in ((3, 0), (5, 4)))])
-def test_training_reads_what_the_order_says(
+def test_training_reads_records_in_the_order(
     tmp_path, monkeypatch, position, num_processes, process):
-  """Over epochs, windows and blocks, of which some are cut."""
+  """Training reads several epochs, windows and blocks, and parts of blocks."""
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 4)
   monkeypatch.setattr(order, "WINDOW_RECORDS", 16)
   paths = _numbered_files(tmp_path, (19, 3, 28))
@@ -319,7 +319,7 @@ def test_training_reads_what_the_order_says(
 
 @pytest.mark.slow
 def test_processes_read_no_byte_of_others(tmp_path, monkeypatch):
-  """As the system counts the bytes that a process reads."""
+  """The operating system counts the bytes."""
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 64)
   monkeypatch.setattr(order, "WINDOW_RECORDS", 32 * 64)
   shape = schema.RecordShape(400, 5, 20)  # 1.9 kB each.
@@ -361,7 +361,7 @@ def _bytes_read():
 
 
 def test_the_seed_of_the_graph_does_not_matter(tmp_path):
-  """The processes of a distributed run differ in it."""
+  """The processes of a distributed run have different seeds of the graph."""
   paths = _numbered_files(tmp_path, (4, 4, 4, 4, 4))
   corpus = order.read_corpus(paths, "input_file")
   numbers = []
@@ -380,9 +380,9 @@ def test_the_seed_of_the_graph_does_not_matter(tmp_path):
     (schema.INPUT_IDS, 29, 28), (schema.MASKED_LM_IDS, 1 << 33, 28),
     (schema.TEACHER_INDICES, -1, 28), (schema.MASKED_LM_POSITIONS, 10, 9),
     (schema.SEGMENT_IDS, 2, 1), (schema.NEXT_SENTENCE_LABELS, 2, 1)])
-def test_an_integer_out_of_range_names_file_and_record(
+def test_an_integer_out_of_range_is_reported_with_file_and_record(
     tmp_path, name, value, limit):
-  """In any record, not only in the first one."""
+  """The integer is not in the first record of a file."""
   examples = tiny.random_examples(7, seed=0)
   good = tiny.write_records(tmp_path / "good.tfrecord", examples)
   serialized = [tiny.serialize(features) for features in examples]
@@ -409,17 +409,16 @@ def test_an_integer_out_of_range_names_file_and_record(
 @pytest.mark.parametrize("token_id, told", [
     (None, "b.tfrecord is damaged.*corrupt record at byte {}"),
     (29, "record {} in .*b.tfrecord has input_ids 29")])
-def test_a_bad_record_is_looked_for_where_training_reads(
+def test_the_search_for_a_bad_record_reads_only_windows_in_memory(
     tmp_path, monkeypatch, num_processes, token_id, told):
-  """In the windows that are in memory, not in all files."""
-  # Windows of one block, of which a small part is decoded at once.
+  # A window is one block, which is decoded in small parts.
   monkeypatch.setattr(order, "WINDOW_BYTES", 1)
   monkeypatch.setattr(input_pipeline, "_DECODED_BYTES", 30000)
   examples = tiny.random_examples(64, seed=3) * 32
   serialized = list(map(tiny.serialize, examples))
   paths = [tiny.write_serialized(tmp_path / (name + ".tfrecord"), serialized)
            for name in "abcdefghijkl"]
-  # In the second block of its file.
+  # The bad record is in the second block of its file.
   number = tfrecord.BLOCK_RECORDS + 7
   offset = len(tfrecord.frame(serialized[:number]))
   if token_id is None:
@@ -457,7 +456,7 @@ def test_a_bad_record_is_looked_for_where_training_reads(
 
 
 def test_no_thread_tunes_a_dataset(tmp_path, monkeypatch):
-  """What ends an iterator would wait for it, in the end for a minute."""
+  """The end of an iterator would wait for the thread, up to a minute."""
   path = tiny.write_records(
       tmp_path / "a.tfrecord", tiny.random_examples(3, seed=1))
   corpus = order.read_corpus([str(path)], "input_file")

@@ -1,4 +1,4 @@
-"""Tests of manifests, of writing record files, and of what is finished."""
+"""Tests of manifests, block indexes and the writer of record files."""
 
 import dataclasses
 import errno
@@ -23,7 +23,7 @@ _MANIFEST = manifest.Manifest(
     stage="a_stage", flags={"dupe_factor": 10},
     fingerprints={"vocab_file": "f"},
     sources={"a.txt": "1", "b.txt": "2"}, vocab_size=29)
-# As an earlier version has written it, for a file of one record.
+# The manifest that an earlier version wrote for a file of one record.
 _OLD_MANIFEST = """{
  "stage": "a_stage",
  "flags": {
@@ -41,7 +41,7 @@ _OLD_MANIFEST = """{
  "num_bytes": 19
 }
 """
-# Begins a file, says so, and finishes it when its input ends.
+# Begins a file, prints "ready", and finishes the file when stdin ends.
 _WRITER = """
 import sys
 from records.manifest import Manifest
@@ -108,7 +108,7 @@ def test_figures_of_a_teacher_are_kept_and_not_compared(path):
 @pytest.mark.parametrize("figures", [
     "[]", '{"num_tokens": "7"}', '{"num_tokens": -1}', '{"num_tokens": NaN}',
     '{"num_tokens": true}', '{"num_tokens": 1e999}'])
-def test_figures_that_are_none_are_refused(tmp_path, path, figures):
+def test_invalid_figures_are_refused(tmp_path, path, figures):
   _write(path, b"one")
   (tmp_path / "a.tfrecord.json").write_text(
       _OLD_MANIFEST.replace("\n}", ',\n "teacher": {}\n}}'.format(figures)))
@@ -116,7 +116,7 @@ def test_figures_that_are_none_are_refused(tmp_path, path, figures):
     manifest.read_manifest(path)
 
 
-def test_a_manifest_that_is_not_of_its_file_is_an_error(path):
+def test_a_manifest_that_does_not_fit_its_file_is_an_error(path):
   _write(path, b"one")
   with open(path, "ab") as file:
     file.write(b"more")
@@ -142,7 +142,7 @@ def test_a_file_is_counted_and_fingerprinted_by_its_manifest(tmp_path, path):
   # The same records, made in another way.
   _write(path, b"one", b"two", vocab_size=30)
   fingerprints.add(block_index.records_fingerprint(path))
-  # Without a manifest the records themselves count.
+  # Without a manifest, the fingerprint is the hash of the records.
   os.remove(manifest.manifest_path(path))
   assert manifest.read_manifest(path) is None
   assert block_index.count_records(path, "input_file") == 2
@@ -155,7 +155,7 @@ def test_a_file_is_counted_and_fingerprinted_by_its_manifest(tmp_path, path):
     block_index.count_records(path, "input_file")
 
 
-def test_records_that_come_twice(tmp_path):
+def test_files_of_the_same_records_are_found(tmp_path):
   def write(name, **changes):
     path = str(tmp_path / name)
     _write(path, b"one", **changes)
@@ -165,7 +165,7 @@ def test_records_that_come_twice(tmp_path):
   others = [write("other.tfrecord", sources={"b.txt": "2"}),
             write("another_seed.tfrecord", flags={"dupe_factor": 5}),
             write("another_vocabulary.tfrecord", fingerprints={})]
-  # Parts of one run hold different records of the same sources.
+  # Shards of one run hold different records of the same sources.
   parts = [write("p-0000{}-of-00002.tfrecord".format(i)) for i in range(2)]
   plain = str(tmp_path / "plain.tfrecord")
   (tmp_path / "plain.tfrecord").write_bytes(b"")
@@ -184,7 +184,7 @@ def test_records_that_come_twice(tmp_path):
   assert manifest.find_repeated([*others, elsewhere]) == (others[0], elsewhere)
 
 
-def test_a_size_counts_where_no_content_tells_the_vocabulary():
+def test_vocabulary_sizes_are_compared_only_without_a_vocabulary_file():
   """Versions count blank lines at the end of a vocabulary differently."""
   larger = dataclasses.replace(_MANIFEST, vocab_size=30)
   assert _MANIFEST.difference(larger) is None
@@ -193,8 +193,8 @@ def test_a_size_counts_where_no_content_tells_the_vocabulary():
   assert labels[0].difference(labels[1]) == "vocabulary size is 29, not 30"
 
 
-def test_arithmetic_is_noted_and_not_compared():
-  """Where it is not the precision that was asked for."""
+def test_arithmetic_is_recorded_and_not_compared():
+  """Manifests name the precision used if it differs from --precision."""
   wanted = dataclasses.replace(_MANIFEST, flags={"precision": "bf16"})
   assert manifest.with_arithmetic(wanted, "bf16", None) == wanted
   assert manifest.with_arithmetic(wanted, "bf16", wanted) == wanted
@@ -210,7 +210,7 @@ def test_arithmetic_is_noted_and_not_compared():
   assert fell_back.difference(other) == "--precision is bf16, not fp16"
 
 
-# --- What is finished --------------------------------------------------------
+# --- Finished files ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("changes, told", [
@@ -241,7 +241,7 @@ def test_a_file_without_a_manifest_is_not_overwritten(tmp_path, path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_is_no_output(tmp_path, overwrite):
+def test_a_folder_in_place_of_the_output_is_refused(tmp_path, overwrite):
   with pytest.raises(InputError, match="is a folder"):
     record_writer.is_finished(str(tmp_path), _MANIFEST, overwrite)
 
@@ -277,21 +277,21 @@ def test_the_writer_keeps_the_order_across_its_buffer(path):
 
 
 def _blocks_of(*lengths):
-  """Returns a record for each length, and where blocks of 2 begin."""
+  """Returns a record for each length, and the offsets of blocks of 2."""
   frames = [length + tfrecord.FRAME_BYTES for length in lengths]
   return ([b"x" * length for length in lengths],
           [sum(frames[:i]) for i in range(0, len(frames), 2)])
 
 
 @pytest.mark.parametrize("lengths", [(), (3,), (3, 5), (3, 5, 0, 7, 1)])
-def test_the_manifest_tells_where_blocks_begin(path, monkeypatch, lengths):
+def test_the_manifest_has_the_offsets_of_blocks(path, monkeypatch, lengths):
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
   records, wanted = _blocks_of(*lengths)
   _write(path, *records)
   assert manifest.read_manifest(path).block_offsets == wanted
   index = block_index.BlockIndex(len(lengths), os.path.getsize(path), wanted)
   assert block_index.read_block_index(path, "input_file") == index
-  # Of a file of 2019, and of one with an earlier manifest.
+  # Files of 2019 have no manifest; earlier manifests have no offsets.
   (_without_offsets if lengths else os.remove)(manifest.manifest_path(path))
   assert block_index.read_block_index(path, "input_file") == index
 
@@ -305,7 +305,7 @@ def _without_offsets(manifest_path):
 
 
 def _as_earlier_version(progress, **changes):
-  """Rewrites a journal as an earlier version wrote progress: a manifest."""
+  """Rewrites a journal as a manifest, the earlier form of progress."""
   head, *saves = map(json.loads, files.read_lines(progress))
   values = {**head, **saves[-1], "block_offsets": sum(
       (save["block_offsets"] for save in saves), []), **changes}
@@ -318,10 +318,10 @@ def _as_earlier_version(progress, **changes):
 @pytest.mark.parametrize("spoil, wanted", [
     (lambda progress: None, [0, 40, 72]),
     (_as_earlier_version, [0, 40, 72]),
-    # As a still earlier version has begun it: readers then look for themselves.
+    # A still earlier version saved no offsets: readers search the file.
     (lambda progress: _as_earlier_version(progress, block_offsets=None), []),
 ])
-def test_a_file_that_is_continued_tells_where_blocks_begin(
+def test_the_manifest_of_a_resumed_file_has_the_offsets_of_blocks(
     path, monkeypatch, spoil, wanted):
   monkeypatch.setattr(tfrecord, "BLOCK_RECORDS", 2)
   records, offsets = _blocks_of(3, 5, 0, 0, 1)
@@ -343,18 +343,18 @@ def test_a_file_that_is_continued_tells_where_blocks_begin(
   assert block_index.read_block_index(path, "input_file").offsets == offsets
 
 
-# --- What is known of files --------------------------------------------------
+# --- Cached manifests and indexes --------------------------------------------
 
 
 def _make_old(path):
-  """Lets a file's last change be ten seconds ago."""
+  """Sets a file's modification time to ten seconds ago."""
   modified = os.stat(path).st_mtime_ns - 10**10
   os.utime(path, ns=(modified, modified))
 
 
 @pytest.fixture(name="opened")
 def _opened(monkeypatch):
-  """What is opened for reading from now on, as by a process that starts."""
+  """The files opened from now on, with an empty cache as in a new process."""
   monkeypatch.setattr(files, "_cache", {})
   paths = []
   open_file = files.open_file
@@ -373,7 +373,7 @@ def _start_again(monkeypatch, opened):
 
 
 def _read_all(path, folder=None):
-  """Reads what stage IV reads of an input file before it labels."""
+  """Reads an input file as stage IV does before it labels."""
   for _ in range(2):
     fingerprint = block_index.records_fingerprint(path, "input_file", folder)
     block_index.check_intact(path, "input_file", folder)
@@ -400,7 +400,7 @@ def test_a_file_without_a_manifest_is_read_once_by_all_runs(
   content = tfrecord.frame(records)
   (tmp_path / "a.tfrecord").write_bytes(content)
   wanted = (hashlib.sha256(content).hexdigest(), (5, len(content), offsets))
-  # A file that may still change is read, but nothing of it is kept.
+  # A file that may still change gets no index file.
   assert _read_all(path) == wanted
   assert os.listdir(tmp_path) == ["a.tfrecord"]
   _make_old(path)
@@ -412,7 +412,7 @@ def test_a_file_without_a_manifest_is_read_once_by_all_runs(
   _start_again(monkeypatch, opened)
   assert _read_all(path) == wanted
   assert set(opened) == {"a.tfrecord.json", ".a.tfrecord.index.json"}
-  # Whatever has become of the index or the file.
+  # A damaged index or a changed file is read again.
   index = tmp_path / ".a.tfrecord.index.json"
   for text in ("", "{", "[1, 2, 3]",
                index.read_text().replace("[0, 40", "[1, 40")):
@@ -455,7 +455,7 @@ def test_the_index_of_a_read_only_file_lies_in_the_output_folder(
 
 @pytest.mark.parametrize("offsets", [
     [1], [0, 17], [0, 0], [0, "17"], [True], 0, {"0": 0}])
-def test_offsets_that_are_none_are_refused(tmp_path, path, offsets):
+def test_invalid_offsets_are_refused(tmp_path, path, offsets):
   _write(path, b"one")
   manifest_file = tmp_path / "a.tfrecord.json"
   manifest_file.write_text(json.dumps(dict(
@@ -465,7 +465,7 @@ def test_offsets_that_are_none_are_refused(tmp_path, path, offsets):
 
 
 def _write_half(path, *more):
-  """Saves the progress of two records, writes some more, and fails."""
+  """Saves the progress of two records, writes `more`, and fails."""
   with pytest.raises(RuntimeError):
     with record_writer.RecordWriter(path, _MANIFEST) as writer:
       writer.write(b"one")
@@ -477,7 +477,7 @@ def _write_half(path, *more):
 
 
 @pytest.mark.parametrize("more", [[], [b"three"], [b"x" * 1000] * 300])
-def test_a_file_is_continued_where_its_progress_was_saved(
+def test_a_file_resumes_from_its_saved_progress(
     tmp_path, path, more):
   _write_half(path, *more)
   assert sorted(os.listdir(tmp_path)) == [
@@ -493,7 +493,7 @@ def test_a_file_is_continued_where_its_progress_was_saved(
 
 @pytest.fixture(name="clock")
 def _clock(monkeypatch):
-  """Seconds that have passed for the writer, in a list."""
+  """Seconds that pass for the writer, in a list to which tests append."""
   seconds = [0.0]
   monkeypatch.setattr(
       record_writer.time, "monotonic", lambda: 1e6 + sum(seconds))
@@ -501,7 +501,7 @@ def _clock(monkeypatch):
 
 
 def _saves(path):
-  """Returns the lines of a journal, the head left out."""
+  """Returns the lines of a journal after the first line."""
   return list(map(json.loads, files.read_lines(
       manifest.manifest_path(files.partial_path(path)))[1:]))
 
@@ -518,7 +518,7 @@ def test_progress_is_saved_by_time_and_costs_the_same_each_time(
       for _ in range(4):
         writer.write(b"1234")
       writer.save_progress(_MANIFEST)
-      # The first window, then those after 30, 60 and 90 seconds.
+      # Saves follow the first window, then 30, 60 and 90 seconds.
       assert len(_saves(path)) == 1 + i // 30
       clock.append(1)
       num_syncs.clear()
@@ -536,7 +536,7 @@ def test_progress_is_saved_by_time_and_costs_the_same_each_time(
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, InputError])
-def test_an_error_saves_what_was_to_be_kept(path, clock, error):
+def test_an_error_saves_the_latest_progress(path, clock, error):
   with pytest.raises(error):
     with record_writer.RecordWriter(path, _MANIFEST) as writer:
       for i in range(300):
@@ -544,7 +544,7 @@ def test_an_error_saves_what_was_to_be_kept(path, clock, error):
         if i in (1, 290):
           writer.save_progress(_MANIFEST)
           clock.append(1)
-      # As an interrupt leaves it that comes while the buffer is written.
+      # An interrupt may leave a part of the buffer in the file.
       writer._partial.file.write(b"some")
       raise error
   assert [save["num_records"] for save in _saves(path)] == [2, 291]
@@ -556,7 +556,7 @@ def test_an_error_saves_what_was_to_be_kept(path, clock, error):
   assert _records(path) == [b"record %d" % i for i in range(300)]
 
 
-def test_a_line_that_a_power_cut_has_cut_does_not_count(path, clock):
+def test_a_journal_line_cut_by_a_power_failure_is_ignored(path, clock):
   with pytest.raises(RuntimeError):
     with record_writer.RecordWriter(path, _MANIFEST) as writer:
       for record in (b"one", b"two"):
@@ -580,11 +580,11 @@ def test_a_line_that_a_power_cut_has_cut_does_not_count(path, clock):
     lambda progress, partial: progress.unlink(),
     lambda progress, partial: progress.write_text("{"),
     lambda progress, partial: progress.write_text(json.dumps({"stage": 1})),
-    # Less than the progress counts, as after a power cut.
+    # The file is shorter than its progress says, as after a power failure.
     lambda progress, partial: os.truncate(partial, 10),
     lambda progress, partial: partial.unlink(),
 ])
-def test_progress_that_is_of_no_use_is_dropped(tmp_path, path, spoil):
+def test_damaged_progress_is_dropped(tmp_path, path, spoil):
   _write_half(path)
   spoil(tmp_path / ".a.tfrecord.partial.json", tmp_path / ".a.tfrecord.partial")
   with record_writer.RecordWriter(path, _MANIFEST) as writer:
@@ -593,7 +593,7 @@ def test_progress_that_is_of_no_use_is_dropped(tmp_path, path, spoil):
   assert os.listdir(tmp_path) == []
 
 
-def test_a_file_that_was_begun_differently_is_not_continued(tmp_path, path):
+def test_a_file_that_was_begun_differently_is_not_resumed(tmp_path, path):
   _write_half(path)
   before = (tmp_path / ".a.tfrecord.partial").read_bytes()
   other = dataclasses.replace(_MANIFEST, flags={"dupe_factor": 5})
@@ -608,7 +608,7 @@ def test_a_file_that_was_begun_differently_is_not_continued(tmp_path, path):
   assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
 
 
-def test_an_overwriting_run_resumes_only_what_was_begun_like_it(path):
+def test_an_overwriting_run_resumes_only_with_the_same_flags(path):
   _write_half(path)
   with record_writer.RecordWriter(path, _MANIFEST, overwrite=True) as writer:
     assert writer.num_records == 2
@@ -630,8 +630,8 @@ def test_an_overwriting_run_of_many_files_resumes(tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-def test_a_seed_matters_only_where_something_is_drawn(path):
-  """Labels of earlier versions have one in any case."""
+def test_seeds_are_compared_only_if_there_are_tail_samples(path):
+  """Earlier versions stored a seed with all labels."""
   def labels(tail_samples, **flags):
     return dataclasses.replace(
         _MANIFEST, flags={"tail_samples": tail_samples, **flags})
@@ -644,8 +644,8 @@ def test_a_seed_matters_only_where_something_is_drawn(path):
     record_writer.is_finished(path, labels(1, random_seed=2), overwrite=False)
 
 
-def test_a_second_process_does_not_continue_a_file(tmp_path, path):
-  """Nor harm the progress of the process that writes it."""
+def test_a_second_process_does_not_resume_a_file(tmp_path, path):
+  """The second process does not harm the progress of the first."""
   with processes.start(
       [sys.executable, "-c", _WRITER, path], cwd=tiny.ROOT, text=True,
       stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -660,8 +660,8 @@ def test_a_second_process_does_not_continue_a_file(tmp_path, path):
   assert sorted(os.listdir(tmp_path)) == ["a.tfrecord", "a.tfrecord.json"]
 
 
-def test_a_manifest_stands_only_beside_its_records(tmp_path, path, monkeypatch):
-  """Whatever of commit's steps is the last one before a crash."""
+def test_a_crash_leaves_no_wrong_manifest(tmp_path, path, monkeypatch):
+  """The crash comes after each step of `commit` in turn."""
   _write(path, b"one")
   done = []
 

@@ -1,4 +1,4 @@
-"""Tests of the order in which records come in training."""
+"""Tests of the record order in training."""
 
 import collections
 import json
@@ -16,7 +16,7 @@ _RECORD_BYTES = 100
 
 
 def _corpus(counts=_COUNTS, record_bytes=_RECORD_BYTES):
-  """Makes the blocks of files of some lengths."""
+  """Builds a corpus of files with these numbers of records."""
   columns = collections.defaultdict(list)
   for number, count in enumerate(counts):
     for first in range(0, count, tfrecord.BLOCK_RECORDS):
@@ -31,7 +31,7 @@ def _corpus(counts=_COUNTS, record_bytes=_RECORD_BYTES):
 
 
 def _records_of(corpus, pieces):
-  """Returns the numbers of the records of some pieces."""
+  """Returns the indices of the records of some pieces."""
   first_records = np.cumsum(corpus.num_records) - corpus.num_records
   return np.concatenate([
       first_records[piece.block] + np.arange(piece.start, piece.stop)
@@ -39,7 +39,7 @@ def _records_of(corpus, pieces):
 
 
 def _sequence(corpus, count, **keywords):
-  """Returns the first records that a process takes."""
+  """Returns the indices of the first `count` records that a process reads."""
   records, num_records = [], 0
   for window in order.windows(corpus, **{"seed": 1, **keywords}):
     records.append(_records_of(corpus, window.pieces)[window.order])
@@ -64,7 +64,7 @@ def test_every_epoch_holds_each_record_once(counts):
 
 @pytest.mark.parametrize("num_processes", [2, 3, 8])
 def test_processes_share_an_epoch(num_processes):
-  """They are disjoint, and together they are the corpus."""
+  """The shares of the processes are disjoint and together form the corpus."""
   corpus = _corpus()
   shares = [
       _sequence(corpus, -(-(corpus.size - process) // num_processes),
@@ -76,8 +76,8 @@ def test_processes_share_an_epoch(num_processes):
 
 @pytest.mark.parametrize("counts", [_COUNTS, (5, 3, 9), (100000, 3, 70001)])
 @pytest.mark.parametrize("num_processes", [2, 3, 5, 8, 64, 192])
-def test_processes_take_what_one_process_would(counts, num_processes):
-  """In each step, from any position on."""
+def test_processes_together_keep_the_order_of_one(counts, num_processes):
+  """The records are equal at each step, from several positions on."""
   corpus = _corpus(counts)
   epochs = _sequence(corpus, 3 * corpus.size)
   for position in (0, 1, corpus.size // 2 + 3, corpus.size + 1):
@@ -90,7 +90,7 @@ def test_processes_take_what_one_process_would(counts, num_processes):
 
 
 @pytest.mark.parametrize("num_processes", [2, 3, 8, 16, 64])
-def test_processes_read_only_what_they_take(num_processes):
+def test_processes_read_no_records_of_others(num_processes):
   corpus = _corpus((100000, 3, 70001))
   for process in range(num_processes):
     windows = order.windows(corpus, 1, 0, num_processes, process)
@@ -100,7 +100,7 @@ def test_processes_read_only_what_they_take(num_processes):
           np.arange(sum(piece.stop - piece.start for piece in window.pieces)))
 
 
-def test_powers_of_two_share_a_window_in_one_run_each():
+def test_powers_of_two_processes_read_adjacent_shards():
   corpus = _corpus((64 * tfrecord.BLOCK_RECORDS,))
   for num_processes in (2, 4, 8, 16, 32):
     window = next(order.windows(corpus, 1, 0, num_processes, 1))
@@ -140,8 +140,8 @@ def test_a_window_is_of_bounded_bytes(record_bytes, num_blocks):
   np.testing.assert_array_equal(np.sort(records), np.arange(corpus.size))
 
 
-# Two records that were neighbours are, in a full shuffle of R records, R / 3
-# apart.
+# In a full shuffle of R records, the mean distance between two records that
+# were neighbours is R / 3.
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
 def test_the_order_of_a_window_is_as_good_as_a_full_shuffle(
@@ -156,7 +156,7 @@ def test_the_order_of_a_window_is_as_good_as_a_full_shuffle(
   positions[sequence] = np.arange(len(sequence))
   is_read = positions >= 0
   assert np.count_nonzero(~is_read) < num_processes
-  # Of ranks, so that this is Spearman's.
+  # The correlation of ranks, which is Spearman's coefficient.
   correlation = np.corrcoef(np.arange(corpus.size)[is_read],
                             positions[is_read])[0, 1]
   assert abs(correlation) < 0.02
@@ -170,14 +170,14 @@ def test_any_record_can_come_anywhere_in_the_epoch():
   for seed in range(60):
     sequence = _sequence(corpus, corpus.size, seed=seed)
     positions.append(np.flatnonzero(sequence == 1234)[0])
-  # Uniform: the mean of 60 is within four standard errors.
+  # Positions are uniform: the mean of 60 is within four standard errors.
   mean, error = np.mean(positions) / corpus.size, 1 / np.sqrt(12 * 60)
   assert abs(mean - 0.5) < 4 * error
   assert min(positions) < 0.15 * corpus.size
   assert max(positions) > 0.85 * corpus.size
 
 
-# --- Where pieces lie --------------------------------------------------------
+# --- Pieces ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first, last", [
@@ -206,7 +206,7 @@ def test_a_piece_is_located_by_the_heads_of_its_records(tmp_path):
         str(path), start, ends[last - 1] - start, 0, last - first)
 
 
-def test_a_file_that_was_cut_since_is_an_input_error(tmp_path):
+def test_a_file_cut_after_its_index_was_read_is_an_input_error(tmp_path):
   path = tmp_path / "a.tfrecord"
   path.write_bytes(tfrecord.frame([b"x"] * 9))
   corpus = order.read_corpus([str(path)], "input_file")
@@ -216,7 +216,7 @@ def test_a_file_that_was_cut_since_is_an_input_error(tmp_path):
       order.locate(corpus, order.Piece(0, start, 7), "input_file")
 
 
-def test_a_damaged_file_has_no_blocks(tmp_path):
+def test_a_damaged_file_is_an_input_error(tmp_path):
   path = tmp_path / "a.tfrecord"
   path.write_bytes(tfrecord.frame([b"one", b"two"])[:-1])
   with pytest.raises(
@@ -228,7 +228,7 @@ def test_a_damaged_file_has_no_blocks(tmp_path):
 
 
 def _position(folder, step, corpus, sequences_per_step=32, seed=1):
-  """Resumes from a step; returns how many records were read before it."""
+  """Resumes from a step; returns the number of records read before the step."""
   return order.resume(str(folder), step, sequences_per_step, seed,
                       corpus).position_at(step)
 
@@ -242,7 +242,7 @@ def test_a_position_follows_from_steps_and_batches(tmp_path):
   assert _position(tmp_path, 10, corpus, 96) == 320
   assert _position(tmp_path, 30, corpus, 96) == 320 + 20 * 96
   assert _position(tmp_path, 40, corpus, 16) == 320 + 30 * 96
-  # From an older checkpoint: what came after it does not count.
+  # From an older checkpoint: later steps do not count.
   assert _position(tmp_path, 9, corpus, 16) == 288
   assert _position(tmp_path, 20, corpus, 16) == 288 + 11 * 16
   # From scratch.
@@ -250,7 +250,7 @@ def test_a_position_follows_from_steps_and_batches(tmp_path):
   assert _position(tmp_path, 5, corpus) == 160
 
 
-def test_a_killed_run_of_other_processes_leaves_no_trace(tmp_path):
+def test_a_killed_run_with_more_processes_has_no_effect(tmp_path):
   corpus = _corpus()
   _position(tmp_path, 0, corpus)
   _position(tmp_path, 10, corpus, 64)
@@ -273,7 +273,7 @@ def test_other_records_or_another_seed_begin_an_epoch(
 
 
 def test_windows_of_another_size_begin_an_epoch(tmp_path, caplog):
-  """Of long records, as earlier versions have noted them."""
+  """An earlier version has read the long records in larger windows."""
   caplog.set_level("INFO")
   corpus = _corpus((3000,), 100000)
   _position(tmp_path, 0, corpus)
@@ -291,11 +291,11 @@ def test_windows_of_another_size_begin_an_epoch(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("sizes, step, size, wanted", [
-    # Of each command the first step and the sequences in a step; the step and
-    # the size of the next command.
+    # First step and sequences per step of each command; step and sequences per
+    # step of the next command.
     ([], 10, 32, 320), ([(0, 32)], 10, 32, 320), ([(0, 32)], 10, 64, 320),
     ([(0, 32), (10, 64)], 15, 128, 640), ([(0, 32), (10, 64)], 10, 16, 320),
-    # Before the first note a step has the present size.
+    # Steps before the first reading count with the next command's size.
     ([(7, 32)], 10, 64, 7 * 64 + 3 * 32),
 ])
 def test_progress_is_counted_in_sequences(tmp_path, sizes, step, size, wanted):
@@ -315,7 +315,7 @@ def test_progress_counts_the_steps_that_were_skipped(tmp_path):
   assert order.progress(str(tmp_path), 15, 8) == (640, 0)
 
 
-def test_a_run_of_an_earlier_version_is_told_of_the_order(tmp_path, caplog):
+def test_a_run_of_an_earlier_version_logs_the_new_order(tmp_path, caplog):
   caplog.set_level("INFO")
   corpus = _corpus()
   assert _position(tmp_path, 7, corpus) == 0
@@ -326,7 +326,7 @@ def test_a_run_of_an_earlier_version_is_told_of_the_order(tmp_path, caplog):
   assert not caplog.text
 
 
-def test_processes_of_any_number_read_an_epoch_together(tmp_path):
+def test_runs_with_other_numbers_of_processes_continue_an_epoch(tmp_path):
   """Two processes, then one, then three."""
   corpus = _corpus((900, 100, 2000))
   taken, step, position = [], 0, 0
@@ -352,7 +352,7 @@ def test_processes_of_any_number_read_an_epoch_together(tmp_path):
                      corpus="", corpus_size=0)]),
     json.dumps([dict(first_step=0, position="0", sequences_per_step=1, seed=1,
                      corpus="", corpus_size=1)])])
-def test_a_damaged_note_is_an_input_error(tmp_path, content):
+def test_a_damaged_order_file_is_an_input_error(tmp_path, content):
   (tmp_path / order.ORDER_FILE).write_text(content)
   with pytest.raises(
       InputError, match=order.ORDER_FILE + " is damaged.*remove"):

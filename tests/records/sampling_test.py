@@ -1,4 +1,4 @@
-"""Tests of instances drawn from a text."""
+"""Tests of sampling pre-training instances from a text."""
 
 import dataclasses
 import hashlib
@@ -130,7 +130,7 @@ def test_a_corpus_is_documents_of_sentences(tmp_path, vocab_file):
   assert corpus.ids.dtype == np.int32
   assert corpus.sentences.tolist() == [0, 2, 5, 7]
   assert corpus.documents.tolist() == [0, 2, 3]
-  # That of U+200B, which separates no documents.
+  # The line of U+200B, which does not separate documents.
   assert corpus.num_invisible_lines == 1
   assert corpus.num_short_documents == 1
 
@@ -153,14 +153,14 @@ def test_a_file_that_is_no_text_is_an_error(
 # --- Sampling ----------------------------------------------------------------
 
 
-def test_options_are_immutable_and_of_the_names_in_manifests():
+def test_options_are_immutable_and_named_as_in_manifests():
   options = sampling.SamplingOptions(**reference.Settings()._asdict())
   assert list(options.manifest_flags()) == [
       "do_lower_case", "max_seq_length", "max_predictions_per_seq",
       "dupe_factor", "masked_lm_prob", "short_seq_prob", "do_whole_word_mask"]
   with pytest.raises(dataclasses.FrozenInstanceError):
     options.dupe_factor = 2
-  # As earlier versions wrote and read them.
+  # Earlier versions had no strip_accents, so manifests omit the default.
   same = dataclasses.replace(options, strip_accents=True)
   assert same.manifest_flags() == options.manifest_flags()
   other = dataclasses.replace(options, strip_accents=False)
@@ -219,7 +219,7 @@ def test_rows_are_drawn_document_by_document(tmp_path, vocab_file):
   assert set(all_rows["is_random_next"]) == {0, 1}
 
 
-def test_records_hold_what_bert_expects(tmp_path, vocab_file):
+def test_instances_are_masked_and_padded_as_bert_expects(tmp_path, vocab_file):
   path = _write_text(tmp_path, reference.random_text(random.Random(0), 30))
   settings = reference.Settings(True, 32, 6, 10, 0.15, 0.1, False)
   ids = {token: i for i, token in enumerate(reference.TOKENS)}
@@ -249,7 +249,7 @@ def test_records_hold_what_bert_expects(tmp_path, vocab_file):
     num_masked += [tokens[p] for p in positions].count(ids["[MASK]"])
     num_kept += sum(tokens[p] == original[p] for p in positions)
     num_random_next += record[schema.NEXT_SENTENCE_LABELS][0]
-  # Of thousands of draws: 80% [MASK]; 10% kept, and some drawn again.
+  # 80% become [MASK]; 10% are kept, and some of the random 10% are the same.
   assert num_slots > 3000
   assert 0.77 < num_masked / num_slots < 0.83
   assert 0.08 < num_kept / num_slots < 0.13

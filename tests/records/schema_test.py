@@ -31,12 +31,12 @@ def test_features_have_the_names_and_shapes_of_2019(truncation_factor, wanted):
   assert list(features) == list(wanted)
   for name, feature in features.items():
     assert (feature.dtype, feature.shape) == wanted[name]
-    # One flag sets each dimension, but for the single next-sentence label.
+    # A flag sets each dimension, except that of the next-sentence label.
     assert len(feature.flags) == len(feature.shape) - (feature.shape == (1,))
   assert set(schema.LABELS) == {*_LABELS, "teacher_hidden_states"}
 
 
-def test_hidden_states_are_labels_by_themselves():
+def test_hidden_states_need_no_other_labels():
   features = schema.features(schema.RecordShape(10, 3, teacher_hidden_size=8))
   assert list(features) == [*_WITHOUT_LABELS, "teacher_hidden_states"]
   assert features["teacher_hidden_states"][:2] == (np.float16, (3, 8))

@@ -1,4 +1,4 @@
-"""Tests of the check that all parts of a split are there."""
+"""Tests of the check that all parts of a split text exist."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from util.command_line import InputError
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path):
-  """Two splits, one of them of three parts."""
+  """A folder of two splits: b of three parts, c_d of one."""
   for name, sizes in (("b", [4, 5, 6]), ("c_d", [7])):
     for i, size in enumerate(sizes):
       (tmp_path / "{}_{}.txt".format(name, i)).write_text("x" * size)
@@ -48,7 +48,7 @@ def test_other_files_and_folders_without_a_manifest_are_not_checked(folder):
 @pytest.mark.parametrize("text", [
     "", "{", "[]", "null", '{"source": "a"}', '{"source": 1, "sizes": []}',
     '{"source": "a", "sizes": ["1"]}', "[" * 100000])
-def test_a_damaged_manifest_is_told(folder, text):
+def test_a_damaged_manifest_is_refused(folder, text):
   (folder / ".b.split.json").write_text(text)
   with pytest.raises(InputError, match=r"b.split.json is damaged .*remove the"):
     splits.check_folder(str(folder), "input_dir")

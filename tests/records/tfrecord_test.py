@@ -1,4 +1,4 @@
-"""Tests of the wire format: Examples, frames, checksums."""
+"""Tests of reading and writing TFRecord files of Examples."""
 
 import random
 import struct
@@ -29,7 +29,7 @@ def _serialize_by_tensorflow(features):
 
 
 def _labels(examples):
-  """Takes the labels out of features; returns them by name, [N, P * K]."""
+  """Removes the labels from features; returns them by name, [N, P * K]."""
   return {name: np.stack([features.pop(name).ravel() for features in examples])
           for name in (schema.TEACHER_PROBABILITIES, schema.TEACHER_INDICES)}
 
@@ -78,7 +78,7 @@ def test_batches_are_encoded_as_tensorflow_encodes_each_record(limit):
       for i in range(9)]
 
 
-def test_tensorflow_parses_what_was_encoded():
+def test_tensorflow_parses_encoded_records():
   ids = np.array([[0, 127, 128, 16383, 16384, 2**40]])
   weights = np.array([[0.0, 0.5, 1.0]])
   serialized, = tfrecord.encode(
@@ -102,7 +102,7 @@ def test_labels_are_added_to_many_records_at_once():
   wanted = [tiny.serialize(features) for features in examples]
   labels = _labels(examples)
   plain = [tiny.serialize(features) for features in examples]
-  # Two of them have other labels, which are replaced, or an unknown field.
+  # Record 3 has other labels, which are replaced; record 4 an unknown field.
   plain[3], = tfrecord.add_features(
       plain[3:4], {name: values[:1] * 0 for name, values in labels.items()})
   plain[4] += b"\x78\x01"
@@ -157,7 +157,7 @@ def test_all_kinds_of_features_are_decoded():
     (b"\x08\x05\x08\xac\x02\x08" + b"\xff" * 9 + b"\x01", 3, [5, 300, -1]),
     (b"\x0d" + struct.pack("<f", 0.5) + b"\x0d" + struct.pack("<f", -2), 2,
      [0.5, -2]),
-    # A list may be both.
+    # A list may have packed and unpacked values.
     (b"\x08\x05\x0a\x02\x06\x07", 3, [5, 6, 7]),
 ])
 def test_lists_that_are_not_packed_are_decoded(values, kind, wanted):
@@ -177,20 +177,20 @@ def _example_of(feature):
 @pytest.mark.parametrize("serialized", [
     b"text", b"\x0a\xff", b"\x0a\x05a", b"\x0b", b"\x08\x01",
     _example_of(b"\x1a\x01\x08"),  # A cut varint.
-    _example_of(b"\x1a\x03\x0a\x01\x80"),  # The same in a packed list.
+    _example_of(b"\x1a\x03\x0a\x01\x80"),  # A cut varint in a packed list.
     _example_of(b"\x12\x04\x0a\x02ab"),  # Half a float.
     _example_of(b"\x1a\x0c\x08" + b"\xff" * 10 + b"\x01"),  # 71 bits.
     _example_of(b"\x1a\x0d\x0a\x0b" + b"\xff" * 10 + b"\x01"),
-    _example_of(b"\x18\x01"),  # A list that is a number.
+    _example_of(b"\x18\x01"),  # A number in place of a list.
 ])
-def test_what_is_no_example_is_an_error(serialized):
+def test_data_that_is_no_example_is_an_error(serialized):
   with pytest.raises(InputError) as error:
     tfrecord.decode(serialized)
   assert str(error.value).count("not a tf.train.Example") == 1
 
 
-def test_bits_that_int64_does_not_have_are_dropped():
-  """As protocol buffers do."""
+def test_bits_beyond_int64_are_dropped():
+  """Protocol buffers drop these bits, too."""
   values = b"\x08" + b"\xff" * 9 + b"\x7f"
   serialized = _example_of(bytes([3 << 3 | 2, len(values)]) + values)
   feature = tf.train.Example.FromString(serialized).features.feature["a"]
@@ -236,7 +236,7 @@ _SECOND = len(_FRAMES) // 2
 
 
 def _huge_frame(length):
-  """The head of a frame of any length, with a valid checksum."""
+  """Returns the head of a frame of some length, with a valid checksum."""
   packed = struct.pack("<Q", length)
   return packed + tfrecord.frame([packed])[-4:]
 
@@ -254,7 +254,7 @@ def _huge_frame(length):
 ])
 def test_a_damaged_file_is_an_error_that_names_the_byte(
     tmp_path, content, problem, position):
-  """Before memory for the length that it says is taken."""
+  """The error comes before the reader allocates memory for the record."""
   path = _write(tmp_path / "a.tfrecord", content)
   found = []
   with pytest.raises(InputError, match="--input_file: {} is damaged .*\\({} "
