@@ -1,4 +1,4 @@
-"""Tests of what every script shares: command lines in, errors out."""
+"""Tests of parsing command lines and reporting errors."""
 
 import ast
 import subprocess
@@ -134,7 +134,7 @@ def test_help_lists_the_required_flag_first(run):
 
 
 def _python_files():
-  """Returns the modules of the repository, tests left out."""
+  """Returns the modules of the repository, without tests."""
   folders = ("", "benchmarks", "distillation", "examples",
              "extract_wikipedia_for_bert", "records", "util")
   return sorted(path for folder in folders
@@ -144,6 +144,6 @@ def _python_files():
 @pytest.mark.parametrize(
     "path", _python_files(), ids=lambda path: str(path.relative_to(tiny.ROOT)))
 def test_commands_in_the_help_keep_their_lines(path):
-  """A docstring that is not raw would join them at the backslash."""
+  """In a docstring that is not raw, a backslash joins two lines."""
   text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
   assert max(map(len, text.splitlines()), default=0) <= 80

@@ -1,4 +1,4 @@
-"""Tests of finding, locking and atomically writing files."""
+"""Tests of finding, reading, locking and atomically writing files."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from util import files
 from util.command_line import InputError
 
 _ROOT = pathlib.Path(files.__file__).parents[1]
-# Writes to a hidden file, says so, and holds it until its input ends.
+# Writes a hidden file, prints "ready", and holds the lock until stdin ends.
 _HOLDER = """
 import sys
 from util import files
@@ -26,7 +26,7 @@ with files.PartialFile(sys.argv[1]) as partial:
   print("ready", flush=True)
   sys.stdin.read()
 """
-# Holds a folder until its input ends.
+# Locks a folder until stdin ends.
 _FOLDER_HOLDER = """
 import sys
 from util import files
@@ -34,8 +34,8 @@ with files.locked_folder(sys.argv[1]):
   print("ready", flush=True)
   sys.stdin.read()
 """
-# Opens a hidden file, says so, and locks it when its input ends. Then it shows
-# the finished file, and replaces it.
+# Opens a hidden file, prints "ready", and locks the file when stdin ends. Then
+# prints the finished file, and replaces it.
 _LATE_WRITER = """
 import fcntl, os, sys
 from util import files
@@ -63,7 +63,7 @@ with files.PartialFile(sys.argv[1]) as partial:
     ["2/a_1", "2/a_2", "10/a_1", "b/1"],
     ["a_01", "a_1"],
 ])
-def test_natural_order_counts_and_keeps_folders_together(paths):
+def test_natural_order_sorts_numbers_and_keeps_folders_together(paths):
   assert sorted(reversed(paths), key=files.natural_key) == paths
 
 
@@ -87,7 +87,7 @@ def test_a_name_without_a_file_is_an_error(tmp_path, patterns, told):
     files.find_files(patterns.format(tmp_path), "input_file")
 
 
-def test_a_name_with_the_characters_of_a_pattern_is_a_name(tmp_path):
+def test_a_file_named_like_a_pattern_is_found(tmp_path):
   path = tmp_path / "wiki[1].tfrecord"
   path.write_text("x")
   assert files.find_files(str(path), "input_file") == [str(path)]
@@ -129,7 +129,7 @@ def test_a_fingerprint_is_the_hash_of_all_bytes(tmp_path):
       path.read_bytes()).hexdigest()
 
 
-def test_what_was_read_is_read_again_only_if_the_file_changes(
+def test_a_cached_file_is_read_again_only_if_it_changes(
     tmp_path, monkeypatch):
   monkeypatch.setattr(files, "_cache", {})
   path, gone = tmp_path / "a", tmp_path / "gone"
@@ -146,10 +146,10 @@ def test_what_was_read_is_read_again_only_if_the_file_changes(
     os.utime(path, (modified, modified))
 
   path.write_text("one")
-  assert [read(), read()] == ["one", "one"] and len(reads) == 2  # It is young.
+  assert [read(), read()] == ["one", "one"] and len(reads) == 2  # Too young.
   age(10)
   assert [read(), read()] == ["one", "one"] and len(reads) == 3
-  # Another process may use it for the same file only.
+  # Another process uses the cache only for the same file.
   cache = files.export_cache()
   monkeypatch.setattr(files, "_cache", {})
   files.import_cache(pickle.loads(pickle.dumps(cache)))
@@ -221,7 +221,7 @@ def test_text_and_copies_are_written_atomically(tmp_path):
 def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path):
   folder = tmp_path / "student"
   for content in ("old", "new"):
-    # What a crash has left is removed.
+    # Folders that a crash has left are removed.
     for name in (".student.partial", ".student.replaced.partial"):
       (tmp_path / name).mkdir()
       (tmp_path / name / "leftover").write_text("x")
@@ -236,7 +236,7 @@ def test_a_folder_is_replaced_when_the_new_one_is_complete(tmp_path):
   assert os.listdir(folder) == ["new"]
 
 
-def test_missing_files_are_removed_already(tmp_path):
+def test_removing_missing_files_is_no_error(tmp_path):
   files.remove(str(tmp_path / "a"))
   files.remove_partial(str(tmp_path / "a"))
   assert not os.listdir(tmp_path)
@@ -247,7 +247,7 @@ def test_missing_files_are_removed_already(tmp_path):
 
 @contextlib.contextmanager
 def _other_process(script, path):
-  """Runs a script as another process, from when it says that it is ready."""
+  """Starts a script as another process; yields it when it is ready."""
   process = processes.start(
       [sys.executable, "-c", script, path], cwd=_ROOT, stdin=subprocess.PIPE,
       stdout=subprocess.PIPE, text=True)
@@ -276,7 +276,7 @@ def test_a_second_writer_is_refused_and_harms_nothing(tmp_path, write):
     files.remove_partial(str(path))
     assert (tmp_path / ".a.partial").read_text() == "theirs"
     assert path.read_text() == "finished"
-    # The holder notices nothing.
+    # The holder finishes without an error.
     holder.communicate()
     assert holder.returncode == 0
   assert os.listdir(tmp_path) == ["a"]
@@ -308,14 +308,14 @@ def test_a_folder_is_held_by_one_process(tmp_path):
     with files.locked_folder(str(folder)):
       pass
   assert os.listdir(folder) == []
-  with files.locked_folder("gs://bucket/run"):  # Which has no locks.
+  with files.locked_folder("gs://bucket/run"):  # Has no locks.
     pass
 
 
 @pytest.mark.parametrize("is_committed", [True, False])
-def test_what_was_opened_before_its_writer_finished_is_not_written(
+def test_a_writer_leaves_a_hidden_file_that_another_process_finished(
     tmp_path, is_committed):
-  """The hidden file that was opened may have become the finished one."""
+  """The hidden file may become the finished file between opening and lock."""
   path = tmp_path / "a"
   with files.PartialFile(str(path)) as partial:
     partial.file.write(b"first")

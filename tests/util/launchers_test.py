@@ -1,4 +1,4 @@
-"""Tests of what launchers tell processes."""
+"""Tests of reading a process's rank and size from its launcher."""
 
 import pytest
 
@@ -13,13 +13,13 @@ from util import launchers
     # mpirun -np 1.
     ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1",
       "PMIX_RANK": "0"}, (0, 1, 0), True),
-    # The script of a batch job, which runs once.
+    # The script of a batch job runs in one process.
     ({"SLURM_PROCID": "0"}, (0, 1, 0), True),
     ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, (1, 2, 0), False),
-    # How many there are, only MPI knows.
+    # PMIx sets no number of processes.
     ({"PMIX_RANK": "0"}, (0, 1, 0), False),
 ])
-def test_a_process_finds_its_place(environment, launch, is_alone):
+def test_a_process_finds_its_rank_and_size(environment, launch, is_alone):
   assert launchers.find(environment) == launch
   assert launchers.is_alone(environment) == is_alone
 

@@ -1,4 +1,4 @@
-"""Tests of locks, and of the notes that stand in for them."""
+"""Tests of locks, and of notes for file systems without shared locks."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ from util import files
 from util import locks
 from util.command_line import InputError
 
-# Writes a hidden file on a system without locks, until its input ends.
+# Writes a hidden file on a system without locks, until stdin ends.
 _HOLDER = """
 import errno, fcntl, sys
 from util import files
@@ -55,7 +55,7 @@ def _no_locks(monkeypatch, request):
 
 @pytest.fixture(name="local_locks")
 def _local_locks(monkeypatch):
-  """As where the file system is mounted with `localflock`."""
+  """Gives each host separate locks, as the mount option `localflock` does."""
   monkeypatch.setattr(locks, "_has_local_locks", lambda unused_device: True)
 
 
@@ -94,12 +94,12 @@ def test_another_error_of_a_lock_names_the_file(path, monkeypatch):
     files.PartialFile(path)
 
 
-def test_where_locks_hold_there_is_no_note(tmp_path, path):
+def test_shared_locks_need_no_note(tmp_path, path):
   with files.PartialFile(path):
     assert os.listdir(tmp_path) == [".a.partial"]
 
 
-def test_another_host_is_refused_for_five_minutes(
+def test_a_note_of_another_host_holds_for_five_minutes(
     tmp_path, path, note, no_locks):
   _write_note(note, 280)
   with pytest.raises(InputError, match=(
@@ -112,18 +112,18 @@ def test_another_host_is_refused_for_five_minutes(
   assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_note_counts_beside_locks_of_one_host(path, note, local_locks):
+def test_a_note_holds_beside_locks_of_one_host(path, note, local_locks):
   _write_note(note, 10)
   with pytest.raises(InputError, match="process 12 on node7"):
     files.PartialFile(path)
-  # Nor does a lock of this host replace the note.
+  # A writer with a lock of this host writes a note, too.
   note.unlink()
   with files.PartialFile(path):
     assert json.loads(note.read_text())["process"] == os.getpid()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_note_that_is_cut_counts_for_five_minutes(
+def test_a_cut_note_holds_for_five_minutes(
     path, note, local_locks, text):
   note.write_text(text)
   with pytest.raises(InputError, match=r"process \? on another host"):
@@ -139,7 +139,7 @@ def test_a_dead_writer_of_this_host_is_replaced_at_once(path, note, no_locks):
     assert holder.stdout.readline() == "ready\n"
     with pytest.raises(InputError, match="process {}".format(holder.pid)):
       files.PartialFile(path)
-    # It may be waited for.
+    # Another writer may wait for the holder.
     waiting = threading.Thread(target=lambda: files.PartialFile(
         path, wait=True).close(), daemon=True)
     waiting.start()
@@ -149,25 +149,25 @@ def test_a_dead_writer_of_this_host_is_replaced_at_once(path, note, no_locks):
   assert not note.exists()
 
 
-def test_a_writer_keeps_its_note_young(path, note, local_locks, monkeypatch):
+def test_a_writer_renews_its_note(path, note, local_locks, monkeypatch):
   monkeypatch.setattr(locks, "_RENEWAL_SECONDS", 0.01)
   with files.PartialFile(path):
     os.utime(note, (0, 0))
     processes.wait_until(lambda: note.stat().st_mtime)
 
 
-def test_a_writer_that_was_taken_over_finishes_nothing(
+def test_a_writer_whose_note_was_replaced_finishes_nothing(
     tmp_path, path, note, local_locks):
   with pytest.raises(InputError, match="a: another process has taken over"):
     with files.PartialFile(path) as partial:
       _write_note(note, 0)
       partial.commit()
-  # What the other process writes stays.
+  # The files of the other process stay.
   assert sorted(os.listdir(tmp_path)) == [".a.partial", ".a.partial.note"]
   assert "node7" in note.read_text()
 
 
-def test_a_note_that_changed_in_between_goes_back(note):
+def test_removing_a_stale_note_keeps_a_renewed_note(note):
   _write_note(note, 400)
   found = locks._read(str(note))
   _write_note(note, 0)
@@ -182,7 +182,7 @@ def test_a_note_that_changed_in_between_goes_back(note):
     ("vers=3,local_lock=all", (0, 50), True),
     ("vers=3,local_lock=none", (0, 50), False), ("flock", (0, 50), False),
     ("nolock", (8, 1), False), ("nolock", (9, 9), False)])
-def test_mounts_tell_whether_locks_hold_across_hosts(
+def test_mount_options_show_whether_hosts_share_locks(
     tmp_path, options, device, wanted):
   (tmp_path / "mountinfo").write_text(_MOUNTS.format(options))
   assert locks._has_local_locks(

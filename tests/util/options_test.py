@@ -1,4 +1,4 @@
-"""Tests of reading option objects from flags."""
+"""Tests of building option objects from flags."""
 
 import dataclasses
 from typing import List, Optional
@@ -24,7 +24,7 @@ class _Outer:
 
 @pytest.fixture(name="values")
 def _values(monkeypatch):
-  """Flags of every field, which no other test sees."""
+  """Flags of every field, visible only to the current test."""
   values = flags.FlagValues()
   flags.DEFINE_string("path", None, "", flag_values=values)
   flags.DEFINE_bool("is_wanted", False, "", flag_values=values)

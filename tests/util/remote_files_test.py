@@ -1,4 +1,4 @@
-"""Tests of files in remote storage: TensorFlow's as streams, and its errors."""
+"""Tests of files in remote storage, here TensorFlow's storage in memory."""
 
 import errno
 import io
@@ -66,7 +66,7 @@ def test_a_remote_file_is_a_stream(folder):
   assert files.read_text(_write(folder + "/empty", b"")) == ""
 
 
-def test_what_is_kept_hidden_gets_its_name_later(folder):
+def test_a_kept_hidden_file_gets_its_name_later(folder):
   path = folder + "/a"
   with files.partial_file(path) as partial:
     partial.file.write(b"x")
@@ -89,7 +89,7 @@ def test_what_is_kept_hidden_gets_its_name_later(folder):
     (tf.errors.FailedPreconditionError, OSError, errno.EIO, "told"),
     (tf.errors.UnavailableError, OSError, errno.EIO, "told"),
 ])
-def test_errors_become_those_of_the_system(
+def test_tensorflow_errors_become_system_errors(
     monkeypatch, folder, error, expected, number, told):
   path = _write(folder + "/a")
 

@@ -1,4 +1,4 @@
-"""Tests of pipelines of threads."""
+"""Tests of drawing items ahead in threads."""
 
 import threading
 
@@ -9,7 +9,7 @@ from util.command_line import InputError
 
 
 def _numbers(drawn, last, error=None, closed=None):
-  """Yields 0 to last - 1, notes each and the end, and raises an error."""
+  """Yields 0 to last - 1 and adds each to `drawn`; then raises an error."""
   try:
     for number in range(last):
       drawn.append(number)
@@ -28,7 +28,7 @@ def test_items_keep_their_order(depth):
   assert list(squares) == [number ** 2 for number in range(10)]
 
 
-def test_so_many_items_are_drawn_ahead_and_no_more():
+def test_exactly_depth_items_are_drawn_ahead():
   drawn = threading.Semaphore(0)
   numbers = []
 
@@ -60,7 +60,7 @@ def test_a_thread_draws_while_an_item_is_in_use():
   assert list(ahead) == [1]
 
 
-def test_an_error_comes_after_the_items_before():
+def test_an_error_follows_the_items_before_it():
   closed, found = [], []
   items = threads.ahead((number for number in threads.ahead(
       _numbers([], 3, InputError("damaged"), closed))), 5)
@@ -72,7 +72,7 @@ def test_an_error_comes_after_the_items_before():
   assert not list(items)
 
 
-def test_closing_the_last_one_ends_all_threads():
+def test_closing_the_last_iterator_ends_all_threads():
   before, closed = threading.active_count(), []
 
   def doubled(items):
@@ -91,5 +91,5 @@ def test_closing_the_last_one_ends_all_threads():
   assert threading.active_count() == before
 
 
-def test_a_pipeline_that_never_began_ends():
+def test_a_pipeline_that_never_began_can_be_closed():
   threads.ahead(_numbers([], 3)).close()

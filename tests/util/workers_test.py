@@ -1,4 +1,4 @@
-"""Tests of the worker processes, and of the cores and memory they may use."""
+"""Tests of worker processes, and of finding the available cores and memory."""
 
 import itertools
 import os
@@ -66,7 +66,7 @@ def _report_and_return_much(path, report):
 
 
 def _wait_and_make(task, unused_report):
-  """Waits for a file, where one is named, and makes another one."""
+  """Waits for a file and makes another file; either may be None."""
   wait_for, make = task
   if wait_for:
     _wait_for(wait_for)
@@ -79,7 +79,7 @@ def _wait_for(path):
 
 
 def _exists(process_id):
-  """Returns whether there is a process, running or not waited for."""
+  """Returns whether a process exists, running or as a zombie."""
   try:
     os.kill(process_id, 0)
   except ProcessLookupError:
@@ -103,7 +103,7 @@ def test_each_task_gives_its_result_and_reports(num_workers, in_order):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_no_task_needs_no_worker(num_workers):
+def test_no_tasks_give_no_results(num_workers):
   assert list(_run(_square, [], num_workers)) == []
 
 
@@ -119,7 +119,7 @@ def test_no_more_workers_start_than_there_are_tasks():
   assert len(set(ids.values())) == 2
 
 
-def test_without_workers_a_task_is_done_when_its_result_is_asked_for():
+def test_without_workers_a_task_runs_when_its_result_is_taken():
   drawn, reports = [], []
   results = _run(_process_id, map(drawn.append, range(3)), 0, reports.append)
   for number in range(3):
@@ -128,8 +128,8 @@ def test_without_workers_a_task_is_done_when_its_result_is_asked_for():
   assert list(results) == []
 
 
-def test_a_slow_task_comes_later(tmp_path):
-  """The first one ends only after the second one's result is here."""
+def test_the_result_of_a_slow_task_comes_later(tmp_path):
+  """The first task ends only after the result of the second."""
   tasks = [(tmp_path / "a", None), (None, None)]
   results = _run(_wait_and_make, tasks, 2)
   assert next(results)[0] == 1
@@ -137,7 +137,7 @@ def test_a_slow_task_comes_later(tmp_path):
   assert [index for index, _ in results] == [0]
 
 
-def test_a_slow_task_keeps_its_turn(tmp_path):
+def test_in_order_a_slow_task_comes_first(tmp_path):
   tasks = [(tmp_path / "a", None), (None, tmp_path / "a")]
   results = _run(_wait_and_make, tasks, 2, in_order=True)
   assert [index for index, _ in results] == [0, 1]
@@ -168,7 +168,7 @@ def test_in_order_few_tasks_are_drawn_ahead(num_workers):
   assert list(results) == []
 
 
-def test_while_a_task_holds_up_the_order_the_others_go_ahead_so_far(tmp_path):
+def test_in_order_a_slow_task_limits_the_tasks_drawn(tmp_path):
   path = tmp_path / "go"
   drawn = []
 
@@ -200,7 +200,7 @@ def test_large_tasks_and_results_do_not_block_each_other(in_order):
 @pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("error", [
     InputError("of the user"), FileNotFoundError(2, "No such file", "a.txt")])
-def test_what_a_worker_raises_comes_through_and_stops_the_others(
+def test_an_error_of_a_worker_is_raised_and_stops_the_others(
     error, in_order):
   reports = []
   with pytest.raises(type(error)) as raised:
@@ -210,7 +210,7 @@ def test_what_a_worker_raises_comes_through_and_stops_the_others(
 
 
 @pytest.mark.parametrize("bug", [KeyError("bug"), ValueError("bug")])
-def test_a_bug_shows_where_it_is(bug):
+def test_a_bug_is_raised_with_its_traceback(bug):
   with pytest.raises(RuntimeError, match="in _fail"):
     list(_run(_fail, [bug], 1))
   with pytest.raises(type(bug)):
@@ -261,7 +261,7 @@ def test_a_worker_that_is_killed_while_it_sends_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_error_in_the_stream_of_tasks_comes_through(num_workers, in_order):
+def test_an_error_of_the_task_iterator_is_raised(num_workers, in_order):
   reports = []
 
   def tasks():
@@ -282,8 +282,8 @@ def test_closing_early_stops_the_workers(in_order):
   assert reports and not any(map(_exists, reports))
 
 
-def test_signals_in_a_worker():
-  """Ctrl-C is for the parent; SIGTERM ends a worker whatever the parent has."""
+def test_a_worker_blocks_ctrl_c_and_ends_on_sigterm():
+  """The parent handles Ctrl-C, and may ignore SIGTERM."""
   handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
   try:
     (_, (mask, terminates)), = _run(_signal_handling, [0], 1)
@@ -369,11 +369,11 @@ _VERSION_1 = {"proc/self/cgroup": (
      1),
     (dict(_VERSION_2, **{"sys/fs/cgroup/jobs/mine/cpu.max": "1600000 100000"}),
      8),
-    # A group may use no more than the one around it.
+    # A group may use no more than its parent group.
     (dict(_VERSION_2, **{"sys/fs/cgroup/jobs/mine/cpu.max": "600000 100000\n",
                          "sys/fs/cgroup/jobs/cpu.max": "400000 100000\n"}), 4),
     (dict(_VERSION_2, **{"sys/fs/cgroup/other/cpu.max": "100000 100000\n"}), 8),
-    # A container that sees its own group at the top.
+    # A container may see its own group as the root.
     ({"proc/self/cgroup": "0::/\n",
       "sys/fs/cgroup/cpu.max": "200000 100000\n"}, 2),
     ({"proc/self/cgroup": "0::/docker/not/seen\n",
@@ -428,7 +428,7 @@ _UNLIMITED = "9223372036854771712\n"
     ({**_MEMINFO, **_VERSION_2,
       "sys/fs/cgroup/jobs/mine/memory.max": "5000\n",
       "sys/fs/cgroup/jobs/mine/memory.current": "6000\n"}, 0),
-    # The group around it has less left, since others use it too.
+    # The parent group has less left, since other groups use it, too.
     ({**_MEMINFO, **_VERSION_2,
       "sys/fs/cgroup/jobs/mine/memory.max": "5000\n",
       "sys/fs/cgroup/jobs/mine/memory.current": "3000\n",
@@ -458,7 +458,7 @@ def test_available_memory_is_a_plausible_amount():
   assert available is None or 1 << 20 < available < 1 << 50
 
 
-def test_only_files_of_some_file_systems_take_memory(tmp_path):
+def test_only_files_on_tmpfs_take_memory(tmp_path):
   device = os.stat(tmp_path).st_dev
   (tmp_path / "proc/self").mkdir(parents=True)
   for kind, wanted in (("tmpfs", True), ("ext4", False)):
