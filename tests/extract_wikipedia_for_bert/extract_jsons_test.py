@@ -19,7 +19,7 @@ def article(title, text):
                      "text": text}) + "\n"
 
 
-# Before version 3.1 the text begins with the title, since then it does not.
+# WikiExtractor begins a text with the title only before version 3.1.
 ADA = article("Ada", "Ada\n\nAda is a name. \"It is old. It is short.\"\n\n"
               "History.\nNobody knows &lt;ref&gt;x&lt;/ref&gt;it\u00a0well.\n")
 ZOE = article("Zoë", "Zoë is a name too.\nIt is a short one.\n")
@@ -107,7 +107,7 @@ def test_removes_only_the_title():
      ["It is old & grey."]),
     ('It is <img src="a.png" alt="An old map">old <a href="x"><b>now</b></a>.',
      ["It is old now."]),
-    # Words that are not there, in any language.
+    # Placeholders of missing words, in any language.
     ("Here formula_1 is large. It is quite old.", ["It is quite old."]),
     ("The formula_12-norm of codice_2 is large.\nIt is quite old.",
      ["It is quite old."]),
@@ -120,9 +120,9 @@ def test_removes_only_the_title():
       "It is quite old."]),
     ("__NOTOC__It is quite old.\nIt is __БЕЗ_ОГЛ__ grey. Not in its __init__.",
      ["It is quite old.", "It is grey.", "Not in its __init__."]),
-    # What marks missing words here may not come from a text.
+    # A text cannot contain the project's own mark of missing words.
     ("It is \ue000quite old.", ["It is quite old."])])
-def test_what_other_versions_and_options_leave(text, expected):
+def test_removes_leftovers_of_other_versions_and_options(text, expected):
   lines = extract_jsons.prose.lines(
       extract_jsons.paragraphs({"title": "Ada", "text": text}, "en"),
       extract_jsons.prose.Options(min_sentences=1))

@@ -83,14 +83,14 @@ def run(*flags, **settings):
 
 
 def extract(folder, content, *flags, name="dump.xml", kept=False):
-  """Runs the script on a dump; returns the run and the output's text.
+  """Runs the script on a dump; returns the process and the output's text.
 
   Args:
-    folder: a folder that has no other files in the end.
-    content: of the dump.
-    *flags: of the script.
-    name: of the dump.
-    kept: whether the run leaves a part of the text for a later one.
+    folder: folder without other files.
+    content: content of the dump.
+    *flags: flags of the script.
+    name: file name of the dump.
+    kept: whether the run keeps a part of the text for a later run.
   """
   path = folder / name
   path.write_bytes(content if isinstance(content, bytes)
@@ -104,7 +104,7 @@ def extract(folder, content, *flags, name="dump.xml", kept=False):
 
 
 def assert_one_line(result, *words):
-  """Checks that a run ended in one line on stderr that holds the words."""
+  """Checks that a run failed with one line on stderr that has the words."""
   assert result.returncode == 1
   assert result.stdout == ""
   assert result.stderr.count("\n") == 1, result.stderr
@@ -115,7 +115,7 @@ def assert_one_line(result, *words):
 
 @pytest.fixture(name="large_dump", scope="module")
 def _large_dump(tmp_path_factory):
-  """A dump of several batches, in articles of one paragraph."""
+  """A dump of many articles, of one paragraph each."""
   path = tmp_path_factory.mktemp("large") / "large.xml"
   with path.open("w", encoding="utf-8") as file:
     file.write(dump_of().replace("</mediawiki>\n", ""))
@@ -150,7 +150,7 @@ def test_small_dump(tmp_path):
         ('<?xml version="1.0" encoding="UTF-16"?>' + SMALL_DUMP).encode(
             "utf-16"))),
 ])
-def test_packed_and_encoded(tmp_path, name, content):
+def test_compressed_and_encoded_dumps_are_read(tmp_path, name, content):
   _, text = extract(tmp_path, content, name=name)
   assert text == SMALL_TEXT
 
@@ -186,7 +186,7 @@ def test_flags(tmp_path, flags, articles):
   assert text == text_of(*articles)
 
 
-def test_newest_revision_counts(tmp_path):
+def test_the_newest_revision_is_extracted(tmp_path):
   content = SMALL_DUMP.replace(
       "<revision>", "<revision><text>It is old. It is gone.</text></revision>"
       "<revision>")
@@ -194,7 +194,7 @@ def test_newest_revision_counts(tmp_path):
   assert text == SMALL_TEXT
 
 
-def test_pages_of_other_models_go(tmp_path):
+def test_pages_of_other_content_models_are_dropped(tmp_path):
   code = page("Code", "This is code. It is not text.").replace(
       "<text", "<model>javascript</model><text")
   _, text = extract(tmp_path, SMALL_DUMP.replace("<page>", code + "<page>", 1))
@@ -254,7 +254,7 @@ LOGS = "<logitem><id>1</id><type>move</type></logitem>\n"
 
 
 def stub(attributes):
-  """Returns a page whose text a later pass would bring."""
+  """Returns a page without text, as in a dump of stubs."""
   return page("Ada", "").replace(
       '<text xml:space="preserve"></text>', "<text {} />".format(attributes))
 
@@ -288,7 +288,7 @@ BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
      ["a dump of stubs", "pages-articles"]),
     (bz2.compress(dump_of(stub('id="123" bytes="9"')).encode()),
      ["a dump of stubs", "no complete page"]),
-    # Deleted, empty, and what a dump could not get: other pages have text.
+    # A deleted, an empty and a missing text: not a dump of stubs.
     (dump_of(*map(stub, (
         'deleted="deleted"', 'bytes="0" id="1"', 'bytes="9"'))).encode(),
      ["no article", "3 pages"]),
@@ -297,7 +297,7 @@ BROKEN_IN_ZOE = XML_DUMP.replace(b"name too.", b"name <too.")
 def test_damaged_dumps(tmp_path, content, words):
   # The articles are Ada and Zoë; Stub comes between them.
   num_kept = 0
-  if "'Zoë'" in words or words == ["truncated"]:  # In gzip's own end.
+  if "'Zoë'" in words or words == ["truncated"]:  # In gzip's trailer.
     num_kept = 2
   elif "'Stub'" in words and "no article" not in words:
     num_kept = 1
@@ -356,7 +356,7 @@ def test_existing_output_is_kept_without_overwrite(tmp_path):
   result, text = extract(tmp_path, SMALL_DUMP)
   assert_one_line(result, "--output_file", "exists already", "--overwrite")
   assert text == "mine"
-  # What fails leaves it as it was.
+  # A run that fails does not replace the file.
   result, text = extract(tmp_path, BROKEN_IN_ZOE, "--overwrite", kept=True)
   assert_one_line(result, "broken")
   assert text == "mine"
@@ -376,7 +376,7 @@ def test_two_runs_do_not_write_the_same_file(tmp_path):
 
 
 def start(large_dump, written):
-  """Starts a run; returns it and its two workers when some text is written."""
+  """Starts a run; returns its process and workers when it has written text."""
   process = processes.Script(
       SCRIPT, "--dump_file", large_dump, "--output_file", written,
       "--num_workers", "2", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -390,7 +390,7 @@ def start(large_dump, written):
 
 
 def assert_no_output(folder):
-  """Checks that a run has left nothing, or what a later one continues."""
+  """Checks that a run has left nothing but progress for a later run."""
   assert set(os.listdir(folder)) in (
       set(), {".out.txt.partial", ".out.txt.partial.json"})
 
@@ -433,7 +433,7 @@ def test_killed_worker_is_an_error(tmp_path, large_dump):
 def test_interrupt_leaves_no_output(tmp_path, large_dump, number):
   process, workers = start(large_dump, tmp_path / "out.txt")
   process.send_signal(number)
-  if number == signal.SIGINT:  # A terminal sends it to the workers too.
+  if number == signal.SIGINT:  # A terminal sends SIGINT to workers, too.
     for pid in workers:
       os.kill(pid, number)
   _, stderr = process.communicate(timeout=60)
@@ -485,7 +485,7 @@ def test_page_that_fails_is_logged(tmp_path, monkeypatch):
   assert logged == ["skipped the page 'Ada', which failed: KeyError('a bug')"]
 
 
-def test_help_and_names_of_lost_templates(tmp_path):
+def test_templates_of_dropped_sentences_are_reported(tmp_path):
   text = "It is so. It has {{foo}} rooms. It has {{foo}} doors, {{bar}} here."
   result, written = extract(
       tmp_path, dump_of(page("Ada", text + " It is a town.")))
@@ -525,7 +525,7 @@ def test_slices_of_any_length_have_the_same_pages(tmp_path, packed):
       for part in reader.slices(0, num_bytes):
         found.extend(reader.source.pages(part, reader.site))
       assert found == expected, num_bytes
-    # From each slice on, the slices are the same.
+    # The slices from a later start have the same pages.
     for part in list(reader.slices(0, 300))[::5]:
       rest = [found for later in reader.slices(part.start, 300)
               for found in reader.source.pages(later, reader.site)]
@@ -542,7 +542,7 @@ def test_blocks_are_those_of_the_library():
   for number, block in enumerate(blocks):
     for start in (block.position, block.position + 1):
       rest = list(bzip2.blocks(io.BytesIO(packed), start))
-      # A block that begins within a byte begins after it.
+      # A block may begin within a byte, so either block may be the first.
       assert rest in (blocks[number:], blocks[number + 1:])
   for size in range(0, len(packed), 997):
     with pytest.raises(bzip2.DamagedError) as error:
@@ -572,7 +572,7 @@ def test_a_marker_within_a_block_is_not_its_end(monkeypatch):
 
 
 def resume(dump_file, written, max_articles=0, overwrite=False, **options):
-  """Extracts in this process."""
+  """Extracts in this process; returns the number of resumed articles."""
   selection = extract_wikipedia.Selection(max_articles=max_articles)
   options = prose.Options(**options)
   with output.ArticleWriter(
@@ -586,7 +586,7 @@ def resume(dump_file, written, max_articles=0, overwrite=False, **options):
 
 @pytest.fixture(name="many_notes")
 def _many_notes(monkeypatch):
-  """Makes slices small, and notes after each one."""
+  """Makes slices small, and writes the progress file after each slice."""
   monkeypatch.setattr(extract_wikipedia, "_NOTE_SECONDS", 0)
   monkeypatch.setattr(extract_wikipedia, "_MIN_SLICE_BYTES", 300)
   monkeypatch.setattr(extract_wikipedia, "_MAX_SLICE_BYTES", 300)
@@ -645,7 +645,7 @@ def test_a_cut_dump_resumes_when_it_is_complete(tmp_path, compress):
   path.write_bytes(whole)
   assert resume(path, written) == kept
   assert written.read_text("utf-8").split("\n\n") == expected
-  # Without the rest, the articles that are there are a text, too.
+  # Without the rest of the dump, --max_articles finishes the text.
   path.write_bytes(whole[:int(.9 * len(whole))])
   with pytest.raises(InputError):
     resume(path, written, overwrite=True)
@@ -660,7 +660,7 @@ def test_a_cut_dump_resumes_when_it_is_complete(tmp_path, compress):
     (LONG_DUMP.replace("Page 9", "Page X"), {}, "was another dump", 27),
     (LONG_DUMP, {"max_articles": 2}, "more than --max_articles 2", 2),
 ])
-def test_what_was_begun_differently_is_refused(
+def test_an_output_that_was_begun_differently_is_refused(
     tmp_path, content, options, difference, num_articles):
   path, written = tmp_path / "dump", tmp_path / "out.txt"
   path.write_bytes(LONG_DUMP.encode()[:-2000])
@@ -682,7 +682,7 @@ def test_what_was_begun_differently_is_refused(
 @pytest.mark.parametrize("name, content", [
     (".out.txt.partial.json", "{"), (".out.txt.partial.json", "[]"),
     (".out.txt.partial", "short")])
-def test_a_note_of_no_use_is_passed_over(tmp_path, name, content):
+def test_damaged_progress_is_ignored(tmp_path, name, content):
   path, written = tmp_path / "dump", tmp_path / "out.txt"
   path.write_bytes(LONG_DUMP.encode()[:-2000])
   with pytest.raises(InputError, match="are kept"):
@@ -706,7 +706,7 @@ def test_progress_is_logged_where_there_is_no_terminal(
   assert lines[-1] == "100.0% of the dump, 27 articles"
 
 
-# The script, which notes after each result how far it is.
+# The script, changed to write the progress file after each result.
 NOTING_SCRIPT = """import sys
 sys.path.insert(0, {!r})
 from extract_wikipedia_for_bert import extract_wikipedia
@@ -767,7 +767,7 @@ def test_quality_of_english_excerpt(tmp_path, shared, english_excerpt):
   assert figures["open"] <= 120
   assert figures["recall"] >= .97
   assert figures["words"] >= 420000
-  # 106 articles: 8 disambiguation pages, and a list without a sentence.
+  # 106 articles, less 8 disambiguation pages and a list without a sentence.
   assert figures["articles"] == 97
   with dump.DumpReader(str(english_excerpt)) as reader:
     pages = list(reader)
@@ -804,6 +804,6 @@ def test_bulgarian_dump_in_utf_16(tmp_path, shared):
           / "bgwiki-latest-pages-articles-shortened.xml.bz2")
   result, text = extract(tmp_path, path.read_bytes())
   assert result.returncode == 0
-  assert text.split("\n\n")[1:] == []  # The two others are of namespace 4.
+  assert text.split("\n\n")[1:] == []  # Two other pages are of namespace 4.
   assert text.startswith("Григорианският календар (понякога наричан и ")
   assert "thumb" not in text and "Файл:" not in text

@@ -1,10 +1,10 @@
-"""Tests of the sentence splitter: the boundaries are written by hand."""
+"""Tests of the sentence splitter, with boundaries written by hand."""
 
 import pytest
 
 from extract_wikipedia_for_bert import sentences
 
-# "|" stands where a sentence ends.
+# "|" marks the end of a sentence.
 ENGLISH = """
 He went home.|She stayed.
 Is it true?|It is!|Well, yes.
@@ -101,7 +101,7 @@ OTHER_LANGUAGES = [
     ("uk", "Це писали Франко та І. Нечуй, і М. С. Грушевський.|Так було."),
     ("fr", "C'est M. Dupont.|Il aime J.-S. Bach."),
     ("ja", "江戸とも。|「そうだ。|いいか？」と言った。|「はい。」|東京だ。"),
-    # A point beside a full stop of the script is that of an abbreviation.
+    # If the script has its own full stop, a point ends an abbreviation.
     ("hi", "डॉ. राजेन्द्र प्रसाद राष्ट्रपति थे।|वे बिहार के थे।"),
     ("bg", "Годините са „сл. Хр.“ или н.е.|Те са дълги, т.е. 365 дни.|Край."),
     ("vi", "Sách có \"主之。\"|Ông về nước.|Ông đọc \"क।\"|Ông đi.|Ông về."),
@@ -160,14 +160,14 @@ def test_splits_long_paragraphs():
   expected = ["This is sentence {} of them.".format(n) for n in range(2000)]
   assert sentences.split(" ".join(expected)) == expected
   assert sentences.split("a" * 20000) == ["a" * 20000]
-  # Wherever a long paragraph is cut to be looked at, 3.5 stays a number.
+  # Long paragraphs are searched in windows, whose ends may not split 3.5.
   for padding in range(2, 32):
     expected = (["It is " + "a" * padding + "."]
                 + ["It was 3.5 of 9.75 in all."] * 300)
     assert sentences.split(" ".join(expected)) == expected
 
 
-def test_splits_nothing_from_nothing():
+def test_splits_an_empty_text_into_no_sentences():
   assert sentences.split("") == []
   assert sentences.split(" ") == []
 

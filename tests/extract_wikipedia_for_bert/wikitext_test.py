@@ -133,7 +133,7 @@ def test_markup(name):
   assert clean(text) == expected
 
 
-# Wikitext of a wiki with variants and its text.
+# Wikitext of a wiki with language variants, and its text.
 VARIANTS = {
     "-{text}- stays.": "text stays.",
     "-{zh-hans:计算机; zh-hant:電腦;}-好。": "计算机好。",
@@ -162,7 +162,7 @@ def test_other_wikis_have_no_variants():
   assert clean("A-{b}- c", "en") == ["A-{b}- c"]
 
 
-# Where a template that is not rendered stands for words: "?".
+# Wikitext and its text, with "?" for each template that leaves a hole.
 HOLES = {
     "an average of {{foo|3}} rainfall.": "an average of ? rainfall.",
     "born in {{foo}}.": "born in ?.",
@@ -176,7 +176,7 @@ HOLES = {
     "it has {{foo\n|a}} rooms.": "it has ? rooms.",
     "它位于{{foo}}的北部。": "它位于?的北部。",
     "'''a {{foo}}''' b.": "a ? b.",
-    # None of these is a hole.
+    # These templates leave no hole.
     "It is so. {{foo}} Then it was.": "It is so. Then it was.",
     "It is so.{{foo}} Then.": "It is so. Then.",
     "a town{{foo}} of old.": "a town of old.",
@@ -213,7 +213,7 @@ def test_sentences_with_holes_are_dropped_and_reported():
           "It is a long one.", "It is a town here."]
   assert [sorted(holes.names(sentence)) for sentence in incomplete] == [
       ["foo"], ["age"], ["bar", "foo"]]
-  # Without `holes` they are dropped, too.
+  # Without `holes`, these sentences are dropped, too.
   assert len(prose.lines(wikitext.paragraphs(text, WIKI),
                          prose.Options())) == 2
 
@@ -370,7 +370,7 @@ def test_templates(line):
   assert text.strip().replace(UNKNOWN, "?") == expected.strip()
 
 
-# The same in other wikis.
+# Language codes, templates and what they render as.
 OTHER_WIKIS = """
 fr XIX{{e}} siècle => XIXe siècle
 fr {{Ier}} => Ier
@@ -452,7 +452,7 @@ def test_no_renderer_fails_on_odd_arguments():
             for index, value in enumerate(arguments.split("|")[1:], 1)))
 
 
-# An example of each rule.
+# Text before and after each rule.
 TIDY = {
     "invisible": ("soft\u00adhyphen\u200b", "softhyphen"),
     "spaces": ("five\u00a0\u2009 miles", "five miles"),
@@ -544,7 +544,7 @@ def test_keeps_sentences_that_only_look_like_markup(sentence):
     ("Це є в книзі (Книга. — К., 2010.). Так.", False,
      ["Це є в книзі (Книга. — К., 2010.).", "Так."]),
 ])
-def test_keeps_what_reads_as_prose(text, is_list_item, expected):
+def test_keeps_only_prose(text, is_list_item, expected):
   paragraph = wikitext.Paragraph(text, is_list_item)
   assert prose.prose_sentences(paragraph, "en") == expected
 
@@ -590,13 +590,13 @@ JUNK = ["[http://a b ", "{{", "{{a|", "[[a|", "<ref>", "<ref name=", "''", "(",
 
 
 @pytest.mark.parametrize("junk", JUNK)
-def test_junk_takes_no_time(junk):
+def test_junk_takes_linear_time(junk):
   text = "It starts here. " + junk * (100000 // len(junk)) + " It ends here."
   start = time.process_time()
   prose.lines(wikitext.paragraphs(
       text, wikitext.Wiki("zh", WIKI.dropped_links), templates.Holes()),
               prose.Options())
-  # Quadratic time would be minutes.
+  # Quadratic time would take minutes.
   assert time.process_time() - start < 5
 
 
