@@ -90,7 +90,7 @@ def test_a_comparison(inputs, tmp_path):
   assert [(model["model"], model.get("student")) for model in found["models"]
          ] == [("teacher", None), ("start", "the teacher's layer")]
   for run in found["runs"]:
-    # Measured alike: in the same records, ten tokens of the teacher each.
+    # All runs are measured on the same records, with the teacher's top 10.
     assert run["results"]["global_step"] in (
         [0, 3] if run["student"] == "narrow" else [run["steps"]])
     assert 0 < run["results"]["kl_from_teacher"] < 10
@@ -100,7 +100,7 @@ def test_a_comparison(inputs, tmp_path):
   config = modeling.BertConfig.from_json_file(
       str(student / "student" / "bert_config.json"))
   assert config == tiny.CONFIG
-  # The command of a run is one that a user can give.
+  # A user can give the command of a run.
   words = found["runs"][2]["command"].split()
   assert words[0] == "python"
   assert {"--train_batch_size=2", "--tail_mass=bucket",
@@ -119,7 +119,7 @@ def test_a_comparison(inputs, tmp_path):
   assert set(found["label_bytes"]) == {"drawn", "bucket"}
   assert min(found["label_bytes"].values()) > 0
 
-  # What is finished needs its labels no more.
+  # Finished runs no longer need their labels.
   for path in (output_dir / "labels").glob("drawn.tfrecord*"):
     path.unlink()
   again = _run(inputs, output_dir)
@@ -141,7 +141,7 @@ def test_a_comparison(inputs, tmp_path):
       _run(inputs, output_dir), "student narrow", "another config")
   assert _read(output_dir) == found
 
-  # Other records under the same name.
+  # The records change under the same name.
   _write(inputs, _description(inputs))
   tiny.write_records(inputs / "masked_2.tfrecord", map(
       tiny.without_labels, tiny.random_examples(20, seed=9)))
@@ -153,9 +153,9 @@ def test_a_comparison(inputs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("validation", ["validation", "held_out"])
-def test_a_checkpoint_is_chosen_with_labels_like_those_of_the_training(
+def test_validation_labels_have_the_settings_of_the_training_labels(
     inputs, tmp_path, validation):
-  """With as many tokens, at the same temperature."""
+  """The settings are the truncation factor and the temperature."""
   description = _description(inputs)
   description["labels"] = {
       "5": {"truncation_factor": 5, "temperature": 2.0}}
@@ -199,7 +199,7 @@ def test_a_stopped_comparison_lets_its_run_save(inputs, tmp_path):
   assert "is saved" in log.read_text()
 
 
-def test_inputs_may_change_until_something_is_finished(inputs, tmp_path):
+def test_inputs_may_change_until_a_run_is_finished(inputs, tmp_path):
   description = compare_students.read_description(
       str(inputs / "description.json"))
   noted = []
@@ -244,12 +244,12 @@ def test_a_failing_command_is_one_line(inputs, tmp_path):
       "runs": [{"student": "narrow", "recipes": ["hard labels"], "steps": [1],
                 "seeds": [1]}]}, "student narrow"),
 ])
-def test_what_is_no_description(inputs, tmp_path, change, words):
+def test_invalid_descriptions_are_refused(inputs, tmp_path, change, words):
   _write(inputs, dict(_description(inputs), **change))
   tiny.assert_one_line_error(_run(inputs, tmp_path / "out"), words)
 
 
-def test_a_description_that_is_not_json(tmp_path):
+def test_a_description_that_is_not_json_is_refused(tmp_path):
   path = tmp_path / "a.json"
   path.write_text("{")
   with pytest.raises(InputError, match="a.json is not JSON.*line 1"):
@@ -263,6 +263,6 @@ def test_later_flags_replace_earlier_ones():
 
 @pytest.mark.parametrize("path", sorted(
     (tiny.ROOT / "examples" / "students").glob("*.json")))
-def test_the_descriptions_that_come_along(path):
+def test_the_descriptions_of_the_repository_are_valid(path):
   description = compare_students.read_description(str(path))
   assert {run.recipe for run in description.runs} == set(description.recipes)

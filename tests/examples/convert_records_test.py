@@ -1,4 +1,4 @@
-"""Tests of convert_records.py: both ways, resumed, and what it refuses."""
+"""Tests of convert_records.py: both directions, resuming and errors."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ _MANIFEST = manifest.Manifest(
 
 @pytest.fixture(name="convert")
 def _convert(caplog):
-  """What converts as the script does, and returns what it logs."""
+  """Returns a function that converts records and returns the log."""
   caplog.set_level(logging.INFO, "absl")
 
   def convert(input_file, output_dir, record_format="compact",
@@ -63,8 +63,7 @@ def _flags(path):
 
 
 @pytest.mark.slow
-def test_the_way_back_gives_the_same_bytes(tmp_path):
-  """As a script."""
+def test_converting_back_gives_the_same_bytes(tmp_path):
   first = _write(tmp_path / "in" / "a.tfrecord")
   second = _write(tmp_path / "in" / "b.tfrecord",
                   examples=map(tiny.without_labels,
@@ -89,7 +88,7 @@ def test_the_way_back_gives_the_same_bytes(tmp_path):
     assert _contents(tmp_path / "back" / path.name) == _contents(path)
 
 
-def test_what_was_rounded_is_told_and_stays_known(tmp_path, convert):
+def test_the_rounding_is_logged_and_recorded(tmp_path, convert):
   path = _write(tmp_path / "in" / "a.tfrecord")
   for folder, flags, told, bits in (
       ("8", {"probability_bits": 8}, "rounded by up to 0.0", 8),
@@ -102,7 +101,7 @@ def test_what_was_rounded_is_told_and_stays_known(tmp_path, convert):
 
 
 def test_records_of_2019_become_compact(tmp_path, convert):
-  """They have no manifest, and hold something in the padding of labels."""
+  """Records of 2019 have no manifest, and have numbers in padded labels."""
   examples = tiny.random_examples(9, seed=2)
   for features in examples:
     features[schema.TEACHER_INDICES] = features[schema.TEACHER_INDICES] + 1
@@ -124,7 +123,7 @@ def test_records_of_2019_become_compact(tmp_path, convert):
 
 
 def test_token_ids_of_large_vocabularies_take_four_bytes(tmp_path, convert):
-  """Where no manifest tells the vocabulary, the ids do."""
+  """Without a manifest, the vocabulary size is one more than the largest id."""
   examples = tiny.random_examples(9, seed=2)
   examples[-1][schema.TEACHER_INDICES][0, 0] = 70000
   convert(tiny.write_records(tmp_path / "a.tfrecord", examples),
@@ -134,7 +133,7 @@ def test_token_ids_of_large_vocabularies_take_four_bytes(tmp_path, convert):
       schema.TEACHER_INDICES][0] == 70000
 
 
-def test_hidden_states_take_their_decoder_along(tmp_path, convert):
+def test_the_decoder_of_hidden_states_is_copied(tmp_path, convert):
   path = tiny.write_hidden_states(tmp_path / "in")
   convert(path, tmp_path / "out")
   convert(tmp_path / "out" / path.name, tmp_path / "back",
@@ -151,7 +150,7 @@ def test_a_conversion_resumes(tmp_path, convert):
   convert(path, tmp_path / "out")
   output = tmp_path / "out" / "a.tfrecord"
   records, made_by = _contents(output)
-  # What a run that was killed leaves: a hidden file, with progress beside it.
+  # A killed run leaves a hidden file with its progress.
   serialized = list(tfrecord.read(str(output), "input_file"))
   output.unlink()
   with record_writer.RecordWriter(
@@ -159,7 +158,7 @@ def test_a_conversion_resumes(tmp_path, convert):
           json.loads(made_by), num_records=0, num_bytes=0, block_offsets=[]))
       ) as writer:
     for record in serialized[:8]:
-      writer.write(b"x" * len(record))  # To see that it is kept.
+      writer.write(b"x" * len(record))  # Differs, to show that it is kept.
     writer.save_progress(manifest.Manifest(**json.loads(made_by)))
   convert(path, tmp_path / "out")
   resumed, _ = _contents(output)
@@ -176,7 +175,7 @@ def test_a_conversion_resumes(tmp_path, convert):
     ("out", {"input_file": "{}/a.tfrecord,{}/more/a.tfrecord"},
      "--input_file.*two files a.tfrecord.*two folders"),
 ])
-def test_bad_input_is_told(tmp_path, convert, output_dir, flags, told):
+def test_bad_input_is_refused(tmp_path, convert, output_dir, flags, told):
   path = _write(tmp_path / "in" / "a.tfrecord")
   _write(tmp_path / "in" / "more" / "a.tfrecord")
   flags = dict({"input_file": str(path)}, **flags)

@@ -1,4 +1,4 @@
-"""Tests of the scripts that the demo consists of."""
+"""Tests of the scripts of the demo."""
 
 import re
 
@@ -67,7 +67,7 @@ def test_table(tmp_path):
         name, "50.0%", "2.000", "25.0%", num_parameters]
 
 
-def test_table_of_a_model_that_was_not_evaluated(tmp_path):
+def test_table_refuses_a_model_that_was_not_evaluated(tmp_path):
   generator = np.random.default_rng(0)
   records = tiny.write_records(
       tmp_path / "a.tfrecord", [tiny.random_features(generator)])

@@ -1,4 +1,4 @@
-"""Tests of the script that leads to a distilled classifier."""
+"""Tests of the script that distils a classifier."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ _WORDS = "good bad the a film play was is not so very it we saw and of".split()
 
 @pytest.fixture(name="settings")
 def _settings(tmp_path):
-  """A tiny teacher, a student's config and texts; all in the environment."""
+  """An environment that names a tiny teacher, a student's config and texts."""
   for name in ("teacher", "student"):
     (tmp_path / name).mkdir()
     tiny.write_config(tmp_path / name / "bert_config.json")
@@ -43,13 +43,13 @@ def _run(settings, **changes):
 
 
 @pytest.mark.slow
-def test_all_steps_and_again(tmp_path, settings):
+def test_each_step_runs_only_once(tmp_path, settings):
   result = _run(settings)
   assert result.returncode == 0, result.stderr
   work = tmp_path / "work dir"
   assert (work / "soft_labels.tsv").read_text().splitlines()[0] == (
       "p(no)\tp(yes)\ttext")
-  # 24 texts with their labels removed, then those of the other file.
+  # 24 texts without their labels, then the texts of the other file.
   texts = [line.split("\t")[2] for line in (
       work / "soft_labels.tsv").read_text().splitlines()[1:]]
   assert texts == [line.split("\t")[1] for line in (
@@ -73,7 +73,7 @@ def test_all_steps_and_again(tmp_path, settings):
     ({"TEACHER": ""}, ("TEACHER is not set",)),
     ({"TEXT": "absent.txt"}, ("there is no file absent.txt",)),
 ])
-def test_settings_that_are_missing(tmp_path, settings, changes, words):
+def test_missing_settings_are_refused(tmp_path, settings, changes, words):
   result = _run(settings, **changes)
   assert result.returncode == 1
   assert len(result.stderr.splitlines()) == 1

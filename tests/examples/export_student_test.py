@@ -88,7 +88,7 @@ def _features(seed=1, shape=_SHAPE):
 
 
 def _masked_lm_probabilities(folder, features):
-  """Returns what the project's model predicts, [B, P, V]."""
+  """Returns the probabilities of the project's model, [B, P, V]."""
   logits, _ = tiny.scores(
       _CONFIG, tiny.read_checkpoint(folder / "bert_model.ckpt"), features)
   return tf.nn.softmax(logits).numpy().reshape(
@@ -96,7 +96,7 @@ def _masked_lm_probabilities(folder, features):
 
 
 def _label_probabilities(folder, features):
-  """Returns what the project's classifier predicts, [B, L]."""
+  """Returns the probabilities of the project's classifier, [B, L]."""
   lengths = features[schema.INPUT_MASK].sum(axis=1)
   first_lengths = lengths - features[schema.SEGMENT_IDS].sum(axis=1)
   with classification.Classifier(
@@ -112,7 +112,7 @@ def _label_probabilities(folder, features):
 
 
 def _assert_weights(output_dir, checkpoint):
-  """Compares the weights with a checkpoint, in any order of the axes."""
+  """Compares the sorted weights with a checkpoint: axes may be transposed."""
   weights = safetensors.numpy.load_file(output_dir / "model.safetensors")
   variables = tiny.read_checkpoint(checkpoint)
   assert len(weights) == len(variables)
@@ -122,8 +122,8 @@ def _assert_weights(output_dir, checkpoint):
                     for value in variables.values())
 
 
-def test_a_student_for_transformers(tmp_path, folder):
-  """The files, and a second run that changes nothing."""
+def test_a_student_is_exported_for_transformers(tmp_path, folder):
+  """A second run changes nothing."""
   output_dir = tmp_path / "new" / "huggingface"
   arguments = (
       "--format=huggingface", "--bert_config_file", folder / "bert_config.json",
@@ -155,7 +155,7 @@ def test_a_student_for_transformers(tmp_path, folder):
                    for path in output_dir.iterdir()}
 
 
-def test_a_classifier_for_transformers(tmp_path, folder):
+def test_a_classifier_is_exported_for_transformers(tmp_path, folder):
   output_dir = _export(folder, tmp_path / "out", "huggingface",
                        classifier_dir=str(folder / "classifier"))
   _assert_weights(output_dir, folder / "classifier/bert_model.ckpt")
@@ -166,13 +166,13 @@ def test_a_classifier_for_transformers(tmp_path, folder):
       "model_max_length"] == 10
   assert (output_dir / "labels.txt").read_bytes() == (
       folder / "classifier/labels.txt").read_bytes()
-  # It was trained with case.
+  # The classifier was trained with case.
   tokenizer = tokenizers.Tokenizer.from_file(
       str(output_dir / "tokenizer.json"))
   assert tokenizer.encode("A a").tokens == ["[CLS]", "[UNK]", "a", "[SEP]"]
 
 
-def test_a_model_without_next_sentences(tmp_path, folder):
+def test_a_model_without_next_sentence_head_is_exported(tmp_path, folder):
   checkpoint = folder / "masked_lm.ckpt"
   output_dir = _export(folder, tmp_path / "out", "huggingface",
                        init_checkpoint=str(checkpoint))
@@ -191,7 +191,7 @@ def _apply_saved_model(output_dir, features):
           "probabilities"].numpy()
 
 
-def test_a_student_for_serving(tmp_path, folder):
+def test_a_student_is_exported_for_serving(tmp_path, folder):
   output_dir = _export(folder, tmp_path / "1", "saved_model",
                        init_checkpoint=str(folder / "masked_lm.ckpt"))
   for features in (_features(), _features(2, schema.RecordShape(7, 2, 4))):
@@ -200,7 +200,7 @@ def test_a_student_for_serving(tmp_path, folder):
         _masked_lm_probabilities(folder, features), atol=1e-5)
 
 
-def test_a_classifier_for_serving(tmp_path, folder):
+def test_a_classifier_is_exported_for_serving(tmp_path, folder):
   output_dir = _export(folder, tmp_path / "1", "saved_model",
                        classifier_dir=str(folder / "classifier"))
   features = _features()
@@ -213,7 +213,7 @@ def test_a_classifier_for_serving(tmp_path, folder):
 
 
 def _apply_tflite(output_dir, features):
-  """Applies a TensorFlow Lite model to one sequence after the other."""
+  """Applies a TensorFlow Lite model to each sequence in turn."""
   runner = tf.lite.Interpreter(
       str(output_dir / "model.tflite")).get_signature_runner()
   return np.concatenate([
@@ -224,8 +224,8 @@ def _apply_tflite(output_dir, features):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_classifier", [False, True])
-def test_tflite(tmp_path, folder, is_classifier):
-  """Both precisions; that of 8 bits is near, and a third as large."""
+def test_models_are_exported_for_tflite(tmp_path, folder, is_classifier):
+  """Weights of 8 bits give similar probabilities in a smaller file."""
   features, size = _features(), {}
   expected = (_label_probabilities if is_classifier
               else _masked_lm_probabilities)(folder, features)
@@ -262,7 +262,7 @@ def test_tflite(tmp_path, folder, is_classifier):
      "--weight_bits has no effect with --format=saved_model"),
     ({"output_dir": "gs://bucket/out"}, (), "--output_dir=gs://bucket/out"),
 ])
-def test_flags_that_do_not_fit(tmp_path, folder, changes, given, words):
+def test_unsuitable_flags_are_refused(tmp_path, folder, changes, given, words):
   options = dataclasses.replace(
       _options(folder, tmp_path / "out", "tflite"), **changes)
   with pytest.raises(InputError, match=words):
@@ -280,7 +280,7 @@ def test_flags_that_do_not_fit(tmp_path, folder, changes, given, words):
     ({"output_dir": "{}/classifier"},
      "holds bert_config.json, which this script did not write"),
 ])
-def test_models_and_folders_that_do_not_fit(tmp_path, folder, changes, words):
+def test_unsuitable_models_are_refused(tmp_path, folder, changes, words):
   changes = {name: value.format(folder) if isinstance(value, str) else value
              for name, value in changes.items()}
   with pytest.raises(InputError, match=words):
@@ -296,13 +296,13 @@ def test_another_export_is_replaced_only_if_asked_for(tmp_path, folder):
     _export(folder, output_dir, "huggingface", do_lower_case=False)
   with pytest.raises(InputError, match="another --strip_accents: .*overwrite"):
     _export(folder, output_dir, "huggingface", strip_accents=False)
-  # It says what --do_lower_case says.
+  # --strip_accents defaults to --do_lower_case.
   _export(folder, output_dir, "huggingface", strip_accents=True)
   assert (output_dir / "tokenizer.json").read_bytes() == before
   _export(folder, output_dir, "huggingface", do_lower_case=False,
           overwrite=True)
   assert (output_dir / "tokenizer.json").read_bytes() != before
-  # A folder of a killed run is taken over.
+  # The hidden folder of a killed run is replaced.
   shutil.copytree(output_dir, files.partial_path(str(output_dir)))
   (output_dir / "exported.json").write_text("{")
   _export(folder, output_dir, "huggingface", overwrite=True)

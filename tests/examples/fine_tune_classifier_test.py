@@ -70,7 +70,7 @@ def test_parse_line_without_a_label(line, text):
     (b"a\tb\tc\n", False, "here has 3 texts, not one or two"),
     (b"good\t\xff\n", True, "here is not UTF-8 text"),
 ])
-def test_a_line_of_another_form(line, is_labelled, message):
+def test_a_line_of_another_form_is_refused(line, is_labelled, message):
   with pytest.raises(InputError, match=message):
     classification.parse_line(line, "here", is_labelled)
 
@@ -87,7 +87,7 @@ def test_a_file_with_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
     strategies.integers(0, 12), strategies.integers(0, 12),
     strategies.integers(2, 14))
 def test_pairs_are_truncated_as_bert_does(first, second, limit):
-  """Takes a token of the longer text, else of the second, until they fit."""
+  """Removes tokens of the longer text, else of the second, until both fit."""
   lengths = [first, second]
   while sum(lengths) > limit:
     lengths[0 if lengths[0] > lengths[1] else 1] -= 1
@@ -122,7 +122,7 @@ def test_a_batch_is_padded_to_the_longest_sequence():
       Text("a film", "it was", "bad"),
       Text("a film was so very good and", "", "good")])
   inputs = classification.batch(examples, max_columns=16)
-  assert inputs.input_ids.shape == (2, 16)  # Of 9, to a multiple of 8.
+  assert inputs.input_ids.shape == (2, 16)  # 9 is padded to 16.
   assert inputs.input_mask.sum(axis=1).tolist() == [7, 9]
   assert inputs.segment_ids[0].tolist() == [0] * 4 + [1] * 3 + [0] * 9
   assert not inputs.segment_ids[1].any()
@@ -180,7 +180,7 @@ def test_evaluation():
   figures = classification.evaluate(
       np.log(probabilities).astype(np.float32), np.array([0, 0, 2, 1, 1]))
   assert figures.confusion.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 1]]
-  # The true labels have 1/2, 1/4, 3/4, 1/2 and 1/4.
+  # The true labels have the probabilities 1/2, 1/4, 3/4, 1/2 and 1/4.
   assert figures.loss == pytest.approx(-np.log(3 / 256) / 5)
   assert figures.report("a.tsv", ["no", "maybe", "y"]) == """\
 a.tsv: accuracy 0.6000 (95% interval 0.2307 to 0.8824), 3 of 5 correct, \
@@ -220,7 +220,7 @@ def test_predictions_do_not_depend_on_the_batch():
 
 
 def test_a_classifier_starts_from_the_encoder_of_another(tmp_path):
-  """Its own dense layer, of other labels, is newly initialised."""
+  """Its dense layer, for other labels, is initialised from scratch."""
   variables = {
       name: value for name, value in tiny.random_variables().items()
       if name.startswith("bert/")}
@@ -270,7 +270,7 @@ def _folder(tmp_path_factory):
 
 
 def _arguments(folder, output_dir, *more, start=True):
-  """Returns the flags of a run; later ones replace earlier ones."""
+  """Returns the flags of a run; flags in `more` replace earlier flags."""
   arguments = [
       "--bert_config_file", folder / "bert_config.json",
       "--vocab_file", folder / "vocab.txt",
@@ -303,7 +303,7 @@ def _digests(output_dir):
 
 @pytest.fixture(scope="module", name="trained")
 def _trained(tmp_path_factory, folder):
-  """The folder of a finished run with two rates, and the process."""
+  """The folder of a finished run with two learning rates, and the process."""
   output_dir = tmp_path_factory.mktemp("trained") / "out"
   return output_dir, _run(*_arguments(folder, output_dir, *_RATES))
 
@@ -312,7 +312,7 @@ def test_a_run_picks_the_best_rate_and_learns(trained):
   output_dir, result = trained
   results = tiny.read_results(output_dir)
   assert results["accuracy"] == results["accuracy_high"] == 1.0
-  # Of 24 correct ones, 1 / (1 + z²/24).
+  # The lower bound for 24 of 24 is 1 / (1 + z²/24).
   assert results["accuracy_low"] == pytest.approx(0.8620, abs=5e-5)
   assert results["loss"] < 0.1
   assert results["num_examples"] == 24
@@ -327,7 +327,7 @@ no      12       0
 so so…   0      12
 """)
   assert result.stderr.count("epoch 1 of 40") == 3
-  assert "\r" not in result.stderr  # A bar's.
+  assert "\r" not in result.stderr  # No progress bar.
 
 
 def test_the_folder_holds_the_model_without_slots(trained, folder):
@@ -408,7 +408,7 @@ def test_lines_of_a_pipe_are_labelled_as_they_come(trained):
 
 @pytest.mark.slow
 def test_many_lines_keep_their_order(trained):
-  """More than a batch, and more than is read at once."""
+  """The lines fill several batches and several reads."""
   output_dir, _ = trained
   words = random.Random(1).choices(["good", "bad"], k=9000)
   lines = ["the {} was {}".format("long " * (i % 4), word)
@@ -420,7 +420,7 @@ def test_many_lines_keep_their_order(trained):
       word == "bad" for word in words]
 
 
-def test_a_bad_line_of_stdin(trained):
+def test_a_bad_line_of_stdin_is_refused(trained):
   result = _filter(trained[0], "a\tb\nb\na\tb\tc\n")
   assert result.returncode == 1
   assert len(result.stderr.splitlines()) == 1
@@ -429,7 +429,7 @@ def test_a_bad_line_of_stdin(trained):
 
 @pytest.mark.slow
 def test_evaluation_of_a_written_folder(tmp_path, trained, folder):
-  """It replaces the results, and training's command brings them back."""
+  """Evaluation replaces the results; the training's command restores them."""
   output_dir, _ = trained
   before = _digests(output_dir)
   other = tmp_path / "other.tsv"
@@ -457,7 +457,6 @@ def test_pairs_are_learnt_from_scratch(tmp_path, folder):
 
 @pytest.mark.slow
 def test_a_killed_run_keeps_the_finished_rates(tmp_path, folder):
-  """A rate that is finished is not trained again."""
   rates = ("--learning_rate", "1e-9,0.002,0.003", "--num_train_epochs", 150)
   notes = tmp_path / "out" / "fine_tuning.json"
 
@@ -500,7 +499,7 @@ def test_an_interrupt_is_one_line(tmp_path, folder):
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folder):
-  """The rate may then be left out; what was tried before is kept."""
+  """A later run may leave the rate out."""
   result = tiny.run_script(_PATH, *_arguments(
       folder, tmp_path / "out", "--learning_rate", "0.003,1e38",
       "--verbosity=-1"))
@@ -513,16 +512,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folder):
 # --- Faults ------------------------------------------------------------------
 
 
-
-
 def _assert_refused(folder, output_dir, changes, *words):
   """Checks that training is refused before anything is written.
 
   Args:
-    folder: of the inputs.
-    output_dir: of the run.
+    folder: folder of the inputs.
+    output_dir: output folder of the run.
     changes: values of options.
-    *words: of the error.
+    *words: words of the error.
   """
   options = script.Options(
       output_dir=str(output_dir), train_file=str(folder / "train.tsv"),
@@ -553,7 +550,7 @@ def _assert_refused(folder, output_dir, changes, *words):
      ("line 2 has the label 'yes'", "'no', 'so so", "correct it")),
     ("eval_file", b"\n", ("holds no examples",)),
 ])
-def test_faults_of_files(tmp_path, folder, flag, lines, words):
+def test_bad_files_are_refused(tmp_path, folder, flag, lines, words):
   path = tmp_path / "bad.tsv"
   path.write_bytes(lines)
   _assert_refused(folder, tmp_path / "out", {flag: str(path)},
@@ -573,7 +570,7 @@ def test_faults_of_files(tmp_path, folder, flag, lines, words):
     ({"num_train_epochs": 0.0}, ("--num_train_epochs=0.0",)),
     ({"init_checkpoint": "absent.ckpt"}, ("--init_checkpoint: absent.ckpt",)),
 ])
-def test_faults_of_flags(tmp_path, folder, changes, words):
+def test_bad_flags_are_refused(tmp_path, folder, changes, words):
   _assert_refused(folder, tmp_path / "out", changes, *words)
 
 
@@ -589,7 +586,7 @@ def test_a_fault_is_one_line(tmp_path, folder, flags, words):
   assert not (tmp_path / "out").exists()
 
 
-def test_a_vocabulary_larger_than_the_model(tmp_path, folder):
+def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path, folder):
   vocab = tmp_path / "vocab.txt"
   vocab.write_text("\n".join([*_VOCABULARY, "more"]) + "\n")
   _assert_refused(folder, tmp_path / "out", {"vocab_file": str(vocab)},
@@ -601,7 +598,7 @@ def test_a_vocabulary_larger_than_the_model(tmp_path, folder):
     ({"num_hidden_layers": 2},
      ("--init_checkpoint", "lacks 16 of", "bert/encoder/layer_1")),
 ])
-def test_a_config_of_another_model(tmp_path, folder, size, words):
+def test_a_config_of_another_model_is_refused(tmp_path, folder, size, words):
   config = tiny.write_config(tmp_path / "bert_config.json", **size)
   _assert_refused(folder, tmp_path / "out", {"bert_config_file": str(config)},
                   *words)
@@ -616,7 +613,7 @@ def test_a_model_without_segments_reads_no_pairs(tmp_path, folder):
       "--eval_file", "pairs", "type_vocab_size 1")
 
 
-def test_too_few_examples_to_choose_a_rate(tmp_path, folder):
+def test_too_few_examples_to_choose_a_rate_are_refused(tmp_path, folder):
   path = tmp_path / "few.tsv"
   path.write_text("no\ta\n" * 4 + "so so…\tb\n" * 4, encoding="utf-8")
   _assert_refused(
@@ -626,7 +623,7 @@ def test_too_few_examples_to_choose_a_rate(tmp_path, folder):
 
 
 def test_no_other_model_is_replaced(tmp_path, folder):
-  """Least of all the one that training starts from."""
+  """Here, the other model is the one that training starts from."""
   before = _digests(folder)
   tiny.assert_one_line_error(
       tiny.run_script(_PATH, *_arguments(folder, folder)),
@@ -642,7 +639,7 @@ def test_a_folder_is_locked(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_the_case_that_a_folder_is_named_for(tmp_path, folder):
+def test_a_folder_named_for_the_other_case_gives_a_warning(tmp_path, folder):
   model = tmp_path / "cased_L-1"
   model.mkdir()
   (model / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
@@ -658,12 +655,12 @@ def test_the_case_that_a_folder_is_named_for(tmp_path, folder):
     (("--strip_accents", "False"), ("--strip_accents=False", "True")),
     (("--eval_file", "absent.tsv"), ("--eval_file", "absent.tsv")),
 ])
-def test_faults_of_applying(trained, flags, words):
+def test_bad_flags_for_a_finished_classifier_are_refused(trained, flags, words):
   tiny.assert_one_line_error(
       tiny.run_script(_PATH, "--output_dir", trained[0], *flags), *words)
 
 
-def test_there_is_nothing_to_apply(tmp_path):
+def test_a_folder_without_a_classifier_is_refused(tmp_path):
   tiny.assert_one_line_error(
       tiny.run_script(_PATH, "--output_dir", tmp_path),
       "--output_dir", "holds no classifier", "--train_file")
@@ -675,7 +672,7 @@ def test_there_is_nothing_to_apply(tmp_path):
     ("labels.txt", b"a\nb\nc\n", ("does not fit the 3 labels",)),
     ("bert_model.ckpt.index", b"", ("not a readable checkpoint",)),
 ])
-def test_a_damaged_folder(tmp_path, trained, name, contents, words):
+def test_a_damaged_folder_is_refused(tmp_path, trained, name, contents, words):
   for path in trained[0].iterdir():
     (tmp_path / path.name).write_bytes(path.read_bytes())
   (tmp_path / name).write_bytes(contents)

@@ -1,4 +1,4 @@
-"""Tests of what transformers read, without transformers."""
+"""Tests of the files for the transformers library, without the library."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ import tokenization
 _VOCABULARY = """[PAD] [UNK] [CLS] [SEP] [MASK] a ##a b ##b film ##s cafe é ς σ
 ##ς ##σ ss ß i ı I mask [ ] , . 中 文 \u2ceaf ! un ##un \ue000 \u0301 O ' ##O
 ο ##δ ##ο café""".split()
-# Letters, signs and marks that tokenizers have got wrong.
+# Letters, signs and marks that tokenizers have treated wrongly.
 _ODD_CHARACTERS = ("aAbBfilmFILM éÉe\u0301 İıIi ß ẞ Σσς ΟΔο '’.·: \t\n\r\0\x01"
                    "\x7f\x85\xa0\xad\u200b\u200d\u2028\u2029\u3000\ufeff\ufffd"
                    "\ue000\U000f0000中文\u2ceaf\uf900\U0002f800 カ가 ½²ﬁ "
@@ -35,7 +35,7 @@ _ODD_TEXTS = (
 
 @functools.lru_cache(maxsize=None)
 def _tokenizers(do_lower_case, num_segments=2, strip_accents=None):
-  """Returns the project's tokenizer and the one of the written file."""
+  """Returns the project's tokenizer and the tokenizer of the written file."""
   vocab = {token: index for index, token in enumerate(_VOCABULARY)}
   return (tokenization.FullTokenizer.from_vocab(
       vocab, do_lower_case, strip_accents),
@@ -47,7 +47,7 @@ def _tokenizers(do_lower_case, num_segments=2, strip_accents=None):
 
 
 def test_names_and_shapes_of_all_weights():
-  """Of one layer: V = 29, H = 8, 12 units, 16 positions, 2 segments."""
+  """One layer, V = 29, H = 8, 12 units, 16 positions and 2 segments."""
   layer = "bert.encoder.layer.0."
   expected = {
       "bert.embeddings.word_embeddings.weight": (29, 8),
@@ -115,7 +115,7 @@ def test_weight_name(variable, name):
 def test_config_of_a_classifier():
   config = hugging_face.config(
       tiny.CONFIG, "BertForSequenceClassification", 0, ["bad", "good"])
-  # Those of BERT that Google's config leaves to the code.
+  # Google's config leaves these values of BERT to the code.
   assert config["layer_norm_eps"] == 1e-12
   assert config["hidden_act"] == "gelu_pytorch_tanh"
   assert config["model_type"] == "bert"
@@ -134,7 +134,7 @@ def test_each_activation_has_a_name():
 # --- The tokenizer -----------------------------------------------------------
 
 
-def test_accents_are_written_where_they_differ_from_the_case():
+def test_strip_accents_is_written_if_it_differs_from_the_case():
   vocab = {token: index for index, token in enumerate(_VOCABULARY)}
   for do_lower_case in (True, False):
     config = functools.partial(
@@ -166,7 +166,7 @@ def test_texts_of_odd_characters_have_the_same_ids(
 
 
 def test_all_characters_are_split_alike():
-  """All that Python's Unicode knows, but for two whose forms have changed."""
+  """All characters of Python's Unicode but two whose forms have changed."""
   ours, theirs = _tokenizers(True)
   characters = [char for char in map(chr, range(sys.maxunicode + 1))
                 if unicodedata.category(char) not in ("Cn", "Cs", "Co")

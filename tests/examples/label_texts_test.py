@@ -1,4 +1,4 @@
-"""Tests of labelling files of texts: whole, resumed, and what is refused."""
+"""Tests of labelling files of texts: whole, resumed and refused files."""
 
 import numpy as np
 import pytest
@@ -19,10 +19,10 @@ class _Encoding:
 
 
 class _Classifier:
-  """Finds "yes" as likely as a text's number says; may stop at a block.
+  """Gives "yes" a probability of 0.01 * (number of the text % 97).
 
   Attributes:
-    labelled: the texts that it has labelled.
+    labelled: the texts labelled so far; `predict` fails after `stop_after`.
   """
 
   def __init__(self, stop_after=None):
@@ -55,7 +55,7 @@ def test_a_stopped_run_resumes_with_the_same_bytes(tmp_path):
         _Classifier(2048), _Encoding(), _job(resumed, _TEXTS))
   assert not resumed.exists()
   partial = tmp_path / ".b.tsv.partial"
-  # A kill may have cut it within a block, and within a line.
+  # A kill may cut the hidden file within a block and within a line.
   partial.write_bytes(partial.read_bytes()[:-30])
   classifier = _Classifier()
   label_texts.label_file(classifier, _Encoding(), _job(resumed, _TEXTS))
@@ -69,7 +69,7 @@ def test_a_stopped_run_resumes_with_the_same_bytes(tmp_path):
   assert manifest.read_manifest(str(whole)).num_records == 2500
 
 
-def test_what_another_model_has_begun_is_not_resumed(tmp_path):
+def test_labels_of_another_model_are_not_resumed(tmp_path):
   path = tmp_path / "a.tsv"
   with pytest.raises(KeyboardInterrupt):
     label_texts.label_file(_Classifier(2048), _Encoding(), _job(path, _TEXTS))
@@ -78,7 +78,7 @@ def test_what_another_model_has_begun_is_not_resumed(tmp_path):
   assert classifier.labelled == _TEXTS
 
 
-def test_pairs_have_a_column(tmp_path):
+def test_pairs_have_a_column_of_second_texts(tmp_path):
   path = tmp_path / "a.tsv"
   label_texts.label_file(_Classifier(), _Encoding(), _job(
       path, [Text("50", "x"), Text("0")]))
@@ -86,7 +86,7 @@ def test_pairs_have_a_column(tmp_path):
       b"p(no)\tp(yes)\ttext\ttext_2\n0.5\t0.5\t50\tx\n1\t0\t0\t\n")
 
 
-def test_texts_of_a_file(tmp_path):
+def test_texts_and_pairs_are_read(tmp_path):
   path = tmp_path / "texts.txt"
   path.write_bytes(b"\xef\xbb\xbfa film\r\n\r\nno\tit was\n")
   assert label_texts.read_texts(str(path), ["no", "yes"]) == [
@@ -99,7 +99,7 @@ def test_texts_of_a_file(tmp_path):
     (b"a\tb\tc\n", ("line 1 has 3 texts",)),
     (b"no\ta\n\nyes\tb\n", ("begins with a label", "cut -f 2-")),
 ])
-def test_faults_of_a_file(tmp_path, content, words):
+def test_bad_files_of_texts_are_refused(tmp_path, content, words):
   path = tmp_path / "texts.txt"
   path.write_bytes(content)
   with pytest.raises(InputError) as error:

@@ -20,7 +20,7 @@ def _run(tmp_path, *arguments, teacher=tiny.CONFIG):
       *arguments)
 
 
-def test_fewer_layers(tmp_path):
+def test_fewer_layers_leave_the_rest_unchanged(tmp_path):
   path, result = _run(tmp_path, "--layers=3", "--max_seq_length=10")
   assert result.returncode == 0, result.stderr
   assert modeling.BertConfig.from_json_file(str(path)) == dataclasses.replace(
@@ -34,7 +34,7 @@ def test_another_hidden_size_keeps_the_proportions(tmp_path):
   assert modeling.BertConfig.from_json_file(str(path)) == dataclasses.replace(
       _BERT_BASE, num_hidden_layers=6, hidden_size=384, num_attention_heads=6,
       intermediate_size=1536)
-  # The published 110 million; 4 bytes each.
+  # BERT-Base has the published 110 million parameters, 4 bytes each.
   rows = [line.split() for line in result.stdout.splitlines()]
   assert rows[1] == [
       "parameters", "110.1", "million", "22.9", "million", "0.21"]
@@ -51,13 +51,13 @@ def test_arithmetic_by_hand():
   assert make_student_config.num_operations(config, 4, 2) == 2 * multiplications
 
 
-def test_a_hidden_size_that_heads_do_not_fill(tmp_path):
+def test_a_hidden_size_that_heads_do_not_divide_is_refused(tmp_path):
   _, result = _run(tmp_path, "--layers=6", "--hidden_size=400",
                    teacher=_BERT_BASE)
   tiny.assert_one_line_error(result, "--hidden_size=400", "64", "384")
 
 
-def test_another_config_is_not_replaced_in_silence(tmp_path):
+def test_another_config_is_not_replaced_without_overwrite(tmp_path):
   def run(*arguments):
     return _run(tmp_path, *arguments, teacher=_BERT_BASE)
 
@@ -74,14 +74,14 @@ def test_another_config_is_not_replaced_in_silence(tmp_path):
 @pytest.mark.parametrize("arguments, is_told", [
     (["--layers=1"], False), (["--layers=2"], True),
     (["--layers=2", "--hidden_size=4"], False)])
-def test_a_student_that_is_larger_than_the_teacher(
+def test_a_student_larger_than_the_teacher_gives_a_warning(
     tmp_path, arguments, is_told):
   _, result = _run(tmp_path, "--max_seq_length=10", *arguments)
   assert result.returncode == 0
   assert ("larger than the teacher" in result.stderr) == is_told
 
 
-def test_no_config(tmp_path):
+def test_a_missing_config_is_refused(tmp_path):
   path = tmp_path / "teacher.json"
   tiny.assert_one_line_error(tiny.run_script(
       "examples/make_student_config.py", "--layers=3",
@@ -93,7 +93,7 @@ def test_no_config(tmp_path):
 
 
 def test_shapes_of_the_published_models():
-  """The largest is BERT-Base; the parameters are those of Google's page."""
+  """The largest shape is BERT-Base; Google's page lists the parameters."""
   shapes = [make_student_config.published_config(_BERT_BASE, name)
             for name in make_student_config._PUBLISHED]
   assert len(shapes) == len(set(map(str, shapes))) == 24
@@ -118,13 +118,13 @@ def test_shapes_of_the_published_models():
     (["--layers=2", "--published_dir=a"], ("needs --published",)),
     (["--published=L-2_H-128", "--published_dir=a"], ("needs --vocab_file",)),
 ])
-def test_faults_of_a_published_shape(tmp_path, flags, words):
+def test_bad_flags_of_a_published_shape_are_refused(tmp_path, flags, words):
   path, result = _run(tmp_path, "--max_seq_length=10", *flags)
   tiny.assert_one_line_error(result, *words)
   assert not path.exists()
 
 
-def test_vocabularies_that_differ():
+def test_differences_of_vocabularies_are_described():
   compare = make_student_config.vocabulary_difference
   assert compare({"a": 0, "b": 1}, {"b": 1, "a": 0}) is None
   assert compare({"a": 0, "b": 1, "c": 2}, {"a": 0, "c": 1, "b": 2}) == (
@@ -135,7 +135,7 @@ def test_vocabularies_that_differ():
 
 @pytest.fixture(scope="module", name="published")
 def _published(tmp_path_factory):
-  """A teacher, records that it has labelled, and a published small BERT."""
+  """A teacher, labelled records, and a published small BERT."""
   folder = tiny.trainer_inputs(tmp_path_factory.mktemp("published"))
   (folder / "small").mkdir()
   shape = make_student_config.published_config(tiny.CONFIG, "L-2_H-128")
@@ -158,7 +158,7 @@ def _published_flags(folder, vocab_file="vocab.txt"):
 
 @pytest.mark.slow
 def test_a_student_starts_from_a_published_model(tmp_path, published):
-  """Its hidden size is not the teacher's; every variable is taken over."""
+  """The student has another hidden size, and every published variable."""
   config = tmp_path / "student.json"
   result = tiny.run_script(
       "examples/make_student_config.py", "--output_file", config,
@@ -179,7 +179,7 @@ def test_a_student_starts_from_a_published_model(tmp_path, published):
     np.testing.assert_allclose(exported[name], value, atol=1e-6, err_msg=name)
 
 
-def test_a_published_model_of_another_vocabulary(tmp_path, published):
+def test_another_vocabulary_gives_a_warning(tmp_path, published):
   result = tiny.run_script(
       "examples/make_student_config.py", "--output_file", tmp_path / "a.json",
       *_published_flags(published, "other.txt"))
@@ -187,7 +187,7 @@ def test_a_published_model_of_another_vocabulary(tmp_path, published):
   assert "differ: 2 of 29 ids have another token, such as 27" in result.stderr
 
 
-def test_a_published_model_of_another_shape(tmp_path, published):
+def test_a_published_model_of_another_shape_is_refused(tmp_path, published):
   tiny.assert_one_line_error(tiny.run_script(
       "examples/make_student_config.py", "--output_file", tmp_path / "a.json",
       *_published_flags(published), "--published=L-2_H-256",

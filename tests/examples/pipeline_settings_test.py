@@ -22,7 +22,7 @@ _SETTINGS = {
     "MAX_SEQ_LENGTH": "128", "MAX_PREDICTIONS_PER_SEQ": "20",
     "RECORD_FORMAT": "compact", "PRECISION": "fp32", "LAYERS": "0,2",
     "STEPS": "10", "BATCH_SIZE": "2"}
-# What each setting is changed to, and what is told; by the first stage after
+# Another value of each setting and words of the error, by the first stage after
 # which the setting must not change.
 _CHANGES = {
     "text": {"DUMP": ("other.bz2", "DUMP=dump.bz2")},
@@ -46,7 +46,7 @@ _STAGES = list(_CHANGES)
 
 @pytest.fixture(name="work")
 def _work(tmp_path, monkeypatch):
-  """A folder with texts and teachers, which is the current one."""
+  """The path of WORK, in a working directory with texts and teachers."""
   monkeypatch.chdir(tmp_path)
   (tmp_path / "text.txt").write_text("a\n\nb\n\nc\n")
   (tmp_path / "other.txt").write_text("a\n\nb\n\nd\n")
@@ -74,7 +74,7 @@ def _write_records(path, made_with, num_records=1):
 
 
 def _finish(work, stage):
-  """Leaves what a stage of pipeline.sh leaves, as far as it is looked at."""
+  """Writes the files of a finished stage that pipeline_settings.py reads."""
   work.mkdir(exist_ok=True)
   if stage == "text":
     (work / "settings.txt").write_text("DUMP=dump.bz2\n")
@@ -97,7 +97,7 @@ def _finish(work, stage):
 
 
 @pytest.mark.parametrize("last", range(len(_STAGES)))
-def test_a_setting_is_refused_once_its_stage_is_finished(work, last):
+def test_a_changed_setting_is_refused_once_its_stage_is_finished(work, last):
   for stage in _STAGES[:last + 1]:
     _finish(work, stage)
   pipeline_settings.check(str(work), _SETTINGS)
@@ -113,13 +113,13 @@ def test_a_setting_is_refused_once_its_stage_is_finished(work, last):
       assert message.startswith("{}={} does not fit {}".format(
           name, value, work)), message
       assert told in message and "another WORK" in message
-  # These may always change, and values may be written in another way.
+  # STEPS and BATCH_SIZE may change, and equal values may differ as text.
   pipeline_settings.check(str(work), dict(
       _SETTINGS, STEPS="5", BATCH_SIZE="9", DO_LOWER_CASE="true",
       MASKED_LM_PROB=".150"))
 
 
-def test_a_text_that_was_changed_or_is_gone(work):
+def test_a_changed_text_is_refused_and_a_missing_one_accepted(work):
   _finish(work, "split")
   os.remove("text.txt")
   pipeline_settings.check(str(work), _SETTINGS)
@@ -129,13 +129,13 @@ def test_a_text_that_was_changed_or_is_gone(work):
     pipeline_settings.check(str(work), _SETTINGS)
 
 
-def test_a_split_of_an_earlier_version_is_told_by_its_files(work):
+def test_a_split_without_a_manifest_is_checked_by_its_files(work):
   _finish(work, "split")
   (work / "split/.text.split.json").unlink()
   pipeline_settings.check(str(work), _SETTINGS)
   with pytest.raises(InputError, match="FILES=4 .* with FILES=3: set FILES=3"):
     pipeline_settings.check(str(work), dict(_SETTINGS, FILES="4"))
-  (work / "split/text_0.txt").unlink()  # It was stopped, and is made again.
+  (work / "split/text_0.txt").unlink()  # An unfinished split is made again.
   pipeline_settings.check(str(work), dict(_SETTINGS, FILES="4"))
 
 
@@ -152,12 +152,12 @@ def test_numbers_are_checked_before_any_work(work, name, value, told):
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a,b", "a*", "b?", " a", "a "])
-def test_a_folder_that_reads_as_a_pattern_is_refused(name):
+def test_a_folder_named_like_a_pattern_is_refused(name):
   with pytest.raises(InputError, match="WORK=.*choose another name"):
     pipeline_settings.check(name, _SETTINGS)
 
 
-def test_what_training_reads_is_labelled(work):
+def test_only_records_that_training_reads_are_labelled(work):
   _finish(work, "masked")
   for steps, wanted in ((3, [7]), (4, [7, 12]), (100, [7, 12])):
     assert pipeline_settings.records_of(str(work), 2, 2 * steps) == wanted

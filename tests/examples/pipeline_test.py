@@ -48,15 +48,15 @@ def _run(settings, **changes):
 
 
 def _files(folder):
-  """Returns the bytes of what the stages hand on, by path."""
+  """Returns the content of each record file by path."""
   return {path.relative_to(folder): path.read_bytes()
           for path in sorted(folder.rglob("*.tfrecord"))}
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on(tmp_path, settings):
+def test_a_killed_run_resumes(tmp_path, settings):
   work = tmp_path / "work"
-  # As Ctrl-C does, to all that it has started.
+  # The signal goes to all processes of the run, as Ctrl-C does.
   launcher = subprocess.Popen(
       [_SCRIPT], env=settings, stdout=subprocess.DEVNULL,
       stderr=subprocess.DEVNULL, start_new_session=True)
@@ -75,7 +75,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, settings):
     assert any(line.startswith(stage + " ") for line in lines), result.stdout
   assert "checkpoint = model.ckpt-6" in (
       work / "student" / "run" / "eval_results.txt").read_text()
-  # Nothing is done twice.
+  # Another run repeats no work.
   again = _run(settings)
   assert again.returncode == 0, again.stderr
   assert "step 6: training is finished" in again.stderr
@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, settings):
 
 @pytest.mark.slow
 def test_processes_are_started_by_a_launcher(tmp_path, settings):
-  """Here one that runs a single process, and notes of what."""
+  """This launcher runs a single process and notes the name of its script."""
   launcher = tmp_path / "launcher"
   launcher.write_text('#!/bin/sh\necho "$2" >> {}\nexec "$@"\n'.format(
       tmp_path / "launched.txt"))
@@ -106,21 +106,21 @@ def test_processes_are_started_by_a_launcher(tmp_path, settings):
   assert result.returncode == 0, result.stderr
   assert "The labels of PROCESSES=2 are kept" in result.stderr
   assert _files(labelled) == finished
-  # But not where they were to be labelled in another way.
+  # PRECISION must be that of the finished labels.
   result = _run(fewer, PRECISION="bf16")
   assert result.returncode == 1
   assert "PRECISION=bf16 does not fit" in result.stderr.splitlines()[-1]
   assert "set PRECISION=fp32" in result.stderr.splitlines()[-1]
-  # A stage that fails ends all of it, with its own line.
+  # The error of a stage ends the run.
   (labelled / "training.tfrecord").write_bytes(b"no")
   failed = _run(settings, STEPS="10")
   assert failed.returncode == 1
   assert "error: " in failed.stderr.splitlines()[-1]
 
 
-def test_labels_are_finished_by_as_many_processes_as_began_them(
+def test_another_number_of_processes_is_refused_for_unfinished_labels(
     tmp_path, settings):
-  """Others would write the same labels once more, under other names."""
+  """These processes would write the same labels again, under other names."""
   labelled = tmp_path / "work" / "labelled"
   labelled.mkdir(parents=True)
   (labelled / "processes.txt").write_text("2\n")
@@ -131,7 +131,7 @@ def test_labels_are_finished_by_as_many_processes_as_began_them(
   assert not list(labelled.glob("*.tfrecord"))
 
 
-def test_more_files_than_documents_are_told_by_their_setting(settings):
+def test_an_error_of_the_number_of_files_names_the_setting(settings):
   result = _run(settings, FILES="31")
   assert result.returncode == 1
   told = result.stderr.splitlines()
@@ -140,7 +140,7 @@ def test_more_files_than_documents_are_told_by_their_setting(settings):
 
 
 @pytest.mark.parametrize("layers", ["0,7", "0 x"])
-def test_layers_are_those_of_the_teacher(tmp_path, settings, layers):
+def test_layers_that_the_teacher_lacks_are_refused(tmp_path, settings, layers):
   result = _run(settings, LAYERS=layers)
   assert result.returncode == 1
   told = result.stderr.splitlines()[-1]
@@ -149,7 +149,7 @@ def test_layers_are_those_of_the_teacher(tmp_path, settings, layers):
   assert not (tmp_path / "work" / "split").exists()
 
 
-def test_a_damaged_teacher_is_one_line(settings):
+def test_a_damaged_teacher_is_an_error_of_one_line(settings):
   with open(os.path.join(settings["TEACHER"], "bert_config.json"), "w") as file:
     file.write("{")
   result = _run(settings)
@@ -160,7 +160,7 @@ def test_a_damaged_teacher_is_one_line(settings):
 
 @pytest.mark.parametrize("name, told", [
     ("TEXT", "there is no text gone"), ("TEACHER", "TEACHER=gone has no")])
-def test_what_is_missing_is_told(settings, name, told):
+def test_missing_inputs_are_refused(settings, name, told):
   result = _run(settings, **{name: "gone"})
   assert result.returncode == 1
   assert told in result.stderr.splitlines()[-1]
@@ -189,9 +189,9 @@ def test_settings_are_checked_before_any_work(tmp_path, settings):
     ("GPU 0: NVIDIA H200 (UUID: GPU-1)", 0, {}, 256),
     ("GPU 0: NVIDIA H200 (UUID: GPU-1)", 0, {"LABEL_BATCH_SIZE": "64"}, 64),
     ("No devices were found", 6, {}, 32), ("", 127, {}, 32)])
-def test_gpus_read_more_sequences_at_once(
+def test_label_batches_are_larger_on_gpus(
     tmp_path, settings, listed, code, changes, wanted):
-  """Told by the trace of a run that ends before any work."""
+  """The trace of bash shows the size; the run ends before any work."""
   lister = tmp_path / "bin" / "nvidia-smi"
   lister.parent.mkdir()
   lister.write_text("#!/bin/sh\necho '{}'\nexit {}\n".format(listed, code))
@@ -204,8 +204,8 @@ def test_gpus_read_more_sequences_at_once(
   assert "--setting LABEL_BATCH_SIZE={}\n".format(wanted) in result.stderr
 
 
-def test_a_split_that_was_cut_off_is_made_again(tmp_path, settings):
-  """The first file gets its name last."""
+def test_an_unfinished_split_is_made_again(tmp_path, settings):
+  """Earlier versions wrote no manifest, and named the first file last."""
   split = tmp_path / "work" / "split"
   split.mkdir(parents=True)
   for number in (1, 2):

@@ -1,4 +1,4 @@
-"""Tests of the pictures of what runs have measured."""
+"""Tests of the plots of results."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def test_steps_that_the_baseline_needs():
   curve = plot_results.curves(_RUNS, "masked_lm_accuracy")["hard labels"]
   assert [(point.steps, point.mean) for point in curve] == [
       (100, pytest.approx(0.2)), (400, 0.4)]
-  # Half-way by the logarithm.
+  # 0.3 is half-way; 200 is half-way from 100 to 400 in logarithms.
   assert plot_results.steps_to_reach(curve, 0.3, True) == pytest.approx(200)
   for value in (0.1, 0.5):
     assert plot_results.steps_to_reach(curve, value, True) is None
@@ -39,7 +39,7 @@ def test_steps_that_the_baseline_needs():
   assert plot_results.steps_to_reach(losses, 7, False) == pytest.approx(200)
 
 
-def test_the_picture_and_the_report(tmp_path):
+def test_the_picture_and_the_report_are_written(tmp_path):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
   pictures = []
   for name in ("new/a.svg", "b.svg"):
@@ -58,7 +58,7 @@ def test_the_picture_and_the_report(tmp_path):
       "on both sides of this value"]
 
 
-def test_a_picture_in_the_words_of_its_readers(tmp_path):
+def test_a_picture_shows_the_names_of_the_flag(tmp_path):
   (tmp_path / "results.json").write_text(json.dumps({
       "runs": _RUNS, "models": [
           {"model": "teacher", "results": {"masked_lm_accuracy": 0.6}}]}))
@@ -80,7 +80,7 @@ def test_a_picture_in_the_words_of_its_readers(tmp_path):
     ("names", "soft labels=a"), ("names", "a"),
     ("metrics", "loss"), ("metrics", ""),
     ("results_file", "none.json"), ("results_file", __file__)])
-def test_what_is_not_there(tmp_path, flag, value):
+def test_bad_flags_are_refused(tmp_path, flag, value):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
   values = {"results_file": tmp_path / "results.json", "student": "a",
             "output_file": tmp_path / "a.svg", flag: value}
@@ -91,9 +91,9 @@ def test_what_is_not_there(tmp_path, flag, value):
 
 
 def _write_events(folder, values):
-  """Writes what a trainer does: a value of each metric for each step."""
+  """Writes events as a trainer does: a value of each metric for each step."""
   with tf.Graph().as_default() as graph:
-    # Names hold the second, which is the same for two writers in a row.
+    # File names have only seconds, which are equal for two writers in a row.
     writer = tf1.summary.FileWriter(
         str(folder / "eval"), graph, filename_suffix="." + str(values[0][0]))
   for step, accuracy in values:
@@ -106,7 +106,7 @@ def _write_events(folder, values):
 @pytest.mark.slow
 def test_curves_of_trainings(tmp_path):
   _write_events(tmp_path / "a", [(0, 0.1), (10, 0.2), (20, 0.4), (20, 0.5)])
-  # Interrupted and run again.
+  # An interrupted and resumed run.
   _write_events(tmp_path / "b", [(0, 0.1)])
   _write_events(tmp_path / "b", [(20, 0.3)])
   curve = plot_results.read_events(str(tmp_path / "a"), "masked_lm_accuracy")
@@ -150,7 +150,7 @@ def test_students_over_the_bytes_of_their_labels(tmp_path):
   assert result.returncode == 0, result.stderr
   picture = (tmp_path / "a.svg").read_text()
   assert "bytes of labels" in picture
-  # Another one has no run of as many steps.
+  # The recipe "one point" has no run of 400 steps.
   for name, count in (("hard labels", 1), ("drawn", 1), ("one point", 0)):
     assert picture.count("<!-- {} -->".format(name)) == count
   (tmp_path / "results.json").write_text(json.dumps({

@@ -1,4 +1,4 @@
-"""Tests of what show_records.py prints of a record."""
+"""Tests of the output of show_records.py."""
 
 import os
 import pty
@@ -54,7 +54,7 @@ def _vocab_file(tmp_path):
 
 
 def _features(**changes):
-  """Returns a labelled record; 2019's padded slots hold something."""
+  """Returns a labelled record, with labels in the padding as in 2019."""
   def ids(text):
     return np.array([_TOKENS.index(token) for token in text.split()])
 
@@ -76,8 +76,8 @@ def _features(**changes):
 
 
 def _show(path, vocab_file, *arguments, stdout=subprocess.PIPE, **variables):
-  """Runs the script; the variables are those of its environment."""
-  # What readline adds to the environment is not in os.environ.
+  """Runs the script with further environment variables."""
+  # readline adds variables to the environment but not to os.environ.
   environment = {name: value for name, value in os.environ.items()
                  if name not in ("COLUMNS", "NO_COLOR")}
   return subprocess.run(
@@ -106,7 +106,7 @@ def test_a_random_separator_does_not_end_the_line(tmp_path, vocab_file):
   assert "\n[CLS] the «[SEP]→cat»##s [SEP]\n" in _printed(path, vocab_file)
 
 
-def test_records_of_several_files_as_far_as_there_are_any(tmp_path, vocab_file):
+def test_each_file_is_shown_up_to_its_last_record(tmp_path, vocab_file):
   follows = tiny.without_labels(
       _features(**{schema.NEXT_SENTENCE_LABELS: np.array([0])}))
   paths = [tiny.write_records(tmp_path / name, [_features(), follows])
@@ -131,7 +131,7 @@ def test_a_long_list_is_cut(tmp_path, vocab_file):
       "rest 50.0%")
 
 
-def test_drawn_tokens_follow_the_most_probable_ones(tmp_path, vocab_file):
+def test_sampled_tokens_follow_the_most_probable_tokens(tmp_path, vocab_file):
   path = tmp_path / "a.tfrecord"
   made_by = manifest.Manifest(
       stage="extract_teacher_labels_truncated", flags={"tail_samples": 1},
@@ -181,7 +181,7 @@ def test_only_a_terminal_gets_colors(tmp_path, vocab_file, no_color):
   assert re.sub("\033\\[[0-9;]*m", "", text) == _LABELLED.format(path)
 
 
-def test_hidden_states_are_shown_as_the_tokens_they_stand_for(
+def test_hidden_states_are_shown_as_probable_tokens(
     tmp_path, vocab_file):
   features = _features()
   hidden_states = np.zeros([len(features[schema.MASKED_LM_IDS]), 2], np.float16)
@@ -189,7 +189,7 @@ def test_hidden_states_are_shown_as_the_tokens_they_stand_for(
   path = tiny.write_records(tmp_path / "a.tfrecord", [dict(
       tiny.without_labels(features),
       **{schema.TEACHER_HIDDEN_STATES: hidden_states})])
-  # The token "cat" is e ** 2 / 1.5 times as probable as each of the others.
+  # The token "cat" is e ** 2 / 1.5 times as probable as each other token.
   embeddings = np.zeros([len(_TOKENS), 2], np.float32)
   bias = np.full(len(_TOKENS), np.log(1.5), np.float32)
   embeddings[_TOKENS.index("cat"), 0], bias[_TOKENS.index("cat")] = 2, 0
@@ -211,7 +211,8 @@ def test_hidden_states_are_shown_as_the_tokens_they_stand_for(
     ([_features(), _features()], "--record=2: {} has 2 records"),
     ([], "--record=2: {} has 0 records"),
 ])
-def test_a_record_beyond_the_file(tmp_path, vocab_file, contents, message):
+def test_a_record_beyond_the_file_is_refused(
+    tmp_path, vocab_file, contents, message):
   path = tiny.write_records(tmp_path / "a.tfrecord", contents)
   tiny.assert_one_line_error(
       _show(path, vocab_file, "--record=2"), message.format(path))
@@ -224,7 +225,8 @@ def test_a_record_beyond_the_file(tmp_path, vocab_file, contents, message):
     ({schema.MASKED_LM_IDS: np.ones(4)}, ["masked_lm_ids is missing or does"]),
     ({schema.MASKED_LM_POSITIONS: np.full(4, 9)}, ["position 9", "9 tokens"]),
 ])
-def test_a_record_that_does_not_fit(tmp_path, vocab_file, changes, messages):
+def test_a_record_with_bad_values_is_refused(
+    tmp_path, vocab_file, changes, messages):
   path = tiny.write_records(tmp_path / "a.tfrecord", [_features(**changes)])
   tiny.assert_one_line_error(
       _show(path, vocab_file), "--file: {}, record 0: ".format(path), *messages)
@@ -237,13 +239,13 @@ def test_a_record_that_does_not_fit(tmp_path, vocab_file, changes, messages):
      "not a tf.train.Example"),
     (lambda path: path.write_text("text"), "not a TFRecord file"),
 ])
-def test_a_file_of_another_kind(tmp_path, vocab_file, write, message):
+def test_a_file_of_other_data_is_refused(tmp_path, vocab_file, write, message):
   path = tmp_path / "a.tfrecord"
   write(path)
   tiny.assert_one_line_error(_show(path, vocab_file), "--file", path, message)
 
 
-def test_another_vocabulary(tmp_path, vocab_file):
+def test_another_vocabulary_is_refused(tmp_path, vocab_file):
   path = tmp_path / "a.tfrecord"
   digest = files.fingerprint(str(vocab_file))
   with record_writer.RecordWriter(str(path)) as writer:

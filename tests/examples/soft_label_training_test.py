@@ -1,4 +1,4 @@
-"""Whole runs of task distillation on a tiny BERT: label texts, then train."""
+"""Tests of task distillation on a tiny BERT: label texts, then train."""
 
 import random
 
@@ -121,8 +121,8 @@ def test_soft_labels_alone_teach_the_task(tmp_path, folder):
 
 
 @pytest.mark.slow
-def test_soft_labels_beside_few_true_labels(tmp_path, folder):
-  """A rate is chosen by the true labels; a temperature softens the loss."""
+def test_soft_labels_beside_true_labels(tmp_path, folder):
+  """The true labels choose the learning rate; the loss has a temperature."""
   result = _run(*_student_arguments(
       folder, tmp_path / "out", "--train_file", folder / "train.tsv",
       "--temperature", 2, "--hard_label_weight", 0.25, "--num_train_epochs", 20,
@@ -133,7 +133,7 @@ def test_soft_labels_beside_few_true_labels(tmp_path, folder):
   assert results["accuracy"] > 0.8
   assert results["learning_rate"] == 0.003
   assert "on 10 held-back examples" in result.stderr
-  # Evaluated by itself, without and with the teacher.
+  # Evaluation alone, without and with the teacher's labels.
   result = _run("--output_dir", tmp_path / "out", "--eval_file",
                 folder / "heldout.tsv")
   assert "agreement" not in result.stdout
@@ -160,7 +160,7 @@ def test_soft_labels_beside_few_true_labels(tmp_path, folder):
     (("--soft_label_file", "texts.tsv_", "--learning_rate", "1e-4,1e-3",
       "--train_file", "few.tsv"), ("--train_file: ", "at most 2 examples")),
 ])
-def test_faults_of_training(tmp_path, folder, flags, words):
+def test_bad_flags_of_training_are_refused(tmp_path, folder, flags, words):
   tiny.assert_one_line_error(tiny.run_script(_PATH, *_arguments(
       folder, tmp_path / "out", *(
           folder / flag if "." in str(flag) and "," not in str(flag)
@@ -179,7 +179,7 @@ def test_faults_of_training(tmp_path, folder, flags, words):
      ("begins with a label", "cut -f 2-")),
     (("--eval_soft_label_file", "heldout.tsv_"), ("needs --eval_file",)),
 ])
-def test_faults_of_applying(folder, flags, words):
+def test_bad_flags_of_labelling_are_refused(folder, flags, words):
   tiny.assert_one_line_error(tiny.run_script(
       _PATH, "--output_dir", folder / "teacher", *(
           flag if flag.startswith("-") else folder / flag for flag in flags)),
@@ -187,7 +187,7 @@ def test_faults_of_applying(folder, flags, words):
   assert not (folder / "a.tsv").exists()
 
 
-def test_labels_that_the_teacher_does_not_know(tmp_path, folder):
+def test_labels_that_the_teacher_does_not_know_are_refused(tmp_path, folder):
   train = tmp_path / "train.tsv"
   train.write_text("no\ta film\nperhaps\ta play\n")
   tiny.assert_one_line_error(
@@ -196,7 +196,7 @@ def test_labels_that_the_teacher_does_not_know(tmp_path, folder):
       "--soft_label_file: ", "'no', 'yes'", "not 'perhaps'")
 
 
-def test_pairs_of_soft_labels_for_a_model_without_segments(tmp_path, folder):
+def test_soft_labels_of_pairs_are_refused_without_segments(tmp_path, folder):
   soft = tmp_path / "soft.tsv"
   soft.write_text("p(no)\tp(yes)\ttext\ttext_2\n1\t0\ta\tfilm\n")
   config = tiny.write_config(tmp_path / "config.json", type_vocab_size=1)

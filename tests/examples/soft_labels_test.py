@@ -25,7 +25,7 @@ def _soft(texts, probabilities):
 
 
 @pytest.mark.parametrize("has_pairs", [False, True])
-def test_what_is_written_is_read(tmp_path, has_pairs):
+def test_reading_is_the_inverse_of_writing(tmp_path, has_pairs):
   texts = [Text("a film"), Text("b\u2028", "c" if has_pairs else "")]
   rows = [[0.25, 0.75], [1e-9, 1 - 1e-9]]
   soft = _read(tmp_path, "".join(line + "\n" for line in (
@@ -47,7 +47,7 @@ def test_lines_of_a_file():
 
 
 def test_a_file_of_another_editor(tmp_path):
-  """A mark, CRLF, blank lines, few digits."""
+  """The file has a byte-order mark, CRLF, a blank line and few digits."""
   soft = _read(tmp_path, b"\xef\xbb\xbf" + _HEADER.replace(b"\n", b"\r\n")
                + b"0.33\t0.66\ta\r\n\r\n1\t0\tb")
   assert soft.texts == [Text("a"), Text("b")]
@@ -72,14 +72,14 @@ def test_a_file_of_another_editor(tmp_path):
     (_HEADER + b"0.6\t0.7\ta\n", ("with the sum 1",)),
     (_HEADER + b"0.5\t0.5\t\xe4\n", ("line 2 is not UTF-8", "iconv")),
 ])
-def test_faults_of_a_file(tmp_path, content, words):
+def test_bad_files_of_soft_labels_are_refused(tmp_path, content, words):
   with pytest.raises(InputError) as error:
     _read(tmp_path, content)
   for word in ("--soft_label_file: ", "soft.tsv", *words):
     assert word in str(error.value)
 
 
-def test_a_file_that_was_cut(tmp_path):
+def test_a_cut_file_is_refused(tmp_path):
   (tmp_path / "soft.tsv.json").write_text(
       '{"stage": "a", "flags": {}, "fingerprints": {}, "sources": {}, '
       '"vocab_size": 0, "num_records": 2, "num_bytes": 99}')
@@ -95,7 +95,7 @@ def test_texts_of_both_files_get_both_labels():
   mixture = soft_labels.mix(
       training, _soft(["a", "b", "c", "d"],
                       [[.75, .25], [.5, .5], [.25, .75], [1, 0]]), 0.25)
-  # "b" alone is another text than "b" and "x".
+  # The text "b" differs from the pair "b" and "x".
   assert mixture.texts == [*training, Text("b", "", "no"), Text("c", "", "yes"),
                            Text("d", "", "no")]
   assert mixture.hard_weights.tolist() == [.25, 1, .25, 0, 0, 0]
@@ -113,13 +113,13 @@ def test_soft_labels_alone():
 
 
 def test_temperature():
-  """At 2 the square roots of 0.64 and 0.04 count, 4 to 1."""
+  """At temperature 2, 0.64 and 0.04 become 0.8 and 0.2, their square roots."""
   probabilities = np.array(
       [[.64, .04, .32], [0, 0, 0], [0, 1, 0]], np.float32)
   softened = soft_labels.soften(probabilities[:, :2], 2)
   np.testing.assert_allclose(softened, [[.8, .2], [0, 0], [0, 1]], atol=1e-6)
   assert soft_labels.soften(probabilities, 1) is probabilities
-  # As the softmax of logits that are divided by it.
+  # Equals the softmax of logits divided by the temperature.
   logits = np.log(probabilities[:1])
   np.testing.assert_allclose(
       soft_labels.soften(probabilities[:1], 3),
@@ -127,7 +127,7 @@ def test_temperature():
 
 
 def test_loss_by_hand():
-  """Weight 1, 0 and 1/4; logits log 3 and 0, of probabilities 3/4 and 1/4."""
+  """Hard weights 1, 0 and 1/4; logits log 3 and 0 give 3/4 and 1/4."""
   soft = SoftTargets(
       np.array([[0, 0], [.5, .5], [1, 0]], np.float32),
       np.array([1, 0, .25], np.float32))
@@ -141,17 +141,17 @@ def test_loss_by_hand():
   np.testing.assert_allclose(losses(1.0), [
       .7, -(np.log(3 / 4) + np.log(1 / 4)) / 2,
       .25 * .8 - .75 * np.log(9 / 10)], rtol=1e-6)
-  # At 2 the last logits are those of 3/4 and 1/4; the loss counts four times.
+  # At temperature 2, the last logits give 3/4 and 1/4; 4 is 2 squared.
   np.testing.assert_allclose(
       losses(2.0)[2], .25 * .8 - .75 * 4 * np.log(3 / 4), rtol=1e-6)
 
 
-def test_batches_of_like_lengths():
+def test_batches_have_sequences_of_similar_length():
   generator = np.random.default_rng(1)
   order = np.concatenate([generator.permutation(4000) for _ in range(2)])[:6003]
   lengths = generator.integers(3, 48, 4000)
   grouped = classification.grouped_by_length(order, lengths, 8, seed=1)
-  for start in range(0, 6003, 400):  # A window holds what it has held.
+  for start in range(0, 6003, 400):  # A window keeps its examples.
     assert sorted(grouped[start:start + 400]) == sorted(
         order[start:start + 400])
 
@@ -163,8 +163,8 @@ def test_batches_of_like_lengths():
       grouped, classification.grouped_by_length(order, lengths, 8, seed=1))
 
 
-def test_a_batch_of_few_examples_holds_none_twice():
-  """Many epochs of 96 examples; batches of 16 stay as they are."""
+def test_no_batch_has_an_example_twice():
+  """With 96 examples, a longer window would have examples of two epochs."""
   schedule = classification.Schedule(1e-3, 96, 40.0, 16, seed=1)
   grouped = classification.grouped_by_length(
       schedule.order(), np.arange(96) % 5 + 3, 16, seed=1)
@@ -185,7 +185,7 @@ def test_agreement_counts_equal_choices():
     (["a", "x", "y"], ["no"], ("here lacks 2 of the 3 texts",)),
     (["a"], ["no", "maybe"], ("has the labels 'no', 'yes'", "not 'maybe'")),
 ])
-def test_soft_labels_of_other_texts(texts, labels, words):
+def test_soft_labels_of_other_texts_are_refused(texts, labels, words):
   with pytest.raises(InputError) as error:
     soft_labels.check_covers([Text(text) for text in texts], labels,
                              _soft(["a"], [[1, 0]]), "here")
