@@ -243,7 +243,7 @@ def test_a_classifier_starts_from_the_encoder_of_another(tmp_path):
 
 
 def _write_examples(path, count, seed, is_pair=False):
-  """Writes examples of a task that one word decides."""
+  """Writes labelled texts; one word decides the label."""
   generator = random.Random(seed)
   lines = []
   for label in ["no", "so so\N{HORIZONTAL ELLIPSIS}"] * (count // 2):

@@ -13,7 +13,7 @@ _NEUTRAL = "the a film play was is so very it we saw and of with , .".split()
 
 
 def _sentences(count, seed):
-  """Returns sentences and labels of a task that one word decides."""
+  """Returns labels and sentences; one word decides the label."""
   generator = random.Random(seed)
   pairs = []
   for index in range(count):

@@ -532,7 +532,7 @@ def test_slices_of_any_length_have_the_same_pages(tmp_path, packed):
       assert rest == expected[len(expected) - len(rest):]
 
 
-def test_blocks_are_those_of_the_library():
+def test_blocks_match_the_library():
   text = bytes(random.Random(0).choices(b"abcd ", k=300000))
   packed = b"".join(bz2.compress(text[start:start + 100000], 1)
                     for start in range(0, 300000, 100000))

@@ -13,7 +13,7 @@ import tiny
 from util.command_line import InputError
 
 _HIDDEN = tiny.SHAPE._replace(truncation_factor=0, teacher_hidden_size=8)
-# Positions of one byte and of two, token ids of two bytes and of four.
+# Positions take one byte or two, token ids two bytes or four.
 _CASES = [(shape, vocab_size, bits)
           for shape, vocab_size in (
               (tiny.SHAPE, 29), (schema.RecordShape(256, 5, 3), 65536),
@@ -49,7 +49,7 @@ def _decode(serialized, shape, *layouts, limits=None):
 # --- Bytes -------------------------------------------------------------------
 
 
-def test_the_bytes_are_those_of_the_docstring():
+def test_the_bytes_are_as_documented():
   features = {
       schema.INPUT_IDS: [2, 258, 3, 0], schema.INPUT_MASK: [1, 1, 1, 0],
       schema.SEGMENT_IDS: [0, 1, 1, 0], schema.MASKED_LM_POSITIONS: [1, 0],

@@ -64,7 +64,7 @@ def run(tmp_path_factory):
     (("--flag", "False"), False), (("--flag", "false"), False),
     (("--flag=False",), False), (("--flag", "0"), False), ((), False),
 ])
-def test_a_boolean_flag_means_what_it_says(run, words, expected):
+def test_a_boolean_flag_takes_a_separate_value(run, words, expected):
   result = run("--name", "x", *words, "--count", "2")
   assert result.stdout == "name=x flag={} count=2".format(expected)
   assert result.returncode == 0
@@ -101,7 +101,7 @@ def test_an_error_is_one_line(run, words, told):
   tiny.assert_one_line_error(run(*words), *told)
 
 
-def test_verbosity_shows_where_an_error_came_from(run):
+def test_verbosity_shows_the_traceback_of_an_error(run):
   result = run("--name=x", "--count=3", "--verbosity=1")
   assert result.returncode == 1
   assert "Traceback" in result.stderr

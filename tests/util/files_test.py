@@ -188,7 +188,7 @@ def test_an_error_leaves_the_finished_file_as_it_was(tmp_path):
   assert (tmp_path / "a").read_text() == "old"
 
 
-def test_a_hidden_file_is_kept_and_continued(tmp_path):
+def test_a_kept_hidden_file_is_resumed(tmp_path):
   path = str(tmp_path / "a")
   with files.PartialFile(path) as partial:
     partial.file.write(b"0123456789")
@@ -296,7 +296,7 @@ def test_the_lock_ends_with_its_process(tmp_path):
   assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_folder_is_held_by_one_process(tmp_path):
+def test_a_folder_is_locked_by_one_process(tmp_path):
   folder = tmp_path / "new" / "folder"
   with _other_process(_FOLDER_HOLDER, folder) as holder:
     with pytest.raises(InputError, match=r"{} is being written .*\(process {}\)"
