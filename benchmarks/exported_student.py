@@ -50,6 +50,7 @@ import report
 from examples import classification
 from examples import export_student
 from examples import classifier_folder
+from examples import text_files
 import modeling
 from records import schema
 import tokenization
@@ -245,7 +246,7 @@ def measure_accuracy(models: Mapping[str, export_student.Model],
   model = models["student's classifier"]
   encoding = classifier_folder.load(
       FLAGS.student_classifier, "student_classifier").encoding
-  examples = encoding.encode(classification.read_texts(
+  examples = encoding.encode(text_files.read_texts(
       FLAGS.eval_file, "eval_file", model.labels))
   rows = []
   for bits in (32, 8):

@@ -41,8 +41,8 @@ import numpy as np
 import tensorflow as tf
 
 from distillation import checkpoints
-from examples import classification
 from examples import soft_labels
+from examples import text_files
 import modeling
 from util import command_line
 from util import files
@@ -159,7 +159,7 @@ def prepare(where: Files, sizes: Sequence[int], num_texts: int) -> None:
   hidden = [line.partition("\t")[2].rstrip("\n") for line in lines]
   files.write_atomically(str(where.output / "texts.txt"), "".join(
       text + "\n" for text in hidden + sentences(where.text, num_texts)))
-  heldout = classification.read_texts(str(where.heldout), "heldout_file")
+  heldout = text_files.read_texts(str(where.heldout), "heldout_file")
   files.write_atomically(str(where.output / "heldout.txt"), "".join(
       text.first + "\n" for text in heldout))
   write_starts(where)
@@ -269,7 +269,7 @@ def read_figures(folder: pathlib.Path) -> Dict[str, float]:
 
 def is_correct(where: Files, path: pathlib.Path) -> str:
   """Returns a 1 or 0 for each held-out sentence that a file labels."""
-  truth = classification.read_texts(str(where.heldout), "heldout_file")
+  truth = text_files.read_texts(str(where.heldout), "heldout_file")
   soft = soft_labels.read(str(path), "output_file")
   return "".join(
       str(int(soft.labels[row.argmax()] == text.label))

@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf1
 import tqdm
 
 from distillation import devices
+from examples.text_files import Text
 import modeling
 import optimization
 import tokenization
@@ -33,119 +34,13 @@ _GROUPED_BATCHES = 50
 _WINDOWS_PER_EPOCH = 10
 # Batches are padded to a multiple of this, which vector instructions like.
 _PAD_TO = 8
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Seconds after which a bar appears.
 BAR_DELAY = 5
-# Characters of a line that an error quotes.
-_MAX_QUOTED = 40
-# Labels that an error or a log line lists.
-_MAX_LISTED = 10
 ENCODER_SCOPE = "bert/"
 HEAD_VARIABLES = ("output_weights", "output_bias")
 
 
 # --- Examples ----------------------------------------------------------------
-
-
-class Text(NamedTuple):
-  """A text or a pair of texts.
-
-  Attributes:
-    first: the text, or the first one.
-    second: the second text; empty without a pair.
-    label: empty where it is not known.
-  """
-  first: str
-  second: str = ""
-  label: str = ""
-
-
-def parse_line(line: bytes, place: str, is_labelled: bool) -> Optional[Text]:
-  """Parses a line.
-
-  Args:
-    line: UTF-8, with or without its line end.
-    place: where it stands, for errors.
-    is_labelled: whether it begins with a label.
-
-  Returns:
-    The text; None for a blank line.
-
-  Raises:
-    InputError: the line has another form.
-  """
-  try:
-    decoded = line.decode("utf-8").rstrip("\r\n")
-  except UnicodeDecodeError as error:
-    raise InputError("{} is not UTF-8 text ({}); convert it to UTF-8, with "
-                     "iconv for example".format(place, error)) from None
-  if not decoded.strip(" "):
-    return None
-  label, texts = "", decoded.split("\t")
-  if is_labelled:
-    label, *texts = texts
-    label = label.strip()
-    if not texts:
-      raise InputError("{} has no tab: {!r}; write the label, a tab and the "
-                       "text".format(place, decoded[:_MAX_QUOTED]))
-    if not label:
-      raise InputError("{} has an empty label; write one before the first tab, "
-                       "or remove the line".format(place))
-  if len(texts) > 2:
-    raise InputError(
-        "{} has {} texts, not one or two: tabs separate them; replace the tabs "
-        "within a text by spaces".format(place, len(texts)))
-  if not texts[0].strip():
-    raise InputError("{} has an empty text; write one, or remove the "
-                     "line".format(place))
-  return Text(texts[0], "".join(texts[1:]), label)
-
-
-def read_texts(path: str, flag: str,
-               labels: Optional[Sequence[str]] = None) -> List[Text]:
-  """Reads a file of labelled texts.
-
-  Args:
-    path: of the file; a byte-order mark and CRLF are tolerated.
-    flag: name of the flag that named it, for errors.
-    labels: those that are known; None takes any, if there are two at least.
-
-  Raises:
-    InputError: a line has another form or another label, or there are none.
-  """
-  files.check_file(path, flag)
-  texts, known = [], frozenset(labels or ())
-  with open(path, "rb") as file:
-    for number, line in enumerate(file, 1):
-      place = "--{}: {}, line {}".format(flag, path, number)
-      if number == 1 and line.startswith(BYTE_ORDER_MARK):
-        line = line[len(BYTE_ORDER_MARK):]
-      text = parse_line(line, place, is_labelled=True)
-      if text is None:
-        continue
-      if labels is not None and text.label not in known:
-        raise InputError(
-            "{} has the label {!r}, but the classifier knows only {}; correct "
-            "it, or train with examples of it".format(
-                place, text.label, listed(labels)))
-      texts.append(text)
-  if not texts:
-    raise InputError("--{}: {} holds no examples; write lines of label, tab "
-                     "and text".format(flag, path))
-  if labels is None and len({text.label for text in texts}) == 1:
-    raise InputError(
-        "--{}: all {} lines of {} have the label {!r}; a classifier needs "
-        "examples of two labels at least".format(
-            flag, len(texts), path, texts[0].label))
-  return texts
-
-
-def listed(labels: Sequence[str]) -> str:
-  """Returns labels as an error or a log line names them."""
-  names = ", ".join(map(repr, labels[:_MAX_LISTED]))
-  if len(labels) > _MAX_LISTED:
-    names += " and {} more".format(len(labels) - _MAX_LISTED)
-  return names
 
 
 class SoftTargets(NamedTuple):

@@ -62,11 +62,11 @@ from examples import label_texts
 from examples import soft_labels
 from examples.classification import (Classifier, Encoding, evaluate, Examples,
                                      EXAMPLES_PER_HELD_OUT, format_rate,
-                                     hold_out, listed, read_texts, Schedule,
-                                     SoftTargets, Text)
+                                     hold_out, Schedule, SoftTargets)
 from examples.classifier_folder import (LABELS_FILE, Model, Notes, VOCAB_FILE,
                                         check_encoder, load, read_vocabulary)
 from examples.label_texts import check_pairs
+from examples.text_files import listed, read_texts, Text
 import modeling
 from records import manifest
 from records import record_writer

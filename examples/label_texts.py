@@ -12,8 +12,8 @@ from absl import logging
 import tqdm
 
 from examples import soft_labels
-from examples.classification import (BAR_DELAY, BYTE_ORDER_MARK, Classifier,
-                                     Encoding, parse_line, Text)
+from examples.classification import BAR_DELAY, Classifier, Encoding
+from examples.text_files import BYTE_ORDER_MARK, parse_line, Text
 import modeling
 from records import manifest
 from util import files

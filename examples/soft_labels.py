@@ -15,7 +15,7 @@ from typing import Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from examples.classification import BYTE_ORDER_MARK, listed, Text
+from examples.text_files import BYTE_ORDER_MARK, listed, Text
 from records import manifest
 from util import files
 from util.command_line import InputError

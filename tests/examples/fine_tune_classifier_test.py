@@ -17,7 +17,9 @@ import pytest
 from distillation import devices
 from examples import classification
 from examples import fine_tune_classifier as script
-from examples.classification import Classifier, Schedule, Text
+from examples import text_files
+from examples.classification import Classifier, Schedule
+from examples.text_files import Text
 import processes
 import tiny
 import tokenization
@@ -48,7 +50,7 @@ _RATES = ("--learning_rate", "1e-9,0.003")
     (b"\n", None), (b"  \r\n", None), (b"", None),
 ])
 def test_parse_line(line, text):
-  assert classification.parse_line(line, "here", is_labelled=True) == text
+  assert text_files.parse_line(line, "here", is_labelled=True) == text
 
 
 @pytest.mark.parametrize("line, text", [
@@ -57,7 +59,7 @@ def test_parse_line(line, text):
     (b"\r\n", None),
 ])
 def test_parse_line_without_a_label(line, text):
-  assert classification.parse_line(line, "here", is_labelled=False) == text
+  assert text_files.parse_line(line, "here", is_labelled=False) == text
 
 
 @pytest.mark.parametrize("line, is_labelled, message", [
@@ -72,13 +74,13 @@ def test_parse_line_without_a_label(line, text):
 ])
 def test_a_line_of_another_form_is_refused(line, is_labelled, message):
   with pytest.raises(InputError, match=message):
-    classification.parse_line(line, "here", is_labelled)
+    text_files.parse_line(line, "here", is_labelled)
 
 
 def test_a_file_with_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
   path = tmp_path / "train.tsv"
   path.write_bytes(b"\xef\xbb\xbfgood\ta\r\n\r\nbad\tb\tc\r\ngood\td")
-  assert classification.read_texts(str(path), "train_file") == [
+  assert text_files.read_texts(str(path), "train_file") == [
       Text("a", "", "good"), Text("b", "c", "bad"),
       Text("d", "", "good")]
 
@@ -547,7 +549,7 @@ def _assert_refused(folder, output_dir, changes, *words):
     ("train_file", b"", ("holds no examples",)),
     ("train_file", b"no\ta\nyes\t\xe4\n", ("line 2 is not UTF-8",)),
     ("eval_file", b"no\ta\nyes\tb\n",
-     ("line 2 has the label 'yes'", "'no', 'so so", "correct it")),
+     ("line 2 has the label 'yes'", "'no', 'so so", "correct the label")),
     ("eval_file", b"\n", ("holds no examples",)),
 ])
 def test_bad_files_are_refused(tmp_path, folder, flag, lines, words):

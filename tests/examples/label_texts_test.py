@@ -5,7 +5,7 @@ import pytest
 
 from examples import label_texts
 from examples import soft_labels
-from examples.classification import Text
+from examples.text_files import Text
 from records import manifest
 from util.command_line import InputError
 

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from examples import classification
 from examples import soft_labels
-from examples.classification import SoftTargets, Text
+from examples.classification import SoftTargets
+from examples.text_files import Text
 from util.command_line import InputError
 
 _HEADER = b"p(no)\tp(yes)\ttext\n"
