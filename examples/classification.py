@@ -1,4 +1,4 @@
-"""Texts, the classifier that reads them, and how good it is."""
+"""Encodes texts, trains a classifier on them and evaluates the classifier."""
 
 import dataclasses
 import math
@@ -24,17 +24,17 @@ from util.command_line import InputError
 # BERT's recipe (Devlin et al. 2018, arXiv 1810.04805, appendix A.3).
 _DROPOUT = 0.1
 _STEPS_PER_WARMUP = 10
-# One example in so many is held back to choose the learning rate.
+# One example in this many is held back to choose the learning rate.
 EXAMPLES_PER_HELD_OUT = 10
-# The quantile of the normal distribution for 95%.
+# Quantile of the normal distribution for a 95% interval.
 _NORMAL_QUANTILE = 1.959964
 _PREDICT_BATCH_SIZE = 64
-# Batches of a window within which texts are grouped by length.
+# Number of batches in a window. Texts are grouped by length within a window.
 _GROUPED_BATCHES = 50
 _WINDOWS_PER_EPOCH = 10
-# Batches are padded to a multiple of this, which vector instructions like.
+# Sequences are padded to a multiple of this length, for vector instructions.
 _PAD_TO = 8
-# Seconds after which a bar appears.
+# Seconds until a progress bar appears.
 BAR_DELAY = 5
 ENCODER_SCOPE = "bert/"
 HEAD_VARIABLES = ("output_weights", "output_bias")
@@ -47,26 +47,26 @@ class SoftTargets(NamedTuple):
   """A teacher's probabilities for N texts.
 
   Attributes:
-    probabilities: float32 [N, L], at the temperature of the training.
-    hard_weights: float32 [N], the weight of the true label in the loss; the
-      teacher's probabilities have the rest.
+    probabilities: float32 [N, L], at the training temperature.
+    hard_weights: float32 [N], w: the weight of the true label in the loss. The
+      teacher's probabilities have the weight 1 - w.
   """
   probabilities: Any
   hard_weights: Any
 
   def take(self, indices: np.ndarray) -> "SoftTargets":
-    """Returns those of some of the texts."""
+    """Returns the targets of the texts with these indices."""
     return SoftTargets(self.probabilities[indices], self.hard_weights[indices])
 
 
 class Examples(NamedTuple):
-  """N texts as the model reads them.
+  """N texts in the model's input form.
 
   Attributes:
-    token_ids: an int32 array each: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
-    first_lengths: int32 [N], tokens of segment 0, up to the first [SEP].
-    label_ids: int32 [N], indices into the labels; 0 where there is none.
-    soft: what a teacher says of them; None without a teacher.
+    token_ids: N int32 arrays: [CLS] a [SEP], or [CLS] a [SEP] b [SEP].
+    first_lengths: int32 [N], number of tokens up to the first [SEP], included.
+    label_ids: int32 [N], indices into the labels; 0 for texts without a label.
+    soft: the teacher's probabilities; None without a teacher.
   """
   token_ids: Sequence[np.ndarray]
   first_lengths: np.ndarray
@@ -78,7 +78,7 @@ class Examples(NamedTuple):
     return len(self.token_ids)
 
   def take(self, indices: np.ndarray) -> "Examples":
-    """Returns some of the examples, in the order of their indices."""
+    """Returns the examples with these indices, in the order of `indices`."""
     return Examples([self.token_ids[i] for i in indices],
                     self.first_lengths[indices], self.label_ids[indices],
                     self.soft and self.soft.take(indices))
@@ -90,14 +90,14 @@ class Encoding(NamedTuple):
   Attributes:
     tokenizer: turns text into token ids.
     labels: the labels in the order of their ids.
-    max_seq_length: the longest sequence.
+    max_seq_length: maximum length of a sequence in tokens.
   """
   tokenizer: tokenization.FullTokenizer
   labels: Sequence[str]
   max_seq_length: int
 
   def encode(self, texts: Sequence[Text]) -> Examples:
-    """Tokenises texts and truncates them."""
+    """Tokenises and truncates texts."""
     vocab = self.tokenizer.vocab
     start = [vocab[tokenization.CLASS_TOKEN]]
     end = [vocab[tokenization.SEPARATOR_TOKEN]]
@@ -122,17 +122,18 @@ class Encoding(NamedTuple):
 
 
 def truncated_lengths(first: int, second: int, limit: int) -> Tuple[int, int]:
-  """Truncates a pair as BERT does: token by token, the longer text first.
+  """Truncates a pair of texts as BERT does.
 
-  Of two equally long ones the second loses a token.
+  BERT removes one token at a time from the longer text, or from the second text
+  if both have the same length.
 
   Args:
-    first: tokens of the first text.
-    second: tokens of the second text.
-    limit: tokens of both together, at least 2.
+    first: number of tokens of the first text.
+    second: number of tokens of the second text.
+    limit: maximum number of tokens of the pair, at least 2.
 
   Returns:
-    How many tokens of each remain.
+    The remaining numbers of tokens of the first and the second text.
   """
   if first + second > limit:
     first = min(first, max(limit - second, (limit + 1) // 2))
@@ -141,14 +142,14 @@ def truncated_lengths(first: int, second: int, limit: int) -> Tuple[int, int]:
 
 
 def hold_out(label_ids: np.ndarray, seed: int) -> np.ndarray:
-  """Chooses a tenth of the examples of each label, rounded to the nearest.
+  """Selects a tenth of the examples of each label, rounded to the nearest.
 
   Args:
     label_ids: int32 [N].
-    seed: of the choice.
+    seed: seed of the selection.
 
   Returns:
-    bool [N], True for the examples that are held back.
+    bool [N], True for the selected examples.
   """
   generator = np.random.default_rng(seed)
   is_held_out = np.zeros(len(label_ids), bool)
@@ -164,7 +165,7 @@ def hold_out(label_ids: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Inputs(NamedTuple):
-  """Inputs of the graph, placeholders or arrays; B sequences of S tokens.
+  """Inputs of the graph for B sequences of S tokens: placeholders or arrays.
 
   Attributes:
     input_ids: int32 [B, S].
@@ -179,11 +180,11 @@ class Inputs(NamedTuple):
 
 
 def batch(examples: Examples, max_columns: int) -> Inputs:
-  """Pads examples to the longest of them, rounded up.
+  """Pads examples to the length of the longest example, rounded up.
 
   Args:
-    examples: those of the batch.
-    max_columns: the longest sequence that the model reads.
+    examples: the examples of the batch.
+    max_columns: maximum sequence length of the model.
   """
   lengths = np.array([len(ids) for ids in examples.token_ids])
   num_columns = min(max_columns, -(-lengths.max() // _PAD_TO) * _PAD_TO)
@@ -200,11 +201,11 @@ class Schedule(NamedTuple):
   """Training schedule of a classifier.
 
   Attributes:
-    learning_rate: the highest one.
-    num_examples: N, how many there are.
-    num_epochs: how often each of them is read.
-    batch_size: sequences in a step.
-    seed: of new weights, dropout and the order of the examples.
+    learning_rate: the peak learning rate.
+    num_examples: N, number of training examples.
+    num_epochs: number of passes over the examples.
+    batch_size: number of sequences per step.
+    seed: seed of new weights, dropout and the order of the examples.
   """
   learning_rate: float
   num_examples: int
@@ -214,7 +215,7 @@ class Schedule(NamedTuple):
 
   @property
   def num_reads(self) -> int:
-    """Examples that are read, each as often as it is read."""
+    """R, the number of examples read in all epochs together."""
     return max(1, round(self.num_examples * self.num_epochs))
 
   @property
@@ -222,7 +223,7 @@ class Schedule(NamedTuple):
     return -(-self.num_reads // self.batch_size)
 
   def order(self) -> np.ndarray:
-    """Returns the indices of the examples to read, epoch after epoch."""
+    """Returns int [R], the indices of the examples, epoch after epoch."""
     generator = np.random.default_rng(self.seed)
     epochs = [generator.permutation(self.num_examples)
               for _ in range(-(-self.num_reads // self.num_examples))]
@@ -231,17 +232,17 @@ class Schedule(NamedTuple):
 
 def grouped_by_length(order: np.ndarray, lengths: np.ndarray,
                       batch_size: int, seed: int) -> np.ndarray:
-  """Moves examples of about the same length into the same batch.
+  """Groups examples of similar length into the same batch, to save padding.
 
-  Batches that need little padding take less time. Examples move within a
-  window of _GROUPED_BATCHES batches, or a tenth of an epoch where that is less:
-  a longer window would hold an example twice, and put both into one batch.
+  Examples move within a window of _GROUPED_BATCHES batches or a tenth of an
+  epoch, whichever is less. A window longer than an epoch would put copies of an
+  example into one batch.
 
   Args:
-    order: int [R], indices of the examples to read.
-    lengths: int [N], tokens of each example.
-    batch_size: examples in a batch.
-    seed: of the order of the batches.
+    order: int [R], indices of the examples.
+    lengths: int [N], number of tokens of each example.
+    batch_size: number of examples in a batch.
+    seed: seed of the order of the batches.
 
   Returns:
     int [R], the same indices in another order.
@@ -257,25 +258,25 @@ def grouped_by_length(order: np.ndarray, lengths: np.ndarray,
     window = order[start:start + size]
     window = window[np.argsort(lengths[window], kind="stable")]
     num_whole = len(window) // batch_size * batch_size
-    # A batch that is not full stays the last one.
+    # An incomplete batch stays at the end.
     pieces += [*generator.permutation(
         window[:num_whole].reshape(-1, batch_size)), window[num_whole:]]
   return np.concatenate(pieces)
 
 
 def format_rate(rate: float) -> str:
-  """Returns a learning rate as it is named."""
+  """Returns a learning rate as text, the form in files and messages."""
   return "{:g}".format(rate)
 
 
 class Classifier:
-  """BERT and a dense layer on its pooled output, in a session of their own.
+  """BERT and a dense layer on the pooled output, with a graph and a session.
 
   Example:
     schedule = Schedule(5e-5, examples.size, 3.0, 32, seed)
-    with Classifier(config, num_labels, device, start, schedule) as classifier:
-      classifier.train(examples)
-      log_probabilities = classifier.predict(others)
+    with Classifier(config, num_labels, device, checkpoint, schedule) as model:
+      model.train(examples)
+      log_probabilities = model.predict(others)
   """
 
   def __init__(self, config: modeling.BertConfig, num_labels: int,
@@ -285,13 +286,13 @@ class Classifier:
     """Builds the graph and starts its session.
 
     Args:
-      config: size of the model.
+      config: config of the model.
       num_labels: L.
-      device: precision.
-      checkpoint: what the variables start from, only those of the encoder
-        where there is a schedule; None initialises all of them newly.
-      schedule: how to train; None only predicts.
-      temperature: of the soft labels to train on; None trains on hard labels.
+      device: precision of the arithmetic.
+      checkpoint: checkpoint to load. With a schedule, only the encoder's
+        variables are loaded. None initialises all variables.
+      schedule: the training schedule; None for prediction only.
+      temperature: temperature of the soft labels; None for hard labels only.
     """
     self._max_columns = config.max_position_embeddings
     self._schedule = schedule
@@ -342,10 +343,10 @@ class Classifier:
     self._session.close()
 
   def train(self, examples: Examples) -> None:
-    """Trains on examples by the schedule.
+    """Trains on examples, with the schedule.
 
     Raises:
-      InputError: the loss is NaN or infinite.
+      InputError: if the loss is NaN or infinite.
     """
     schedule = self._schedule
     assert schedule
@@ -366,7 +367,7 @@ class Classifier:
         if not is_finite:
           raise InputError(
               "--learning_rate: the loss is NaN or infinite at step {} of {} "
-              "with {}; leave this learning rate out, or give lower ones"
+              "with {}; remove this learning rate, or give lower ones"
               .format(step + 1, schedule.num_steps, rate))
         epoch_losses.append(loss)
         speed = end / (time.monotonic() - start_time)
@@ -382,8 +383,8 @@ class Classifier:
           epoch_losses = []
 
   def predict(self, examples: Examples) -> np.ndarray:
-    """Returns the logarithms of the labels' probabilities, float32 [N, L]."""
-    # Sequences of about the same length need little padding.
+    """Returns the log probabilities of the labels, float32 [N, L]."""
+    # Batches of sequences of similar length need little padding.
     order = np.argsort([-len(ids) for ids in examples.token_ids], kind="stable")
     predicted: List[np.ndarray] = []
     with tqdm.tqdm(total=examples.size, desc="predicting", unit=" sequences",
@@ -404,11 +405,12 @@ class Classifier:
     return feed
 
   def save(self, path: str) -> None:
-    """Writes the variables, without the optimizer's slots.
+    """Writes a checkpoint of the variables, without the optimizer's slots.
+
+    The index gets its name last: an incomplete checkpoint has no index.
 
     Args:
-      path: of the checkpoint, without `.index`; the index comes last, so that
-        a checkpoint that can be read is complete.
+      path: path of the checkpoint, without `.index`.
     """
     partial = files.partial_path(path)
     shutil.rmtree(partial, ignore_errors=True)
@@ -428,14 +430,14 @@ def mixed_losses(hard_losses: tf.Tensor, logits: tf.Tensor, soft: SoftTargets,
                  temperature: float) -> tf.Tensor:
   """Returns the losses of texts with a true label, soft labels or both.
 
-  w * hard + (1 - w) * T^2 * cross entropy(soft labels, softmax(logits / T)),
-  where w is a text's weight of the true label (Hinton et al. 2015, arXiv
-  1503.02531, section 2).
+  The loss is w * hard + (1 - w) * T^2 * cross entropy(soft labels,
+  softmax(logits / T)), where w is the weight of the text's true label (Hinton
+  et al. 2015, arXiv 1503.02531, section 2).
 
   Args:
     hard_losses: float32 [B], cross entropy with the true labels.
     logits: float32 [B, L].
-    soft: tensors; the probabilities are at the temperature.
+    soft: tensors; the temperature of the probabilities is T.
     temperature: T.
 
   Returns:
@@ -450,12 +452,12 @@ def mixed_losses(hard_losses: tf.Tensor, logits: tf.Tensor, soft: SoftTargets,
 def label_logits(config: modeling.BertConfig, is_training: bool,
                  inputs: Inputs, num_labels: int,
                  compute_type: tf.DType = tf.float32) -> tf.Tensor:
-  """Builds the model; float32 [B, L]. A second one shares the variables."""
+  """Builds the model, or reuses its variables; returns logits [B, L]."""
   with tf1.variable_scope(tf1.get_variable_scope(), reuse=tf1.AUTO_REUSE):
     pooled = modeling.BertModel(
         config, is_training, inputs.input_ids, inputs.input_mask,
         inputs.segment_ids, scope="bert",
-        # The last layer is computed only at the first token.
+        # The last layer computes only the first token.
         output_positions=tf.zeros_like(inputs.input_ids[:, :1]),
         compute_type=compute_type,
         for_cpu=not devices.has_gpu()).get_pooled_output()
@@ -474,7 +476,7 @@ def label_logits(config: modeling.BertConfig, is_training: bool,
 
 
 def _restore(variables: Sequence[tf.Variable], checkpoint: str) -> None:
-  """Makes variables start from a checkpoint that was compared with them."""
+  """Initialises variables from a checkpoint, which `check_encoder` checked."""
   names, _ = modeling.get_assignment_map_from_checkpoint(variables, checkpoint)
   tf1.train.init_from_checkpoint(checkpoint, names)
 
@@ -497,21 +499,21 @@ def wilson_interval(num_correct: int, num_examples: int) -> Interval:
   margin = _NORMAL_QUANTILE / scale * math.sqrt(
       share * (1 - share) / num_examples
       + z_squared / (4 * num_examples ** 2))
-  # Rounding must not leave the accuracy itself outside.
+  # Despite rounding errors, the interval must contain the accuracy.
   return Interval(max(0.0, min(share, centre - margin)),
                   min(1.0, max(share, centre + margin)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """Figures of a classifier on held-out texts.
+  """Results of a classifier on held-out texts.
 
   Attributes:
-    confusion: int64 [L, L], how many examples of each label (rows) were given
-      each label (columns).
+    confusion: int64 [L, L], number of examples by true label (rows) and
+      predicted label (columns).
     loss: mean cross entropy.
-    agreement: how often the teacher chooses the same label; None without a
-      teacher.
+    agreement: share of texts for which the teacher predicts the same label;
+      None without a teacher.
   """
   confusion: np.ndarray
   loss: float
@@ -530,7 +532,7 @@ class Evaluation:
     return self.num_correct / self.num_examples
 
   def results(self) -> Dict[str, Any]:
-    """Returns the figures of eval_results.txt, by key."""
+    """Returns the values for eval_results.txt, by key."""
     interval = wilson_interval(self.num_correct, self.num_examples)
     results = {"accuracy": self.accuracy, "accuracy_low": interval.low,
                "accuracy_high": interval.high, "loss": self.loss,
@@ -540,10 +542,10 @@ class Evaluation:
     return results
 
   def report(self, path: str, labels: Sequence[str]) -> str:
-    """Returns the figures and the confusion table as text.
+    """Returns the results and the confusion table as text.
 
     Args:
-      path: of the examples.
+      path: path of the held-out texts.
       labels: the labels in the order of their ids.
     """
     interval = wilson_interval(self.num_correct, self.num_examples)
