@@ -1,4 +1,4 @@
-r"""Fine-tunes a BERT to classify texts, or pairs of texts, and applies it.
+r"""Fine-tunes a BERT to classify texts or pairs of texts, and applies it.
 
   python examples/fine_tune_classifier.py \
     --bert_config_file student/run/student/bert_config.json \
@@ -6,46 +6,46 @@ r"""Fine-tunes a BERT to classify texts, or pairs of texts, and applies it.
     --vocab_file teacher/vocab.txt \
     --train_file train.tsv --eval_file heldout.tsv --output_dir classifier
 
-A line of train_file and eval_file is a label, a tab and a text, or a label and
-two texts with tabs between them; any strings are labels. A tenth of train_file
-is held back to choose among the learning rates, then the classifier is trained
-on all of it. A run that was stopped resumes when the same command is given
-again; the learning rates that it has tried are kept.
+Each line of train_file and eval_file has a label, a tab and a text, or a label
+and two texts with tabs between them. A label is any string. The script holds
+back a tenth of train_file to select the best learning rate, then trains the
+classifier on all of train_file. Run the same command again to resume; finished
+learning rates are kept.
 
-output_dir gets eval_results.txt, confusion.txt and the classifier itself:
-bert_config.json, bert_model.ckpt.*, vocab.txt and labels.txt. Without
-train_file that classifier is applied. It is evaluated on an eval_file
+The script writes eval_results.txt, confusion.txt and the classifier to
+output_dir: bert_config.json, bert_model.ckpt.*, vocab.txt and labels.txt.
+Without a file to train on, the script applies this classifier. Evaluate on
+other texts:
 
   python examples/fine_tune_classifier.py --output_dir classifier \
     --eval_file other.tsv
 
-or labels the lines of stdin, a text or two texts each, as they come:
+Label each line of stdin, with one text or two texts, as soon as the line
+arrives. The output is label, probability and text, separated by tabs:
 
   echo 'a film to see again' | \
     python examples/fine_tune_classifier.py --output_dir classifier
 
-prints lines of label, probability and text, with tabs between them. With
-predict_file it writes the probability of each label for the texts of a file
+Write soft labels, the probability of each label, for the texts of a file. The
+header of output_file is p(LABEL) for each label, then text:
 
   python examples/fine_tune_classifier.py --output_dir classifier \
     --predict_file texts.txt --output_file soft_labels.tsv
 
-The header of that file is p(LABEL) for each label, then text. With
-soft_label_file, beside train_file or alone, a smaller classifier trains on the
-file that its teacher wrote: the loss is the cross entropy with the
-probabilities, and with the true label if a text has both.
+To train a smaller classifier on a teacher's soft labels, give soft_label_file,
+with or without train_file. The loss is the cross entropy with the soft label,
+with the true label, or the weighted mean of both for a text with both.
 """
 
 import os
 import pathlib
 import sys
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import collections
 import dataclasses
-import math
 from typing import (Any, Collection, Dict, List, NamedTuple, Optional, Sequence,
                     Tuple)
 
@@ -65,6 +65,8 @@ from examples.classification import (Classifier, Encoding, evaluate, Examples,
                                      hold_out, Schedule, SoftTargets)
 from examples.classifier_folder import (LABELS_FILE, Model, Notes, VOCAB_FILE,
                                         check_encoder, load, read_vocabulary)
+from examples.classifier_options import (check_applying, check_training,
+                                         define_flags, Options, parse_rates)
 from examples.label_texts import check_pairs
 from examples.text_files import listed, read_texts, Text
 import modeling
@@ -75,154 +77,15 @@ from util import command_line
 from util import files
 from util.command_line import InputError
 
-# File of output_dir, beside the results.
 _CONFUSION_FILE = "confusion.txt"
-# BERT's recipe (Devlin et al. 2018, arXiv 1810.04805, appendix A.3).
-_LEARNING_RATES = "2e-5,3e-5,5e-5"
-# [CLS] a [SEP] b [SEP], with a token in each.
-_MIN_SEQ_LENGTH = 5
 _STAGE = "fine_tune_classifier"
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """Values of the flags of the same names."""
-  output_dir: str
-  train_file: Optional[str]
-  soft_label_file: Optional[str]
-  temperature: float
-  hard_label_weight: float
-  eval_file: Optional[str]
-  eval_soft_label_file: Optional[str]
-  predict_file: Optional[str]
-  output_file: Optional[str]
-  overwrite: bool
-  bert_config_file: Optional[str]
-  init_checkpoint: Optional[str]
-  vocab_file: Optional[str]
-  do_lower_case: bool
-  max_seq_length: int
-  train_batch_size: int
-  learning_rate: str
-  num_train_epochs: float
-  precision: str
-  random_seed: int
-  strip_accents: Optional[bool] = None
-
-
-def define_flags() -> None:
-  """Defines the flags of the script."""
-  flags.DEFINE_string(
-      "output_dir", None,
-      "Folder of the classifier and its results; made if need be.")
-  flags.DEFINE_string(
-      "train_file", None,
-      "Lines to train on: label, tab, text, and perhaps a tab and a second "
-      "text; UTF-8. Without it the classifier in output_dir is applied.")
-  _define_teacher_flags()
-  flags.DEFINE_string(
-      "eval_file", None,
-      "Lines to evaluate on, of the form of train_file. Without it and without "
-      "other files the lines of stdin are labelled.")
-  flags.DEFINE_string(
-      "bert_config_file", None,
-      "Config of the model to fine-tune. Needed for training, as is "
-      "vocab_file.")
-  flags.DEFINE_string(
-      "init_checkpoint", None,
-      "Checkpoint to start from, such as folder/bert_model.ckpt. Without it "
-      "the model is trained from scratch, as a baseline.")
-  flags.DEFINE_string("vocab_file", None, "Vocabulary of the model.")
-  flags.DEFINE_bool(
-      "do_lower_case", True,
-      "Whether to lower the case and drop accents; True for uncased models.")
-  flags.DEFINE_bool(
-      "strip_accents", None,
-      "Whether to drop accents. Default: as do_lower_case.")
-  flags.DEFINE_integer(
-      "max_seq_length", 128,
-      "Tokens in a sequence, [CLS] and [SEP] included; longer texts are "
-      "truncated.", lower_bound=_MIN_SEQ_LENGTH)
-  flags.DEFINE_integer(
-      "train_batch_size", 32, "Sequences in a training step.", lower_bound=1)
-  flags.DEFINE_string(
-      "learning_rate", _LEARNING_RATES,
-      "Highest learning rates of AdamW, separated by commas. Of several, the "
-      "one that is best on a tenth of train_file is taken; of one, nothing is "
-      "held back. Small students do better with 1e-4 to 3e-4 than with BERT's.")
-  flags.DEFINE_float(
-      "num_train_epochs", 3.0, "How often each example is read.",
-      lower_bound=0.0, upper_bound=1000.0)
-  flags.DEFINE_enum(
-      "precision", "fp32", devices.PRECISIONS,
-      "Arithmetic of the matrix products: bf16 on CPUs and GPUs that have "
-      "it, fp16 with dynamic loss scaling on GPUs. Variables stay float32.")
-  flags.DEFINE_integer(
-      "random_seed", 12345,
-      "Seed of new weights, of dropout, of the order of the examples and of "
-      "what is held back.", lower_bound=0, upper_bound=2**31 - 1)
-
-
-def _define_teacher_flags() -> None:
-  """Defines the flags of soft labels: to write them, and to train on them."""
-  flags.DEFINE_string(
-      "soft_label_file", None,
-      "A teacher's soft labels to train on, beside train_file or alone, as "
-      "predict_file and output_file write them. The texts may be those of "
-      "train_file, others, or both.")
-  flags.DEFINE_float(
-      "temperature", 1.0,
-      "Softens the soft labels and the student's probabilities in the loss.",
-      lower_bound=0.01, upper_bound=1000.0)
-  flags.DEFINE_float(
-      "hard_label_weight", 0.5,
-      "Weight of the true label in the loss of a text that train_file and "
-      "soft_label_file both have; the soft label has the rest.",
-      lower_bound=0.0, upper_bound=1.0)
-  flags.DEFINE_string(
-      "eval_soft_label_file", None,
-      "The teacher's soft labels of the texts of eval_file: the results then "
-      "have the agreement with the teacher.")
-  flags.DEFINE_string(
-      "predict_file", None,
-      "Texts without labels, a text or two texts a line. The classifier in "
-      "output_dir writes the probability of each label to output_file.")
-  flags.DEFINE_string(
-      "output_file", None, "Soft labels to write, tab-separated.")
-  flags.DEFINE_bool(
-      "overwrite", False,
-      "Whether to replace an output_file that was made in another way.")
 
 
 # --- Settings ----------------------------------------------------------------
 
 
-def parse_rates(text: str) -> List[float]:
-  """Returns the learning rates that a flag names, the lowest first.
-
-  Raises:
-    InputError: there is none, or one is named twice or is none.
-  """
-  rates = []
-  for part in text.split(","):
-    try:
-      rates.append(float(part))
-    except ValueError:
-      rates.append(math.nan)
-    if not 0 < rates[-1] < math.inf:
-      raise InputError(
-          "--learning_rate={}: {!r} is no learning rate; give numbers over 0, "
-          "separated by commas, such as {}".format(text, part, _LEARNING_RATES))
-  name, count = collections.Counter(
-      map(format_rate, rates)).most_common(1)[0]
-  if count > 1:
-    raise InputError("--learning_rate={} names {} twice; give it once".format(
-        text, name))
-  return sorted(rates)
-
-
 def _settings(options: Options) -> Dict[str, Any]:
-  """Returns what a classifier depends on beside the learning rates."""
+  """Returns the settings of a classifier, without the learning rates."""
   settings = {name: getattr(options, name) for name in (
       "do_lower_case", "max_seq_length", "train_batch_size",
       "num_train_epochs", "precision", "random_seed")}
@@ -243,26 +106,26 @@ def _settings(options: Options) -> Dict[str, Any]:
 
 def _check_settings(notes: Notes, options: Options,
                     settings: Dict[str, Any], rates: Sequence[str]) -> None:
-  """Raises InputError where output_dir was begun with other settings."""
+  """Raises InputError if output_dir was begun with other settings."""
   for name in {**settings, **notes.settings}:
     found = notes.settings.get(name)
     if found != settings.get(name):
       is_file = name.endswith("_file") or name == "init_checkpoint"
       raise InputError(
-          "--{}={} does not fit --output_dir={}, which was begun with {}: give "
-          "that, or another --output_dir".format(
+          "--{}={} does not fit --output_dir={}, which was begun with {}; give "
+          "the same flags as before, or another --output_dir".format(
               name, getattr(options, name, None) or "", options.output_dir,
               (found and "another file" or "none") if is_file else found))
   if notes.learning_rate and list(notes.learning_rates) != list(rates):
     raise InputError(
         "--learning_rate={} does not fit --output_dir={}, which was made with "
-        "{}: give that, or another --output_dir".format(
+        "{}; give the same flags as before, or another --output_dir".format(
             options.learning_rate, options.output_dir,
             ",".join(notes.learning_rates)))
 
 
 def _evaluated(options: Options) -> Optional[str]:
-  """Returns the fingerprints of the files to evaluate on; None without any."""
+  """Returns the fingerprints of the evaluation files, or None."""
   return " ".join(files.fingerprint(path) for path in (
       options.eval_file, options.eval_soft_label_file) if path) or None
 
@@ -274,14 +137,14 @@ class TrainingInputs(NamedTuple):
   """Checked inputs of a training.
 
   Attributes:
-    config: size of the model.
-    encoding: how texts become examples.
-    rates: the learning rates, the lowest first.
-    training: the texts to train on.
-    held_out: the texts to evaluate on; None without a file.
-    mixture: the texts to train on with their soft labels, at the temperature
-      of the training; None without any.
-    held_out_soft: the soft labels of held_out; None without any.
+    config: config of the model.
+    encoding: encodes texts as examples.
+    rates: the learning rates, in ascending order.
+    training: the training texts.
+    held_out: the held-out texts, or None.
+    mixture: the training texts with soft labels at the training temperature;
+      None for hard labels only.
+    held_out_soft: the soft labels of held_out, or None.
   """
   config: modeling.BertConfig
   encoding: Encoding
@@ -293,14 +156,15 @@ class TrainingInputs(NamedTuple):
 
   @property
   def num_labelled(self) -> int:
-    """Number of training texts, the first ones, that choose the rate.
+    """Number of leading training texts that select the learning rate.
 
-    Those with a true label; where there are none, all of them.
+    Texts with a true label come first and select the rate. If no text has a
+    true label, all texts select the rate.
     """
     return (self.mixture and self.mixture.num_labelled) or len(self.training)
 
   def examples(self) -> Examples:
-    """Returns what to train on."""
+    """Returns the training examples."""
     examples = self.encoding.encode(self.training)
     if self.mixture is None:
       return examples
@@ -309,12 +173,12 @@ class TrainingInputs(NamedTuple):
 
 
 def check(options: Options) -> TrainingInputs:
-  """Checks the options of training against the files; changes nothing.
+  """Reads and checks the inputs of a training; writes nothing.
 
   Raises:
-    InputError: an option, a file or the fit between them is wrong.
+    InputError: if a flag or a file is invalid, or if they do not fit together.
   """
-  _check_flags(options)
+  check_training(options)
   assert options.bert_config_file and options.vocab_file
   rates = parse_rates(options.learning_rate)
   config = checkpoints.load_config(
@@ -323,7 +187,7 @@ def check(options: Options) -> TrainingInputs:
   training, labels, mixture = _read_training(options)
   held_out = (read_texts(options.eval_file, "eval_file", labels)
               if options.eval_file else None)
-  # Texts with soft labels alone follow those of train_file.
+  # The texts of train_file come before texts with soft labels only.
   num_labelled = mixture.num_labelled if mixture else len(training)
   for flag, texts in (("train_file", training[:num_labelled]),
                       ("soft_label_file", training[num_labelled:]),
@@ -349,7 +213,7 @@ def check(options: Options) -> TrainingInputs:
 
 def _read_training(options: Options) -> Tuple[
     List[Text], List[str], Optional[soft_labels.Mixture]]:
-  """Reads what to train on: texts, labels and, where given, soft labels."""
+  """Reads the training texts, the labels and, if given, the soft labels."""
   if not options.soft_label_file:
     assert options.train_file
     training = read_texts(options.train_file, "train_file")
@@ -367,40 +231,13 @@ def _read_training(options: Options) -> Tuple[
           mixture.probabilities, options.temperature))
 
 
-def _check_flags(options: Options) -> None:
-  """Raises InputError where flags of training do not fit together."""
-  file_flag = "train_file" if options.train_file else "soft_label_file"
-  for name in ("bert_config_file", "vocab_file"):
-    if not getattr(options, name):
-      raise InputError("--{} needs --{}, that of the model to fine-tune; see "
-                       "--help".format(file_flag, name))
-  if not options.num_train_epochs > 0:
-    raise InputError("--num_train_epochs={} must be over 0".format(
-        options.num_train_epochs))
-  if options.predict_file or options.output_file:
-    raise InputError(
-        "--{} labels texts with a finished classifier; leave it out, and give "
-        "it with --output_dir={} and without --{} after the training".format(
-            "predict_file" if options.predict_file else "output_file",
-            options.output_dir, file_flag))
-  if not options.soft_label_file and options.temperature != 1:
-    raise InputError(
-        "--temperature={} is that of soft labels, and there is no "
-        "--soft_label_file; give one, or leave the flag out".format(
-            options.temperature))
-
-
 def _read_held_out_soft(
     options: Options, held_out: Sequence[Text], labels: Sequence[str]
 ) -> Optional[soft_labels.SoftLabels]:
-  """Reads the soft labels of the texts to evaluate on; None without any."""
+  """Reads the soft labels of the held-out texts; returns None without them."""
   path = options.eval_soft_label_file
   if not path:
     return None
-  if not held_out:
-    raise InputError(
-        "--eval_soft_label_file={} needs --eval_file, the same texts with "
-        "their true labels".format(path))
   soft = soft_labels.read(path, "eval_soft_label_file")
   soft_labels.check_covers(
       held_out, labels, soft, "--eval_soft_label_file: " + path)
@@ -408,39 +245,40 @@ def _read_held_out_soft(
 
 
 def _warn_of_seen(inputs: TrainingInputs) -> None:
-  """Warns of texts to evaluate on that are trained on."""
+  """Warns if held-out texts are also training texts."""
   trained_on = {(text.first, text.second) for text in inputs.training}
   num_seen = sum((text.first, text.second) in trained_on
                  for text in inputs.held_out or ())
   if num_seen:
     logging.warning(
-        "--eval_file: %d of %d texts are texts to train on too: the accuracy "
+        "--eval_file: %d of %d texts are also training texts: the accuracy "
         "will be too high.", num_seen, len(inputs.held_out or ()))
 
 
 def _check_counts(options: Options, inputs: TrainingInputs) -> None:
-  """Raises InputError where too little can be held back to choose a rate."""
+  """Raises InputError if too few examples can be held back."""
   counts = collections.Counter(
       text.label for text in inputs.training[:inputs.num_labelled])
   if (len(inputs.rates) > 1
       and max(counts.values()) < EXAMPLES_PER_HELD_OUT // 2):
     flag = "train_file" if options.train_file else "soft_label_file"
     raise InputError(
-        "--{}: {} has at most {} examples of a label, too few to hold "
-        "a tenth back and choose among --learning_rate={}; give one learning "
-        "rate".format(flag, getattr(options, flag), max(counts.values()),
-                      options.learning_rate))
+        "--{}: {} has at most {} examples of a label, but the choice among "
+        "--learning_rate={} needs {}, to hold back a tenth; give one learning "
+        "rate or more examples".format(
+            flag, getattr(options, flag), max(counts.values()),
+            options.learning_rate, EXAMPLES_PER_HELD_OUT // 2))
 
 
 def fine_tune(options: Options) -> None:
-  """Chooses the learning rate, trains and evaluates, as far as is to be done.
+  """Selects the learning rate, trains and evaluates; skips finished steps.
 
   Args:
-    options: with a train_file, a soft_label_file or both.
+    options: options with train_file, soft_label_file or both.
 
   Raises:
-    InputError: an option, a file or the fit between them is wrong; the loss is
-      NaN or infinite.
+    InputError: if a flag or a file is invalid, if they do not fit together, or
+      if the loss is NaN or infinite.
   """
   inputs = check(options)
   settings = _settings(options)
@@ -471,65 +309,40 @@ def fine_tune(options: Options) -> None:
 
 
 def _check_vacant(output_dir: str) -> None:
-  """Raises InputError where a folder holds a model of another kind."""
+  """Raises InputError if output_dir holds a model of another script."""
   for name in (checkpoints.CONFIG_FILE, checkpoints.CHECKPOINT_FILE + ".index",
                VOCAB_FILE):
     if os.path.exists(os.path.join(output_dir, name)):
       raise InputError(
-          "--output_dir={} holds {}, which this script did not write; choose "
-          "another folder, so that no model is replaced".format(
-              output_dir, name))
+          "--output_dir={} holds {}, which this script did not write and does "
+          "not replace; choose another folder".format(output_dir, name))
 
 
 def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
-  """Tries the learning rates that are not tried, and trains the classifier."""
+  """Selects the learning rate and trains the classifier."""
   assert options.bert_config_file and options.vocab_file
   _warn_of_seen(inputs)
-  output_dir, encoding = options.output_dir, inputs.encoding
+  output_dir, labels = options.output_dir, inputs.encoding.labels
   examples = inputs.examples()
   logging.info("%s: %d examples, labels %s",
                options.train_file or options.soft_label_file, examples.size,
-               listed(encoding.labels))
+               listed(labels))
   if inputs.mixture:
     logging.info(
         "%d texts with a true label, of which %d have a soft label too; %d "
         "texts with a soft label alone", inputs.mixture.num_labelled,
         inputs.mixture.num_both, examples.size - inputs.mixture.num_labelled)
-  rates = {format_rate(rate): rate for rate in inputs.rates}
-  device = devices.DeviceOptions(options.precision)
-
-  def classifier(rate: str, num_examples: int) -> Classifier:
-    return Classifier(
-        inputs.config, len(encoding.labels), device, options.init_checkpoint,
-        Schedule(rates[rate], num_examples, options.num_train_epochs,
-                 options.train_batch_size, options.random_seed),
-        options.temperature if inputs.mixture else None)
-
-  best = next(iter(rates))
-  if len(rates) > 1:
-    is_held_out = np.zeros(examples.size, bool)
-    is_held_out[:inputs.num_labelled] = hold_out(
-        examples.label_ids[:inputs.num_labelled], options.random_seed)
-    training, held_out = (examples.take(np.flatnonzero(chosen))
-                          for chosen in (~is_held_out, is_held_out))
-    for rate in rates:
-      if rate in notes.candidates:
-        continue
-      with classifier(rate, training.size) as candidate:
-        candidate.train(training)
-        figures = evaluate(candidate.predict(held_out), held_out.label_ids)
-      notes = dataclasses.replace(notes, candidates=dict(
-          notes.candidates,
-          **{rate: {"accuracy": figures.accuracy, "loss": figures.loss}}))
-      notes.write(output_dir)
-      logging.info("Learning rate %s: accuracy %.4f on %d held-back examples",
-                   rate, figures.accuracy, held_out.size)
-    best = min(rates, key=lambda rate: (-notes.candidates[rate]["accuracy"],
-                                        notes.candidates[rate]["loss"]))
+  best = inputs.rates[0]
+  if len(inputs.rates) > 1:
+    notes = _try_rates(options, inputs, examples, notes)
+    figures = {rate: notes.candidates[format_rate(rate)]
+               for rate in inputs.rates}
+    best = min(inputs.rates, key=lambda rate: (-figures[rate]["accuracy"],
+                                               figures[rate]["loss"]))
     logging.info("Learning rate %s is the best; training on all %d examples.",
-                 best, examples.size)
-  with classifier(best, examples.size) as final:
-    final.train(examples)
+                 format_rate(best), examples.size)
+  with _new_classifier(options, inputs, best, examples.size) as classifier:
+    classifier.train(examples)
     files.copy_atomically(
         options.bert_config_file,
         os.path.join(output_dir, checkpoints.CONFIG_FILE))
@@ -537,18 +350,55 @@ def _train(options: Options, inputs: TrainingInputs, notes: Notes) -> Notes:
         options.vocab_file, os.path.join(output_dir, VOCAB_FILE))
     files.write_atomically(
         os.path.join(output_dir, LABELS_FILE),
-        "".join(label + "\n" for label in encoding.labels))
-    final.save(os.path.join(output_dir, checkpoints.CHECKPOINT_FILE))
+        "".join(label + "\n" for label in labels))
+    classifier.save(os.path.join(output_dir, checkpoints.CHECKPOINT_FILE))
   notes = dataclasses.replace(
-      notes, learning_rates=list(rates), learning_rate=best)
+      notes, learning_rates=list(map(format_rate, inputs.rates)),
+      learning_rate=format_rate(best))
   notes.write(output_dir)
   return notes
+
+
+def _try_rates(options: Options, inputs: TrainingInputs, examples: Examples,
+               notes: Notes) -> Notes:
+  """Trains with each remaining learning rate; notes the held-back accuracy."""
+  is_held_out = np.zeros(examples.size, bool)
+  is_held_out[:inputs.num_labelled] = hold_out(
+      examples.label_ids[:inputs.num_labelled], options.random_seed)
+  training, held_out = (examples.take(np.flatnonzero(chosen))
+                        for chosen in (~is_held_out, is_held_out))
+  for rate in inputs.rates:
+    name = format_rate(rate)
+    if name in notes.candidates:
+      continue
+    with _new_classifier(options, inputs, rate, training.size) as candidate:
+      candidate.train(training)
+      figures = evaluate(candidate.predict(held_out), held_out.label_ids)
+    notes = dataclasses.replace(notes, candidates=dict(
+        notes.candidates,
+        **{name: {"accuracy": figures.accuracy, "loss": figures.loss}}))
+    notes.write(options.output_dir)
+    logging.info("Learning rate %s: accuracy %.4f on %d held-back examples",
+                 name, figures.accuracy, held_out.size)
+  return notes
+
+
+def _new_classifier(options: Options, inputs: TrainingInputs, rate: float,
+                    num_examples: int) -> Classifier:
+  """Returns a classifier to train with a learning rate."""
+  return Classifier(
+      inputs.config, len(inputs.encoding.labels),
+      devices.DeviceOptions(options.precision), options.init_checkpoint,
+      Schedule(rate, num_examples, options.num_train_epochs,
+               options.train_batch_size, options.random_seed),
+      options.temperature if inputs.mixture else None)
 
 
 # --- Applying ----------------------------------------------------------------
 
 
-def _classifier(options: Options, model: Model) -> Classifier:
+def _trained_classifier(options: Options, model: Model) -> Classifier:
+  """Returns the trained classifier of output_dir."""
   return Classifier(
       model.config, len(model.encoding.labels),
       devices.DeviceOptions(options.precision),
@@ -557,21 +407,21 @@ def _classifier(options: Options, model: Model) -> Classifier:
 
 def apply_to_file(options: Options, model: Model, texts: Sequence[Text],
                   soft: Optional[soft_labels.SoftLabels]) -> None:
-  """Evaluates the classifier of a folder, writes and prints the results.
+  """Evaluates a classifier; writes and prints the results.
 
-  The folder must be locked.
+  The caller must hold the lock of output_dir.
 
   Args:
-    options: with an eval_file.
-    model: what the folder holds.
-    texts: what the eval_file holds.
-    soft: what the eval_soft_label_file holds; None without one.
+    options: options with eval_file.
+    model: the contents of output_dir.
+    texts: the texts of eval_file.
+    soft: the contents of eval_soft_label_file, or None.
   """
   output_dir, path = options.output_dir, options.eval_file
   assert path
   labels = model.encoding.labels
   examples = model.encoding.encode(texts)
-  with _classifier(options, model) as classifier:
+  with _trained_classifier(options, model) as classifier:
     log_probabilities = classifier.predict(examples)
   figures = evaluate(log_probabilities, examples.label_ids)
   if soft:
@@ -584,32 +434,32 @@ def apply_to_file(options: Options, model: Model, texts: Sequence[Text],
       checkpoints.CHECKPOINT_FILE)
   dataclasses.replace(
       model.notes, evaluated=_evaluated(options)).write(output_dir)
-  # Not every locale has every label's characters.
+  # The locale's encoding may lack characters of the labels.
   sys.stdout.buffer.write(report.encode(sys.stdout.encoding, "replace"))
 
 
 def apply(options: Options, given: Collection[str]) -> None:
-  """Applies the classifier of output_dir.
+  """Labels or evaluates texts with the classifier of output_dir.
 
   Args:
-    options: without files to train on.
-    given: the names of the flags that the command line has.
+    options: options without train_file and soft_label_file.
+    given: names of the flags on the command line.
 
   Raises:
-    InputError: there is no classifier, a flag asks for another one, or a line
-      is wrong.
+    InputError: if output_dir holds no classifier, if a flag contradicts the
+      classifier, or if a file or a line is invalid.
   """
-  _check_applying(options)
+  check_applying(options)
   model = load(options.output_dir)
   settings = model.notes.settings
   for name in ("max_seq_length", "do_lower_case", "strip_accents"):
-    # strip_accents is noted where it differs from do_lower_case.
+    # The settings have strip_accents only if it differs from do_lower_case.
     trained_with = settings.get(name, settings["do_lower_case"])
     if name in given and getattr(options, name) != trained_with:
       raise InputError(
-          "--{}={}, but the classifier in {} was trained with {}; leave the "
-          "flag out".format(name, getattr(options, name), options.output_dir,
-                            trained_with))
+          "--{}={}, but the classifier in {} was trained with {}; remove the "
+          "flag".format(name, getattr(options, name), options.output_dir,
+                        trained_with))
   devices.warn_of_device(devices.DeviceOptions(options.precision))
   with devices.exhaustion_errors("free some memory, or space in {}".format(
       options.output_dir)):
@@ -617,7 +467,7 @@ def apply(options: Options, given: Collection[str]) -> None:
       _apply_to_texts(options, model)
       return
     if not options.eval_file:
-      with _classifier(options, model) as classifier:
+      with _trained_classifier(options, model) as classifier:
         label_texts.label_stdin(classifier, model.config, model.encoding)
       return
     texts = read_texts(options.eval_file, "eval_file", model.encoding.labels)
@@ -625,25 +475,6 @@ def apply(options: Options, given: Collection[str]) -> None:
     soft = _read_held_out_soft(options, texts, model.encoding.labels)
     with files.locked_folder(options.output_dir):
       apply_to_file(options, model, texts, soft)
-
-
-def _check_applying(options: Options) -> None:
-  """Raises InputError where flags of applying do not fit together."""
-  if bool(options.predict_file) != bool(options.output_file):
-    raise InputError(
-        "--predict_file and --output_file belong together: the texts, and the "
-        "soft labels to write; give both")
-  if options.predict_file and files.is_same(
-      options.predict_file, options.output_file or ""):
-    raise InputError(
-        "--output_file={} is --predict_file, whose texts it would replace; "
-        "name another file".format(options.output_file))
-  if options.predict_file and options.eval_file:
-    raise InputError(
-        "--predict_file and --eval_file: give one of them; a file to evaluate "
-        "has labels, a file to predict has none")
-  if options.eval_soft_label_file and not options.eval_file:
-    _read_held_out_soft(options, (), ())
 
 
 def _apply_to_texts(options: Options, model: Model) -> None:
@@ -660,7 +491,7 @@ def _apply_to_texts(options: Options, model: Model) -> None:
   if record_writer.is_finished(output_file, made_by, options.overwrite):
     return
   files.make_output_folder(os.path.dirname(output_file), "output_file")
-  with _classifier(options, model) as classifier:
+  with _trained_classifier(options, model) as classifier:
     label_texts.label_file(
         classifier, model.encoding,
         label_texts.LabelJob(texts, output_file, made_by))
@@ -677,8 +508,8 @@ def main() -> None:
     fine_tune(options)
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
-        "the learning rates that were tried are kept: the same command "
-        "resumes from there") from None
+        "finished learning rates are kept: run the same command again to "
+        "resume") from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 
 from distillation import devices
 from examples import classification
+from examples import classifier_options
 from examples import fine_tune_classifier as script
 from examples import text_files
 from examples.classification import Classifier, Schedule
@@ -202,7 +203,7 @@ y       0      0  1
 @pytest.mark.parametrize("text, rates", [
     ("5e-5", [5e-5]), ("5e-5, 2e-05,3e-5", [2e-5, 3e-5, 5e-5])])
 def test_learning_rates(text, rates):
-  assert script.parse_rates(text) == rates
+  assert classifier_options.parse_rates(text) == rates
 
 
 # --- The classifier ----------------------------------------------------------
@@ -451,7 +452,7 @@ def test_pairs_are_learnt_from_scratch(tmp_path, folder):
       folder, tmp_path / "out", "--train_file", folder / "pairs.tsv",
       "--eval_file", folder / "pairs.tsv", "--num_train_epochs", 150,
       "--learning_rate", "0.01", start=False))
-  assert "24 of 24 texts are texts to train on too" in result.stderr
+  assert "24 of 24 texts are also training texts" in result.stderr
   results = tiny.read_results(tmp_path / "out")
   assert results["accuracy"] == 1.0
   assert not any(name.startswith("dev_") for name in results)
@@ -494,9 +495,8 @@ def test_an_interrupt_is_one_line(tmp_path, folder):
     process.send_signal(signal.SIGTERM)
     _, error = process.communicate()
   assert process.returncode == 130
-  assert error == ("fine_tune_classifier.py: interrupted; the learning rates "
-                   "that were tried are kept: the same command resumes from "
-                   "there\n")
+  assert error == ("fine_tune_classifier.py: interrupted; finished learning "
+                   "rates are kept: run the same command again to resume\n")
 
 
 @pytest.mark.slow
@@ -523,7 +523,7 @@ def _assert_refused(folder, output_dir, changes, *words):
     changes: values of options.
     *words: words of the error.
   """
-  options = script.Options(
+  options = classifier_options.Options(
       output_dir=str(output_dir), train_file=str(folder / "train.tsv"),
       soft_label_file=None, temperature=1.0, hard_label_weight=0.5,
       eval_file=str(folder / "heldout.tsv"), eval_soft_label_file=None,
