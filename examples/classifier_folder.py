@@ -1,4 +1,4 @@
-"""The folder of a classifier: what is in it, and how it was made."""
+"""Reads and checks the folder of a classifier."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ import tokenization
 from util import files
 from util.command_line import InputError
 
-# Files beside the config, the checkpoint and the results.
+# Files in addition to the config, the checkpoint and the results.
 VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
 _NOTES_FILE = "fine_tuning.json"
@@ -24,14 +24,14 @@ _NOTES_FILE = "fine_tuning.json"
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-  """Progress and settings of output_dir.
+  """Settings and progress of a classifier's training.
 
   Attributes:
-    settings: values of flags, fingerprints for files; by flag.
-    candidates: by learning rate, accuracy and loss on what was held back.
-    learning_rates: those that the classifier's one was chosen from.
-    learning_rate: that of the classifier; None before it is finished.
-    evaluated: fingerprints of the files that the results are of, or None.
+    settings: by flag, the value, or the fingerprint of a file.
+    candidates: by learning rate, accuracy and loss on the held-back examples.
+    learning_rates: the learning rates that were compared.
+    learning_rate: the classifier's learning rate; None before training ends.
+    evaluated: fingerprints of the evaluation files, or None.
   """
   settings: Dict[str, Any]
   candidates: Dict[str, Dict[str, float]] = dataclasses.field(
@@ -48,14 +48,14 @@ class Notes:
   @classmethod
   def read(cls, output_dir: str,
            flag: str = "output_dir") -> Optional["Notes"]:
-    """Reads the notes of a folder; None where there are none.
+    """Reads the notes of a folder; returns None for a folder without notes.
 
     Args:
-      output_dir: the folder.
-      flag: name of the flag that named it, for errors.
+      output_dir: path of the folder.
+      flag: name of the flag that has the path, for errors.
 
     Raises:
-      InputError: they are damaged.
+      InputError: if the notes are damaged.
     """
     path = os.path.join(output_dir, _NOTES_FILE)
     if not os.path.exists(path):
@@ -70,10 +70,10 @@ class Notes:
       return notes
     except (ValueError, TypeError, AttributeError) as error:
       raise InputError("--{}: {} is damaged ({}); remove the folder, or give "
-                       "another one".format(flag, path, error)) from None
+                       "another folder".format(flag, path, error)) from None
 
   def results(self) -> Dict[str, float]:
-    """Returns the learning rates' figures of eval_results.txt, by key."""
+    """Returns the learning rates' values for eval_results.txt, by key."""
     assert self.learning_rate is not None
     results = {"learning_rate": float(self.learning_rate)}
     if len(self.learning_rates) > 1:
@@ -83,12 +83,12 @@ class Notes:
 
 
 class Model(NamedTuple):
-  """Content of a folder, without the values of the variables.
+  """Contents of a folder, without the values of the variables.
 
   Attributes:
-    config: size of the model.
-    encoding: how texts become examples.
-    notes: how it was made.
+    config: config of the model.
+    encoding: encodes texts as examples.
+    notes: settings and progress of the training.
   """
   config: modeling.BertConfig
   encoding: Encoding
@@ -96,21 +96,22 @@ class Model(NamedTuple):
 
 
 def load(output_dir: str, flag: str = "output_dir") -> Model:
-  """Reads and checks what `fine_tune` has written.
+  """Reads and checks a classifier of fine_tune_classifier.py.
 
   Args:
-    output_dir: the folder of the classifier.
-    flag: name of the flag that named it, for errors.
+    output_dir: path of the classifier's folder.
+    flag: name of the flag that has the path, for errors.
 
   Raises:
-    InputError: there is no classifier, or it is not finished or damaged.
+    InputError: if the folder holds no classifier, or if the classifier is
+      unfinished or damaged.
   """
   notes = Notes.read(output_dir, flag)
   if notes is None or not notes.learning_rate:
     raise InputError(
-        "--{}={} holds no {}classifier; examples/fine_tune_classifier.py "
-        "trains one with --train_file, --bert_config_file and "
-        "--vocab_file".format(
+        "--{}={} holds no {}classifier; train a classifier with "
+        "examples/fine_tune_classifier.py and --train_file, "
+        "--bert_config_file and --vocab_file".format(
             flag, output_dir, "finished " if notes else ""))
   config = checkpoints.load_config(
       os.path.join(output_dir, checkpoints.CONFIG_FILE),
@@ -139,19 +140,19 @@ def read_vocabulary(path: str, config: modeling.BertConfig) -> Dict[str, int]:
   """Reads a vocabulary that fits a config; returns ids by token.
 
   Raises:
-    InputError: it is no vocabulary, or larger than the model's.
+    InputError: if the vocabulary is invalid, or larger than the model's.
   """
   vocab = sampling.read_vocabulary(path)
   size = max(vocab.values()) + 1
   if size > config.vocab_size:
     raise InputError(
         "--vocab_file: {} has {} tokens, but --bert_config_file has vocab_size "
-        "{}; give the vocabulary that belongs to the model".format(
+        "{}; give the vocabulary of the model".format(
             path, size, config.vocab_size))
   if size < config.vocab_size:
     logging.warning(
         "--vocab_file: %s has %d tokens, --bert_config_file has vocab_size %d; "
-        "they may not belong together.", path, size, config.vocab_size)
+        "the two may be of different models.", path, size, config.vocab_size)
   return vocab
 
 
@@ -160,12 +161,12 @@ def check_encoder(config: modeling.BertConfig, checkpoint: str,
   """Checks that a checkpoint holds the whole encoder and pooler.
 
   Args:
-    config: size of the model.
-    checkpoint: path, without `.index`.
-    flag: name of the flag that named it, for errors.
+    config: config of the model.
+    checkpoint: path of the checkpoint, without `.index`.
+    flag: name of the flag that has the path, for errors.
 
   Raises:
-    InputError: it does not.
+    InputError: if the checkpoint lacks a variable.
   """
   match = checkpoints.match_checkpoint(config, checkpoint, flag)
   missing, unused = (
@@ -174,9 +175,9 @@ def check_encoder(config: modeling.BertConfig, checkpoint: str,
   if missing:
     raise InputError(
         "--{}: {} lacks {} of the model's variables, such as {}; give the "
-        "config and the checkpoint of one model".format(
+        "config and the checkpoint of the same model".format(
             flag, checkpoint, len(missing), missing[0]))
   if unused:
     logging.warning(
-        "--%s: %s has %d variables that the config does not have, such as %s; "
-        "they are not used.", flag, checkpoint, len(unused), unused[0])
+        "--%s: %s has %d variables that the model of the config lacks, such as "
+        "%s; these are not used.", flag, checkpoint, len(unused), unused[0])

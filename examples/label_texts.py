@@ -1,4 +1,4 @@
-"""Labels texts with a classifier: those of stdin, or those of a file."""
+"""Labels the texts of stdin or of a file with a classifier."""
 
 import dataclasses
 import json
@@ -20,18 +20,19 @@ from util import files
 from util.command_line import InputError
 
 _READ_BYTES = 1 << 16
-# Texts that are labelled and written together. A resumed run keeps whole
-# blocks, so that it labels the same batches as an uninterrupted run.
+# Number of texts in a block. A resumed run keeps whole blocks, so that its
+# batches are the same as in an uninterrupted run.
 _BLOCK_TEXTS = 1024
 
 
 def check_pairs(config: modeling.BertConfig, texts: Sequence[Text],
                 place: str) -> None:
-  """Raises InputError where a model without segments is to read pairs."""
+  """Raises InputError if a model without segments would read pairs."""
   if config.type_vocab_size < 2 and any(text.second for text in texts):
     raise InputError(
-        "{} has pairs of texts, but the config has type_vocab_size {}; this "
-        "model reads single texts only".format(place, config.type_vocab_size))
+        "{} has pairs of texts, but the model reads single texts only "
+        "(type_vocab_size {}); give single texts, or choose another model"
+        .format(place, config.type_vocab_size))
 
 
 # --- Stdin -------------------------------------------------------------------
@@ -39,15 +40,15 @@ def check_pairs(config: modeling.BertConfig, texts: Sequence[Text],
 
 def label_stdin(classifier: Classifier, config: modeling.BertConfig,
                 encoding: Encoding) -> None:
-  """Labels the lines of stdin as they come, and prints them to stdout.
+  """Labels each line of stdin on arrival, and prints the labelled line.
 
   Args:
-    classifier: labels the texts.
-    config: size of the model.
-    encoding: how texts become examples.
+    classifier: a trained classifier.
+    config: config of the model.
+    encoding: encodes texts as examples.
 
   Raises:
-    InputError: a line has another form.
+    InputError: if a line is malformed.
   """
   signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # For `... | head`.
   number = 0
@@ -70,12 +71,12 @@ def label_stdin(classifier: Classifier, config: modeling.BertConfig,
 
 
 def _blocks(descriptor: int) -> Iterator[List[bytes]]:
-  """Yields the lines of a file or pipe, as many at a time as are there."""
+  """Yields lists of the lines that are available in a file or pipe."""
   rest = b""
   is_start = True
   while True:
     block = os.read(descriptor, _READ_BYTES)
-    # A line may come in many pieces.
+    # A line may arrive in several blocks.
     *lines, last = block.split(b"\n")
     if lines:
       lines[0], rest = rest + lines[0], last
@@ -108,12 +109,12 @@ def _label(classifier: Classifier, encoding: Encoding,
 
 
 class LabelJob(NamedTuple):
-  """A file to label.
+  """Texts to label, and the output file.
 
   Attributes:
-    texts: what to label.
+    texts: the texts.
     output_file: path of the soft labels.
-    made_by: what makes output_file, for its manifest.
+    made_by: manifest of output_file, without the number of texts.
   """
   texts: Sequence[Text]
   output_file: str
@@ -121,15 +122,17 @@ class LabelJob(NamedTuple):
 
 
 def read_texts(path: str, labels: Sequence[str]) -> List[Text]:
-  """Reads a file of texts without labels; blank lines are skipped.
+  """Reads a file of texts without labels; skips blank lines.
+
+  The file may have a byte-order mark and CRLF.
 
   Args:
-    path: of the file; a byte-order mark and CRLF are tolerated.
-    labels: those of the classifier.
+    path: path of the file.
+    labels: the classifier's labels.
 
   Raises:
-    InputError: a line has another form, there are none, or the lines have
-      labels.
+    InputError: if a line is malformed, if the file has no texts, or if each
+      line has a label.
   """
   files.check_file(path, "predict_file")
   texts: List[Text] = []
@@ -142,30 +145,30 @@ def read_texts(path: str, labels: Sequence[str]) -> List[Text]:
       if text is not None:
         texts.append(text)
   if not texts:
-    raise InputError("--predict_file: {} holds no texts; write one on each "
+    raise InputError("--predict_file: {} holds no texts; write one text per "
                      "line".format(path))
   if all(text.second and text.first.strip() in labels for text in texts):
     raise InputError(
-        "--predict_file: every line of {} begins with a label and a tab, which "
-        "would count as a first text; remove the labels, for example with cut "
-        "-f 2-".format(path))
+        "--predict_file: every line of {} begins with a label and a tab, "
+        "expected only texts; remove the labels, for example with cut -f 2-"
+        .format(path))
   return texts
 
 
 def label_file(classifier: Classifier, encoding: Encoding,
                job: LabelJob) -> None:
-  """Writes the probabilities of the labels for the texts of a file.
+  """Writes the probabilities of the labels for the texts of a job.
 
-  The output gets its name when it is complete. A run that was stopped leaves
-  a hidden file, which the same command completes.
+  The output file gets its name when the file is complete. An interrupted run
+  leaves a hidden file, which the same command resumes.
 
   Args:
-    classifier: labels the texts.
-    encoding: how texts become examples.
-    job: what to label.
+    classifier: a trained classifier.
+    encoding: encodes texts as examples.
+    job: the texts and the output file.
 
   Raises:
-    InputError: another process is writing the file.
+    InputError: if another process writes the output file.
   """
   path, texts = job.output_file, job.texts
   has_pairs = any(text.second for text in texts)
@@ -196,12 +199,12 @@ def label_file(classifier: Classifier, encoding: Encoding,
 
 
 def _journal(path: str) -> str:
-  """Returns the path that says what an unfinished file is made of."""
+  """Returns the path of the manifest of an unfinished file."""
   return manifest.manifest_path(files.partial_path(path))
 
 
 def _resume(partial: files.PartialFile, job: LabelJob) -> int:
-  """Cuts an unfinished file to whole blocks; returns its number of texts."""
+  """Truncates an unfinished file to whole blocks; returns its text count."""
   journal = _journal(job.output_file)
   wanted = json.dumps(job.made_by.to_dict(), sort_keys=True) + "\n"
   if not (files.exists(journal) and files.read_text(journal) == wanted):

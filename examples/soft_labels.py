@@ -1,13 +1,13 @@
-"""Files of soft labels, and the training examples that are made with them.
+"""Reads and writes files of soft labels, and mixes them with true labels.
 
 A file of soft labels is UTF-8 text, tab-separated:
 
   p(negative)<TAB>p(positive)<TAB>text
   0.0312<TAB>0.9688<TAB>a film to see again
 
-The header names a column for each label, then the text. A second text column,
-text_2, stands in files with pairs of texts; it is empty where a line has one
-text. N is the number of texts, L the number of labels.
+The header has a column for each label, then text. Files with pairs of texts
+also have a column text_2, which is empty in lines with one text. N is the
+number of texts, L the number of labels.
 """
 
 import math
@@ -21,20 +21,20 @@ from util import files
 from util.command_line import InputError
 
 _TEXT_COLUMNS = (["text"], ["text", "text_2"])
-# By how much the probabilities of a line may miss a sum of 1: rounding to two
-# digits, of a few labels.
+# Maximum difference of a line's sum of probabilities from 1. It allows a few
+# probabilities with two digits.
 _MAX_SUM_ERROR = 0.02
-# Characters of a line that an error quotes.
+# Number of characters of a line that an error quotes.
 _MAX_QUOTED = 60
 
 
 class SoftLabels(NamedTuple):
-  """Content of a file of soft labels.
+  """Contents of a file of soft labels.
 
   Attributes:
     labels: the L labels, in the order of the columns.
     texts: the N texts, without labels.
-    probabilities: float32 [N, L], each row has the sum 1.
+    probabilities: float32 [N, L]. The sum of each row is 1.
   """
   labels: Sequence[str]
   texts: Sequence[Text]
@@ -42,16 +42,16 @@ class SoftLabels(NamedTuple):
 
 
 class Mixture(NamedTuple):
-  """Texts to train on, with labels of both kinds.
+  """Training texts with true labels, soft labels or both.
 
   Attributes:
-    texts: N of them, each with its true label, or without a true label the
-      teacher's most probable one.
-    probabilities: float32 [N, L]; zeros where there is no soft label.
-    hard_weights: float32 [N], the weight of the true label: 0 where there is
-      none, 1 where there is no soft label.
-    num_labelled: how many texts, the first ones, have a true label.
-    num_both: how many of these have a soft label too.
+    texts: N texts with labels. The label of a text without a true label is the
+      teacher's most probable label.
+    probabilities: float32 [N, L]; zeros for texts without a soft label.
+    hard_weights: float32 [N], weight of the true label; 0 for texts without a
+      true label, 1 for texts without a soft label.
+    num_labelled: number of texts with a true label. These texts come first.
+    num_both: number of texts with a true label and a soft label.
   """
   texts: List[Text]
   probabilities: np.ndarray
@@ -61,34 +61,35 @@ class Mixture(NamedTuple):
 
 
 def header(labels: Sequence[str], has_pairs: bool) -> str:
-  """Returns the first line of a file, without its end."""
+  """Returns the header of a file, without the line end."""
   return "\t".join([*map("p({})".format, labels), *_TEXT_COLUMNS[has_pairs]])
 
 
 def row(text: Text, probabilities: Iterable[float], has_pairs: bool) -> str:
-  """Returns the line of a text, without its end.
+  """Returns the line of a text, without the line end.
 
   Args:
-    text: its label is not written.
-    probabilities: L of them.
-    has_pairs: whether the file has a column of second texts.
+    text: the text. The line does not include the text's label.
+    probabilities: L probabilities.
+    has_pairs: whether the file has the column text_2.
   """
   return "\t".join([*map("{:.6g}".format, probabilities), text.first,
                     *([text.second] if has_pairs else [])])
 
 
 def read(path: str, flag: str) -> SoftLabels:
-  """Reads a file of soft labels.
+  """Reads a file of soft labels, with or without a byte-order mark and CRLF.
 
   Args:
-    path: of the file; a byte-order mark and CRLF are tolerated.
-    flag: name of the flag that named it, for errors.
+    path: path of the file.
+    flag: name of the flag that has the path, for errors.
 
   Raises:
-    InputError: a line has another form, there are none, or the file was cut.
+    InputError: if a line is malformed, if the file has no texts, or if the file
+      is truncated.
   """
   files.check_file(path, flag)
-  manifest.read_manifest(path)  # Raises an error where the file was cut.
+  manifest.read_manifest(path)  # Raises InputError if the file is truncated.
   texts: List[Text] = []
   probabilities: List[List[float]] = []
   with open(path, "rb") as file:
@@ -105,8 +106,8 @@ def read(path: str, flag: str) -> SoftLabels:
         probabilities.append(numbers)
   if not texts:
     raise InputError(
-        "--{}: {} has a header and no texts; label some with "
-        "--predict_file".format(flag, path))
+        "--{}: {} has a header and no texts, expected at least one text; write "
+        "the file again with --predict_file".format(flag, path))
   values = np.array(probabilities, np.float64)
   return SoftLabels(
       labels, texts,
@@ -114,14 +115,14 @@ def read(path: str, flag: str) -> SoftLabels:
 
 
 def _parse_header(line: bytes, place: str) -> Tuple[List[str], int]:
-  """Returns the labels that a header names, and its number of text columns."""
+  """Returns the labels and the number of text columns of a header."""
   cells = line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
   labels = [cell[2:-1] for cell in cells
             if cell.startswith("p(") and cell.endswith(")")]
   if (len(labels) < 2 or len(set(labels)) < len(labels)
       or cells[len(labels):] not in _TEXT_COLUMNS):
     raise InputError(
-        "{} begins with {!r}, which is no header of soft labels; expected is "
+        "{} begins with {!r}, which is no header of soft labels; expected "
         "p(LABEL) for each of two or more labels, then text, separated by "
         "tabs; write the file with --predict_file and --output_file".format(
             place, "\t".join(cells)[:_MAX_QUOTED]))
@@ -130,7 +131,7 @@ def _parse_header(line: bytes, place: str) -> Tuple[List[str], int]:
 
 def _parse_row(line: bytes, num_labels: int, num_texts: int,
                place: str) -> Tuple[Text, List[float]]:
-  """Returns the text of a line and its probabilities."""
+  """Returns the text and the probabilities of a line."""
   try:
     cells = line.decode("utf-8").rstrip("\r\n").split("\t")
   except UnicodeDecodeError as error:
@@ -151,24 +152,23 @@ def _parse_row(line: bytes, num_labels: int, num_texts: int,
   if not (all(number >= 0 for number in numbers)
           and abs(sum(numbers) - 1) <= _MAX_SUM_ERROR):
     raise InputError(
-        "{} begins with {}, which are not probabilities with the sum 1; write "
-        "the file again with --predict_file".format(
+        "{} begins with {}, expected probabilities with the sum 1; write the "
+        "file again with --predict_file".format(
             place, ", ".join(cells[:num_labels])[:_MAX_QUOTED]))
   return Text(*texts), numbers
 
 
 def mix(training: Sequence[Text], soft: SoftLabels,
         hard_label_weight: float) -> Mixture:
-  """Joins texts with true labels and texts with soft labels.
+  """Merges texts with true labels and texts with soft labels.
 
-  A text of both gets both of its labels. Texts are equal where all of their
-  characters are. The texts of `training` come first, those that have only
-  soft labels follow.
+  A text in both arguments gets both labels, if all characters are equal. The
+  texts of `training` come first, followed by texts with soft labels only.
 
   Args:
     training: texts with true labels; may be empty.
-    soft: the teacher's labels.
-    hard_label_weight: weight of the true label of a text that has both.
+    soft: the teacher's soft labels.
+    hard_label_weight: weight of the true label of a text with both labels.
   """
   rows = {(text.first, text.second): index
           for index, text in enumerate(soft.texts)}
@@ -193,13 +193,13 @@ def mix(training: Sequence[Text], soft: SoftLabels,
 
 
 def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-  """Raises the temperature of distributions.
+  """Applies a temperature to distributions.
 
-  The softmax of z / T is the softmax of z to the power of 1 / T, normalised
-  (Hinton et al. 2015, arXiv 1503.02531).
+  softmax(z / T) equals softmax(z) to the power of 1 / T, normalised (Hinton et
+  al. 2015, arXiv 1503.02531).
 
   Args:
-    probabilities: float32 [N, L]; rows of zeros stay as they are.
+    probabilities: float32 [N, L]. Rows of zeros stay zero.
     temperature: T.
 
   Returns:
@@ -214,13 +214,13 @@ def soften(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 def agreement(texts: Sequence[Text], label_ids: np.ndarray,
               labels: Sequence[str], soft: SoftLabels) -> float:
-  """Returns how often a classifier and its teacher choose the same label.
+  """Returns the share of texts with equal labels by classifier and teacher.
 
   Args:
-    texts: N texts, which `soft` covers.
-    label_ids: int [N], what the classifier chooses.
+    texts: N texts.
+    label_ids: int [N], ids of the classifier's labels.
     labels: the labels in the order of their ids.
-    soft: the teacher's labels, of these texts and perhaps of more.
+    soft: the teacher's soft labels of all N texts; other texts are ignored.
   """
   guesses = {(text.first, text.second): soft.labels[index] for text, index in
              zip(soft.texts, soft.probabilities.argmax(axis=1))}
@@ -230,31 +230,31 @@ def agreement(texts: Sequence[Text], label_ids: np.ndarray,
 
 def check_covers(texts: Sequence[Text], labels: Sequence[str],
                  soft: SoftLabels, place: str) -> None:
-  """Checks that each text to evaluate on has a soft label.
+  """Checks that each held-out text has a soft label.
 
   Args:
-    texts: those to evaluate on.
-    labels: those of the classifier.
-    soft: the teacher's labels.
+    texts: the held-out texts.
+    labels: the classifier's labels.
+    soft: the teacher's soft labels.
     place: flag and path of the soft labels, for errors.
 
   Raises:
-    InputError: a text has none, or the labels are others.
+    InputError: if a text lacks a soft label, or if `soft` lacks a label.
   """
   check_labels(labels, soft, place)
   known = {(text.first, text.second) for text in soft.texts}
   missing = sum((text.first, text.second) not in known for text in texts)
   if missing:
     raise InputError(
-        "{} lacks {} of the {} texts of --eval_file; label the texts of that "
-        "file with --predict_file".format(place, missing, len(texts)))
+        "{} lacks {} of the {} texts of --eval_file; label the texts of "
+        "--eval_file with --predict_file".format(place, missing, len(texts)))
 
 
 def check_labels(labels: Sequence[str], soft: SoftLabels, place: str) -> None:
-  """Raises InputError where soft labels are of other labels."""
+  """Raises InputError if soft labels lack one of `labels`."""
   unknown = sorted(set(labels) - set(soft.labels))
   if unknown:
     raise InputError(
-        "{} has the labels {}, but not {}, which is a label of the examples; "
-        "the teacher must be trained on the same labels".format(
+        "{} has the labels {}, but not {} of the labelled texts; train the "
+        "teacher on the same labels".format(
             place, listed(soft.labels), listed(unknown)))

@@ -94,7 +94,7 @@ def test_texts_and_pairs_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("content, words", [
-    (b"\n", ("holds no texts", "one on each line")),
+    (b"\n", ("holds no texts", "one text per line")),
     (b"a\n\xe4\n", ("line 2 is not UTF-8",)),
     (b"a\tb\tc\n", ("line 1 has 3 texts",)),
     (b"no\ta\n\nyes\tb\n", ("begins with a label", "cut -f 2-")),
