@@ -176,7 +176,7 @@ def output_manifest(source: Source, options: ConversionOptions
       sources={os.path.basename(source.path):
                block_index.records_fingerprint(source.path)})
   made_with = dict(made_by.flags)
-  # A conversion does not restore probabilities that were rounded before.
+  # A conversion does not restore rounded probabilities.
   bits = made_with.pop("probability_bits", _EXACT_BITS)
   made_with.pop("record_format", None)
   if options.record_format == "compact":
@@ -244,7 +244,7 @@ def convert_all(options: ConversionOptions) -> None:
       != compact.DEFAULT_PROBABILITY_BITS):
     raise InputError(
         "--probability_bits={} has no effect without --record_format=compact; "
-        "leave it out".format(options.probability_bits))
+        "remove --probability_bits".format(options.probability_bits))
   paths = files.find_files(options.input_file, "input_file")
   outputs = [os.path.join(options.output_dir, os.path.basename(path))
              for path in paths]
@@ -266,8 +266,8 @@ def main() -> None:
   try:
     convert_all(command_line.options(ConversionOptions))
   except KeyboardInterrupt:
-    raise KeyboardInterrupt("the converted records are kept: the same command "
-                            "resumes from here") from None
+    raise KeyboardInterrupt("converted records are kept: run the same command "
+                            "again to resume") from None
 
 
 if __name__ == "__main__":

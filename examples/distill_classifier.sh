@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# A small classifier that has learned from a large one: task distillation.
+# Distils a large classifier into a small one: task distillation.
 #
 #   TEACHER=models/my_bert STUDENT=student/run/student TRAIN=train.tsv \
 #     TEXT=texts.txt HELDOUT=heldout.tsv examples/distill_classifier.sh
 #
-# Fine-tunes the teacher on TRAIN, lets it label the texts of TRAIN and TEXT
-# with the probability of each label, and trains the student on these soft
-# labels and on the true labels of TRAIN. The classifier is in WORK/student. After any
-# failure the same command resumes; a setting that does not fit what is finished
-# ends the run in one line.
+# The script fine-tunes the teacher on TRAIN. The teacher labels the texts of
+# TRAIN and TEXT with the probability of each label (soft labels). The student
+# trains on the soft labels and on the true labels of TRAIN. WORK/student holds
+# the classifier. Run the same command again to resume. If a setting does not
+# fit the finished steps, the run ends with a one-line error.
 set -euo pipefail
 
-# --- Settings: those of the environment, else these --------------------------
+# --- Settings, and the defaults of those that are not in the environment -----
 
 readonly WORK=${WORK:-classifiers}
 # A folder with bert_config.json, vocab.txt and bert_model.ckpt.
 readonly TEACHER=${TEACHER:-}
-# A folder with bert_config.json and bert_model.ckpt; without a checkpoint the
+# A folder with bert_config.json and bert_model.ckpt. Without a checkpoint the
 # student starts from scratch.
 readonly STUDENT=${STUDENT:-}
-# Lines of label, tab and text.
+# Lines of label, tab and text, to train on.
 readonly TRAIN=${TRAIN:-}
-# A text a line, without labels; of the domain of TRAIN.
+# Texts without labels, one per line, of the domain of TRAIN.
 readonly TEXT=${TEXT:-}
-# Lines of the form of TRAIN, to evaluate on; may be left out.
+# Optional: lines in the format of TRAIN, to evaluate on.
 readonly HELDOUT=${HELDOUT:-}
 readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
 readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
 readonly TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 readonly TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
-# Of the student: by default 3e-4 and 4 from scratch, 1e-4 and 2 from a
-# checkpoint (docs/results.md).
+# For the student. Defaults: 3e-4 and 4 epochs from scratch, 1e-4 and 2 epochs
+# from a checkpoint (docs/results.md).
 LEARNING_RATE=${LEARNING_RATE:-}
 EPOCHS=${EPOCHS:-}
 readonly TEMPERATURE=${TEMPERATURE:-1}
@@ -48,10 +48,10 @@ run() { # TITLE FLAG...
   python "$CODE/examples/fine_tune_classifier.py" "${@:2}"
 }
 
-# Writes texts without their labels to a file that never holds half of them.
+# Writes texts without their labels to a file, atomically.
 write_texts() { # FILE LABELLED [TEXT]
   { cut -f 2- "$2"; [ $# -lt 3 ] || cat "$3"; } >"$1.partial"
-  # The same texts keep their file.
+  # An unchanged file keeps its modification time.
   cmp -s "$1.partial" "$1" && rm "$1.partial" || mv "$1.partial" "$1"
 }
 
@@ -60,8 +60,8 @@ for name in TEACHER STUDENT TRAIN TEXT; do
       "examples/distill_classifier.sh"
 done
 for file in "$TRAIN" "$TEXT" ${HELDOUT:+"$HELDOUT"}; do
-  [ -f "$file" ] || die "there is no file $file; TRAIN, TEXT and HELDOUT name" \
-      "files"
+  [ -f "$file" ] || die "there is no file $file; set TRAIN, TEXT and HELDOUT" \
+      "to paths of files"
 done
 
 readonly LENGTHS=(--max_seq_length "$MAX_SEQ_LENGTH"
@@ -71,7 +71,7 @@ heldout=() agreement=() start=()
 [ -z "$HELDOUT" ] || heldout=(--eval_file "$HELDOUT")
 mkdir -p "$WORK"
 
-run 'The teacher, fine-tuned' "${LENGTHS[@]}" \
+run 'Fine-tune the teacher' "${LENGTHS[@]}" \
   --bert_config_file "$TEACHER/bert_config.json" \
   --init_checkpoint "$TEACHER/bert_model.ckpt" \
   --train_file "$TRAIN" "${heldout[@]}" --output_dir "$WORK/teacher" \
@@ -79,11 +79,11 @@ run 'The teacher, fine-tuned' "${LENGTHS[@]}" \
   --num_train_epochs "$TEACHER_EPOCHS"
 
 write_texts "$WORK/texts.txt" "$TRAIN" "$TEXT"
-run 'Soft labels of the teacher' --output_dir "$WORK/teacher" \
+run 'Label the training texts with the teacher' --output_dir "$WORK/teacher" \
   --predict_file "$WORK/texts.txt" --output_file "$WORK/soft_labels.tsv"
 if [ -n "$HELDOUT" ]; then
   write_texts "$WORK/heldout.txt" "$HELDOUT"
-  run 'Soft labels of the held-out texts' --output_dir "$WORK/teacher" \
+  run 'Label the held-out texts with the teacher' --output_dir "$WORK/teacher" \
     --predict_file "$WORK/heldout.txt" \
     --output_file "$WORK/heldout_soft_labels.tsv"
   agreement=(--eval_soft_label_file "$WORK/heldout_soft_labels.tsv")
@@ -93,10 +93,10 @@ if [ -f "$STUDENT/bert_model.ckpt.index" ]; then
   start=(--init_checkpoint "$STUDENT/bert_model.ckpt")
   : "${LEARNING_RATE:=1e-4}" "${EPOCHS:=2}"
 else
-  echo "STUDENT=$STUDENT has no bert_model.ckpt: from scratch" >&2
+  echo "STUDENT=$STUDENT has no bert_model.ckpt: training from scratch" >&2
   : "${LEARNING_RATE:=3e-4}" "${EPOCHS:=4}"
 fi
-run 'The student, on soft labels and true labels' "${LENGTHS[@]}" \
+run 'Train the student on soft labels and true labels' "${LENGTHS[@]}" \
   --bert_config_file "$STUDENT/bert_config.json" "${start[@]}" \
   --train_file "$TRAIN" --soft_label_file "$WORK/soft_labels.tsv" \
   "${heldout[@]}" "${agreement[@]}" --output_dir "$WORK/student" \

@@ -19,8 +19,8 @@ r"""Exports a BERT or a classifier to formats of other libraries.
 The TensorFlow formats read int32 input_ids, input_mask and segment_ids, [B, S].
 A classifier returns float32 probabilities, [B, labels]. A masked-LM model also
 reads masked_lm_positions, [B, P], and returns probabilities
-[B, P, vocab_size]. Each export has vocab.txt, of a classifier also labels.txt.
-The same command, run again, keeps a finished export.
+[B, P, vocab_size]. Each export has vocab.txt; a classifier's also has
+labels.txt. The same command, run again, keeps a finished export.
 """
 
 import os
@@ -183,14 +183,14 @@ def check_flags(options: Options, given: Collection[str]) -> None:
     if options.classifier_dir and name in given:
       raise InputError(
           "--{} has no effect with --classifier_dir={}, whose files have the "
-          "value; leave the flag out".format(name, options.classifier_dir))
+          "value; remove the flag".format(name, options.classifier_dir))
   for name in _TFLITE_FLAGS:
     if options.format != "tflite" and name in given:
-      raise InputError("--{} has no effect with --format={}; leave the flag "
-                       "out".format(name, options.format))
+      raise InputError("--{} has no effect with --format={}; remove the "
+                       "flag".format(name, options.format))
   if options.classifier_dir and "max_predictions_per_seq" in given:
     raise InputError("--max_predictions_per_seq has no effect with "
-                     "--classifier_dir; leave the flag out")
+                     "--classifier_dir; remove the flag")
   if files.is_remote(options.output_dir):
     raise InputError("--output_dir={} is not on this machine; export to a "
                      "local folder and copy it".format(options.output_dir))

@@ -1,22 +1,22 @@
-r"""Writes the config of a student, and says what it saves.
+r"""Writes the config of a student, and prints its size beside the teacher's.
 
   python examples/make_student_config.py \
     --bert_config_file teacher/bert_config.json --layers 6 \
     --output_file student/bert_config.json
 
-What is not given is as in the teacher's config. A student of the teacher's
-hidden size can start from its layers. A student of another --hidden_size starts
-from a published BERT of its own shape, or from scratch; its heads have the
-teacher's size and its layers the teacher's proportions. --published names one
-of Google's 24 small BERTs instead:
+The other values of the config are the teacher's. A student of the teacher's
+hidden size can start from the teacher's layers. A student of another
+--hidden_size keeps the teacher's size of a head and proportions of a layer, and
+starts from scratch or from a published BERT of the same shape. --published
+gives the student the shape of one of Google's 24 small BERTs:
 
   python examples/make_student_config.py \
     --bert_config_file teacher/bert_config.json --published L-4_H-256 \
     --published_dir models/uncased_L-4_H-256_A-4 \
     --vocab_file teacher/vocab.txt --output_file student/bert_config.json
 
-Without --published_dir the shape alone is taken. With it, the checkpoint and
-the vocabulary in that folder are compared with the config and with vocab_file.
+With --published_dir, the script compares the checkpoint in that folder with the
+config, and the vocabulary in that folder with vocab_file.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ import pathlib
 import sys
 from typing import List, Mapping, Optional, Tuple
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
@@ -44,8 +44,9 @@ from util.command_line import InputError
 
 # Variables are float32.
 _BYTES_PER_PARAMETER = 4
-# Google's small BERTs of 2020 (Turc et al. 2019, arXiv 1908.08962): each number
-# of layers with each hidden size, heads of 64 units, 4 x as many units between.
+# Google's small BERTs of 2020 (Turc et al. 2019, arXiv 1908.08962) combine each
+# number of layers with each hidden size. A head has 64 units; the intermediate
+# size is 4 times the hidden size.
 _PUBLISHED_LAYERS = (2, 4, 6, 8, 10, 12)
 _PUBLISHED_SIZES = (128, 256, 512, 768)
 _PUBLISHED_HEAD_SIZE = 64
@@ -58,26 +59,27 @@ def define_flags() -> None:
   """Defines the flags of the script."""
   flags.DEFINE_string("bert_config_file", None, "Config of the teacher.")
   flags.DEFINE_integer(
-      "layers", None, "Layers of the student. Needed without published.",
+      "layers", None,
+      "Number of the student's layers. Required without published.",
       lower_bound=1)
   flags.DEFINE_integer(
-      "hidden_size", None, "The student's hidden size; default: the teacher's.",
+      "hidden_size", None, "The student's hidden size. Default: the teacher's.",
       lower_bound=1)
   flags.DEFINE_enum(
       "published", None, _PUBLISHED,
-      "Shape of one of Google's 24 small BERTs, in place of layers and "
-      "hidden_size: 2 to 12 layers, 128 to 768 units, heads of 64 units. Its "
-      "checkpoint can be the student's init_checkpoint.")
+      "Shape of one of Google's 24 small BERTs, instead of layers and "
+      "hidden_size: 2 to 12 layers, 128 to 768 units, heads of 64 units. The "
+      "student can start from the checkpoint of this BERT.")
   flags.DEFINE_string(
       "published_dir", None,
-      "Folder of that BERT, with bert_model.ckpt.* and vocab.txt, to compare "
-      "with the config that is written.")
+      "Folder with bert_model.ckpt.* and vocab.txt of the published BERT, to "
+      "compare with the config and with vocab_file.")
   flags.DEFINE_string(
       "vocab_file", None,
-      "Vocabulary of the teacher. Needed with published_dir.")
+      "Vocabulary of the teacher. Required with published_dir.")
   flags.DEFINE_string("output_file", None, "Config to write.")
   flags.DEFINE_bool(
-      "overwrite", False, "Whether to replace another config of that name.")
+      "overwrite", False, "Whether to replace another config in output_file.")
   input_pipeline.define_flags()
 
 
@@ -87,17 +89,17 @@ def student_config(teacher: modeling.BertConfig, num_layers: int,
 
   Args:
     teacher: the teacher's config.
-    num_layers: layers of the student.
-    hidden_size: its hidden size; a multiple of the size of a head.
+    num_layers: number of the student's layers.
+    hidden_size: the student's hidden size.
 
   Raises:
-    InputError: the hidden size is no such multiple.
+    InputError: if the hidden size is not a multiple of the size of a head.
   """
   head_size = teacher.hidden_size // teacher.num_attention_heads
   if hidden_size % head_size:
     raise InputError(
         "--hidden_size={} must be a multiple of {}, the size of the teacher's "
-        "attention heads: give {}".format(
+        "attention heads; give {}".format(
             hidden_size, head_size,
             max(1, round(hidden_size / head_size)) * head_size))
   return dataclasses.replace(
@@ -112,8 +114,8 @@ def published_config(teacher: modeling.BertConfig,
   """Returns the config of one of Google's small BERTs.
 
   Args:
-    teacher: its vocabulary's size, dropout and the like are taken.
-    name: of _PUBLISHED.
+    teacher: config with all other values, such as the vocabulary's size.
+    name: one of _PUBLISHED.
   """
   layers, size = (int(part.partition("-")[2]) for part in name.split("_"))
   return dataclasses.replace(
@@ -126,23 +128,23 @@ def check_published(config: modeling.BertConfig, folder: str,
                     vocab_file: str) -> None:
   """Compares a published BERT with the student's config and the teacher.
 
-  A vocabulary with other tokens is a warning: a vocabulary decides what each
-  id means, and the student is to learn from the teacher's ids.
+  Logs a warning if the vocabularies differ: the student trains on the teacher's
+  token ids.
 
   Args:
-    config: of the student.
-    folder: of the published BERT.
-    vocab_file: the teacher's vocabulary.
+    config: the student's config.
+    folder: folder of the published BERT.
+    vocab_file: path of the teacher's vocabulary.
 
   Raises:
-    InputError: the checkpoint lacks a part of the model or has other shapes,
-      or a vocabulary cannot be read.
+    InputError: if the checkpoint has other shapes than the config, or if a file
+      is missing or damaged.
   """
   checkpoint = os.path.join(folder, checkpoints.CHECKPOINT_FILE)
   try:
     match = checkpoints.match_checkpoint(config, checkpoint, "published_dir")
   except InputError as error:
-    # The shape is that of another flag here.
+    # Here --published sets the shape.
     raise InputError(str(error).replace(
         "--bert_config_file", "--published")) from None
   if match.missing:
@@ -160,18 +162,17 @@ def check_published(config: modeling.BertConfig, folder: str,
   if difference:
     logging.warning(
         "--published_dir: %s and --vocab_file=%s differ: %s. The student reads "
-        "the teacher's ids, which mean other tokens to this checkpoint: take "
-        "one with the teacher's vocabulary, or start from scratch.", path,
-        vocab_file, difference)
+        "the teacher's ids: choose a checkpoint with the teacher's vocabulary, "
+        "or start from scratch.", path, vocab_file, difference)
 
 
 def vocabulary_difference(teacher: Mapping[str, int],
                           student: Mapping[str, int]) -> Optional[str]:
-  """Returns how two vocabularies differ by content; None where they do not.
+  """Describes the difference of two vocabularies; returns None if equal.
 
   Args:
-    teacher: ids by token.
-    student: likewise.
+    teacher: maps the teacher's tokens to ids.
+    student: maps the student's tokens to ids.
   """
   if teacher == student:
     return None
@@ -192,19 +193,20 @@ def num_parameters(config: modeling.BertConfig) -> int:
 
 def num_operations(config: modeling.BertConfig, max_seq_length: int,
                    max_predictions_per_seq: int) -> int:
-  """Counts the multiplications and additions that a sequence takes.
+  """Counts the multiplications and additions per sequence.
 
-  Those of the matrix products, forward; training takes three times as many.
+  The count includes only the matrix products of the forward pass. Training
+  needs three times as many.
 
   Args:
-    config: of the model.
+    config: config of the model.
     max_seq_length: S.
     max_predictions_per_seq: P.
   """
   size, length = config.hidden_size, max_seq_length
-  # Queries, keys, values and output; then the two layers of the feed-forward.
+  # Queries, keys, values and output; then the feed-forward layers.
   of_layer = length * (4 * size ** 2 + 2 * size * config.intermediate_size)
-  of_attention = 2 * length ** 2 * size  # Scores, and weighted values.
+  of_attention = 2 * length ** 2 * size  # Scores and weighted values.
   of_head = max_predictions_per_seq * (size ** 2 + size * config.vocab_size)
   return 2 * (config.num_hidden_layers * (of_layer + of_attention) + size ** 2
               + of_head)
@@ -212,7 +214,7 @@ def num_operations(config: modeling.BertConfig, max_seq_length: int,
 
 def comparison(teacher: modeling.BertConfig, student: modeling.BertConfig,
                max_seq_length: int, max_predictions_per_seq: int) -> str:
-  """Returns a table of what the student takes, beside the teacher."""
+  """Returns a table of the size and arithmetic of teacher and student."""
   rows: List[Tuple[str, ...]] = [("", "teacher", "student", "ratio")]
   for name, pattern, scale, count in (
       ("parameters", "{:.1f} million", 1e-6, num_parameters),
@@ -232,22 +234,22 @@ def comparison(teacher: modeling.BertConfig, student: modeling.BertConfig,
 
 def _warn_of_size(teacher: modeling.BertConfig,
                   student: modeling.BertConfig) -> None:
-  """Warns of a student that is larger in every way."""
+  """Warns if the student has more layers and is not narrower."""
   if (student.num_hidden_layers > teacher.num_hidden_layers
       and student.hidden_size >= teacher.hidden_size):
     logging.warning(
-        "The student is larger than the teacher: give fewer --layers, of which "
-        "the teacher has %d, or a smaller --hidden_size than its %d.",
+        "The student is larger than the teacher: give fewer --layers than the "
+        "teacher's %d, or a smaller --hidden_size than the teacher's %d.",
         teacher.num_hidden_layers, teacher.hidden_size)
 
 
 def check_choice(published: Optional[str], layers: Optional[int],
                  hidden_size: Optional[int], folder: Optional[str],
                  vocab_file: Optional[str]) -> None:
-  """Raises InputError where the flags name no shape, or two of them."""
+  """Raises InputError if the flags set no shape, or two shapes."""
   if published and (layers or hidden_size):
     raise InputError(
-        "--published={} is a shape; leave --{} out".format(
+        "--published={} sets the shape; remove --{}".format(
             published, "layers" if layers else "hidden_size"))
   if not (published or layers):
     raise InputError(
@@ -255,11 +257,11 @@ def check_choice(published: Optional[str], layers: Optional[int],
         "Google's small BERTs); see --help")
   if folder and not published:
     raise InputError(
-        "--published_dir={} needs --published, the shape of that BERT, such "
-        "as {}".format(folder, _PUBLISHED[0]))
+        "--published_dir={} needs --published; give the shape of the BERT in "
+        "that folder, such as {}".format(folder, _PUBLISHED[0]))
   if folder and not vocab_file:
-    raise InputError("--published_dir={} needs --vocab_file, the teacher's "
-                     "vocabulary to compare with".format(folder))
+    raise InputError("--published_dir={} needs --vocab_file; give the "
+                     "teacher's vocabulary".format(folder))
 
 
 def main() -> None:
@@ -280,8 +282,8 @@ def main() -> None:
   if (files.exists(output_file) and not flags.FLAGS.overwrite
       and files.read_text(output_file) != text):
     raise InputError(
-        "--output_file={} holds another config already: choose another name, "
-        "or set --overwrite=True".format(output_file))
+        "--output_file={} holds another config; choose another name, or give "
+        "--overwrite=True".format(output_file))
   files.make_output_folder(os.path.dirname(output_file), "output_file")
   files.write_atomically(output_file, text)
   sys.stdout.write(comparison(

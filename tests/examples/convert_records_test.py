@@ -170,7 +170,7 @@ def test_a_conversion_resumes(tmp_path, convert):
 @pytest.mark.parametrize("output_dir, flags, told", [
     ("in", {}, "--output_dir.*holds the input file.*another folder"),
     ("out", {"record_format": "example", "probability_bits": 8},
-     "--probability_bits=8.*--record_format=compact.*leave it out"),
+     "--probability_bits=8.*--record_format=compact.*remove --probability_"),
     ("out", {"input_file": "none"}, "--input_file.*none.*check"),
     ("out", {"input_file": "{}/a.tfrecord,{}/more/a.tfrecord"},
      "--input_file.*two files a.tfrecord.*two folders"),

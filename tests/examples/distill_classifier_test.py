@@ -55,7 +55,7 @@ def test_each_step_runs_only_once(tmp_path, settings):
   assert texts == [line.split("\t")[1] for line in (
       tmp_path / "train.tsv").read_text().splitlines()] + [
           "a bad film", "so good"]
-  assert "student has no bert_model.ckpt: from scratch" in result.stderr
+  assert "student has no bert_model.ckpt: training from" in result.stderr
   assert "24 texts with a true label, of which 24" in result.stderr
   results = tiny.read_results(work / "student")
   assert results["num_examples"] == 6

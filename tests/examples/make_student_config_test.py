@@ -111,9 +111,9 @@ def test_shapes_of_the_published_models():
 
 @pytest.mark.parametrize("flags, words", [
     ([], ("--layers", "--published")),
-    (["--published=L-2_H-128", "--layers=2"], ("leave --layers out",)),
+    (["--published=L-2_H-128", "--layers=2"], ("remove --layers",)),
     (["--published=L-2_H-128", "--hidden_size=2"],
-     ("leave --hidden_size out",)),
+     ("remove --hidden_size",)),
     (["--published=L-3_H-128"], ("--published", "L-2_H-128")),
     (["--layers=2", "--published_dir=a"], ("needs --published",)),
     (["--published=L-2_H-128", "--published_dir=a"], ("needs --vocab_file",)),
