@@ -1,22 +1,22 @@
-r"""Measures what a fine-tuned teacher adds to small classifiers.
+r"""Measures the gain of small classifiers from a fine-tuned teacher.
 
   python benchmarks/task_distillation.py --teacher_dir teacher \
     --train_file train.tsv --heldout_file heldout.tsv --text_file reviews.txt \
     --output_dir task_distillation --sizes 2400,9607
 
-teacher_dir holds a BERT in Google's layout. For each size the teacher is
-fine-tuned on that many labelled sentences, the first ones of train_file. It
-labels the sentences of train_file, with their true labels hidden, and sentences
-of text_file. Two students are then trained with three seeds: one from scratch,
-3 layers of width 192, and layers 0 and 3 of the teacher; on hard labels alone
-(hard), and on the teacher's soft labels too (distilled). Each run is the
-command that a user would give.
+teacher_dir holds a BERT in Google's layout. For each size, the benchmark
+fine-tunes the teacher on that number of labelled sentences, the first lines of
+train_file. The teacher labels all sentences of train_file, without reading the
+true labels, and sentences of text_file. The benchmark then trains two students
+with three seeds: 3 layers of width 192 from scratch, and layers 0 and 3 of the
+teacher. Each student trains on hard labels only (hard), and on hard labels and
+the teacher's soft labels (distilled), with examples/fine_tune_classifier.py.
 
-output_dir/results.json gets the figures of each run as it ends; the same
-command resumes. Printed are, for each student and size, means and standard
-deviations over the seeds and a paired bootstrap of the held-out sentences: the
-95% interval of the difference of the accuracies, averaged over the seeds, and
-the share of resamples in which hard labels are as good or better.
+Each finished run adds its results to output_dir/results.json. Run the same
+command again to resume. For each student and size, the benchmark prints means
+and standard deviations over the seeds, and a paired bootstrap over the held-out
+sentences: the 95% interval of the difference of the mean accuracies, and the
+share of resamples in which hard labels are as accurate or more accurate.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
+if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -52,9 +52,8 @@ tf1 = tf.compat.v1
 _SCRIPT = ROOT / "examples" / "fine_tune_classifier.py"
 _SMALL, _LAYERS = "3 x 192 from scratch", "layers 0, 3 of the teacher"
 _KEPT_LAYERS = (0, 3)
-# Flags of each run. Of the small student they were compared on a tenth of the
-# training part; on true labels alone a rate of 3e-4 learns nothing with some
-# seeds.
+# Flags of each run. A tenth of train_file selected the flags of the small
+# student. On hard labels only, a learning rate of 3e-4 fails with some seeds.
 _RECIPES = {
     "teacher": {"learning_rate": 5e-5, "num_train_epochs": 3},
     (_SMALL, "hard"): {"learning_rate": 1e-4, "num_train_epochs": 10},
@@ -66,7 +65,7 @@ _RECIPES = {
 }
 _METHODS = ("hard", "distilled")
 _MAX_SEQ_LENGTH = 48
-# Sentences of text_file: neither titles nor paragraphs.
+# Numbers of words in a sentence of text_file, without titles and paragraphs.
 _WORDS = range(5, 33)
 _NUM_RESAMPLES = 10000
 
@@ -75,8 +74,9 @@ def define_flags() -> None:
   """Defines the flags of this benchmark."""
   flags.DEFINE_string("teacher_dir", None, "A BERT in Google's layout.")
   flags.DEFINE_string("train_file", None, "Lines of label, tab and sentence.")
-  flags.DEFINE_string("heldout_file", None, "Lines of the same form.")
-  flags.DEFINE_string("text_file", None, "A sentence a line.")
+  flags.DEFINE_string(
+      "heldout_file", None, "Lines to evaluate on, in the same format.")
+  flags.DEFINE_string("text_file", None, "Sentences, one per line.")
   flags.DEFINE_integer(
       "num_texts", 10000, "Sentences of text_file to label.", lower_bound=0)
   flags.DEFINE_list("sizes", ["9607", "2400"], "Numbers of labelled sentences.")
@@ -86,13 +86,13 @@ def define_flags() -> None:
 
 
 class Run(NamedTuple):
-  """A student to train.
+  """The training of a student.
 
   Attributes:
     size: number of labelled sentences.
-    student: its name.
+    student: name of the student.
     method: "hard" or "distilled".
-    seed: of the training.
+    seed: seed of the training.
   """
   size: int
   student: str
@@ -106,7 +106,7 @@ class Files:
 
   Attributes:
     teacher: folder of the BERT.
-    train, heldout, text: the files of the flags.
+    train, heldout, text: paths of train_file, heldout_file and text_file.
     output: folder of models and results.
   """
   teacher: pathlib.Path
@@ -116,45 +116,47 @@ class Files:
   output: pathlib.Path
 
   def labelled(self, size: int) -> pathlib.Path:
-    """Returns the path of the first sentences with their labels."""
+    """Returns the path of the first `size` sentences with their labels."""
     return self.output / "labelled_{}.tsv".format(size)
 
   def soft(self, size: int) -> pathlib.Path:
-    """Returns the path of a teacher's soft labels."""
+    """Returns the path of a teacher's soft labels for training."""
     return self.output / "soft_labels_{}.tsv".format(size)
 
   def heldout_soft(self, size: int) -> pathlib.Path:
-    """Returns the path of a teacher's soft labels of the held-out part."""
+    """Returns the path of a teacher's soft labels of held-out sentences."""
     return self.output / "heldout_soft_labels_{}.tsv".format(size)
 
   def student(self, student: str) -> pathlib.Path:
-    """Returns the folder that a student starts from."""
+    """Returns the folder of a student before training."""
     return self.output / ("small" if student == _SMALL else "layers")
 
 
-# --- What is trained on ------------------------------------------------------
+# --- Inputs ------------------------------------------------------------------
 
 
 def sentences(path: pathlib.Path, count: int) -> List[str]:
-  """Returns sentences from all parts of a text, as many as are asked for."""
+  """Returns `count` sentences, spread evenly over a text."""
   with open(path, encoding="utf-8") as file:
     found = list(dict.fromkeys(
         line.strip() for line in file if len(line.split()) in _WORDS))
   if len(found) < count:
-    raise InputError("--text_file: {} has {} sentences of {} to {} words; give "
-                     "a lower --num_texts than {}".format(
-                         path, len(found), _WORDS[0], _WORDS[-1], count))
+    raise InputError(
+        "--text_file: {} has {} sentences of {} to {} words, expected {} "
+        "sentences; give another file, or a lower --num_texts".format(
+            path, len(found), _WORDS[0], _WORDS[-1], count))
   return [found[index * len(found) // count] for index in range(count)]
 
 
 def prepare(where: Files, sizes: Sequence[int], num_texts: int) -> None:
-  """Writes the subsets, the texts without labels and the students' starts."""
+  """Writes the subsets, the texts without labels and untrained students."""
   where.output.mkdir(parents=True, exist_ok=True)
   lines = where.train.read_text(encoding="utf-8").splitlines(keepends=True)
   for size in sizes:
     if size > len(lines):
-      raise InputError("--sizes: {} is more than the {} lines of {}".format(
-          size, len(lines), where.train))
+      raise InputError(
+          "--sizes: {} is more than the {} lines of --train_file={}; give a "
+          "lower size".format(size, len(lines), where.train))
     files.write_atomically(str(where.labelled(size)), "".join(lines[:size]))
   hidden = [line.partition("\t")[2].rstrip("\n") for line in lines]
   files.write_atomically(str(where.output / "texts.txt"), "".join(
@@ -166,7 +168,7 @@ def prepare(where: Files, sizes: Sequence[int], num_texts: int) -> None:
 
 
 def write_starts(where: Files) -> None:
-  """Writes the config of each student, and the layers of the teacher."""
+  """Writes the configs of the students, and the teacher's layers."""
   teacher = modeling.BertConfig.from_json_file(
       str(where.teacher / checkpoints.CONFIG_FILE))
   configs = {
@@ -188,12 +190,12 @@ def write_starts(where: Files) -> None:
 
 def take_layers(config: modeling.BertConfig, source: pathlib.Path,
                 path: pathlib.Path) -> None:
-  """Writes a checkpoint of some of a teacher's layers, which are not trained.
+  """Writes a checkpoint of the layers _KEPT_LAYERS of a teacher.
 
   Args:
-    config: of the student.
-    source: the teacher's checkpoint, without `.index`.
-    path: of the student's checkpoint.
+    config: config of the student.
+    source: path of the teacher's checkpoint, without `.index`.
+    path: path of the student's checkpoint, without `.index`.
   """
   with tf.Graph().as_default(), tf1.Session() as session:
     placeholder = tf1.placeholder_with_default(
@@ -209,16 +211,17 @@ def take_layers(config: modeling.BertConfig, source: pathlib.Path,
 
 
 def run_script(**values: Any) -> None:
-  """Runs the script of fine-tuning with flags; ends where it fails."""
+  """Runs fine_tune_classifier.py with flags; raises InputError if it fails."""
   command = [sys.executable, str(_SCRIPT), *(
       "--{}={}".format(name, value) for name, value in values.items())]
   logging.info("%s", " ".join(command[1:]))
   if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode:
-    raise InputError("the command above failed; its last line says why")
+    raise InputError("the command above failed; correct the error in its last "
+                     "line, then run the same benchmark again")
 
 
 def make_teacher(where: Files, size: int) -> None:
-  """Fine-tunes the teacher on labelled sentences; it labels all others."""
+  """Fine-tunes the teacher, and writes the teacher's soft labels."""
   folder = where.output / "teacher_{}".format(size)
   run_script(
       bert_config_file=where.teacher / checkpoints.CONFIG_FILE,
@@ -233,7 +236,7 @@ def make_teacher(where: Files, size: int) -> None:
 
 
 def train(where: Files, run: Run) -> Dict[str, Any]:
-  """Trains a student; returns its figures and what it says of each sentence."""
+  """Trains a student; returns its entry of results.json."""
   folder = where.output / "_".join(
       [where.student(run.student).name, run.method, str(run.size),
        "seed", str(run.seed)])
@@ -260,7 +263,7 @@ def train(where: Files, run: Run) -> Dict[str, Any]:
 
 
 def read_figures(folder: pathlib.Path) -> Dict[str, float]:
-  """Returns accuracy and agreement of a classifier."""
+  """Returns the accuracy of a classifier and its agreement with the teacher."""
   text = (folder / "eval_results.txt").read_text(encoding="utf-8")
   results = dict(line.split(" = ") for line in text.splitlines())
   return {name: float(results[name])
@@ -268,7 +271,7 @@ def read_figures(folder: pathlib.Path) -> Dict[str, float]:
 
 
 def is_correct(where: Files, path: pathlib.Path) -> str:
-  """Returns a 1 or 0 for each held-out sentence that a file labels."""
+  """Returns "1" for each correct label of a held-out sentence, else "0"."""
   truth = text_files.read_texts(str(where.heldout), "heldout_file")
   soft = soft_labels.read(str(path), "output_file")
   return "".join(
@@ -295,12 +298,12 @@ def bootstrap(hard: np.ndarray, distilled: np.ndarray, seed: int = 0
 
   Args:
     hard: bool [seeds, N], whether each sentence is classified correctly.
-    distilled: likewise.
-    seed: of the resamples.
+    distilled: the same for the other method.
+    seed: seed of the resamples.
 
   Returns:
-    The 95% interval of the difference of the accuracies, averaged over the
-    seeds, and the share of resamples in which it is 0 or less.
+    The 95% interval of the difference of the mean accuracies over the seeds,
+    and the share of resamples with a difference of 0 or less.
   """
   differences = distilled.mean(axis=0) - hard.mean(axis=0)
   generator = np.random.default_rng(seed)
@@ -308,12 +311,12 @@ def bootstrap(hard: np.ndarray, distilled: np.ndarray, seed: int = 0
       differences[generator.integers(len(differences), size=len(differences))]
       .mean() for _ in range(_NUM_RESAMPLES)])
   low, high = np.quantile(means, [0.025, 0.975])
-  # Rounding must not make a difference of zeros.
+  # Differences of 0 may have rounding errors.
   return float(low), float(high), float((means <= 1e-12).mean())
 
 
 def summary(runs: Sequence[Dict[str, Any]]) -> str:
-  """Returns a line for each student and size."""
+  """Returns a Markdown table with a row for each student and size."""
   lines = ["| student | labelled sentences | seeds | hard labels | distilled | "
            "difference | 95% interval | p |", "|---" * 8 + "|"]
   cells = dict.fromkeys((run["student"], run["size"]) for run in runs)
@@ -345,7 +348,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def measure(where: Files, runs: Sequence[Run]) -> List[Dict[str, Any]]:
-  """Trains what is not trained; returns the figures of all runs."""
+  """Trains the students of unfinished runs; returns the results of all runs."""
   path = where.output / "results.json"
   done = json.loads(path.read_text()) if path.exists() else []
   known = {Run(*(each[name] for name in Run._fields)) for each in done}
