@@ -160,8 +160,8 @@ def read_description(path: str) -> Description:
     with open(path, encoding="utf-8") as file:
       values = json.load(file)
   except ValueError as error:
-    raise InputError("--description_file={} is not JSON: {}".format(
-        path, error)) from None
+    raise InputError("--description_file={} is not JSON ({}); correct the file"
+                     .format(path, error)) from None
   try:
     return _description(values)
   except InputError as error:
@@ -525,7 +525,7 @@ class Comparison:
       found, wanted = shlex.split(result["command"]), self._commands.train(run)
       if found != wanted:
         raise InputError(
-            "--output_dir={} holds {}, made with {}, where the description now "
+            "--output_dir={} holds {}, made with {}, but the description now "
             "has {}; choose another folder, or another name".format(
                 self._output_dir, _title(run), _difference(found, wanted),
                 _difference(wanted, found)))
@@ -570,7 +570,7 @@ class Comparison:
           "seed": run.seed, "seconds": round(seconds, 1),
           "command": shlex.join(words), "results": found})
       self._write()
-      # The exported student stays; checkpoints with slots are not needed again.
+      # Keep the exported student; delete checkpoints with optimizer slots.
       for path in pathlib.Path(folder).rglob("model.ckpt-*"):
         path.unlink()
       logging.info("%s: accuracy %.4f, cross entropy %.3f, agreement %.4f, %s",
@@ -643,7 +643,7 @@ class Comparison:
 def _fingerprints(description: Description) -> Dict[str, Dict[str, str]]:
   """Returns fingerprints of a description's files, by field.
 
-  Missing files are left out: a finished comparison does not need the files.
+  The function skips missing files: a finished comparison needs no files.
   """
   fingerprints = {}
   checkpoint = os.path.join(description.teacher, checkpoints.CHECKPOINT_FILE)
@@ -742,7 +742,7 @@ def main() -> None:
     logging.info("%d of %d runs are finished.",
                  len(description.runs) - len(runs), len(description.runs))
     if runs:
-      logging.info("The others take about %s.",
+      logging.info("The remaining runs take about %s.",
                    _duration(comparison.estimate(runs)))
       comparison.run(runs)
     comparison.note_label_bytes()

@@ -114,7 +114,7 @@ def test_a_comparison(inputs, tmp_path):
   assert drawn.startswith("| drawn | 2 | {:.4f} ± {:.4f} |".format(
       np.mean(accuracies), np.std(accuracies, ddof=1)))
   assert (output_dir / "table.md").read_text() == result.stdout
-  assert "The others take about" in result.stderr
+  assert "The remaining runs take about" in result.stderr
 
   assert set(found["label_bytes"]) == {"drawn", "bucket"}
   assert min(found["label_bytes"].values()) > 0
