@@ -305,7 +305,7 @@ class Classifier:
               [None, None], [None, None], [None, None], [None])))
       if schedule:
         tf1.set_random_seed(schedule.seed)
-        tf1.train.get_or_create_global_step()  # Dropout depends on it.
+        tf1.train.get_or_create_global_step()  # For dropout.
         logits = label_logits(
             config, True, self._inputs, num_labels, compute_type)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(

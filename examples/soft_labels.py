@@ -1,4 +1,4 @@
-"""Reads and writes files of soft labels, and mixes them with true labels.
+"""Reads and formats soft labels, and mixes soft labels with true labels.
 
 A file of soft labels is UTF-8 text, tab-separated:
 
@@ -49,7 +49,7 @@ class Mixture(NamedTuple):
       teacher's most probable label.
     probabilities: float32 [N, L]; zeros for texts without a soft label.
     hard_weights: float32 [N], weight of the true label; 0 for texts without a
-      true label, 1 for texts without a soft label.
+      true label, 1 for texts without a soft label, else hard_label_weight.
     num_labelled: number of texts with a true label. These texts come first.
     num_both: number of texts with a true label and a soft label.
   """

@@ -568,7 +568,7 @@ def test_bad_files_are_refused(tmp_path, folder, flag, lines, words):
     ({"learning_rate": "0.1,x"}, ("--learning_rate=0.1,x: 'x'",)),
     ({"learning_rate": "0"}, ("--learning_rate=0: '0'",)),
     ({"learning_rate": "inf"}, ("--learning_rate=inf: 'inf'",)),
-    ({"learning_rate": "1e-3,0.001"}, ("names 0.001 twice",)),
+    ({"learning_rate": "1e-3,0.001"}, ("has 0.001 twice",)),
     ({"num_train_epochs": 0.0}, ("--num_train_epochs=0.0",)),
     ({"init_checkpoint": "absent.ckpt"}, ("--init_checkpoint: absent.ckpt",)),
 ])
