@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
 # Sets up what is missing and distils a small BERT from text that every machine
-# has: the docstrings of its Python packages. Everything is made in ./demo, for
-# each number of steps in a folder of its own.
+# has: the docstrings of its Python packages. Then distils a classifier: a small
+# student learns from a fine-tuned teacher. All files are in ./demo, in a folder
+# for each number of steps and each seed.
 #
 #   ./demo.sh                   # 6 to 8 minutes on two cores
-#   DEMO_STEPS=20000 ./demo.sh  # training steps of a student; the teacher's
+#   DEMO_STEPS=20000 ./demo.sh  # training steps of the student; the teacher's
 #                               # are half as many again
+#   DEMO_SEED=2 ./demo.sh       # other random numbers
 #
-# Run again, it keeps what is finished. Remove the folder to start from scratch.
+# The same command keeps finished files. Remove the folder to start from scratch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 readonly STEPS=${DEMO_STEPS:-800}
 if ! [[ "$STEPS" =~ ^[1-9][0-9]*$ ]]; then
   echo "demo: error: DEMO_STEPS is '$STEPS'; give a number of steps over 0" >&2
+  exit 1
+fi
+readonly SEED=${DEMO_SEED:-1}
+if ! [[ "$SEED" =~ ^[0-9]{1,9}$ ]]; then
+  echo "demo: error: DEMO_SEED is '$SEED'; give a number of up to 9 digits" >&2
   exit 1
 fi
 
@@ -24,7 +31,7 @@ readonly TEACHER_STEPS=$(((3 * STEPS + 1) / 2))
 # How often the text is masked anew: about as many records as a student takes,
 # since to label more of them is time without use.
 readonly DUPE_FACTOR=$(((STEPS + 799) / 800))
-readonly DEMO=demo/${STEPS}_steps
+readonly DEMO=demo/${STEPS}_steps_seed_$SEED
 # Google's layout, as the trainer leaves it: no slots of the optimizer.
 readonly TEACHER=$DEMO/teacher/student/bert_model.ckpt
 readonly LENGTHS='--max_seq_length 64 --max_predictions_per_seq 10'
@@ -65,17 +72,7 @@ train() { # FOLDER STEPS FLAGS...
   run python network_distillation_single_machine_truncated.py \
     --bert_config_file "$folder/bert_config.json" --output_dir "$folder" \
     --do_train True --num_train_steps "$steps" \
-    --num_warmup_steps $((steps / 10)) "$@"
-}
-
-# Evaluates four times while it trains, which gives the curves of the picture.
-train_student() { # FOLDER FLAGS...
-  local folder=$1
-  shift
-  train "$folder" $STEPS $LENGTHS --learning_rate 5e-4 "$@" \
-    --eval_input_file $DEMO/heldout/labelled.tfrecord --do_eval True \
-    --eval_every_checkpoint True --save_checkpoints_steps $(((STEPS + 3) / 4)) \
-    --eval_batch_size 32
+    --num_warmup_steps $((steps / 10)) --random_seed $SEED "$@"
 }
 
 write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR FLAGS...
@@ -83,7 +80,8 @@ write_records() { # INPUT_DIR OUTPUT_DIR DUPE_FACTOR FLAGS...
   shift 3
   run python multifile_create_pretraining_data.py \
     --input_dir "$input" --output_dir "$output" --output_base_name masked \
-    --vocab_file $DEMO/vocab.txt --dupe_factor "$dupe_factor" "$@"
+    --vocab_file $DEMO/vocab.txt --dupe_factor "$dupe_factor" \
+    --random_seed $SEED "$@"
 }
 
 label() { # INPUT_FILE OUTPUT_FILE FLAGS...
@@ -95,10 +93,22 @@ label() { # INPUT_FILE OUTPUT_FILE FLAGS...
     --input_file "$input" --output_file "$output" $LENGTHS "$@"
 }
 
+fine_tune() { # MODEL FOLDER TRAIN_FILE LEARNING_RATE EPOCHS FLAGS...
+  local model=$DEMO/$1 folder=$DEMO/classifiers/$2 train_file=$DEMO/sentences/$3
+  local rate=$4 epochs=$5
+  shift 5
+  run python examples/fine_tune_classifier.py \
+    --bert_config_file "$model/bert_config.json" \
+    --init_checkpoint "$model/student/bert_model.ckpt" \
+    --vocab_file $DEMO/vocab.txt --train_file "$train_file" \
+    --output_dir "$folder" --max_seq_length 32 --learning_rate "$rate" \
+    --num_train_epochs "$epochs" --random_seed $SEED "$@"
+}
+
 title 'II: text, the sentences in the docstrings of the installed packages'
 if [ ! -f $DEMO/vocab.txt ]; then
   run python examples/demo_corpus.py --output_file $DEMO/text.txt \
-    --heldout_file $DEMO/heldout/text/text.txt
+    --heldout_file $DEMO/heldout/text/text.txt --sentences_dir $DEMO/sentences
   run python examples/demo_vocabulary.py --input_file $DEMO/text.txt \
     --output_file $DEMO/vocab.txt
 fi
@@ -118,12 +128,12 @@ write_config $DEMO/teacher 4
 train $DEMO/teacher $TEACHER_STEPS $TEACHER_LENGTHS --learning_rate 7e-4 \
   --input_file "$DEMO/masked_for_teacher/*.tfrecord" --hard_label_weight 1
 
-title 'IV: labels of the teacher'
+title 'IV: soft labels of the teacher'
 # A token and a sample that stands for all others: the best to learn from.
 label "$DEMO/masked/*.tfrecord" $DEMO/labelled.tfrecord --tail_samples 9
 label $DEMO/heldout/masked_0.tfrecord $DEMO/heldout/labelled.tfrecord
 
-title 'A record: what is masked in it, and what the teacher says to that'
+title 'A record: its masked tokens, and the soft labels of the teacher'
 run python examples/show_records.py --file $DEMO/heldout/labelled.tfrecord \
   --vocab_file $DEMO/vocab.txt --record 3
 
@@ -133,34 +143,41 @@ run python network_distillation_single_machine_truncated.py \
   --input_file $DEMO/heldout/labelled.tfrecord \
   --do_eval True --eval_batch_size 32 $LENGTHS
 
-title 'V: a student of 2 layers, from scratch, trained on the labels above all'
-write_config $DEMO/distilled 2
-train_student $DEMO/distilled --input_file $DEMO/labelled.tfrecord \
-  --hard_label_weight 0.1
-
-title 'The same student, from scratch too, trained on the masked tokens alone'
-write_config $DEMO/hard_labels 2
-train_student $DEMO/hard_labels --input_file "$DEMO/masked/*.tfrecord" \
-  --hard_label_weight 1
-
-title 'All three on held-out text'
+title 'V: a student of 2 layers, from scratch, trained on the soft labels'
+write_config $DEMO/student 2
+# Four evaluations during training give the curve of the picture.
+train $DEMO/student $STEPS $LENGTHS --learning_rate 5e-4 \
+  --input_file $DEMO/labelled.tfrecord --hard_label_weight 0.1 \
+  --eval_input_file $DEMO/heldout/labelled.tfrecord --do_eval True \
+  --eval_every_checkpoint True --save_checkpoints_steps $(((STEPS + 3) / 4)) \
+  --eval_batch_size 32
 run python examples/plot_results.py --title 'On held-out text' \
-  --runs "with the teacher=$DEMO/distilled,without=$DEMO/hard_labels" \
-  --references teacher=$DEMO/teacher --output_file $DEMO/curves.svg
-run python examples/demo_table.py \
-  --input_file $DEMO/heldout/labelled.tfrecord $LENGTHS \
-  --models "teacher=$DEMO/teacher,distilled student=$DEMO/distilled,\
-student on hard labels=$DEMO/hard_labels"
+  --runs "student=$DEMO/student" --references teacher=$DEMO/teacher \
+  --output_file $DEMO/curves.svg
 
-if [ "$STEPS" -le 800 ]; then
-  echo 'After so few steps the labels bring cross entropy and agreement, by more'
-  echo 'than three seeds differ, but little accuracy: docs/results.md has longer'
-  echo 'trainings.'
-fi
+title 'The teacher as a classifier: NumPy, Python or TensorFlow?'
+fine_tune teacher teacher labelled.tsv 5e-4 2
+run python examples/fine_tune_classifier.py \
+  --output_dir $DEMO/classifiers/teacher \
+  --predict_file $DEMO/sentences/texts.txt \
+  --output_file $DEMO/classifiers/soft_labels.tsv
 
-title 'What next'
-echo "$DEMO/curves.svg shows how both students get better."
-echo "$DEMO/distilled/student is the student, in the layout of Google's BERT."
-echo 'The same for a text and a teacher of yours: examples/pipeline.sh'
-echo 'Training with many processes needs Horovod: ./setup.sh'
+title 'The student as a classifier: on few labels, then on soft labels too'
+fine_tune student few_labels few.tsv 5e-4 10
+fine_tune student distilled few.tsv 1e-3 4 \
+  --soft_label_file $DEMO/classifiers/soft_labels.tsv
 
+title 'For comparison: the student on all labels of the teacher'
+fine_tune student teachers_labels labelled.tsv 1e-3 4
+
+title 'The result'
+python examples/demo_table.py --demo_dir $DEMO
+cat <<RESULT
+
+$DEMO/classifiers/distilled is the classifier, in Google's layout.
+$DEMO/student/student is the student before fine-tuning.
+$DEMO/curves.svg shows the student's way to the teacher.
+
+With your own teacher and texts: examples/pipeline.sh for stages II to V, then
+examples/distill_classifier.sh. Many processes need Horovod: ./setup.sh
+RESULT

@@ -18,6 +18,13 @@ REQUIRED_FLAGS = ("bert_config_file", "input_file", "output_dir")
 
 def define_flags() -> None:
   """Defines the flags of the trainers."""
+  _define_model_flags()
+  _define_loss_flags()
+  _define_training_flags()
+  _define_evaluation_and_device_flags()
+
+
+def _define_model_flags() -> None:
   flags.DEFINE_string(
       "bert_config_file", None,
       "Config of the student, a JSON file like BERT's bert_config.json.")
@@ -42,6 +49,9 @@ def define_flags() -> None:
       "init_layers", None,
       "Layers of init_checkpoint that become the student's layers 0, 1 and so "
       "on, such as 0,2,4; default: layers with the same numbers.")
+
+
+def _define_loss_flags() -> None:
   flags.DEFINE_integer(
       "truncation_factor", 10,
       "K, the number of teacher tokens that the records store for each slot; "
@@ -85,6 +95,9 @@ def define_flags() -> None:
       "Weight of the next-sentence loss. At 0 the next-sentence head is not "
       "trained, and evaluation leaves out its metrics.",
       lower_bound=0.0)
+
+
+def _define_training_flags() -> None:
   flags.DEFINE_bool("do_train", False, "Whether to train.")
   flags.DEFINE_bool(
       "do_eval", False,
@@ -120,6 +133,9 @@ def define_flags() -> None:
   flags.DEFINE_integer(
       "random_seed", 12345,
       "Seed of new weights, of dropout and of the order of records.")
+
+
+def _define_evaluation_and_device_flags() -> None:
   flags.DEFINE_integer(
       "iterations_per_loop", 1000, "Training steps per call of a TPU.",
       lower_bound=1)

@@ -1,13 +1,11 @@
-r"""Compares models on held-out records, one row each.
+r"""Compares the classifiers of the demo on held-out sentences.
 
-  python examples/demo_table.py \
-    --input_file demo/800_steps/heldout/labelled.tfrecord \
-    --models 'teacher=demo/800_steps/teacher,student=demo/800_steps/distilled' \
-    --max_seq_length 64 --max_predictions_per_seq 10
+  python examples/demo_table.py --demo_dir demo/800_steps
 
-A model is a folder with bert_config.json, the checkpoints and eval_results.txt
-of a trainer. Accuracy, cross entropy and agreement are those of
-eval_results.txt; how many sequences per second a model reads is measured here.
+Prints the result in words, a row for each classifier, and the answers of all
+classifiers to three sentences. demo_dir holds the sentences of
+examples/demo_corpus.py in sentences/, and in classifiers/ a folder of
+examples/fine_tune_classifier.py for each classifier.
 """
 
 import math
@@ -15,95 +13,175 @@ import os
 import pathlib
 import sys
 import time
-from typing import Mapping, Tuple
+from typing import List, NamedTuple, Sequence
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import flags
 import numpy as np
-import tensorflow as tf
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # pylint: disable=wrong-import-position
 from distillation import checkpoints
-from distillation import evaluation
-from distillation import teacher
+from distillation import devices
+from examples import classifier_folder
+from examples.classification import Classifier
+from examples.text_files import read_texts, Text
 import modeling
-from records import input_pipeline
-from records import order
-from records import schema
 from util import command_line
 from util import files
-from util.command_line import InputError
 
-_NUM_RECORDS = 512
-_COLUMNS = ("model", "masked-LM accuracy", "masked-LM cross entropy",
-            "agreement with teacher", "parameters", "sequences/s")
+_COLUMNS = ("classifier", "labelled sentences", "soft-labelled", "accuracy",
+            "parameters", "sentences/s")
+_NUM_SHOWN = 3
+
+
+class Row(NamedTuple):
+  """A classifier of the demo.
+
+  Attributes:
+    name: name for people.
+    folder: subfolder of classifiers/.
+    labelled: file of its training sentences with true labels.
+    soft_labelled: file of the sentences that the teacher labelled, or "".
+  """
+  name: str
+  folder: str
+  labelled: str
+  soft_labelled: str = ""
+
+
+_TEACHER = Row("teacher", "teacher", "labelled.tsv")
+_FEW = Row("student, few labels", "few_labels", "few.tsv")
+_DISTILLED = Row(
+    "student, few labels and the teacher's soft labels", "distilled",
+    "few.tsv", "texts.txt")
+_SAME = Row(
+    "student, all labels of the teacher", "teachers_labels", "labelled.tsv")
+_ROWS = (_TEACHER, _FEW, _DISTILLED, _SAME)
+
+
+class Answers(NamedTuple):
+  """Answers of a classifier to N sentences.
+
+  Attributes:
+    labels: the most probable label of each sentence.
+    probabilities: float [N], the probabilities of these labels.
+    accuracy: share of the sentences whose label is the true label.
+    num_parameters: number of parameters of the encoder and its heads.
+    speed: sentences per second.
+  """
+  labels: Sequence[str]
+  probabilities: np.ndarray
+  accuracy: float
+  num_parameters: int
+  speed: float
 
 
 def define_flags() -> None:
   """Defines the flags of the script."""
-  flags.DEFINE_string("input_file", None, "Held-out records.")
-  flags.DEFINE_string("models", None, "NAME=FOLDER, separated by commas.")
-  input_pipeline.define_flags()
+  flags.DEFINE_string("demo_dir", None, "Folder of a run of demo.sh.")
 
 
-def speed(config: modeling.BertConfig, checkpoint: str,
-          features: Mapping[str, np.ndarray]) -> float:
-  """Measures how many sequences per second a model reads."""
-  model = teacher.Teacher(
-      config, checkpoint, teacher.LabelOptions(truncation_factor=1))
-  model.label(features, 0)  # Warms up.
-  start = time.perf_counter()
-  model.label(features, 0)
-  return len(features[schema.INPUT_IDS]) / (time.perf_counter() - start)
-
-
-def row(model: str, features: Mapping[str, np.ndarray]) -> Tuple[str, ...]:
-  """Returns a model's cells, one for each column.
+def ask(folder: str, texts: Sequence[Text]) -> Answers:
+  """Classifies sentences.
 
   Args:
-    model: NAME=FOLDER.
-    features: held-out records, arrays by feature name.
+    folder: folder of a classifier.
+    texts: sentences with their true labels.
 
   Raises:
-    InputError: the folder holds no model that a trainer has evaluated.
+    InputError: if the folder holds no finished classifier.
   """
-  name, _, folder = model.partition("=")
-  config = checkpoints.load_config(
-      os.path.join(folder, checkpoints.CONFIG_FILE))
-  results = evaluation.read_results(
-      os.path.join(folder, evaluation.RESULTS_FILE))
-  checkpoint = tf.train.latest_checkpoint(folder)
-  if not (results and checkpoint):
-    raise InputError("--models: {} lacks a checkpoint or {}; run a trainer "
-                     "there with --do_eval first".format(
-                         folder or model, evaluation.RESULTS_FILE))
-  num_parameters = sum(
-      math.prod(size) for size in modeling.variable_shapes(config).values())
-  return (name, "{:.1%}".format(results["masked_lm_accuracy"]),
-          "{:.3f}".format(results["masked_lm_cross_entropy"]),
-          "{:.1%}".format(results["teacher_top1_agreement"]),
-          "{:,}".format(num_parameters),
-          "{:.0f}".format(speed(config, checkpoint, features)))
+  model = classifier_folder.load(folder, "demo_dir")
+  examples = model.encoding.encode(texts)
+  with Classifier(
+      model.config, len(model.encoding.labels), devices.DeviceOptions("fp32"),
+      os.path.join(folder, checkpoints.CHECKPOINT_FILE)) as classifier:
+    classifier.predict(examples)  # Warms up.
+    start = time.perf_counter()
+    log_probabilities = classifier.predict(examples)
+    seconds = time.perf_counter() - start
+  labels = [model.encoding.labels[index]
+            for index in log_probabilities.argmax(axis=1)]
+  return Answers(
+      labels, np.exp(log_probabilities.max(axis=1)),
+      float(np.mean([label == text.label
+                     for label, text in zip(labels, texts)])),
+      sum(math.prod(size)
+          for size in modeling.variable_shapes(model.config).values()),
+      len(texts) / seconds)
+
+
+def count_lines(path: str) -> int:
+  """Returns the number of lines of a file."""
+  with open(path, "rb") as file:
+    return sum(1 for _ in file)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+  """Returns rows with aligned columns, the first one to the left."""
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  return "".join(
+      "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+      + "\n" for name, *cells in rows)
+
+
+def shown(texts: Sequence[Text], answers: Sequence[Answers]) -> List[str]:
+  """Returns the first sentences on which the two students differ.
+
+  Args:
+    texts: sentences with their true labels.
+    answers: answers of _ROWS.
+
+  Returns:
+    For each sentence a line, and the table of the answers.
+  """
+  few, distilled = (answers[_ROWS.index(row)].labels
+                    for row in (_FEW, _DISTILLED))
+  lines = []
+  for i, text in enumerate(texts):
+    if few[i] == distilled[i] or len(lines) == _NUM_SHOWN:
+      continue
+    lines.append("\n{}\n".format(text.first) + table([
+        ("  truth", text.label, ""),
+        *(("  " + row.name, each.labels[i],
+           "{:.0%}".format(each.probabilities[i]))
+          for row, each in zip(_ROWS[:-1], answers))]))
+  return lines
 
 
 def main() -> None:
-  shape = schema.RecordShape(flags.FLAGS.max_seq_length,
-                             flags.FLAGS.max_predictions_per_seq)
-  window = next(input_pipeline.read_windows(
-      order.read_corpus(
-          files.find_files(flags.FLAGS.input_file, "input_file"),
-          "input_file"), "input_file", shape, 0, _NUM_RECORDS, _NUM_RECORDS))
-  rows = [_COLUMNS, *(row(model, window.features)
-                      for model in flags.FLAGS.models.split(","))]
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  for name, *cells in rows:
-    sys.stdout.write("  ".join(
-        [name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) + "\n")
+  demo_dir = flags.FLAGS.demo_dir
+  sentences = os.path.join(demo_dir, "sentences")
+  names = {name for row in _ROWS for name in (row.labelled, row.soft_labelled)
+           if name}
+  for name in names:
+    files.check_file(os.path.join(sentences, name), "demo_dir")
+  counts = {"": "", **{name: "{:,}".format(count_lines(
+      os.path.join(sentences, name))) for name in names}}
+  texts = read_texts(os.path.join(sentences, "heldout.tsv"), "demo_dir")
+  answers = [ask(os.path.join(demo_dir, "classifiers", row.folder), texts)
+             for row in _ROWS]
+  accuracies = {row: each.accuracy for row, each in zip(_ROWS, answers)}
+  sys.stdout.write(
+      "With {} labelled sentences the student classifies {:.1%} of {:,} "
+      "held-out sentences\ncorrectly. With soft labels of the teacher for {} "
+      "sentences it classifies {:.1%};\nthe teacher, with {} labelled "
+      "sentences, classifies {:.1%}.\n\n".format(
+          counts[_FEW.labelled], accuracies[_FEW], len(texts),
+          counts[_DISTILLED.soft_labelled], accuracies[_DISTILLED],
+          counts[_TEACHER.labelled], accuracies[_TEACHER]))
+  sys.stdout.write(table([_COLUMNS, *(
+      (row.name, counts[row.labelled], counts[row.soft_labelled],
+       "{:.1%}".format(each.accuracy), "{:,}".format(each.num_parameters),
+       "{:.0f}".format(each.speed)) for row, each in zip(_ROWS, answers))]))
+  sys.stdout.write(
+      "\nThe first {} held-out sentences on which the students with few labels "
+      "differ:\n{}".format(_NUM_SHOWN, "".join(shown(texts, answers))))
 
 
 if __name__ == "__main__":
   define_flags()
-  command_line.run(main, required=("input_file", "models"))
+  command_line.run(main, required=("demo_dir",))
