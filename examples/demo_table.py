@@ -3,7 +3,7 @@ r"""Compares the classifiers of the demo on held-out sentences.
   python examples/demo_table.py --demo_dir demo/800_steps
 
 Prints the result in words, a row for each classifier, and the answers of all
-classifiers to three sentences. demo_dir holds the sentences of
+classifiers to a sentence of each package. demo_dir holds the sentences of
 examples/demo_corpus.py in sentences/, and in classifiers/ a folder of
 examples/fine_tune_classifier.py for each classifier.
 """
@@ -12,8 +12,9 @@ import math
 import os
 import pathlib
 import sys
+import textwrap
 import time
-from typing import List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 if __name__ == "__main__":  # TensorFlow reads this once, while it is imported.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -32,9 +33,9 @@ import modeling
 from util import command_line
 from util import files
 
-_COLUMNS = ("classifier", "labelled sentences", "soft-labelled", "accuracy",
+_COLUMNS = ("classifier", "true labels", "soft labels", "accuracy",
             "parameters", "sentences/s")
-_NUM_SHOWN = 3
+_WIDTH = 79
 
 
 class Row(NamedTuple):
@@ -54,11 +55,8 @@ class Row(NamedTuple):
 
 _TEACHER = Row("teacher", "teacher", "labelled.tsv")
 _FEW = Row("student, few labels", "few_labels", "few.tsv")
-_DISTILLED = Row(
-    "student, few labels and the teacher's soft labels", "distilled",
-    "few.tsv", "texts.txt")
-_SAME = Row(
-    "student, all labels of the teacher", "teachers_labels", "labelled.tsv")
+_DISTILLED = Row("student, distilled", "distilled", "few.tsv", "texts.txt")
+_SAME = Row("student, teacher's labels", "teachers_labels", "labelled.tsv")
 _ROWS = (_TEACHER, _FEW, _DISTILLED, _SAME)
 
 
@@ -128,28 +126,32 @@ def table(rows: Sequence[Sequence[str]]) -> str:
       + "\n" for name, *cells in rows)
 
 
-def shown(texts: Sequence[Text], answers: Sequence[Answers]) -> List[str]:
-  """Returns the first sentences on which the two students differ.
+def differences(texts: Sequence[Text], few: Answers,
+                distilled: Answers) -> Tuple[str, List[int]]:
+  """Compares the two students with few labels.
 
   Args:
-    texts: sentences with their true labels.
-    answers: answers of _ROWS.
+    texts: N sentences with their true labels.
+    few: answers of the student without soft labels.
+    distilled: answers of the distilled student.
 
   Returns:
-    For each sentence a line, and the table of the answers.
+    A sentence with the number of different answers, and for each true label
+    the index of the first sentence with different answers.
   """
-  few, distilled = (answers[_ROWS.index(row)].labels
-                    for row in (_FEW, _DISTILLED))
-  lines = []
-  for i, text in enumerate(texts):
-    if few[i] == distilled[i] or len(lines) == _NUM_SHOWN:
-      continue
-    lines.append("\n{}\n".format(text.first) + table([
-        ("  truth", text.label, ""),
-        *(("  " + row.name, each.labels[i],
-           "{:.0%}".format(each.probabilities[i]))
-          for row, each in zip(_ROWS[:-1], answers))]))
-  return lines
+  differ = [i for i, (one, other) in enumerate(
+      zip(few.labels, distilled.labels)) if one != other]
+  num_right = [sum(each.labels[i] == texts[i].label for i in differ)
+               for each in (distilled, few)]
+  first: Dict[str, int] = {}
+  for i in differ:
+    first.setdefault(texts[i].label, i)
+  return (
+      "The two students with {} differ on {} sentences. The distilled student "
+      "classifies {} of these correctly, the other student {}. The first "
+      "sentence of each package:".format(
+          _FEW.name.partition(", ")[2], len(differ), *num_right),
+      sorted(first.values()))
 
 
 def main() -> None:
@@ -165,21 +167,27 @@ def main() -> None:
   answers = [ask(os.path.join(demo_dir, "classifiers", row.folder), texts)
              for row in _ROWS]
   accuracies = {row: each.accuracy for row, each in zip(_ROWS, answers)}
-  sys.stdout.write(
-      "With {} labelled sentences the student classifies {:.1%} of {:,} "
-      "held-out sentences\ncorrectly. With soft labels of the teacher for {} "
-      "sentences it classifies {:.1%};\nthe teacher, with {} labelled "
-      "sentences, classifies {:.1%}.\n\n".format(
+  sys.stdout.write(textwrap.fill(
+      "With {} labelled sentences, the student classifies {:.1%} of {:,} "
+      "held-out sentences correctly. With the teacher's soft labels of {} "
+      "sentences, the student classifies {:.1%}. The teacher was fine-tuned on "
+      "{} labelled sentences and classifies {:.1%}.".format(
           counts[_FEW.labelled], accuracies[_FEW], len(texts),
           counts[_DISTILLED.soft_labelled], accuracies[_DISTILLED],
-          counts[_TEACHER.labelled], accuracies[_TEACHER]))
+          counts[_TEACHER.labelled], accuracies[_TEACHER]), _WIDTH) + "\n\n")
   sys.stdout.write(table([_COLUMNS, *(
       (row.name, counts[row.labelled], counts[row.soft_labelled],
        "{:.1%}".format(each.accuracy), "{:,}".format(each.num_parameters),
        "{:.0f}".format(each.speed)) for row, each in zip(_ROWS, answers))]))
-  sys.stdout.write(
-      "\nThe first {} held-out sentences on which the students with few labels "
-      "differ:\n{}".format(_NUM_SHOWN, "".join(shown(texts, answers))))
+  words, indices = differences(
+      texts, *(answers[_ROWS.index(row)] for row in (_FEW, _DISTILLED)))
+  sys.stdout.write("\n" + textwrap.fill(words, _WIDTH) + "\n")
+  for i in indices:
+    sys.stdout.write("\n{}\n".format(textwrap.fill(texts[i].first, _WIDTH)))
+    sys.stdout.write(table([("  truth", texts[i].label, ""), *(
+        ("  " + row.name, each.labels[i],
+         "{:.0%}".format(each.probabilities[i]))
+        for row, each in zip(_ROWS[:-1], answers))]))
 
 
 if __name__ == "__main__":
