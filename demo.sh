@@ -12,7 +12,7 @@
 # The same command keeps finished files. Remove the folder to start from scratch.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-readonly STEPS=${DEMO_STEPS:-800}
+readonly STEPS=${DEMO_STEPS:-600}
 if ! [[ "$STEPS" =~ ^[1-9][0-9]*$ ]]; then
   echo "demo: error: DEMO_STEPS is '$STEPS'; give a number of steps over 0" >&2
   exit 1
@@ -28,21 +28,18 @@ fi
 source .venv/bin/activate
 
 readonly TEACHER_STEPS=$(((3 * STEPS + 1) / 2))
-# How often the text is masked anew: about as many records as a student takes,
-# since to label more of them is time without use.
+# Times that stage III masks the text: about as many records as the student
+# reads. Labels of more records are of no use.
 readonly DUPE_FACTOR=$(((STEPS + 799) / 800))
 readonly DEMO=demo/${STEPS}_steps_seed_$SEED
-# Google's layout, as the trainer leaves it: no slots of the optimizer.
 readonly TEACHER=$DEMO/teacher/student/bert_model.ckpt
 readonly LENGTHS='--max_seq_length 64 --max_predictions_per_seq 10'
-# A model learns more of a sequence where more of it is masked: that is for the
-# teacher, which is to be good after few steps.
+# The teacher has few steps: more masked tokens teach it more per step.
 readonly TEACHER_LENGTHS='--max_seq_length 64 --max_predictions_per_seq 26'
 
 title() { printf '\n== %s\n' "$*"; }
 
-# Shows a command before it runs.
-run() {
+run() { # COMMAND... Prints the command and runs it.
   printf '+ %s\n' "$*"
   "$@"
 }
@@ -114,10 +111,8 @@ if [ ! -f $DEMO/vocab.txt ]; then
 fi
 
 title 'III: masked records'
-# Of all files the first one gets its name last.
-[ -f $DEMO/split/text_0.txt ] || run python split_text.py \
-  --read_file $DEMO/text.txt --split_number 2 --folder $DEMO/split \
-  --name_base text
+run python split_text.py --read_file $DEMO/text.txt --split_number 2 \
+  --folder $DEMO/split --name_base text
 write_records $DEMO/split $DEMO/masked $DUPE_FACTOR $LENGTHS
 write_records $DEMO/heldout/text $DEMO/heldout 1 $LENGTHS
 write_records $DEMO/split $DEMO/masked_for_teacher $DUPE_FACTOR \
@@ -129,7 +124,7 @@ train $DEMO/teacher $TEACHER_STEPS $TEACHER_LENGTHS --learning_rate 7e-4 \
   --input_file "$DEMO/masked_for_teacher/*.tfrecord" --hard_label_weight 1
 
 title 'IV: soft labels of the teacher'
-# A token and a sample that stands for all others: the best to learn from.
+# The most probable token, and nine that are an unbiased sample of the others.
 label "$DEMO/masked/*.tfrecord" $DEMO/labelled.tfrecord --tail_samples 9
 label $DEMO/heldout/masked_0.tfrecord $DEMO/heldout/labelled.tfrecord
 

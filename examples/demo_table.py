@@ -1,6 +1,6 @@
 r"""Compares the classifiers of the demo on held-out sentences.
 
-  python examples/demo_table.py --demo_dir demo/800_steps
+  python examples/demo_table.py --demo_dir demo/600_steps_seed_1
 
 Prints the result in words, a row for each classifier, and the answers of all
 classifiers to a sentence of each package. demo_dir holds the sentences of
