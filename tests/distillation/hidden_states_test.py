@@ -246,9 +246,9 @@ def test_a_file_without_a_valid_decoder_is_an_input_error(tmp_path, content):
 
 
 def test_a_damaged_decoder_is_an_input_error_or_intact(tmp_path):
-  record_file = str(tmp_path / "a.tfrecord")
-  teacher_decoder.store(teacher_decoder.Decoder(
-      np.ones((4, 3), "f"), np.ones(4, "f")), record_file)
+  decoder = teacher_decoder.Decoder(
+      np.arange(12, dtype="f").reshape(4, 3), np.ones(4, "f"))
+  teacher_decoder.store(decoder, str(tmp_path / "a.tfrecord"))
   path = tmp_path / "teacher_decoder.npz"
   content = path.read_bytes()
   generator = np.random.default_rng(0)
@@ -258,7 +258,9 @@ def test_a_damaged_decoder_is_an_input_error_or_intact(tmp_path):
     damaged[position] ^= int(generator.integers(1, 256))
     path.write_bytes(bytes(damaged))
     try:
-      assert teacher_decoder.read(str(path)).hidden_size == 3
+      found = teacher_decoder.read(str(path))
+      assert [values.tolist() for values in found] == [
+          values.tolist() for values in decoder], position
     except InputError:
       num_refused += 1
   assert num_refused > len(content) / 3
