@@ -205,17 +205,28 @@ def _state(folder):
       for path in folder.rglob("*") if not _NOT_READ.search(path.name)))
 
 
+@pytest.fixture(scope="module", name="counted_training")
+def _counted_training(new_world):
+  """The result of a whole run of the trainer, and the number of its points."""
+  world = new_world()
+  outcome = world.run(
+      STAGES["train"], _TRAINING, environment=_environment(world))
+  assert outcome.returncode == 0, outcome.stderr
+  return fault_world.trained(world.out), _points(world)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(_NUM_RANDOM_KILLS))
-def test_a_trainer_may_be_killed_at_any_moment(seed, new_world, clean):
+def test_a_trainer_may_be_killed_at_any_moment(
+    seed, new_world, counted_training):
   """Kills the trainer between points too: TensorFlow saves in C++ code."""
   stage = STAGES["train"]
-  wanted = clean(stage, _TRAINING)
+  wanted, num_points = counted_training
   world = new_world()
   draws = random.Random(seed)
   # The trainer stops at a random point, continues, and is killed soon after.
   process = world.start(stage, _TRAINING, environment=_environment(
-      world, point=draws.randrange(1, 120), action="stop"))
+      world, point=draws.randint(1, num_points), action="stop"))
   stopped = pathlib.Path(str(world.folder) + ".points.stopped")
   processes.wait_until(
       lambda: stopped.exists() and processes.state(process.pid) == "T")

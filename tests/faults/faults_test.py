@@ -136,6 +136,8 @@ def _full_disk_cases():
   yield Case("disk_full_at_the_export", "train",
              ("out", "No space left", "free some", "the same command"),
              spoilers.full_disk_after_training, is_slow=True)
+  yield Case("file_size_limit", "extract", ("out", "File too large"),
+             options={"file_bytes": 512})
 
 
 def _record_cases():

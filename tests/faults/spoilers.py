@@ -174,11 +174,11 @@ def manifest(path, **changes):
   return spoil
 
 
-def checkpoint(change, changed_config=None):
+def checkpoint(change):
   """Writes another checkpoint; `change` maps a dict of variables."""
   def spoil(world):
-    variables = tiny.random_variables(changed_config or tiny.CONFIG)
-    tiny.write_checkpoint(world / CHECKPOINT, change(variables))
+    tiny.write_checkpoint(
+        world / CHECKPOINT, change(tiny.random_variables()))
   return spoil
 
 
