@@ -186,9 +186,10 @@ def test_metrics_equal_their_definitions(tmp_path, folder):
           for bin in range(15)),
   }, abs=1e-5)
   # --max_eval_steps=2 evaluates two batches, here of one record each.
-  tiny.run_script(_SCRIPT, *_arguments(
+  result = tiny.run_script(_SCRIPT, *_arguments(
       folder, tmp_path / "out", "--do_eval", eval_batch_size=1,
       max_eval_steps=2))
+  assert result.returncode == 0, result.stderr
   results = tiny.read_results(tmp_path / "out")
   assert results["next_sentence_accuracy"] == np.mean(
       next_scores.numpy().argmax(-1)[:2] == next_labels[:2])
@@ -272,7 +273,7 @@ def test_the_best_checkpoint_is_kept(tmp_path, folder):
   assert again.stderr.count("held out") == 1
   assert tiny.read_results(best)["global_step"] == 4
   again = tiny.run_script(_SCRIPT, *arguments)
-  assert again.stderr.count("held out") == 0
+  assert again.returncode == 0 and again.stderr.count("held out") == 0
   # Step 4 is now the best checkpoint, since no other has an evaluation.
   results = tiny.read_results(tmp_path / "out")
   assert results["global_step"] == 4

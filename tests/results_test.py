@@ -53,6 +53,7 @@ def test_figures_are_means_of_the_runs(name):
   runs = json.loads((_FIGURES / file).read_text())["runs"]
   table = tables.read_figures()[name]
   num_compared = 0
+  assert set(recipes) <= {row[0] for row in table["rows"]}
   for row in table["rows"]:
     cells = dict(zip(table["columns"], row))
     found = [run["results"] for run in runs
