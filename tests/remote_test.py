@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from distillation import devices
 from distillation import teacher
+from distillation import teacher_decoder
 from distillation import training
 import extract_teacher_labels_truncated as labelling
 from extract_wikipedia_for_bert import dump
@@ -286,6 +287,10 @@ def test_labels_are_the_same_in_a_bucket(
   for name in names[:2]:
     assert _read("{}/new/{}".format(bucket, name)) == (
         tmp_path / name).read_bytes()
+  for name in names[2:]:
+    assert teacher_decoder.read(
+        "{}/new/{}".format(bucket, name)).fingerprint() == teacher_decoder.read(
+            str(tmp_path / name)).fingerprint()
   # The same command skips the file; other flags are refused.
   caplog.clear()
   _label(folder, local, output, label_format, record_format=record_format)

@@ -410,6 +410,7 @@ def test_the_memory_of_a_cache_is_bounded(vocab, word):
   for start in range(0, 2400, 200):
     tokenizer.encode(" ".join(map(word.format, range(start, start + 200))))
     cache = tokenizer.word_cache
+    assert cache
     most = max(most, sys.getsizeof(cache) + sum(
         sys.getsizeof(word) + sys.getsizeof(ids)
         for word, ids in cache.items()))

@@ -124,7 +124,12 @@ def test_a_compact_record_takes_half_the_bytes():
                schema.MASKED_LM_POSITIONS):
     features[name][:] = is_slot
   for name in (schema.TEACHER_INDICES, schema.TEACHER_PROBABILITIES):
-    features[name] = features[name] * is_slot[:, np.newaxis]
+    features[name][:] = is_slot[:, np.newaxis]
+  # Each of these ids takes two bytes in both formats.
+  for name in (schema.INPUT_IDS, schema.MASKED_LM_IDS, schema.TEACHER_INDICES):
+    features[name] *= 10000
+  plain = tfrecord.encode(compact.pack(features, None))
+  assert min(map(len, plain)) + tfrecord.FRAME_BYTES > 2 * 1020
   for bits, most in ((16, 1020), (8, 850)):
     serialized = tfrecord.encode(
         compact.pack(features, _layout(shape, 30522, bits)))
@@ -205,7 +210,7 @@ def test_lengths_that_are_too_large_are_refused(shape, told):
 def test_a_batch_may_hold_records_of_all_kinds():
   examples = tiny.random_examples(12, seed=3)
   layouts = (None, _layout(), _layout(bits=8), _layout(bits=32))
-  serialized = [tiny.serialize(features, layouts[i % 3])
+  serialized = [tiny.serialize(features, layouts[i % 4])
                 for i, features in enumerate(examples)]
   limits = schema.limits(tiny.SHAPE, 29, 2)
   decoded = _decode(serialized, tiny.SHAPE, *layouts, limits=limits)
