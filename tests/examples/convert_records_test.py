@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 
 import numpy as np
@@ -91,10 +92,13 @@ def test_converting_back_gives_the_same_bytes(tmp_path):
 def test_the_rounding_is_logged_and_recorded(tmp_path, convert):
   path = _write(tmp_path / "in" / "a.tfrecord")
   for folder, flags, told, bits in (
-      ("8", {"probability_bits": 8}, "rounded by up to 0.0", 8),
-      ("back", {"record_format": "example"}, "a.tfrecord: 21", 8),
-      ("16", {"probability_bits": 16}, "rounded", 8)):
-    assert told in convert(path, tmp_path / folder, **flags)
+      ("8", {"probability_bits": 8}, ["0.01"], 8),
+      ("back", {"record_format": "example"}, [], 8),
+      ("16", {"probability_bits": 16}, ["1e-05"], 8)):
+    text = convert(path, tmp_path / folder, **flags)
+    assert "a.tfrecord: 21" in text
+    assert re.findall("Probabilities were rounded by up to (.*)[.]",
+                      text) == told
     path = tmp_path / folder / "a.tfrecord"
     assert _flags(path)["probability_bits"] == bits
     assert ("record_format" in _flags(path)) == (folder != "back")

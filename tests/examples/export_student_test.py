@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -283,10 +284,18 @@ def test_unsuitable_flags_are_refused(tmp_path, folder, changes, given, words):
 def test_unsuitable_models_are_refused(tmp_path, folder, changes, words):
   changes = {name: value.format(folder) if isinstance(value, str) else value
              for name, value in changes.items()}
+  output_dir = pathlib.Path(changes.pop("output_dir", tmp_path / "out"))
+  before = _contents(output_dir)
   with pytest.raises(InputError, match=words):
-    _export(folder, changes.pop("output_dir", tmp_path / "out"), "tflite",
-            **changes)
-  assert not (tmp_path / "out").exists()
+    _export(folder, output_dir, "tflite", **changes)
+  assert output_dir.exists() == bool(before)
+  assert _contents(output_dir) == before
+
+
+def _contents(folder):
+  """Returns the bytes of the files below a folder, by path."""
+  return {path: path.read_bytes() for path in folder.rglob("*")
+          if path.is_file()}
 
 
 def test_another_export_is_replaced_only_if_asked_for(tmp_path, folder):

@@ -507,6 +507,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folder):
       "--verbosity=-1"))
   tiny.assert_one_line_error(
       result, "--learning_rate: the loss is NaN or infinite at step", "1e+38")
+  notes = json.loads((tmp_path / "out" / "fine_tuning.json").read_text())
+  assert list(notes["candidates"]) == ["0.003"]
   result = _run(*_arguments(folder, tmp_path / "out"))
   assert result.stderr.count("epoch 1 of 40") == 1
 

@@ -160,6 +160,8 @@ def test_odd_texts_have_the_same_ids(text, strip_accents, do_lower_case):
                   strategies.sampled_from([None, True, False]))
 def test_texts_of_odd_characters_have_the_same_ids(
     text, do_lower_case, strip_accents):
+  # The exported pattern ignores at most two marks between a cased letter and a
+  # final sigma, Python any number.
   hypothesis.assume(not re.search("['.:·’\u0301\u064e]{3}Σ", text))
   ours, theirs = _tokenizers(do_lower_case, strip_accents=strip_accents)
   assert theirs.encode(text, add_special_tokens=False).ids == ours.encode(text)

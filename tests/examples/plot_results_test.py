@@ -75,19 +75,23 @@ def test_a_picture_shows_the_names_of_the_flag(tmp_path):
   assert not any("cross entropy" in text for text in texts)
 
 
-@pytest.mark.parametrize("flag, value", [
-    ("student", "b"), ("baseline", "soft labels"), ("output_file", "a.txt"),
-    ("names", "soft labels=a"), ("names", "a"),
-    ("metrics", "loss"), ("metrics", ""),
-    ("results_file", "none.json"), ("results_file", __file__)])
-def test_bad_flags_are_refused(tmp_path, flag, value):
+@pytest.mark.parametrize("flag, value, told", [
+    ("student", "b", "--student=b is not in"),
+    ("baseline", "soft labels", "--baseline=soft labels is not in"),
+    ("output_file", "a.txt", "--output_file=a.txt must end in"),
+    ("names", "soft labels=a", "--names: soft labels=a: "),
+    ("names", "a", "--names: expected"),
+    ("metrics", "loss", "found 'loss'"), ("metrics", "", "found ''"),
+    ("results_file", "none.json", "no file none.json"),
+    ("results_file", __file__, __file__ + " is not a results.json")])
+def test_bad_flags_are_refused(tmp_path, flag, value, told):
   (tmp_path / "results.json").write_text(json.dumps({"runs": _RUNS}))
   values = {"results_file": tmp_path / "results.json", "student": "a",
             "output_file": tmp_path / "a.svg", flag: value}
   result = tiny.run_script(
       "examples/plot_results.py",
       *("--{}={}".format(*item) for item in values.items()))
-  tiny.assert_one_line_error(result, "--" + flag, value)
+  tiny.assert_one_line_error(result, "--" + flag, told)
 
 
 def _write_events(folder, values):
