@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import math
-from typing import List, Optional
+from typing import Collection, List, Optional
 
 from absl import flags
 
@@ -16,6 +16,11 @@ from util.command_line import InputError
 _LEARNING_RATES = "2e-5,3e-5,5e-5"
 # [CLS] a [SEP] b [SEP], with a token in each text.
 _MIN_SEQ_LENGTH = 5
+# Flags that have no effect on a finished classifier.
+_TRAINING_FLAGS = (
+    "bert_config_file", "init_checkpoint", "vocab_file", "train_batch_size",
+    "learning_rate", "num_train_epochs", "random_seed", "temperature",
+    "hard_label_weight")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +89,9 @@ def define_flags() -> None:
   flags.DEFINE_string(
       "learning_rate", _LEARNING_RATES,
       "Peak learning rates of AdamW, separated by commas. A held-back tenth of "
-      "train_file selects the best of several rates. Small students need "
-      "higher rates than BERT, 1e-4 to 3e-4.")
+      "train_file selects the best of several rates; without train_file, a "
+      "held-back tenth of soft_label_file does. Small students need higher "
+      "rates than BERT, 1e-4 to 3e-4.")
   flags.DEFINE_float(
       "num_train_epochs", 3.0, "Number of passes over the training texts.",
       lower_bound=0.0, upper_bound=1000.0)
@@ -154,8 +160,16 @@ def parse_rates(text: str) -> List[float]:
   return sorted(rates)
 
 
-def check_training(options: Options) -> None:
-  """Raises InputError if flags of training do not fit together."""
+def check_training(options: Options, given: Collection[str]) -> None:
+  """Checks the flags of a training.
+
+  Args:
+    options: options with train_file, soft_label_file or both.
+    given: names of the flags on the command line.
+
+  Raises:
+    InputError: if the flags do not fit together.
+  """
   file_flag = "train_file" if options.train_file else "soft_label_file"
   for name, content in (("bert_config_file", "config"),
                         ("vocab_file", "vocabulary")):
@@ -176,11 +190,32 @@ def check_training(options: Options) -> None:
         "--temperature={} softens soft labels, but there is no "
         "--soft_label_file; give --soft_label_file, or remove --temperature"
         .format(options.temperature))
+  for name in ("train_file", "soft_label_file"):
+    if "hard_label_weight" in given and not getattr(options, name):
+      raise InputError(
+          "--hard_label_weight={} weighs true labels against soft labels, but "
+          "there is no --{}; give --{}, or remove --hard_label_weight".format(
+              options.hard_label_weight, name, name))
   _check_eval_files(options)
 
 
-def check_applying(options: Options) -> None:
-  """Raises InputError if flags of labelling or evaluation do not fit."""
+def check_applying(options: Options, given: Collection[str]) -> None:
+  """Checks the flags of labelling or evaluation.
+
+  Args:
+    options: options without train_file and soft_label_file.
+    given: names of the flags on the command line.
+
+  Raises:
+    InputError: if a flag has no effect, or if the flags do not fit together.
+  """
+  for name in _TRAINING_FLAGS:
+    if name in given and getattr(options, name) not in (None, ""):
+      raise InputError(
+          "--{0}={1} has no effect: without --train_file or --soft_label_file, "
+          "the script applies the classifier in --output_dir={2}; remove "
+          "--{0}, or give --train_file".format(
+              name, getattr(options, name), options.output_dir))
   if bool(options.predict_file) != bool(options.output_file):
     raise InputError(
         "--predict_file (texts to label) and --output_file (soft labels to "

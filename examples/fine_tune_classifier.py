@@ -172,13 +172,17 @@ class TrainingInputs(NamedTuple):
         self.mixture.probabilities, self.mixture.hard_weights))
 
 
-def check(options: Options) -> TrainingInputs:
+def check(options: Options, given: Collection[str]) -> TrainingInputs:
   """Reads and checks the inputs of a training; writes nothing.
+
+  Args:
+    options: options with train_file, soft_label_file or both.
+    given: names of the flags on the command line.
 
   Raises:
     InputError: if a flag or a file is invalid, or if they do not fit together.
   """
-  check_training(options)
+  check_training(options, given)
   assert options.bert_config_file and options.vocab_file
   rates = parse_rates(options.learning_rate)
   config = checkpoints.load_config(
@@ -270,17 +274,18 @@ def _check_counts(options: Options, inputs: TrainingInputs) -> None:
             options.learning_rate, EXAMPLES_PER_HELD_OUT // 2))
 
 
-def fine_tune(options: Options) -> None:
+def fine_tune(options: Options, given: Collection[str] = ()) -> None:
   """Selects the learning rate, trains and evaluates; skips finished steps.
 
   Args:
     options: options with train_file, soft_label_file or both.
+    given: names of the flags on the command line.
 
   Raises:
     InputError: if a flag or a file is invalid, if they do not fit together, or
       if the loss is NaN or infinite.
   """
-  inputs = check(options)
+  inputs = check(options, given)
   settings = _settings(options)
   output_dir = options.output_dir
   with files.locked_folder(output_dir):
@@ -447,9 +452,9 @@ def apply(options: Options, given: Collection[str]) -> None:
 
   Raises:
     InputError: if output_dir holds no classifier, if a flag contradicts the
-      classifier, or if a file or a line is invalid.
+      classifier or has no effect, or if a file or a line is invalid.
   """
-  check_applying(options)
+  check_applying(options, given)
   model = load(options.output_dir)
   settings = model.notes.settings
   for name in ("max_seq_length", "do_lower_case", "strip_accents"):
@@ -500,12 +505,13 @@ def _apply_to_texts(options: Options, model: Model) -> None:
 def main() -> None:
   options = command_line.options(Options)
   devices.choose_gpu(None)
+  given = {field.name for field in dataclasses.fields(Options)
+           if flags.FLAGS[field.name].present}
   if not (options.train_file or options.soft_label_file):
-    apply(options, {field.name for field in dataclasses.fields(Options)
-                    if flags.FLAGS[field.name].present})
+    apply(options, given)
     return
   try:
-    fine_tune(options)
+    fine_tune(options, given)
   except KeyboardInterrupt:
     raise KeyboardInterrupt(
         "finished learning rates are kept: run the same command again to "

@@ -657,6 +657,8 @@ def test_a_folder_named_for_the_other_case_gives_a_warning(tmp_path, folder):
     (("--max_seq_length", 9), ("--max_seq_length=9", "trained with 10")),
     (("--do_lower_case", "False"), ("--do_lower_case=False", "True")),
     (("--strip_accents", "False"), ("--strip_accents=False", "True")),
+    (("--learning_rate", "1e-4"),
+     ("--learning_rate=1e-4", "applies the classifier in --output_dir=")),
     (("--eval_file", "absent.tsv"), ("--eval_file", "absent.tsv")),
 ])
 def test_bad_flags_for_a_finished_classifier_are_refused(trained, flags, words):

@@ -112,7 +112,6 @@ def test_soft_labels_alone_teach_the_task(tmp_path, folder):
   result = _run(*_student_arguments(folder, tmp_path / "out"))
   assert "nothing to do" in result.stderr
   for flag, value, word in (("--temperature", 2, "begun with 1.0"),
-                            ("--hard_label_weight", 0, "begun with 0.5"),
                             ("--soft_label_file", folder / "heldout.tsv_",
                              "begun with another file")):
     tiny.assert_one_line_error(
@@ -147,6 +146,8 @@ def test_soft_labels_beside_true_labels(tmp_path, folder):
 @pytest.mark.parametrize("flags, words", [
     (("--train_file", "train.tsv", "--temperature", 2),
      ("--temperature=2.0", "no --soft_label_file")),
+    (("--train_file", "train.tsv", "--hard_label_weight", 1),
+     ("--hard_label_weight=1.0", "no --soft_label_file")),
     (("--soft_label_file", "train.tsv"),
      ("--soft_label_file: ", "no header of soft labels")),
     (("--soft_label_file", "texts.tsv_", "--eval_soft_label_file",
