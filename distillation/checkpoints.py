@@ -60,25 +60,26 @@ HIDDEN_PROJECTION = "hidden_projection/kernel"
 # --- Configs -----------------------------------------------------------------
 
 
-def load_config(path: str, max_seq_length: int = 0) -> modeling.BertConfig:
+def load_config(path: str, max_seq_length: int = 0,
+                flag: str = "bert_config_file") -> modeling.BertConfig:
   """Reads a model's config.
 
   Args:
-    path: path of the JSON file, the value of --bert_config_file.
+    path: path of the JSON file.
     max_seq_length: length of the longest sequence to read, in tokens.
+    flag: name of the flag that gave the path or its folder, for errors.
 
   Raises:
     InputError: if the file is missing or describes no BERT model, or the model
       cannot read sequences of this length.
   """
-  files.check_file(path, "bert_config_file")
+  files.check_file(path, flag)
   try:
     config = modeling.BertConfig.from_dict(_read_json(path))
     check_config(config)
     _check_kind(config)
   except ValueError as error:
-    raise InputError("--bert_config_file: {}: {}".format(
-        path, error)) from None
+    raise InputError("--{}: {}: {}".format(flag, path, error)) from None
   if max_seq_length > config.max_position_embeddings:
     raise InputError(
         "--max_seq_length={} is over max_position_embeddings={} of the "
@@ -180,7 +181,8 @@ class CheckpointMatch(NamedTuple):
 
 def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
                      flag: str = "init_checkpoint",
-                     layers: Optional[Sequence[int]] = None
+                     layers: Optional[Sequence[int]] = None,
+                     config_source: str = "--bert_config_file"
                     ) -> CheckpointMatch:
   """Compares a checkpoint with the model of a config, by name and shape.
 
@@ -193,6 +195,7 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
     flag: name of the flag that gave the path, for errors.
     layers: layers of the checkpoint that become the model's layers 0, 1 and
       so on; None keeps the number of each layer.
+    config_source: the flags or the path that gave the config, for errors.
 
   Returns:
     The names of the variables of both, and of only one of them.
@@ -225,9 +228,9 @@ def match_checkpoint(config: modeling.BertConfig, checkpoint: str,
   for name, shape in wanted.items():
     if name in found and found[name] != shape:
       raise InputError(
-          "--{}: {} in {} has shape {}, but shape {} by --bert_config_file; "
-          "use the config that belongs to the checkpoint, or a config of the "
-          "same sizes".format(flag, name, checkpoint, found[name], shape))
+          "--{}: {} in {} has shape {}, but shape {} by {}; use the config "
+          "that belongs to the checkpoint, or a config of the same sizes"
+          .format(flag, name, checkpoint, found[name], shape, config_source))
   restored = tuple(name for name in wanted if name in found)
   if not restored:
     raise InputError(

@@ -113,16 +113,23 @@ def load(output_dir: str, flag: str = "output_dir") -> Model:
         "examples/fine_tune_classifier.py and --train_file, "
         "--bert_config_file and --vocab_file".format(
             flag, output_dir, "finished " if notes else ""))
-  config = checkpoints.load_config(
-      os.path.join(output_dir, checkpoints.CONFIG_FILE),
-      notes.settings["max_seq_length"])
-  vocab = read_vocabulary(os.path.join(output_dir, VOCAB_FILE), config)
+  config_file = os.path.join(output_dir, checkpoints.CONFIG_FILE)
+  config = checkpoints.load_config(config_file, flag=flag)
+  max_seq_length = notes.settings["max_seq_length"]
+  if max_seq_length > config.max_position_embeddings:
+    raise InputError(
+        "--{}: {} has max_position_embeddings {}, but the classifier was "
+        "trained with --max_seq_length={}; copy the classifier's folder again"
+        .format(flag, config_file, config.max_position_embeddings,
+                max_seq_length))
+  vocab = read_vocabulary(
+      os.path.join(output_dir, VOCAB_FILE), config, flag, config_file)
   path = os.path.join(output_dir, LABELS_FILE)
   files.check_file(path, flag)
   with open(path, encoding="utf-8", newline="\n") as file:
     labels = file.read().split("\n")[:-1]
   checkpoint = os.path.join(output_dir, checkpoints.CHECKPOINT_FILE)
-  check_encoder(config, checkpoint, flag)
+  check_encoder(config, checkpoint, flag, config_file)
   shapes = dict(tf.train.list_variables(checkpoint))
   if [shapes.get(name) for name in HEAD_VARIABLES] != [
       [len(labels), config.hidden_size], [len(labels)]]:
@@ -133,42 +140,53 @@ def load(output_dir: str, flag: str = "output_dir") -> Model:
       tokenization.FullTokenizer.from_vocab(
           vocab, notes.settings["do_lower_case"],
           notes.settings.get("strip_accents")),
-      labels, notes.settings["max_seq_length"]), notes)
+      labels, max_seq_length), notes)
 
 
-def read_vocabulary(path: str, config: modeling.BertConfig) -> Dict[str, int]:
+def read_vocabulary(
+    path: str, config: modeling.BertConfig, flag: str = "vocab_file",
+    config_source: str = "--bert_config_file") -> Dict[str, int]:
   """Reads a vocabulary that fits a config; returns ids by token.
+
+  Args:
+    path: path of the vocabulary.
+    config: config of the model.
+    flag: name of the flag that gave the path or its folder, for errors.
+    config_source: the flag or the path that gave the config, for errors.
 
   Raises:
     InputError: if the vocabulary is invalid, or larger than the model's.
   """
-  vocab = sampling.read_vocabulary(path)
+  vocab = sampling.read_vocabulary(path, flag)
   size = max(vocab.values()) + 1
   if size > config.vocab_size:
     raise InputError(
-        "--vocab_file: {} has {} tokens, but --bert_config_file has vocab_size "
-        "{}; give the vocabulary of the model".format(
-            path, size, config.vocab_size))
+        "--{}: {} has {} tokens, but {} has vocab_size {}; use the vocabulary "
+        "of the model".format(
+            flag, path, size, config_source, config.vocab_size))
   if size < config.vocab_size:
     logging.warning(
-        "--vocab_file: %s has %d tokens, --bert_config_file has vocab_size %d; "
-        "the two may be of different models.", path, size, config.vocab_size)
+        "--%s: %s has %d tokens, %s has vocab_size %d; the two may be of "
+        "different models.", flag, path, size, config_source,
+        config.vocab_size)
   return vocab
 
 
-def check_encoder(config: modeling.BertConfig, checkpoint: str,
-                  flag: str) -> None:
+def check_encoder(config: modeling.BertConfig, checkpoint: str, flag: str,
+                  config_source: str = "--bert_config_file") -> None:
   """Checks that a checkpoint holds the whole encoder and pooler.
 
   Args:
     config: config of the model.
     checkpoint: path of the checkpoint, without `.index`.
-    flag: name of the flag that has the path, for errors.
+    flag: name of the flag that gave the path or its folder, for errors.
+    config_source: the flag or the path that gave the config, for errors.
 
   Raises:
     InputError: if the checkpoint lacks a variable.
   """
-  match = checkpoints.match_checkpoint(config, checkpoint, flag)
+  match = checkpoints.match_checkpoint(
+      config, checkpoint, flag, config_source=config_source)
   missing, unused = (
       [name for name in names if name.startswith(ENCODER_SCOPE)]
       for names in (match.missing, match.unused))

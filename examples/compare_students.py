@@ -482,19 +482,23 @@ class Comparison:
 
   def prepare(self) -> None:
     """Writes configs, labels held-out records, evaluates untrained models."""
-    teacher = checkpoints.load_config(os.path.join(
-        self._description.teacher, checkpoints.CONFIG_FILE))
+    teacher = checkpoints.load_config(
+        os.path.join(self._description.teacher, checkpoints.CONFIG_FILE),
+        flag="description_file")
     for name, student in self._description.students.items():
       try:
         config = dataclasses.replace(teacher, **student.config)
         checkpoints.check_config(config)
       except (TypeError, ValueError) as error:
-        raise InputError("student {}: {}".format(name, error)) from None
+        raise InputError(
+            "--description_file: student {}: {}; correct the student's config"
+            .format(name, error)) from None
       path, text = self._commands.config_file(name), config.to_json_string()
       if os.path.exists(path) and pathlib.Path(path).read_text() != text:
         raise InputError(
-            "student {}: {} was made with another config; choose another name "
-            "or another --output_dir".format(name, path))
+            "--description_file: student {}: {} was made with another config; "
+            "choose another name for the student, or another --output_dir"
+            .format(name, path))
       files.write_atomically(path, text)
     for words in self._commands.label_held_out():
       self._execute(words, self._commands.folder("labels"))

@@ -141,24 +141,17 @@ def check_published(config: modeling.BertConfig, folder: str,
       is missing or damaged.
   """
   checkpoint = os.path.join(folder, checkpoints.CHECKPOINT_FILE)
-  try:
-    match = checkpoints.match_checkpoint(config, checkpoint, "published_dir")
-  except InputError as error:
-    # Here --published sets the shape.
-    raise InputError(str(error).replace(
-        "--bert_config_file", "--published")) from None
+  match = checkpoints.match_checkpoint(
+      config, checkpoint, "published_dir",
+      config_source="--published and --bert_config_file")
   if match.missing:
     logging.warning(
         "--published_dir: %s lacks %s; these start from scratch.", checkpoint,
         checkpoints.summarize(match.missing))
   path = os.path.join(folder, _VOCAB_FILE)
   teacher = sampling.read_vocabulary(vocab_file)
-  try:
-    published = sampling.read_vocabulary(path)
-  except InputError as error:
-    raise InputError(str(error).replace(
-        "--vocab_file", "--published_dir", 1)) from None
-  difference = vocabulary_difference(teacher, published)
+  difference = vocabulary_difference(
+      teacher, sampling.read_vocabulary(path, "published_dir"))
   if difference:
     logging.warning(
         "--published_dir: %s and --vocab_file=%s differ: %s. The student reads "

@@ -127,11 +127,13 @@ class Corpus(NamedTuple):
     return int(np.count_nonzero(np.diff(self.documents) == 1))
 
 
-def read_vocabulary(vocab_file: str) -> Dict[str, int]:
+def read_vocabulary(vocab_file: str, flag: str = "vocab_file"
+                   ) -> Dict[str, int]:
   """Reads a vocabulary and checks that it has all special tokens.
 
   Args:
     vocab_file: path of the vocabulary.
+    flag: name of the flag that gave the path or its folder, for errors.
 
   Returns:
     Ids by token, in the order of the file.
@@ -141,26 +143,27 @@ def read_vocabulary(vocab_file: str) -> Dict[str, int]:
       tokens or lacks a special token.
     OSError: if the file cannot be read.
   """
-  files.check_file(vocab_file, "vocab_file")
+  files.check_file(vocab_file, flag)
   with files.open_file(vocab_file) as file:
-    content = _without_blank_lines(file.read(), vocab_file)
+    content = _without_blank_lines(file.read(), vocab_file, flag)
   try:
     vocab = tokenization.parse_vocab(content, vocab_file)
   except ValueError as error:
-    raise InputError("--vocab_file: {}; give a BERT vocab.txt with one token "
-                     "per line".format(error)) from None
+    raise InputError("--{}: {}; give a BERT vocab.txt with one token per "
+                     "line".format(flag, error)) from None
   missing = [token for token in tokenization.SPECIAL_TOKENS
              if token not in vocab]
   if missing:
     raise InputError(
-        "--vocab_file: {} has {} lines but no {}; give a BERT vocab.txt, which "
-        "has each of {} on a separate line".format(
-            vocab_file, len(vocab), ", ".join(missing),
+        "--{}: {} has {} lines but no {}; give a BERT vocab.txt, which has "
+        "each of {} on a separate line".format(
+            flag, vocab_file, len(vocab), ", ".join(missing),
             ", ".join(tokenization.SPECIAL_TOKENS)))
   return vocab
 
 
-def _without_blank_lines(content: bytes, vocab_file: str) -> bytes:
+def _without_blank_lines(content: bytes, vocab_file: str,
+                         flag: str) -> bytes:
   """Removes blank lines from the end of a vocabulary.
 
   A line of non-ASCII white space is not blank: it may be a token.
@@ -172,12 +175,12 @@ def _without_blank_lines(content: bytes, vocab_file: str) -> bytes:
   for number, line in enumerate(lines, start=1):
     if len(lines) > 1 and not line.strip(b" \t\r"):
       raise InputError(
-          "--vocab_file: line {} of {} is blank; give the vocab.txt of the "
-          "model, with one token per line".format(number, vocab_file))
+          "--{}: line {} of {} is blank; give the vocab.txt of the model, "
+          "with one token per line".format(flag, number, vocab_file))
   num_blank = content.count(b"\n") - len(lines)
   if num_blank > 0:
-    logging.warning("--vocab_file: %s ends with %d blank lines, which are "
-                    "ignored.", vocab_file, num_blank)
+    logging.warning("--%s: %s ends with %d blank lines, which are ignored.",
+                    flag, vocab_file, num_blank)
   return b"\n".join(lines) + b"\n" if lines != [b""] else b""
 
 

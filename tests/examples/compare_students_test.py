@@ -138,7 +138,8 @@ def test_a_comparison(inputs, tmp_path):
   description["students"]["narrow"]["config"]["hidden_size"] = 2
   _write(inputs, description)
   tiny.assert_one_line_error(
-      _run(inputs, output_dir), "student narrow", "another config")
+      _run(inputs, output_dir), "--description_file: student narrow: ",
+      "another config", "another name for the student")
   assert _read(output_dir) == found
 
   # The records change under the same name.
@@ -211,6 +212,34 @@ def test_inputs_may_change_until_a_run_is_finished(inputs, tmp_path):
   assert noted[0] != noted[1]
 
 
+@pytest.mark.parametrize("config, words", [
+    ({"hidden_size": 3}, "not a multiple of num_attention_heads 2; correct the"),
+    ({"hidden_size": 2}, "made with another config; choose another name"),
+])
+def test_a_bad_config_of_a_student_names_the_flag(
+    inputs, tmp_path, config, words):
+  (tmp_path / "config_narrow.json").write_text(
+      (inputs / "teacher" / "bert_config.json").read_text())
+  description = _description(inputs)
+  description["students"] = {"narrow": {"config": config}}
+  description["runs"] = description["runs"][1:]
+  _write(inputs, description)
+  comparison = compare_students.Comparison(compare_students.read_description(
+      str(inputs / "description.json")), str(tmp_path))
+  with pytest.raises(InputError, match=words) as error:
+    comparison.prepare()
+  assert str(error.value).startswith("--description_file: student narrow: ")
+
+
+def test_a_bad_config_of_the_teacher_names_the_flag(inputs, tmp_path):
+  (inputs / "teacher" / "bert_config.json").write_text("{}")
+  with pytest.raises(InputError) as error:
+    compare_students.Comparison(compare_students.read_description(
+        str(inputs / "description.json")), str(tmp_path)).prepare()
+  assert str(error.value).startswith("--description_file: {}".format(
+      inputs / "teacher" / "bert_config.json"))
+
+
 def test_a_failing_command_is_one_line(inputs, tmp_path):
   (inputs / "teacher" / "bert_model.ckpt.index").unlink()
   tiny.assert_one_line_error(
@@ -242,7 +271,8 @@ def test_a_failing_command_is_one_line(inputs, tmp_path):
                 "seeds": [1]}]}, 'steps of a run is "5", not a whole number'),
     ({"students": {"narrow": {"config": {"layers": 3}}},
       "runs": [{"student": "narrow", "recipes": ["hard labels"], "steps": [1],
-                "seeds": [1]}]}, "student narrow"),
+                "seeds": [1]}]},
+     "--description_file: student narrow: "),
 ])
 def test_invalid_descriptions_are_refused(inputs, tmp_path, change, words):
   _write(inputs, dict(_description(inputs), **change))

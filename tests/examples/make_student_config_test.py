@@ -8,6 +8,7 @@ import pytest
 from examples import make_student_config
 import modeling
 import tiny
+from util.command_line import InputError
 
 _BERT_BASE = modeling.BertConfig(vocab_size=30522)
 
@@ -192,4 +193,17 @@ def test_a_published_model_of_another_shape_is_refused(tmp_path, published):
       "examples/make_student_config.py", "--output_file", tmp_path / "a.json",
       *_published_flags(published), "--published=L-2_H-256",
       "--verbosity=-2"), "--published_dir", "has shape [29, 128], but "
-                             "shape [29, 256] by --published")
+                             "shape [29, 256] by --published and "
+                             "--bert_config_file; use")
+
+
+def test_a_bad_vocabulary_of_a_published_model_is_refused(tmp_path, published):
+  for path in (published / "small").glob("bert_model*"):
+    (tmp_path / path.name).write_bytes(path.read_bytes())
+  (tmp_path / "vocab.txt").write_text("[UNK]\n")
+  shape = make_student_config.published_config(tiny.CONFIG, "L-2_H-128")
+  with pytest.raises(InputError) as error:
+    make_student_config.check_published(
+        shape, str(tmp_path), str(published / "vocab.txt"))
+  assert str(error.value).startswith(
+      "--published_dir: {} has 1 lines".format(tmp_path / "vocab.txt"))
