@@ -226,7 +226,8 @@ def _read_training(options: Options) -> Tuple[
   soft = soft_labels.read(options.soft_label_file, "soft_label_file")
   training = []
   if options.train_file:
-    training = read_texts(options.train_file, "train_file")
+    # The soft labels have all labels; the true labels may be all the same.
+    training = read_texts(options.train_file, "train_file", min_labels=1)
     soft_labels.check_labels(
         sorted({text.label for text in training}), soft, place)
   mixture = soft_labels.mix(training, soft, options.hard_label_weight)

@@ -11,11 +11,11 @@ number of texts, L the number of labels.
 """
 
 import math
-from typing import Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from examples.text_files import BYTE_ORDER_MARK, listed, Text
+from examples.text_files import BYTE_ORDER_MARK, decode_line, listed, Text
 from records import manifest
 from util import files
 from util.command_line import InputError
@@ -34,7 +34,8 @@ class SoftLabels(NamedTuple):
   Attributes:
     labels: the L labels, in the order of the columns.
     texts: the N texts, without labels.
-    probabilities: float32 [N, L]. The sum of each row is 1.
+    probabilities: float32 [N, L]. The sum of each row is 1. Rows of equal texts
+      are equal.
   """
   labels: Sequence[str]
   texts: Sequence[Text]
@@ -80,6 +81,8 @@ def row(text: Text, probabilities: Iterable[float], has_pairs: bool) -> str:
 def read(path: str, flag: str) -> SoftLabels:
   """Reads a file of soft labels, with or without a byte-order mark and CRLF.
 
+  Equal texts get the mean of their probabilities.
+
   Args:
     path: path of the file.
     flag: name of the flag that has the path, for errors.
@@ -109,14 +112,26 @@ def read(path: str, flag: str) -> SoftLabels:
         "--{}: {} has a header and no texts, expected at least one text; write "
         "the file again with --predict_file".format(flag, path))
   values = np.array(probabilities, np.float64)
-  return SoftLabels(
-      labels, texts,
-      (values / values.sum(axis=1, keepdims=True)).astype(np.float32))
+  return SoftLabels(labels, texts, _means_of_equal_texts(
+      texts, values / values.sum(axis=1, keepdims=True)).astype(np.float32))
+
+
+def _means_of_equal_texts(texts: Sequence[Text],
+                          probabilities: np.ndarray) -> np.ndarray:
+  """Replaces the probabilities of equal texts by their mean; [N, L]."""
+  first: Dict[Text, int] = {}
+  groups = [first.setdefault(text, index) for index, text in enumerate(texts)]
+  if len(first) == len(texts):
+    return probabilities
+  sums = np.zeros_like(probabilities)
+  np.add.at(sums, groups, probabilities)
+  counts = np.bincount(groups, minlength=len(texts))
+  return sums[groups] / counts[groups][:, np.newaxis]
 
 
 def _parse_header(line: bytes, place: str) -> Tuple[List[str], int]:
   """Returns the labels and the number of text columns of a header."""
-  cells = line.decode("utf-8", "replace").rstrip("\r\n").split("\t")
+  cells = decode_line(line, place + ", line 1").split("\t")
   labels = [cell[2:-1] for cell in cells
             if cell.startswith("p(") and cell.endswith(")")]
   if (len(labels) < 2 or len(set(labels)) < len(labels)
@@ -132,11 +147,7 @@ def _parse_header(line: bytes, place: str) -> Tuple[List[str], int]:
 def _parse_row(line: bytes, num_labels: int, num_texts: int,
                place: str) -> Tuple[Text, List[float]]:
   """Returns the text and the probabilities of a line."""
-  try:
-    cells = line.decode("utf-8").rstrip("\r\n").split("\t")
-  except UnicodeDecodeError as error:
-    raise InputError("{} is not UTF-8 text ({}); {}".format(
-        place, error, files.encoding_advice(line))) from None
+  cells = decode_line(line, place).split("\t")
   texts = cells[num_labels:]
   if len(texts) != num_texts or not texts[0].strip():
     raise InputError(
@@ -163,7 +174,8 @@ def mix(training: Sequence[Text], soft: SoftLabels,
   """Merges texts with true labels and texts with soft labels.
 
   A text in both arguments gets both labels, if all characters are equal. The
-  texts of `training` come first, followed by texts with soft labels only.
+  texts of `training` come first, followed by texts with soft labels only. A
+  text that occurs several times in one argument stays several examples.
 
   Args:
     training: texts with true labels; may be empty.

@@ -25,6 +25,27 @@ class Text(NamedTuple):
   label: str = ""
 
 
+def decode_line(line: bytes, place: str) -> str:
+  """Returns the text of a line, without its line end.
+
+  Args:
+    line: UTF-8, with or without its line end.
+    place: the file and the number of the line, for errors.
+
+  Raises:
+    InputError: if the line is not UTF-8, or has NULs, as UTF-16 has.
+  """
+  try:
+    decoded = line.decode("utf-8")
+  except UnicodeDecodeError as error:
+    raise InputError("{} is not UTF-8 text ({}); {}".format(
+        place, error, files.encoding_advice(line))) from None
+  if "\0" in decoded:
+    raise InputError("{} has NULs, which are no text in UTF-8; {}".format(
+        place, files.encoding_advice(line)))
+  return decoded.rstrip("\r\n")
+
+
 def parse_line(line: bytes, place: str, is_labelled: bool) -> Optional[Text]:
   """Parses a line.
 
@@ -39,11 +60,7 @@ def parse_line(line: bytes, place: str, is_labelled: bool) -> Optional[Text]:
   Raises:
     InputError: if the line is malformed.
   """
-  try:
-    decoded = line.decode("utf-8").rstrip("\r\n")
-  except UnicodeDecodeError as error:
-    raise InputError("{} is not UTF-8 text ({}); convert the file to UTF-8, "
-                     "for example with iconv".format(place, error)) from None
+  decoded = decode_line(line, place)
   if not decoded.strip(" "):
     return None
   label, texts = "", decoded.split("\t")
@@ -67,17 +84,20 @@ def parse_line(line: bytes, place: str, is_labelled: bool) -> Optional[Text]:
 
 
 def read_texts(path: str, flag: str,
-               labels: Optional[Sequence[str]] = None) -> List[Text]:
+               labels: Optional[Sequence[str]] = None,
+               min_labels: int = 2) -> List[Text]:
   """Reads a file of labelled texts, with or without a byte-order mark and CRLF.
 
   Args:
     path: path of the file.
     flag: name of the flag that has the path, for errors.
-    labels: the allowed labels; None allows any two or more labels.
+    labels: the allowed labels; None allows any labels.
+    min_labels: minimum number of different labels, 1 or 2. A file with
+      `labels` may have only one.
 
   Raises:
     InputError: if a line is malformed or has another label, or if the file has
-      no examples.
+      no examples or too few labels.
   """
   files.check_file(path, flag)
   texts, known = [], frozenset(labels or ())
@@ -98,7 +118,7 @@ def read_texts(path: str, flag: str,
   if not texts:
     raise InputError("--{}: {} holds no examples; write lines of label, tab "
                      "and text".format(flag, path))
-  if labels is None and len({text.label for text in texts}) == 1:
+  if labels is None and len({text.label for text in texts}) < min_labels:
     raise InputError(
         "--{}: all {} lines of {} have the label {!r}, expected at least two "
         "labels; add examples of another label".format(

@@ -71,7 +71,10 @@ def test_parse_line_without_a_label(line, text):
     (b"\tb\n", False, "here has an empty text"),
     (b"good\ta\tb\tc\n", True, "here has 3 texts, not one or two"),
     (b"a\tb\tc\n", False, "here has 3 texts, not one or two"),
-    (b"good\t\xff\n", True, "here is not UTF-8 text"),
+    (b"good\t\xff\n", True, "here is not UTF-8 text .* -f latin1 -t utf-8"),
+    ("good\ta\n".encode("utf-16"), True, "not UTF-8 text .* -f utf-16 -t"),
+    ("good\ta\n".encode("utf-16-be"), True, "has NULs.* -f utf-16be -t"),
+    ("a\n".encode("utf-16-le"), False, "has NULs.* -f utf-16le -t"),
 ])
 def test_a_line_of_another_form_is_refused(line, is_labelled, message):
   with pytest.raises(InputError, match=message):
@@ -84,6 +87,15 @@ def test_a_file_with_a_byte_order_mark_crlf_and_blank_lines(tmp_path):
   assert text_files.read_texts(str(path), "train_file") == [
       Text("a", "", "good"), Text("b", "c", "bad"),
       Text("d", "", "good")]
+
+
+def test_a_file_with_one_label(tmp_path):
+  path = tmp_path / "train.tsv"
+  path.write_text("good\ta\ngood\tb\n")
+  texts = text_files.read_texts(str(path), "train_file", min_labels=1)
+  assert [text.label for text in texts] == ["good", "good"]
+  with pytest.raises(InputError, match="have the label 'good'.* two labels"):
+    text_files.read_texts(str(path), "train_file")
 
 
 @hypothesis.given(
@@ -516,6 +528,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, folder):
 # --- Faults ------------------------------------------------------------------
 
 
+def _options(folder, output_dir, **changes):
+  """Returns the options of a training."""
+  return dataclasses.replace(classifier_options.Options(
+      output_dir=str(output_dir), train_file=str(folder / "train.tsv"),
+      soft_label_file=None, temperature=1.0, hard_label_weight=0.5,
+      eval_file=str(folder / "heldout.tsv"), eval_soft_label_file=None,
+      predict_file=None, output_file=None, overwrite=False,
+      bert_config_file=str(folder / "bert_config.json"),
+      init_checkpoint=str(folder / "bert_model.ckpt"),
+      vocab_file=str(folder / "vocab.txt"), do_lower_case=True,
+      max_seq_length=10, train_batch_size=16, learning_rate="0.003",
+      num_train_epochs=1.0, precision="fp32", random_seed=1), **changes)
+
+
 def _assert_refused(folder, output_dir, changes, *words):
   """Checks that training is refused before anything is written.
 
@@ -525,18 +551,8 @@ def _assert_refused(folder, output_dir, changes, *words):
     changes: values of options.
     *words: words of the error.
   """
-  options = classifier_options.Options(
-      output_dir=str(output_dir), train_file=str(folder / "train.tsv"),
-      soft_label_file=None, temperature=1.0, hard_label_weight=0.5,
-      eval_file=str(folder / "heldout.tsv"), eval_soft_label_file=None,
-      predict_file=None, output_file=None, overwrite=False,
-      bert_config_file=str(folder / "bert_config.json"),
-      init_checkpoint=str(folder / "bert_model.ckpt"),
-      vocab_file=str(folder / "vocab.txt"), do_lower_case=True,
-      max_seq_length=10, train_batch_size=16, learning_rate="0.003",
-      num_train_epochs=1.0, precision="fp32", random_seed=1)
   with pytest.raises(InputError) as error:
-    script.fine_tune(dataclasses.replace(options, **changes))
+    script.fine_tune(_options(folder, output_dir, **changes))
   for word in words:
     assert word in str(error.value)
   assert not output_dir.exists()
@@ -624,6 +640,17 @@ def test_too_few_examples_to_choose_a_rate_are_refused(tmp_path, folder):
       folder, tmp_path / "out",
       {"train_file": str(path), "learning_rate": "1e-9,0.003"},
       "--train_file", "at most 4 examples", "give one learning rate")
+
+
+def test_soft_labels_allow_a_file_with_one_label(tmp_path, folder):
+  train, soft = tmp_path / "one.tsv", tmp_path / "soft.tsv"
+  train.write_text("no\ta film\n")
+  soft.write_text("p(no)\tp(yes)\ttext\n0.25\t0.75\ta film\n0\t1\tb\n")
+  inputs = script.check(
+      _options(folder, tmp_path, train_file=str(train), eval_file=None,
+               soft_label_file=str(soft)), ())
+  assert inputs.encoding.labels == ["no", "yes"]
+  assert [text.label for text in inputs.training] == ["no", "yes"]
 
 
 def test_no_other_model_is_replaced(tmp_path, folder):

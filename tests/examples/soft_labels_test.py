@@ -71,13 +71,31 @@ def test_a_file_of_another_editor(tmp_path):
     (_HEADER + b"nan\t1\ta\n", ("begins with nan, 1",)),
     (_HEADER + b"-0.5\t1.5\ta\n", ("begins with -0.5, 1.5",)),
     (_HEADER + b"0.6\t0.7\ta\n", ("with the sum 1",)),
-    (_HEADER + b"0.5\t0.5\t\xe4\n", ("line 2 is not UTF-8", "iconv")),
+    (_HEADER + b"0.5\t0.5\t\xe4\n", ("line 2 is not UTF-8", "-f latin1")),
+    (_HEADER.decode().encode("utf-16"), ("line 1 is not", "-f utf-16 -t")),
+    (_HEADER.decode().encode("utf-16-le"), ("1 has NULs", "-f utf-16le")),
 ])
 def test_bad_files_of_soft_labels_are_refused(tmp_path, content, words):
   with pytest.raises(InputError) as error:
     _read(tmp_path, content)
   for word in ("--soft_label_file: ", "soft.tsv", *words):
     assert word in str(error.value)
+
+
+def test_equal_texts_have_the_mean_of_their_probabilities(tmp_path):
+  soft = _read(tmp_path, _HEADER.replace(b"text", b"text\ttext_2") + (
+      b"0.75\t0.25\ta\t\n1\t0\tb\t\n0\t1\ta\t\n0.5\t0.5\ta\tb\n"))
+  assert [text.first for text in soft.texts] == ["a", "b", "a", "a"]
+  assert soft.probabilities.tolist() == [
+      [.375, .625], [1, 0], [.375, .625], [.5, .5]]
+  # The evaluation and the training read the same labels.
+  assert soft_labels.agreement(
+      [Text("a")], np.array([1]), ["no", "yes"], soft) == 1
+  mixture = soft_labels.mix([], soft, 0.5)
+  assert [text.label for text in mixture.texts] == ["yes", "no", "yes", "no"]
+  mixture = soft_labels.mix([Text("a", "", "no")], soft, 0.5)
+  assert [text.first for text in mixture.texts] == ["a", "b", "a"]
+  assert mixture.probabilities.tolist() == [[.375, .625], [1, 0], [.5, .5]]
 
 
 def test_a_cut_file_is_refused(tmp_path):
