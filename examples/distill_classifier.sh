@@ -26,6 +26,8 @@ readonly TEXT=${TEXT:-}
 # Optional: lines in the format of TRAIN, to evaluate on.
 readonly HELDOUT=${HELDOUT:-}
 readonly DO_LOWER_CASE=${DO_LOWER_CASE:-True}
+# False for uncased models that keep accents. Default: DO_LOWER_CASE.
+readonly STRIP_ACCENTS=${STRIP_ACCENTS:-}
 readonly MAX_SEQ_LENGTH=${MAX_SEQ_LENGTH:-128}
 readonly TEACHER_LEARNING_RATE=${TEACHER_LEARNING_RATE:-5e-5}
 readonly TEACHER_EPOCHS=${TEACHER_EPOCHS:-3}
@@ -48,9 +50,15 @@ run() { # TITLE FLAG...
   python "$CODE/examples/fine_tune_classifier.py" "${@:2}"
 }
 
-# Writes texts without their labels to a file, atomically.
+# Prints the lines of a file without its byte-order mark and carriage returns.
+print_lines() { # FILE
+  LC_ALL=C sed -e '1s/^\xef\xbb\xbf//' -e 's/\r*$//' "$1"
+}
+
+# Writes texts without their labels to a file, atomically. cut ends each line.
 write_texts() { # FILE LABELLED [TEXT]
-  { cut -f 2- "$2"; [ $# -lt 3 ] || cat "$3"; } >"$1.partial"
+  { print_lines "$2" | cut -f 2-; [ $# -lt 3 ] || print_lines "$3"; } \
+      >"$1.partial"
   # An unchanged file keeps its modification time.
   cmp -s "$1.partial" "$1" && rm "$1.partial" || mv "$1.partial" "$1"
 }
@@ -66,6 +74,7 @@ done
 
 readonly LENGTHS=(--max_seq_length "$MAX_SEQ_LENGTH"
                   --do_lower_case "$DO_LOWER_CASE"
+                  ${STRIP_ACCENTS:+--strip_accents "$STRIP_ACCENTS"}
                   --vocab_file "$TEACHER/vocab.txt")
 heldout=() agreement=() start=()
 [ -z "$HELDOUT" ] || heldout=(--eval_file "$HELDOUT")

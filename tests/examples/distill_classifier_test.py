@@ -69,6 +69,67 @@ def test_each_step_runs_only_once(tmp_path, settings):
       path: path.stat().st_mtime_ns for path in work.rglob("*.*")}
 
 
+def _write_texts(folder, *inputs):
+  """Runs the script's function that writes texts; returns the texts."""
+  functions = [
+      "".join(part.partition("\n}\n")[:2]) for part in (
+          name + _SCRIPT.read_text().partition("\n" + name)[2]
+          for name in ("print_lines() {", "write_texts() {"))]
+  paths = []
+  for index, content in enumerate(inputs):
+    paths.append(folder / str(index))
+    paths[-1].write_bytes(content)
+  subprocess.run(
+      ["bash", "-euo", "pipefail", "-c", "\n".join(
+          [*functions, 'write_texts "$@"']), "bash", folder / "out", *paths],
+      check=True)
+  return (folder / "out").read_bytes()
+
+
+@pytest.mark.parametrize("inputs, texts", [
+    ([b"no\ta\nyes\tb\tc\n", b"d\n\ne\n"], b"a\nb\tc\nd\n\ne\n"),
+    ([b"no\ta\nyes\tb"], b"a\nb\n"),
+    # The last line of the first file has no line end.
+    ([b"no\ta\nyes\tb", b"d"], b"a\nb\nd"),
+    # Byte-order marks and CRLF.
+    ([b"\xef\xbb\xbfno\ta\r\nyes\tb\r\n", b"\xef\xbb\xbfd\r\n\r\ne\r\n"],
+     b"a\nb\nd\n\ne\n"),
+    ([b"\xef\xbb\xbf\nno\ta\n"], b"\na\n"),
+    # Other bytes stay, also those of a byte-order mark within a text.
+    (["no\tä\u2028\ufeff\n".encode(), b"\xe4 \r b\n"],
+     "ä\u2028\ufeff\n".encode() + b"\xe4 \r b\n"),
+])
+def test_texts_of_two_files_are_joined(tmp_path, inputs, texts):
+  assert _write_texts(tmp_path, *inputs) == texts
+  before = (tmp_path / "out").stat().st_mtime_ns
+  assert _write_texts(tmp_path, *inputs) == texts
+  assert (tmp_path / "out").stat().st_mtime_ns == before
+
+
+def test_each_setting_reaches_both_trainings(tmp_path, settings):
+  """A stand-in for Python prints its flags."""
+  python = tmp_path / "code" / ".venv" / "bin" / "python"
+  python.parent.mkdir(parents=True)
+  python.write_text('#!/bin/sh\necho "$@"\n')
+  python.chmod(0o755)
+  script = tmp_path / "code" / "examples" / _SCRIPT.name
+  script.parent.mkdir()
+  script.write_bytes(_SCRIPT.read_bytes())
+
+  def commands(**changes):
+    output = subprocess.run(
+        ["bash", script], env={**settings, **changes}, check=True,
+        capture_output=True, text=True).stdout
+    return [line for line in output.splitlines() if "--train_file" in line]
+
+  for command in commands(STRIP_ACCENTS="False"):
+    assert "--strip_accents False" in command
+  for command in commands():
+    assert "--do_lower_case True" in command
+    assert "--strip_accents" not in command
+  assert len(commands()) == 2
+
+
 @pytest.mark.parametrize("changes, words", [
     ({"TEACHER": ""}, ("TEACHER is not set",)),
     ({"TEXT": "absent.txt"}, ("there is no file absent.txt",)),
