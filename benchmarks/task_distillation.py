@@ -12,8 +12,9 @@ with three seeds: 3 layers of width 192 from scratch, and layers 0 and 3 of the
 teacher. Each student trains on hard labels only (hard), and on hard labels and
 the teacher's soft labels (distilled), with examples/fine_tune_classifier.py.
 
-Each finished run adds its results to output_dir/results.json. Run the same
-command again to resume. For each student and size, the benchmark prints means
+Each finished run adds its results to output_dir/results.json, which also has
+fingerprints of the inputs. Run the same command again to resume; changed inputs
+are refused. For each student and size, the benchmark prints means
 and standard deviations over the seeds, and a paired bootstrap over the held-out
 sentences: the 95% interval of the difference of the mean accuracies, and the
 share of resamples in which hard labels are as accurate or more accurate.
@@ -27,7 +28,8 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import (Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence,
+                    Tuple)
 
 if __name__ == "__main__":  # TensorFlow reads this once, at import.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -64,6 +66,8 @@ _RECIPES = {
         "learning_rate": 1e-4, "num_train_epochs": 2, "hard_label_weight": 0.5},
 }
 _METHODS = ("hard", "distilled")
+# The names of the students in the flag.
+_STUDENTS = {"small": _SMALL, "layers": _LAYERS}
 _MAX_SEQ_LENGTH = 48
 # Numbers of words in a sentence of text_file, without titles and paragraphs.
 _WORDS = range(5, 33)
@@ -81,7 +85,7 @@ def define_flags() -> None:
       "num_texts", 10000, "Sentences of text_file to label.", lower_bound=0)
   flags.DEFINE_list("sizes", ["9607", "2400"], "Numbers of labelled sentences.")
   flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of the students.")
-  flags.DEFINE_list("students", ["small", "layers"], "Students to train.")
+  flags.DEFINE_list("students", list(_STUDENTS), "Students to train.")
   flags.DEFINE_string("output_dir", None, "Folder of models and results.")
 
 
@@ -127,12 +131,59 @@ class Files:
     """Returns the path of a teacher's soft labels of held-out sentences."""
     return self.output / "heldout_soft_labels_{}.tsv".format(size)
 
+  @property
+  def results(self) -> pathlib.Path:
+    """Path of the results of all runs."""
+    return self.output / "results.json"
+
   def student(self, student: str) -> pathlib.Path:
     """Returns the folder of a student before training."""
     return self.output / ("small" if student == _SMALL else "layers")
 
 
 # --- Inputs ------------------------------------------------------------------
+
+
+def parse_list(flag: str, values: Sequence[str]) -> Sequence[str]:
+  """Returns the values of a flag, if there are any and none occurs twice."""
+  if not values or len(set(values)) < len(values):
+    raise InputError("--{}={} must have at least one value, and no value "
+                     "twice".format(flag, ",".join(values)))
+  return values
+
+
+def parse_numbers(flag: str, values: Sequence[str], minimum: int) -> List[int]:
+  """Returns the whole numbers of a flag; raises InputError for others."""
+  for value in parse_list(flag, values):
+    if not (value.isdecimal() and int(value) >= minimum):
+      raise InputError(
+          "--{}={}: {!r} is not a whole number of {} or more; give whole "
+          "numbers, separated by commas".format(
+              flag, ",".join(values), value, minimum))
+  return list(map(int, values))
+
+
+def parse_students(values: Sequence[str]) -> List[str]:
+  """Returns the students of --students; raises InputError for others."""
+  for value in parse_list("students", values):
+    if value not in _STUDENTS:
+      raise InputError(
+          "--students={}: there is no student {!r}; give {}".format(
+              ",".join(values), value, " or ".join(_STUDENTS)))
+  return [_STUDENTS[value] for value in values]
+
+
+def fingerprints(where: Files, num_texts: int) -> Dict[str, str]:
+  """Returns a value for each flag that changes the results of a run."""
+  return {
+      "teacher_dir": " ".join([
+          files.fingerprint(str(where.teacher / checkpoints.CONFIG_FILE)),
+          checkpoints.fingerprint(
+              str(where.teacher / checkpoints.CHECKPOINT_FILE))]),
+      "train_file": files.fingerprint(str(where.train)),
+      "heldout_file": files.fingerprint(str(where.heldout)),
+      "text_file": files.fingerprint(str(where.text)),
+      "num_texts": str(num_texts)}
 
 
 def sentences(path: pathlib.Path, count: int) -> List[str]:
@@ -150,8 +201,16 @@ def sentences(path: pathlib.Path, count: int) -> List[str]:
 
 def prepare(where: Files, sizes: Sequence[int], num_texts: int) -> None:
   """Writes the subsets, the texts without labels and untrained students."""
+  write_texts(where, sizes, num_texts)
+  write_starts(where)
+
+
+def write_texts(where: Files, sizes: Sequence[int], num_texts: int) -> None:
+  """Writes the subsets and the texts without labels."""
   where.output.mkdir(parents=True, exist_ok=True)
-  lines = where.train.read_text(encoding="utf-8").splitlines(keepends=True)
+  # str.splitlines would also split at separators within a text.
+  with open(where.train, encoding="utf-8-sig") as file:
+    lines = list(file)
   for size in sizes:
     if size > len(lines):
       raise InputError(
@@ -163,8 +222,8 @@ def prepare(where: Files, sizes: Sequence[int], num_texts: int) -> None:
       text + "\n" for text in hidden + sentences(where.text, num_texts)))
   heldout = text_files.read_texts(str(where.heldout), "heldout_file")
   files.write_atomically(str(where.output / "heldout.txt"), "".join(
-      text.first + "\n" for text in heldout))
-  write_starts(where)
+      "\t".join(filter(None, (text.first, text.second))) + "\n"
+      for text in heldout))
 
 
 def write_starts(where: Files) -> None:
@@ -271,9 +330,22 @@ def read_figures(folder: pathlib.Path) -> Dict[str, float]:
 
 
 def is_correct(where: Files, path: pathlib.Path) -> str:
-  """Returns "1" for each correct label of a held-out sentence, else "0"."""
+  """Returns "1" for each correct label of a held-out sentence, else "0".
+
+  Args:
+    where: paths of the inputs.
+    path: path of a classifier's soft labels of the held-out sentences.
+
+  Raises:
+    InputError: if the soft labels are of other sentences.
+  """
   truth = text_files.read_texts(str(where.heldout), "heldout_file")
   soft = soft_labels.read(str(path), "output_file")
+  if [text._replace(label="") for text in truth] != soft.texts:
+    raise InputError(
+        "--heldout_file={} has other texts than {}; give the file that the "
+        "benchmark began with, or another --output_dir".format(
+            where.heldout, path))
   return "".join(
       str(int(soft.labels[row.argmax()] == text.label))
       for row, text in zip(soft.probabilities, truth))
@@ -347,10 +419,50 @@ def _mean(values: Sequence[float]) -> str:
       statistics.mean(values), statistics.stdev(values))
 
 
-def measure(where: Files, runs: Sequence[Run]) -> List[Dict[str, Any]]:
-  """Trains the students of unfinished runs; returns the results of all runs."""
-  path = where.output / "results.json"
-  done = json.loads(path.read_text()) if path.exists() else []
+def read_results(where: Files, inputs: Mapping[str, str]
+                ) -> List[Dict[str, Any]]:
+  """Reads the results of finished runs.
+
+  Files of earlier versions are lists of runs, without fingerprints.
+
+  Args:
+    where: paths of the inputs and outputs.
+    inputs: the return value of `fingerprints`.
+
+  Raises:
+    InputError: if the file is damaged, or if the runs have other inputs.
+  """
+  path = where.results
+  if not path.exists():
+    return []
+  try:
+    results = json.loads(path.read_text())
+    if isinstance(results, list):
+      logging.warning("%s has no fingerprints: make sure that its runs have "
+                      "the same inputs.", path)
+      return results
+    noted, runs = results["inputs"], results["runs"]
+  except (ValueError, TypeError, KeyError):
+    raise InputError("--output_dir: {} is damaged; choose another folder"
+                     .format(path)) from None
+  for name, value in inputs.items():
+    if noted.get(name) != value:
+      raise InputError(
+          "--{0} differs from the {0} of the runs in {1}; give the same {0} as "
+          "before, or another --output_dir".format(name, path))
+  return runs
+
+
+def measure(where: Files, runs: Sequence[Run], done: List[Dict[str, Any]],
+            inputs: Mapping[str, str]) -> List[Dict[str, Any]]:
+  """Trains the students of unfinished runs; returns the results of all runs.
+
+  Args:
+    where: paths of the inputs and outputs.
+    runs: the runs.
+    done: results of finished runs; the function adds new results.
+    inputs: the return value of `fingerprints`.
+  """
   known = {Run(*(each[name] for name in Run._fields)) for each in done}
   have_teacher = set()
   for run in runs:
@@ -360,22 +472,24 @@ def measure(where: Files, runs: Sequence[Run]) -> List[Dict[str, Any]]:
       make_teacher(where, run.size)
       have_teacher.add(run.size)
     done.append(train(where, run))
-    files.write_atomically(str(path), json.dumps(done, indent=1) + "\n")
+    files.write_atomically(str(where.results), json.dumps(
+        {"inputs": inputs, "runs": done}, indent=1) + "\n")
     logging.info("%s: accuracy %.4f", run, done[-1]["accuracy"])
   return done
 
 
 def main() -> None:
   values = flags.FLAGS
-  sizes = list(map(int, values.sizes))
-  names = {"small": _SMALL, "layers": _LAYERS}
+  sizes = parse_numbers("sizes", values.sizes, 1)
+  runs = list(all_runs(sizes, parse_students(values.students),
+                       parse_numbers("seeds", values.seeds, 0)))
   where = Files(*(pathlib.Path(path) for path in (
       values.teacher_dir, values.train_file, values.heldout_file,
       values.text_file, values.output_dir)))
+  inputs = fingerprints(where, values.num_texts)
+  done = read_results(where, inputs)
   prepare(where, sizes, values.num_texts)
-  sys.stdout.write(summary(measure(where, list(all_runs(
-      sizes, [names[name] for name in values.students],
-      list(map(int, values.seeds)))))))
+  sys.stdout.write(summary(measure(where, runs, done, inputs)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tests of the statistics of the task distillation benchmark."""
+"""Tests of the inputs and statistics of the task distillation benchmark."""
 
 import json
 import statistics
@@ -60,6 +60,120 @@ def test_sentences_come_from_all_parts_of_a_text(tmp_path):
       "sentence number {} of ten".format(i) for i in (0, 3, 6)]
   with pytest.raises(InputError, match="has 10 sentences of 5 to 32 words"):
     task_distillation.sentences(path, 11)
+
+
+# --- Inputs and results ------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag, values, words", [
+    ("sizes", ["2400", "many"], "--sizes=2400,many: 'many' is not a whole"),
+    ("sizes", ["0"], "--sizes=0: '0' is not a whole number of 1 or more"),
+    ("seeds", ["-1"], "--seeds=-1: '-1'"),
+    ("seeds", ["1.5"], "--seeds=1.5: '1.5'"),
+    ("seeds", [], "--seeds= must have at least one value"),
+    ("seeds", ["1", "1"], "--seeds=1,1 must have .* no value twice"),
+    ("students", ["small", "large"],
+     "--students=small,large: there is no student 'large'; give small or lay"),
+    ("students", [], "--students= must have"),
+])
+def test_a_bad_list_is_refused(flag, values, words):
+  with pytest.raises(InputError, match=words):
+    if flag == "students":
+      task_distillation.parse_students(values)
+    else:
+      task_distillation.parse_numbers(flag, values, int(flag == "sizes"))
+
+
+def test_lists_of_flags():
+  assert task_distillation.parse_numbers("seeds", ["3", "0"], 0) == [3, 0]
+  assert task_distillation.parse_students(["layers"]) == [
+      task_distillation._LAYERS]
+
+
+@pytest.fixture(name="where")
+def _where(tmp_path):
+  """Inputs; the teacher has no checkpoint that can be read."""
+  (tmp_path / "teacher").mkdir()
+  for name, content in (
+      ("teacher/bert_config.json", "{}"), ("teacher/bert_model.ckpt.index", ""),
+      ("train.tsv", "\ufeffno\ta\u2028b\nyes\tc\td\nno\te"),
+      ("heldout.tsv", "no\ta\nyes\tb\tc\n"),
+      ("text.txt", "one two three four five\n")):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+  return task_distillation.Files(*(tmp_path / name for name in (
+      "teacher", "train.tsv", "heldout.tsv", "text.txt", "out")))
+
+
+def test_texts_keep_pairs_and_separators(where):
+  task_distillation.write_texts(where, [2], 1)
+  assert where.labelled(2).read_text(encoding="utf-8") == (
+      "no\ta\u2028b\nyes\tc\td\n")
+  assert (where.output / "texts.txt").read_text(encoding="utf-8") == (
+      "a\u2028b\nc\td\ne\none two three four five\n")
+  assert (where.output / "heldout.txt").read_text() == "a\nb\tc\n"
+  with pytest.raises(InputError, match="--sizes: 4 is more than the 3 lines"):
+    task_distillation.write_texts(where, [4], 1)
+
+
+def test_soft_labels_of_other_texts_are_no_results(where, tmp_path):
+  path = tmp_path / "soft.tsv"
+  rows = ["p(no)\tp(yes)\ttext\ttext_2", "1\t0\ta\t", "0.75\t0.25\tb\tc"]
+  path.write_text("\n".join(rows) + "\n")
+  assert task_distillation.is_correct(where, path) == "10"
+  path.write_text("\n".join(rows[:-1]) + "\n")
+  with pytest.raises(InputError, match="--heldout_file=.* other texts than"):
+    task_distillation.is_correct(where, path)
+
+
+@pytest.fixture(name="stored")
+def _stored(where, monkeypatch):
+  """The run of a benchmark that has stored its results."""
+  run, = list(task_distillation.all_runs(
+      [2], [task_distillation._SMALL], [1]))[:1]
+  monkeypatch.setattr(task_distillation, "make_teacher", lambda *_: None)
+  monkeypatch.setattr(
+      task_distillation, "train",
+      lambda _, run: dict(run._asdict(), accuracy=1.0))
+  where.output.mkdir()
+  task_distillation.measure(
+      where, [run], [], task_distillation.fingerprints(where, 1))
+  return run
+
+
+@pytest.mark.parametrize("name, path", [
+    ("teacher_dir", "teacher/bert_config.json"),
+    ("teacher_dir", "teacher/bert_model.ckpt.index"),
+    ("train_file", "train.tsv"), ("heldout_file", "heldout.tsv"),
+    ("text_file", "text.txt"), ("num_texts", None)])
+def test_changed_inputs_are_refused(where, stored, name, path):
+  inputs = task_distillation.fingerprints(where, 1)
+  done = task_distillation.read_results(where, inputs)
+  assert [run["seed"] for run in done] == [stored.seed]
+  if path:
+    with open(where.train.parent / path, "a", encoding="utf-8") as file:
+      file.write("more")
+  with pytest.raises(InputError) as error:
+    task_distillation.read_results(where, task_distillation.fingerprints(
+        where, 1 if path else 2))
+  assert str(error.value).startswith("--{0} differs from the {0} of".format(
+      name))
+
+
+def test_results_without_fingerprints_are_read(where, stored):
+  path = where.output / "results.json"
+  runs = json.loads(path.read_text())["runs"]
+  path.write_text(json.dumps(runs))
+  inputs = task_distillation.fingerprints(where, 2)
+  assert task_distillation.read_results(where, inputs) == runs
+  # The next run adds the fingerprints.
+  more = task_distillation.measure(
+      where, [stored, stored._replace(seed=2)], runs, inputs)
+  assert [run["seed"] for run in more] == [1, 2]
+  assert json.loads(path.read_text()) == {"inputs": inputs, "runs": more}
+  for content in ("{", "3", '{"runs": []}'):
+    path.write_text(content)
+    with pytest.raises(InputError, match="results.json is damaged"):
+      task_distillation.read_results(where, inputs)
 
 
 def test_the_table_in_the_docs_equals_the_stored_runs():

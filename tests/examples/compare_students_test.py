@@ -213,7 +213,7 @@ def test_inputs_may_change_until_a_run_is_finished(inputs, tmp_path):
 
 
 @pytest.mark.parametrize("config, words", [
-    ({"hidden_size": 3}, "not a multiple of num_attention_heads 2; correct the"),
+    ({"hidden_size": 3}, "not a multiple of num_attention_heads 2; correct"),
     ({"hidden_size": 2}, "made with another config; choose another name"),
 ])
 def test_a_bad_config_of_a_student_names_the_flag(
