@@ -37,12 +37,14 @@ def _summaries(source):
 
 
 @pytest.mark.parametrize("folder", [
-    ".", "benchmarks", "distillation", "examples", "extract_wikipedia_for_bert",
-    "records", "util"])
+    ".", "benchmarks", "distillation", "docs", "examples",
+    "extract_wikipedia_for_bert", "records", "tests", "util"])
 def test_docstrings_open_with_a_verb_or_a_noun(folder):
-  paths = sorted(pathlib.Path(tiny.ROOT, folder).glob("*.py"))
+  root = pathlib.Path(tiny.ROOT, folder)
+  paths = sorted(root.glob("*.py" if folder == "." else "**/*.py"))
   assert paths
-  found = ["{}: {}".format(path.name, summary) for path in paths
+  found = ["{}: {}".format(path.relative_to(tiny.ROOT), summary)
+           for path in paths
            for summary in _summaries(path.read_text(encoding="utf-8"))
            if summary.split()[0] in _OPENINGS]
   assert not found, "\n".join(found)
