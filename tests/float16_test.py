@@ -56,7 +56,7 @@ def test_matrix_products_are_in_float16_and_softmax_is_in_float32():
                 name) for name in in_float32)
   for kind in ("Softmax", "Exp", "Sum", "Rsqrt",
                "SparseSoftmaxCrossEntropyWithLogits"):
-    # Gradients of sums and products with a broadcast operand sum in float16.
+    # Gradients of operands that were broadcast are summed in float16.
     types = {operation.inputs[0].dtype for operation in operations
              if operation.type == kind and not (
                  kind == "Sum" and operation.name.startswith("gradients/"))}
